@@ -1,0 +1,208 @@
+"""`ConfigManager`: reads a run's config, overrides single options, checks it, saves it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from nectargan.config.migration import migrate
+from nectargan.config.schema import Config, LossTerm, ScheduleConfig
+from nectargan.errors import ConfigError, did_you_mean
+
+Override = tuple[str, Any]
+
+
+class ConfigManager:
+    """A resolved config.
+
+    Args:
+        source: A JSON or YAML file (by suffix), a dictionary of the same shape, or ``None`` for
+            the defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
+        overrides: ``(dotted key, value)`` pairs that replace single options, later ones last. A
+            pair's place in messages is ``--set``.
+
+    Attributes:
+        data: The typed `Config`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or a value in it cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str | PathLike[str] | Mapping[str, Any] | None = None,
+        overrides: Iterable[Override] = (),
+    ) -> None:
+        if source is None or isinstance(source, Mapping):
+            place, document = "the config", copy.deepcopy(dict(source or {}))
+        else:
+            place = f"config file '{os.fspath(source)}'"
+            document = _read(Path(source), place)
+        document = migrate(document)
+        keys = []
+        for key, value in overrides:
+            _override(document, key, value)
+            keys.append(key)
+        self.data: Config = _validate(document, place, keys)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the resolved config as JSON; reading it gives an equal one."""
+        save_config(self.data, Path(path))
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes ``config`` to ``path`` as JSON that `ConfigManager` reads to an equal one."""
+    text = json.dumps(config.model_dump(mode="json"), indent=4, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def parse_override(text: str) -> Override:
+    """Splits ``a.b.c=value``; the value is JSON where it parses as JSON, text otherwise.
+
+    Raises:
+        ConfigError: there is no ``=``, or no key before it.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not of the form section.key=value.")
+    try:
+        return key.strip(), json.loads(value)
+    except ValueError:
+        return key.strip(), value
+
+
+def _read(path: Path, place: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"The {place} is not UTF-8 text.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"The {place} cannot be read: {reason}.") from None
+    try:
+        if path.suffix.lower() in (".yaml", ".yml"):
+            document = yaml.safe_load(text)
+        else:
+            document = json.loads(text, object_pairs_hook=_unique_keys)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or "nested too deeply"
+        kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else "JSON"
+        raise ConfigError(f"The {place} is not valid {kind}: {reason}.") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"The {place} must hold sections such as 'train', not {document!r:.60}.")
+    return document
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice}' is given twice")
+    return document
+
+
+def _override(document: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, name in enumerate(parents):
+        document = document.setdefault(name, {})
+        if not isinstance(document, dict):
+            above = ".".join(parents[: depth + 1])
+            raise ConfigError(f"--set {key}: {above} is {document!r}, which has no '{last}' in it.")
+    document[last] = value
+
+
+# --- validation, and errors a person can read ------------------------------------------------
+
+
+def _validate(document: dict[str, Any], place: str, overridden: list[str]) -> Config:
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        sentences = []
+        for item in error.errors(include_url=False):
+            path = _without_union_tags(item["loc"])
+            key = ".".join(map(str, path))
+            from_set = any(key == k or key.startswith(k + ".") for k in overridden)
+            where = f"--set {key}" if from_set else f"{key or 'The whole'} in {place}"
+            sentences.append(_sentence(item, path, where))
+        raise ConfigError(" ".join(sentences)) from None
+    except RecursionError:
+        raise ConfigError(f"The {place} refers to itself; it must be a tree of sections.") from None
+
+
+def _sentence(item: Any, path: list[Any], where: str) -> str:
+    if item["type"] == "extra_forbidden":
+        in_schedule = "schedule" in item["loc"][3:-1]
+        return f"{where} is not a known key." + _known_keys(path, in_schedule)
+    if item["type"] == "missing":
+        return f"{where} is missing."
+    if item["type"] == "value_error":
+        # One of our own validators; the text is its sentence.
+        return f"{where} cannot be {_shown(item['input'])}: {item['ctx']['error']}".rstrip(".") + "."
+    wanted = item["msg"].replace("Input should", "it should")
+    return f"{where} cannot be {_shown(item['input'])}: {wanted}."
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
+    """The dotted path in the file: pydantic adds the branch of a union to a location."""
+    path: list[Any] = []
+    for index, part in enumerate(loc):
+        after_option = index > 0 and (loc[:2] == ("train", "loss") and index == 3)
+        after_weight = part in ("number", "schedule") and loc[index - 1] == "weight"
+        if after_option or after_weight or part in ("int", "list[int]"):
+            continue
+        path.append(part)
+    return path
+
+
+def _known_keys(path: list[Any], in_schedule: bool) -> str:
+    """What could have been meant by the last part of ``path``, and what is allowed there."""
+    name = str(path[-1])
+    section = _section_at(path[:-1], in_schedule)
+    if section is None:
+        return ""
+    elsewhere = [key for key in _all_keys(Config) if key.rpartition(".")[2] == name]
+    if elsewhere and name not in section.model_fields:
+        return f" Did you mean '{elsewhere[0]}'?"
+    if not section.model_fields:
+        return " Nothing is allowed there."
+    return did_you_mean(name, section.model_fields)
+
+
+def _section_at(path: list[Any], in_schedule: bool) -> type[BaseModel] | None:
+    if path[:2] == ["train", "loss"] and len(path) > 2:
+        return ScheduleConfig if in_schedule else LossTerm
+    section: type[BaseModel] = Config
+    for name in path:
+        field = section.model_fields.get(str(name))
+        if field is None:
+            return None
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return None
+        section = models[0]
+    return section
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _all_keys(field.annotation, f"{prefix}{name}.")
+    return keys

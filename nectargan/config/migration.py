@@ -1,0 +1,92 @@
+"""Turns a config of NectarGAN v0.2.3 into one of ours; the only place that knows the old layout."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+# v0.2.3 had one weight per kind of loss; ours go by the name that the loss is registered under.
+_LOSS_NAMES = {
+    "lambda_gan": "G_GAN",
+    "lambda_l1": "G_L1",
+    "lambda_l2": "G_L2",
+    "lambda_sobel": "G_SOBEL",
+    "lambda_laplacian": "G_LAP",
+    "lambda_vgg": "G_VGG",
+}
+_EXTENDED = ("lambda_l2", "lambda_sobel", "lambda_laplacian")
+
+Warn = Callable[[str], None]
+
+
+def migrate(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns ``document`` as our schema wants it; one that is ours already comes back unchanged.
+
+    Every change of meaning is told by a `UserWarning`. The values are not checked here.
+    """
+    if not _is_old(document):
+        return document
+    old = copy.deepcopy(document.get("config", document))
+    for change in (_losses, _resume, _devices, _empty_paths, _visualizer):
+        change(old, lambda message: warnings.warn(f"v0.2.3 config: {message}", stacklevel=6))
+    return dict(old)
+
+
+def _is_old(document: dict[str, Any]) -> bool:
+    if set(document) == {"config"} and isinstance(document["config"], dict):
+        return True
+    loss = _section(document, "train", "loss")
+    return "visualizer" in document or any(name in loss for name in _LOSS_NAMES)
+
+
+def _section(document: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A section of a document that may not have it, or may have nonsense in its place."""
+    for name in names:
+        document = document.get(name, {})
+        if not isinstance(document, dict):
+            return {}
+    return document
+
+
+def _losses(old: dict[str, Any], warn: Warn) -> None:
+    loss, train = _section(old, "train", "loss"), _section(old, "train")
+    used = [name for name in _LOSS_NAMES if loss.get(name) not in (None, 0, 0.0)]
+    if train and "objective" not in train and any(name in loss for name in _LOSS_NAMES):
+        objective = "extended" if any(name in used for name in _EXTENDED) else "basic"
+        train["objective"] = objective + ("+vgg" if "lambda_vgg" in used else "")
+        warn(f"train.objective is '{train['objective']}', after the weights that are not 0")
+    for old_name, name in _LOSS_NAMES.items():
+        if old_name in loss:
+            loss[name] = loss.pop(old_name)
+            warn(f"train.loss.{old_name} is now train.loss.{name} ({loss[name]})")
+
+
+def _resume(old: dict[str, Any], warn: Warn) -> None:
+    load = _section(old, "train").pop("load", None)
+    if isinstance(load, dict) and load.get("continue_train"):
+        warn("train.load (continue_train) is dropped: this starts a new run")
+
+
+def _devices(old: dict[str, Any], warn: Warn) -> None:
+    common = _section(old, "common")
+    ids = common.pop("gpu_ids", None)
+    if not ids or common.get("device") != "cuda" or not isinstance(ids, list):
+        return
+    if ids[0] != 0:
+        common["device"] = f"cuda:{ids[0]}"
+    if len(ids) > 1:
+        warn(f"common.gpu_ids {ids} is dropped: a run uses one device, {common['device']}")
+
+
+def _empty_paths(old: dict[str, Any], warn: Warn) -> None:
+    """An empty output directory meant "ask me"; ours has a default for that."""
+    if _section(old, "common").get("output_directory") == "":
+        del old["common"]["output_directory"]
+
+
+def _visualizer(old: dict[str, Any], warn: Warn) -> None:
+    if "visualizer" in old:
+        del old["visualizer"]
+        warn("visualizer is dropped: losses go to TensorBoard and MLflow (see logging)")

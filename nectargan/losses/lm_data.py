@@ -1,0 +1,106 @@
+"""What the `LossManager` keeps about a loss, and what it tells its hooks."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from nectargan.errors import LossError
+from nectargan.scheduling.data import Schedule
+
+_UNSCHEDULED = Schedule()
+# MLflow refuses other names, and with one of them the whole batch that it came in.
+_NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
+_LONGEST_NAME = 200
+
+
+@dataclass
+class LMLoss:
+    """A loss registered with a `LossManager`.
+
+    Attributes:
+        name: Unique name; letters, digits, ``_``, ``-``, ``.``, spaces and single slashes.
+        function: Any callable (an `nn.Module`, say) that returns a tensor.
+        loss_weight: Weight where no schedule is given; with one, its initial value.
+        schedule: Weight over the epochs. The default `Schedule` stands for "not scheduled".
+        tags: Labels to query the manager by.
+        last_loss_map: The last raw result of ``function``, detached, on its device; ``None`` until
+            the loss was computed.
+
+    Raises:
+        LossError: the name, the function or the weight cannot be used.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    loss_weight: float = 1.0
+    schedule: Schedule = field(default_factory=Schedule)
+    tags: Sequence[str] = field(default_factory=list)
+    last_loss_map: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if not callable(self.function):
+            raise LossError(f"The function of loss '{self.name}' is {self.function!r}, no callable.")
+        if isinstance(self.tags, str):
+            raise LossError(f"The tags of loss '{self.name}' are a string; give a list of strings.")
+        self.tags = list(self.tags)
+        if self.is_scheduled:
+            self.loss_weight = self.schedule.initial_value
+        else:
+            # A copy: two losses that were given one default schedule must not share a weight.
+            self.schedule = replace(self.schedule)
+            self.schedule.current_value = _checked_weight(self.name, self.loss_weight)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the weight comes from the schedule instead of ``loss_weight``."""
+        return self.schedule != _UNSCHEDULED
+
+
+class LossEvent(NamedTuple):
+    """One weighting of one loss, as a `LossManager` hook sees it.
+
+    Attributes:
+        name: Name of the loss.
+        tags: Its tags.
+        raw: What the loss function returned, or its mean where that is a map; detached, on its
+            device, shape ``()``.
+        weight: The weight in force.
+        weighted: ``raw * weight``; detached, on its device, shape ``()``.
+        epoch: Epoch, from 1.
+        step: Step (update of the generator) since the start of the run, from 1.
+    """
+
+    name: str
+    tags: tuple[str, ...]
+    raw: Tensor
+    weight: float
+    weighted: Tensor
+    epoch: int
+    step: int
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
+        raise LossError(
+            f"{name!r} cannot name a loss; allowed are letters, digits, '_', '-', '.', spaces and "
+            "single slashes between them."
+        )
+    if len(name) > _LONGEST_NAME or name != name.strip():
+        raise LossError(
+            f"{name!r} cannot name a loss; at most {_LONGEST_NAME} characters, no space at an end."
+        )
+
+
+def _checked_weight(name: str, weight: object) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise LossError(f"The weight of loss '{name}' is {weight!r}; it must be a number.")
+    if not math.isfinite(weight):
+        raise LossError(f"The weight of loss '{name}' is {weight}; it must be finite.")
+    return float(weight)

@@ -1,0 +1,8 @@
+"""Schedules: values that are pure functions of the epoch. Nothing here imports torch but
+`scheduler_torch`."""
+
+from nectargan.scheduling.data import Schedule
+from nectargan.scheduling.scheduler import Scheduler
+from nectargan.scheduling.schedules import schedule_map
+
+__all__ = ["Schedule", "Scheduler", "schedule_map"]

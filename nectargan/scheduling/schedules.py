@@ -1,0 +1,129 @@
+"""The built-in schedule functions and `schedule_map`, the one list of them.
+
+Every function takes a `Schedule` and an epoch (counted from 1, fractions allowed) and returns the
+value at that epoch. It has no memory and changes nothing. With ``a`` the initial value, ``b`` the
+target, ``s`` the start and ``e`` the end epoch, and
+
+    t = (epoch - s) / (e - s)   clipped to [0, 1],
+
+all but `constant` and `piecewise` return ``a + (b - a) * c(t)`` for a curve ``c`` with ``c(0) = 0``
+and ``c(1) = 1``: exactly ``a`` up to and in epoch ``s``, exactly ``b`` from epoch ``e`` on, whether
+that grows or decays and whatever the signs. A keyword overrides the field of the same name of the
+schedule for this one call.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nectargan.scheduling.data import Schedule
+
+# The ratio between the ends that `exponential` assumes where the true one does not exist: an end
+# at zero, or ends of opposite signs. 1000 spans three decades, the usual range of such decays.
+_STAND_IN_RATIO = 1e3
+
+
+def _blend(schedule: Schedule, epoch: float, curve: Callable[[float], float]) -> float:
+    """``a + (b - a) * curve(t)``, exact at both ends and free of overflow between them."""
+    a, b = float(schedule.initial_value), float(schedule.target_value)
+    if epoch <= schedule.start_epoch or a == b:
+        return a
+    if epoch >= schedule.end_epoch:
+        return b
+    c = curve((epoch - schedule.start_epoch) / (schedule.end_epoch - schedule.start_epoch))
+    return a * (1.0 - c) + b * c
+
+
+def constant(schedule: Schedule, epoch: float) -> float:
+    """The initial value at every epoch: ``a``."""
+    return float(schedule.initial_value)
+
+
+def linear(schedule: Schedule, epoch: float) -> float:
+    """A straight line: ``c(t) = t`` (the learning rate of Isola et al. 2017, pix2pix)."""
+    return _blend(schedule, epoch, lambda t: t)
+
+
+def exponential(schedule: Schedule, epoch: float) -> float:
+    """A constant ratio from epoch to epoch: ``a * (b / a) ** t`` (torch's ``ExponentialLR``).
+
+    In the common form, ``c(t) = (r ** t - 1) / (r - 1)`` with ``r = b / a``. Where that ratio is
+    not a positive number (an end at zero, ends of opposite signs), ``r`` is 1000 for a magnitude
+    that grows and 1/1000 for one that shrinks; the curve still meets both ends exactly.
+    """
+    a, b = float(schedule.initial_value), float(schedule.target_value)
+    ratio = b / a if a else 0.0
+    if not 0.0 < ratio < math.inf:
+        ratio = _STAND_IN_RATIO if abs(b) > abs(a) else 1.0 / _STAND_IN_RATIO
+    log_ratio = math.log(ratio)
+    if log_ratio > 0.0:
+        # The same curve seen from the other end, where no power can overflow.
+        return _blend(
+            schedule,
+            epoch,
+            lambda t: math.exp((t - 1.0) * log_ratio)
+            * math.expm1(-t * log_ratio)
+            / math.expm1(-log_ratio),
+        )
+    return _blend(schedule, epoch, lambda t: math.expm1(t * log_ratio) / math.expm1(log_ratio))
+
+
+def cosine(schedule: Schedule, epoch: float) -> float:
+    """Half a cosine: ``c(t) = (1 - cos(pi t)) / 2`` (Loshchilov & Hutter 2017, SGDR, eq. 5)."""
+    return _blend(schedule, epoch, lambda t: (1.0 - math.cos(math.pi * t)) / 2.0)
+
+
+def polynomial(schedule: Schedule, epoch: float, *, power: float | None = None) -> float:
+    """A power of the time left: ``c(t) = 1 - (1 - t) ** power`` (the "poly" policy of Chen et al.
+    2017, DeepLab). ``power`` = 1 is `linear`; above 1 most of the way is made early."""
+    exponent = schedule.power if power is None else power
+    return _blend(schedule, epoch, lambda t: 1.0 - (1.0 - t) ** exponent)
+
+
+def step(schedule: Schedule, epoch: float, *, steps: int | None = None) -> float:
+    """A staircase of ``steps`` equal jumps: ``c(t) = floor(steps * t) / steps`` (step decay, as in
+    torch's ``StepLR`` but with the ends given). The last jump lands on the end epoch."""
+    count = schedule.steps if steps is None else steps
+    return _blend(schedule, epoch, lambda t: math.floor(count * t) / count)
+
+
+def piecewise(schedule: Schedule, epoch: float) -> float:
+    """Straight lines through ``points``, pairs of (epoch, value): between two neighbours
+    ``v0 + (v1 - v0) * (epoch - e0) / (e1 - e0)`` (as ``numpy.interp``); the first value before the
+    first point, the last one after the last."""
+    points = schedule.points
+    if epoch <= points[0][0]:
+        return points[0][1]
+    if epoch >= points[-1][0]:
+        return points[-1][1]
+    right = bisect.bisect_right(points, epoch, key=lambda point: point[0])
+    (e0, v0), (e1, v1) = points[right - 1], points[right]
+    c = (epoch - e0) / (e1 - e0)
+    return v0 if v0 == v1 else v0 * (1.0 - c) + v1 * c
+
+
+def cyclical(
+    schedule: Schedule, epoch: float, *, cycles: int | None = None, ramp: float | None = None
+) -> float:
+    """``cycles`` repetitions of a linear ramp from ``a`` to ``b`` and a hold at ``b``:
+    ``c(t) = min(1, frac(cycles * t) / ramp)``, where ``ramp`` in (0, 1] is the part of a cycle that
+    the ramp takes (Fu et al. 2019, Cyclical Annealing Schedule, eq. 6-7; ``M`` and ``R`` there)."""
+    count = schedule.cycles if cycles is None else cycles
+    part = schedule.ramp if ramp is None else ramp
+    return _blend(schedule, epoch, lambda t: min(1.0, (count * t) % 1.0 / part))
+
+
+schedule_map: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "linear": linear,
+    "exponential": exponential,
+    "cosine": cosine,
+    "polynomial": polynomial,
+    "step": step,
+    "piecewise": piecewise,
+    "cyclical": cyclical,
+}

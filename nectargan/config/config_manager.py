@@ -147,7 +147,9 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         return f"{where} is missing."
     if item["type"] == "value_error":
         # One of our own validators; the text is its sentence.
-        return f"{where} cannot be {_shown(item['input'])}: {item['ctx']['error']}".rstrip(".") + "."
+        return (
+            f"{where} cannot be {_shown(item['input'])}: {item['ctx']['error']}".rstrip(".") + "."
+        )
     wanted = item["msg"].replace("Input should", "it should")
     return f"{where} cannot be {_shown(item['input'])}: {wanted}."
 

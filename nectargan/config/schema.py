@@ -134,7 +134,7 @@ class LossTerm(Section):
     weight: Weight = 1.0
     """Weight: a number or a schedule."""
     tags: list[str] = ["G"]
-    """Labels to query the LossManager by; "G" makes it part of the generator's loss."""
+    """Labels to query the LossManager by."""
 
 
 LossOption = Annotated[
@@ -261,8 +261,10 @@ class InputAugmentations(Section):
     """Highest gamma, percent."""
     grayscale_chance: Chance = 0.0
     """Chance of losing all colour."""
-    grayscale_method: Literal["weighted_average", "average"] = "weighted_average"
-    """How the channels are mixed: by luma (0.299, 0.587, 0.114) or evenly."""
+    grayscale_method: Literal["weighted_average", "from_lab", "average", "max", "desaturation"] = (
+        "weighted_average"
+    )
+    """How the channels become one: luma, CIE lightness, mean, largest, or mean of the extremes."""
     compression_chance: Chance = 0.0
     """Chance of compression artefacts."""
     compression_type: Literal["jpeg"] = "jpeg"

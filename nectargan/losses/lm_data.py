@@ -44,9 +44,11 @@ class LMLoss:
     last_loss_map: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_series_name(self.name)
         if not callable(self.function):
-            raise LossError(f"The function of loss '{self.name}' is {self.function!r}, no callable.")
+            raise LossError(
+                f"The function of loss '{self.name}' is {self.function!r}, no callable."
+            )
         if isinstance(self.tags, str):
             raise LossError(f"The tags of loss '{self.name}' are a string; give a list of strings.")
         self.tags = list(self.tags)
@@ -86,15 +88,16 @@ class LossEvent(NamedTuple):
     step: int
 
 
-def _check_name(name: object) -> None:
+def check_series_name(name: object) -> None:
+    """Raises `LossError` unless every sink and the CSV files can take ``name`` as it is."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise LossError(
-            f"{name!r} cannot name a loss; allowed are letters, digits, '_', '-', '.', spaces and "
+            f"{name!r} cannot name a series; allowed are letters, digits, '_', '-', '.', spaces and "
             "single slashes between them."
         )
     if len(name) > _LONGEST_NAME or name != name.strip():
         raise LossError(
-            f"{name!r} cannot name a loss; at most {_LONGEST_NAME} characters, no space at an end."
+            f"{name!r} cannot name a series; at most {_LONGEST_NAME} characters, no space at an end."
         )
 
 

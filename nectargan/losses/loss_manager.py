@@ -144,7 +144,9 @@ class LossManager:
             )
         for name, loss in losses.items():
             if not isinstance(loss, LMLoss) or loss.name != name:
-                raise LossError(f"A loss spec must return LMLoss by its name; {name!r} is {loss!r}.")
+                raise LossError(
+                    f"A loss spec must return LMLoss by its name; {name!r} is {loss!r}."
+                )
             if name in self._losses:
                 raise LossError(f"A loss named '{name}' is registered already; names are unique.")
         self._losses.update(losses)
@@ -221,7 +223,7 @@ class LossManager:
         weighted = self._weight_loss(entry, raw, self._epoch_for(entry, epoch), **weight_kwargs)
         entry.last_loss_map = raw.detach()
         if self._hooks:
-            self._fire(entry, weighted)
+            self._fire(entry, entry.last_loss_map, weighted.detach())
         return weighted
 
     def _weight_loss(
@@ -253,9 +255,7 @@ class LossManager:
             self._seen_in_step.clear()
         self._seen_in_step.add(name)
 
-    def _fire(self, entry: LMLoss, weighted: Tensor) -> None:
-        raw, weighted = entry.last_loss_map, weighted.detach()
-        assert raw is not None
+    def _fire(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> None:
         if raw.dim():
             raw, weighted = raw.mean(), weighted.mean()
         event = LossEvent(

@@ -60,7 +60,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, str) and self.schedule in schedule_map:
-            self._check_extras()
+            self._check_extras(self.schedule)
         elif not callable(self.schedule):
             raise UnknownScheduleError(
                 f"{self.schedule!r} is no schedule."
@@ -104,18 +104,15 @@ class Schedule:
             return self.schedule
         return getattr(self.schedule, "__name__", repr(self.schedule))
 
-    def _check_extras(self) -> None:
-        assert isinstance(self.schedule, str)
-        reads = set(inspect.signature(schedule_map[self.schedule]).parameters)
-        if self.schedule == "piecewise":
+    def _check_extras(self, schedule: str) -> None:
+        reads = set(inspect.signature(schedule_map[schedule]).parameters)
+        if schedule == "piecewise":
             reads.add("points")
         defaults = {f.name: f.default for f in fields(self)}
         for name in _EXTRAS:
             given = getattr(self, name)
             if name not in reads and not (given == defaults[name] or given == []):
-                raise ScheduleError(
-                    f"Schedule {self.schedule!r} takes no {name} (given: {given!r})."
-                )
+                raise ScheduleError(f"Schedule {schedule!r} takes no {name} (given: {given!r}).")
 
     def _check_numbers(self) -> None:
         for name in ("start_epoch", "end_epoch", "initial_value", "target_value", "power", "ramp"):
@@ -130,7 +127,9 @@ class Schedule:
         for name in ("cycles", "steps"):
             count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ScheduleError(f"Schedule {name} is {count!r}; it must be a whole number >= 1.")
+                raise ScheduleError(
+                    f"Schedule {name} is {count!r}; it must be a whole number >= 1."
+                )
         if self.power <= 0:
             raise ScheduleError(f"Schedule power is {self.power!r}; it must be above 0.")
         if not 0 < self.ramp <= 1:
@@ -142,7 +141,9 @@ class Schedule:
 
     def _take_ends_from_points(self) -> None:
         epochs = [point[0] for point in self.points]
-        if not epochs or any(late <= early for early, late in zip(epochs, epochs[1:], strict=False)):
+        if not epochs or any(
+            late <= early for early, late in zip(epochs, epochs[1:], strict=False)
+        ):
             raise ScheduleError(
                 f"Schedule 'piecewise' needs points of increasing epochs, not {list(self.points)!r}."
             )

@@ -65,9 +65,11 @@ def exponential(schedule: Schedule, epoch: float) -> float:
         return _blend(
             schedule,
             epoch,
-            lambda t: math.exp((t - 1.0) * log_ratio)
-            * math.expm1(-t * log_ratio)
-            / math.expm1(-log_ratio),
+            lambda t: (
+                math.exp((t - 1.0) * log_ratio)
+                * math.expm1(-t * log_ratio)
+                / math.expm1(-log_ratio)
+            ),
         )
     return _blend(schedule, epoch, lambda t: math.expm1(t * log_ratio) / math.expm1(log_ratio))
 

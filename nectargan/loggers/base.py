@@ -1,0 +1,180 @@
+"""What a sink is, and the `Follower` thread that feeds it from the ledger.
+
+To add a logger, write a class with the methods of `Sink` and hand it to a `Tracker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+EXAMPLES_FOLDER = "examples"
+_EXAMPLE = re.compile(r"epoch_(\d+)_step_(\d+)\.png")
+
+log = logging.getLogger("nectargan")
+
+
+class Point(NamedTuple):
+    """One value of one series.
+
+    Attributes:
+        series: ``loss/<name>/raw``, ``loss/<name>/weighted``, ``weight/<name>``, ``lr/<network>``,
+            ``val/<metric>`` or ``time/<what>``.
+        value: The value in the CSV file.
+        step: Step, from 1.
+        time: Unix time in milliseconds.
+    """
+
+    series: str
+    value: float
+    step: int
+    time: int
+
+
+class Sink(Protocol):
+    """A place that values are forwarded to. All methods run in the follower's thread.
+
+    What a method raises is reported once; the same call comes again later.
+
+    Attributes:
+        name: What messages call it.
+        every_n_steps: Losses are forwarded in the first step and in multiples of this one.
+    """
+
+    name: str
+    every_n_steps: int
+
+    def open(self) -> None:
+        """Makes the sink ready; called before everything else, until it succeeds once."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Takes the next points, in the order of the ledger."""
+
+    def add_example(self, picture: Path, step: int) -> None:
+        """Takes an example grid, a PNG file."""
+
+    def close(self, status: RunStatus) -> None:
+        """Ends the record with the true status; called once, after all points."""
+
+
+class Follower:
+    """Reads the ledger of a run behind its writer and feeds one sink, in a thread of its own.
+
+    It has its own cursor, and moves it on only when the sink has taken what was read: a sink that
+    fails is tried again, and training goes on meanwhile.
+
+    Args:
+        sink: Where to forward to.
+        directory: The run directory.
+        poll_seconds: Pause between two looks at the ledger.
+    """
+
+    def __init__(self, sink: Sink, directory: Path, poll_seconds: float = 1.0) -> None:
+        self.sink = sink
+        self._directory = directory
+        self._poll_seconds = poll_seconds
+        self._cursors = {LOSSES_FILE: 0, METRICS_FILE: 0}
+        self._examples_sent: set[str] = set()
+        self._opened = False
+        self._warned = False
+        self._closed = False
+        self._status: RunStatus = "FINISHED"
+        self._stopping = threading.Event()
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"nectargan-{sink.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def finish(self, status: RunStatus) -> None:
+        """Asks the thread to forward what is left, set the status and end; see `wait`."""
+        self._status = status
+        self._stopping.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Waits for the thread, ``timeout`` seconds at most, then gives it up.
+
+        Returns:
+            Whether the sink has everything, its status included.
+        """
+        self._thread.join(timeout)
+        self._abandoned.set()
+        return self._closed
+
+    def _run(self) -> None:
+        while True:
+            self._try(self._catch_up)
+            if self._stopping.wait(self._poll_seconds):
+                break
+        # The ledger is complete now: forward what came last, until nobody waits any more.
+        while not (self._try(self._catch_up) and self._try(self._close)):
+            if self._abandoned.wait(self._poll_seconds):
+                break
+
+    def _close(self) -> None:
+        self.sink.close(self._status)
+        self._closed = True
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except Exception as error:
+            # Whatever a tracker or its network does, it must not reach the training.
+            if not self._warned:
+                log.warning("%s is behind: %s", self.sink.name, " ".join(str(error).split()))
+            self._warned = True
+            return False
+        if self._warned:
+            log.warning("%s is back", self.sink.name)
+        self._warned = False
+        return True
+
+    def _catch_up(self) -> None:
+        if not self._opened:
+            self.sink.open()
+            self._opened = True
+        for file, cursor in self._cursors.items():
+            path = self._directory / file
+            if not path.exists():
+                continue
+            for lines, offset in read_blocks(path, cursor):
+                points = list(self._points(file, lines))
+                if points:
+                    self.sink.write(points)
+                self._cursors[file] = offset
+        for picture in sorted((self._directory / EXAMPLES_FOLDER).glob("epoch_*.png")):
+            match = _EXAMPLE.fullmatch(picture.name)
+            if match and picture.name not in self._examples_sent:
+                self.sink.add_example(picture, int(match[2]))
+                self._examples_sent.add(picture.name)
+
+    def _points(self, file: str, lines: bytes) -> Iterator[Point]:
+        for line in lines.decode("utf-8").splitlines():
+            first, _, rest = line.partition(",")
+            if first == "step":
+                continue
+            step = int(first)
+            if file == METRICS_FILE:
+                _, time, metric, value = rest.split(",")
+                yield Point(metric, float(value), step, int(time))
+            elif step == 1 or step % self.sink.every_n_steps == 0:
+                _, time, loss, raw, weight, weighted = rest.split(",")
+                yield Point(f"loss/{loss}/raw", float(raw), step, int(time))
+                yield Point(f"loss/{loss}/weighted", float(weighted), step, int(time))
+                yield Point(f"weight/{loss}", float(weight), step, int(time))
+
+
+def example_name(epoch: int, step: int) -> str:
+    """File name of an example grid, as followers look for it."""
+    return f"epoch_{epoch:04d}_step_{step:08d}.png"

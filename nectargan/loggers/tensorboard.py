@@ -1,0 +1,51 @@
+"""The TensorBoard sink: event files in the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nectargan.loggers.base import Point, RunStatus
+
+
+class TensorBoardSink:
+    """Writes scalars and example grids to event files.
+
+    Args:
+        directory: Where the event files go.
+        every_n_steps: Steps from one point of a loss to the next.
+    """
+
+    name = "TensorBoard"
+
+    def __init__(self, directory: Path, every_n_steps: int = 10) -> None:
+        self.every_n_steps = every_n_steps
+        self._directory = directory
+        self._writer: Any = None
+
+    def open(self) -> None:
+        """Opens the event file."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        # purge_step=0 makes the first session mark, without which a resumed run's is ignored.
+        self._writer = SummaryWriter(str(self._directory), purge_step=0)
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Adds each point as a scalar, at the time that the ledger has for it."""
+        for point in points:
+            self._writer.add_scalar(point.series, point.value, point.step, point.time / 1000)
+        self._writer.flush()
+
+    def add_example(self, picture: Path, step: int) -> None:
+        """Adds the grid under ``examples``."""
+        with Image.open(picture) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image("examples", pixels, step, dataformats="HWC")
+
+    def close(self, status: RunStatus) -> None:
+        """Closes the event file; it has no place for a status."""
+        self._writer.close()

@@ -1,0 +1,180 @@
+"""`Tracker` ties a loss manager, the ledger and the sinks together; `track` is its short form."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from nectargan.errors import RunError
+from nectargan.loggers.base import Follower, RunStatus, Sink
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
+from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.recorder import LossRecorder
+from nectargan.loggers.tensorboard import TensorBoardSink
+from nectargan.losses.lm_data import LossEvent, check_series_name
+
+DRAIN_SECONDS = 30.0
+
+log = logging.getLogger("nectargan")
+
+
+class HasHooks(Protocol):
+    """What a tracker needs of a `LossManager`."""
+
+    def register_hook(self, fn: Callable[[LossEvent], object]) -> Any:
+        """Registers ``fn`` and returns a handle with ``remove()``."""
+
+
+def track(
+    loss_manager: HasHooks,
+    directory: str | PathLike[str],
+    mlflow: bool | str = False,
+    tensorboard: bool = False,
+    mlflow_every_n_steps: int = 50,
+    tensorboard_every_n_steps: int = 10,
+) -> Tracker:
+    """Records every weighted loss of a training loop of your own, in a ``with`` statement.
+
+    Args:
+        loss_manager: The manager that computes the losses.
+        directory: The run directory, made if need be: ``losses.csv`` and ``metrics.csv``.
+        mlflow: A tracking URI, or ``True`` for SQLite in ``directory/mlflow.db``.
+        tensorboard: Whether to write event files to ``directory/tensorboard``.
+        mlflow_every_n_steps: Steps from one point of a loss to the next in MLflow.
+        tensorboard_every_n_steps: The same in TensorBoard.
+
+    Returns:
+        A context manager; see `Tracker`.
+    """
+    directory = Path(directory)
+    sinks: list[Sink] = []
+    if tensorboard:
+        sinks.append(TensorBoardSink(directory / "tensorboard", tensorboard_every_n_steps))
+    if mlflow:
+        uri = mlflow if isinstance(mlflow, str) else default_tracking_uri(directory)
+        name = directory.resolve().name
+        sinks.append(MLflowSink(uri, name, directory, every_n_steps=mlflow_every_n_steps))
+    return Tracker(loss_manager, directory, sinks)
+
+
+class Tracker:
+    """The record of one run, for the time of a ``with`` statement.
+
+    On entry it opens the ledger in ``directory``, hooks a `LossRecorder` into the manager and
+    starts a `Follower` for each sink. On exit everything is written and forwarded, and the sinks
+    are told how the block ended: FINISHED; KILLED for KeyboardInterrupt and SystemExit; FAILED for
+    any other exception.
+
+    Args:
+        loss_manager: The manager whose losses are recorded.
+        directory: The run directory; made if need be.
+        sinks: Where the ledger is forwarded to.
+        csv: Whether there is a ledger at all; without one there can be no sinks.
+        window_steps: See `LossRecorder`.
+        window_seconds: See `LossRecorder`.
+
+    Raises:
+        RunError: on entry: the directory holds a record already, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        loss_manager: HasHooks,
+        directory: Path,
+        sinks: Iterable[Sink] = (),
+        csv: bool = True,
+        window_steps: int = 50,
+        window_seconds: float = 2.0,
+    ) -> None:
+        self.directory = directory
+        self.sinks = list(sinks)
+        self._manager = loss_manager
+        self._csv = csv
+        self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds)
+        self._followers = [Follower(sink, directory) for sink in self.sinks]
+        self._losses: Ledger | None = None
+        self._metrics: Ledger | None = None
+        self._handle: Any = None
+
+    def __enter__(self) -> Tracker:
+        if self._csv:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"'{self.directory}' cannot be made: {error.strerror}.") from None
+            self._losses = Ledger(self.directory / LOSSES_FILE, LossRow)
+            self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow)
+        self._handle = self._manager.register_hook(self._recorder)
+        for follower in self._followers:
+            follower.start()
+        return self
+
+    @property
+    def last(self) -> Mapping[str, LossRow]:
+        """The newest recorded row of each loss; as old as a window, and free to read."""
+        return self._recorder.last
+
+    def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Appends measurements to ``metrics.csv``.
+
+        Args:
+            step: Step, from 1.
+            epoch: Epoch, from 1.
+            values: Value by series, such as ``val/ssim`` or ``lr/generator``.
+
+        Raises:
+            LossError: a series' name cannot be used.
+        """
+        now = time.time_ns() // 1_000_000
+        for name in values:
+            check_series_name(name)
+        if self._metrics is not None:
+            self._metrics.append(
+                MetricRow(step, epoch, now, name, float(value)) for name, value in values.items()
+            )
+
+    def flush(self) -> None:
+        """Writes every loss computed so far; waits for the device."""
+        self._recorder.flush()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+        try:
+            self._recorder.flush()
+        finally:
+            for ledger in (self._losses, self._metrics):
+                if ledger is not None:
+                    ledger.close()
+            self._finish_followers(_status(error))
+
+    def _finish_followers(self, status: RunStatus) -> None:
+        for follower in self._followers:
+            follower.finish(status)
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for follower in self._followers:
+            if not follower.wait(max(0.0, deadline - time.monotonic())):
+                log.warning(
+                    "%s did not get everything; the CSV files in '%s' are complete",
+                    follower.sink.name,
+                    self.directory,
+                )
+
+    def _write_losses(self, rows: list[LossRow]) -> None:
+        if self._losses is not None:
+            self._losses.append(rows)
+
+
+def _status(error: BaseException | None) -> RunStatus:
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"

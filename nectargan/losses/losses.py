@@ -1,0 +1,176 @@
+"""Loss modules: plain functions of tensors, without a weight; the `LossManager` weights them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nectargan.errors import LossError, did_you_mean
+
+REDUCTIONS = ("mean", "none")
+
+
+def check_choice(owner: str, name: str, value: object, allowed: Collection[str]) -> None:
+    """Raises `LossError` unless ``value`` is one of ``allowed``."""
+    if not isinstance(value, str) or value not in allowed:
+        raise LossError(f"{owner}: {name} is {value!r}.{did_you_mean(str(value), allowed)}")
+
+
+def check_same_shape(owner: str, x: Tensor, y: Tensor) -> None:
+    """Raises `LossError` unless both are ``(N, C, H, W)`` of one shape (no broadcasting)."""
+    if x.shape != y.shape or x.dim() != 4:
+        raise LossError(
+            f"{owner}: got tensors of shape {tuple(x.shape)} and {tuple(y.shape)}; "
+            "both must have one shape (N, C, H, W)."
+        )
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """``x`` in at least float32: a mean over many pixels is too coarse in 16 bits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+_ADVERSARIAL: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
+    # Goodfellow et al. 2014, G in its non-saturating form. BCE with logits against 1 is
+    # softplus(-d), against 0 softplus(d).
+    "vanilla": {
+        "real": lambda d: F.softplus(-d),
+        "fake": F.softplus,
+        "generator": lambda d: F.softplus(-d),
+    },
+    # Mao et al. 2017, with the labels 0 and 1.
+    "lsgan": {
+        "real": lambda d: (d - 1).square(),
+        "fake": torch.square,
+        "generator": lambda d: (d - 1).square(),
+    },
+    # Lim and Ye 2017; Miyato et al. 2018.
+    "hinge": {
+        "real": lambda d: F.relu(1 - d),
+        "fake": lambda d: F.relu(1 + d),
+        "generator": torch.neg,
+    },
+}
+
+ADVERSARIAL_MODES = tuple(_ADVERSARIAL)
+
+
+class AdversarialLoss(nn.Module):
+    """What logits of the discriminator cost one of the two players.
+
+    ==========  ================  ================  ==============
+    mode        D, real pairs     D, fake pairs     G, fake pairs
+    ==========  ================  ================  ==============
+    vanilla     log(1 + e^-d)     log(1 + e^d)      log(1 + e^-d)
+    lsgan       (d - 1)^2         d^2               (d - 1)^2
+    hinge       max(0, 1 - d)     max(0, 1 + d)     -d
+    ==========  ================  ================  ==============
+
+    Args:
+        mode: "vanilla", "lsgan" or "hinge".
+        real: What the player wants the logits to say: True for D on real pairs and for G,
+            False for D on fake pairs.
+        generator: The player is G.
+        reduction: "mean" over all logits, or "none" for a map of their shape.
+
+    Raises:
+        LossError: an unknown name, or a generator that wants its images to look fake.
+    """
+
+    def __init__(
+        self,
+        mode: str = "vanilla",
+        real: bool = True,
+        generator: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        check_choice(owner, "mode", mode, ADVERSARIAL_MODES)
+        check_choice(owner, "reduction", reduction, REDUCTIONS)
+        if generator and not real:
+            raise LossError(f"{owner}: real is False; with generator=True it must be True.")
+        self.mode = mode
+        self.role = "generator" if generator else "real" if real else "fake"
+        self.reduction = reduction
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """The loss of logits of any shape: a scalar, or a map of their shape; float32 or wider."""
+        cost = _ADVERSARIAL[self.mode][self.role](full_precision(logits))
+        return cost.mean() if self.reduction == "mean" else cost
+
+
+class _FilterLoss(nn.Module):
+    """L1 between the responses of two images to fixed 3 x 3 kernels, channel by channel.
+
+    Borders are replicated, so a flat image has no response anywhere.
+    """
+
+    kernels: Tensor
+
+    def __init__(self, kernels: list[list[list[float]]], reduction: str) -> None:
+        super().__init__()
+        check_choice(type(self).__name__, "reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+        # Not persistent: a constant has no place in a checkpoint.
+        self.register_buffer("kernels", torch.tensor(kernels).unsqueeze(1), persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of ``x`` against ``y``, both ``(N, C, H, W)``.
+
+        Returns:
+            A scalar, or with ``reduction="none"`` a map ``(N, C, H, W)`` that averages the
+            kernels; float32 or wider.
+
+        Raises:
+            LossError: the shapes differ.
+        """
+        check_same_shape(type(self).__name__, x, y)
+        # The kernels are linear: filtering the difference once gives the difference of the
+        # responses. In full precision, since the kernels cancel neighbours against each other.
+        with torch.autocast(x.device.type, enabled=False):
+            difference = (full_precision(x) - full_precision(y)).flatten(0, 1).unsqueeze(1)
+            padded = F.pad(difference, (1, 1, 1, 1), mode="replicate")
+            responses = F.conv2d(padded, self.kernels.to(padded.dtype))
+            if self.reduction == "mean":
+                return responses.abs().mean()
+            return responses.abs().mean(dim=1).view_as(x)
+
+
+class SobelLoss(_FilterLoss):
+    """L1 between the gradients of two images: the mean of its horizontal and vertical part.
+
+    The kernels are those of Sobel and Feldman 1968, divided by 8: a ramp that rises by s a pixel
+    has the response s, so the loss is in the unit of the image per pixel.
+
+    Args:
+        reduction: "mean", or "none" for a map of the shape of the images.
+
+    Raises:
+        LossError: an unknown reduction.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        horizontal = [[-1 / 8, 0.0, 1 / 8], [-2 / 8, 0.0, 2 / 8], [-1 / 8, 0.0, 1 / 8]]
+        vertical = [list(column) for column in zip(*horizontal, strict=True)]
+        super().__init__([horizontal, vertical], reduction)
+
+
+class LaplacianLoss(_FilterLoss):
+    """L1 between the Laplacians (second derivatives) of two images.
+
+    The kernel is the five-point stencil, 1 at the four neighbours and -4 in the middle
+    (Abramowitz and Stegun 1964, 25.3.30): x^2 + y^2, in pixels, has the response 4.
+
+    Args:
+        reduction: "mean", or "none" for a map of the shape of the images.
+
+    Raises:
+        LossError: an unknown reduction.
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__([[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]], reduction)

@@ -1,0 +1,79 @@
+"""The losses of pix2pix, as specs for `LossManager.init_from_spec`.
+
+This is where the names of losses and their default weights are written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from nectargan.errors import LossError, did_you_mean
+from nectargan.losses.lm_data import LMLoss
+from nectargan.losses.losses import AdversarialLoss, LaplacianLoss, SobelLoss
+from nectargan.losses.vgg import VGGPerceptualLoss
+
+OBJECTIVES = ("basic", "basic+vgg", "extended", "extended+vgg")
+
+# 1 and 100 as in Isola et al. 2017, who also halve the loss of D to slow it down against G.
+_BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
+_EXTENDED = {"G_L2": 10.0, "G_SOBEL": 3.0, "G_LAP": 1.0}
+_VGG = {"G_VGG": 10.0}
+
+
+def objective_weights(objective: str = "extended+vgg") -> dict[str, float]:
+    """The default weight of each loss of an objective, by name; builds nothing.
+
+    Raises:
+        LossError: ``objective`` is none of `OBJECTIVES`.
+    """
+    if objective not in OBJECTIVES:
+        raise LossError(f"{objective!r} is no objective." + did_you_mean(objective, OBJECTIVES))
+    weights = dict(_BASIC)
+    if objective.startswith("extended"):
+        weights |= _EXTENDED
+    if objective.endswith("+vgg"):
+        weights |= _VGG
+    return weights
+
+
+def pix2pix(
+    objective: str = "basic",
+    gan_mode: str = "vanilla",
+    vgg_weights: str | Path | None = None,
+    channels: int = 3,
+) -> dict[str, LMLoss]:
+    """The losses of an objective, each with its default weight.
+
+    ``G_GAN``, ``D_real`` and ``D_fake`` take the discriminator's logits alone; all others take
+    (generated, target), images ``(N, C, H, W)`` in [-1, 1]. Tags: ``"G"`` or ``"D"``, and the kind,
+    ``"adversarial"``, ``"pixel"``, ``"structure"`` or ``"perceptual"``.
+
+    Args:
+        objective: "basic" is G_GAN and G_L1 (Isola et al. 2017); "extended" adds G_L2, G_SOBEL and
+            G_LAP; "+vgg" adds G_VGG.
+        gan_mode: "vanilla", "lsgan" or "hinge"; see `AdversarialLoss`.
+        vgg_weights: File with torchvision's VGG19 weights; without one they are downloaded.
+        channels: Channels of the target image, for G_VGG.
+
+    Raises:
+        LossError: an unknown objective or mode.
+        CheckpointError: the VGG19 weights cannot be had.
+    """
+    makers: dict[str, tuple[Callable[[], nn.Module], str]] = {
+        "G_GAN": (lambda: AdversarialLoss(gan_mode, generator=True), "adversarial"),
+        "G_L1": (nn.L1Loss, "pixel"),
+        "D_real": (lambda: AdversarialLoss(gan_mode, real=True), "adversarial"),
+        "D_fake": (lambda: AdversarialLoss(gan_mode, real=False), "adversarial"),
+        "G_L2": (nn.MSELoss, "pixel"),
+        "G_SOBEL": (SobelLoss, "structure"),
+        "G_LAP": (LaplacianLoss, "structure"),
+        "G_VGG": (lambda: VGGPerceptualLoss(vgg_weights, channels), "perceptual"),
+    }
+    losses = {}
+    for name, weight in objective_weights(objective).items():
+        make, kind = makers[name]
+        losses[name] = LMLoss(name, make(), loss_weight=weight, tags=[name[0], kind])
+    return losses

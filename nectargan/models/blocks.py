@@ -1,0 +1,130 @@
+"""What both networks are made of: argument checks, norms, weight initialisation, U-Net blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nectargan.errors import ModelError, did_you_mean
+
+NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
+UPSAMPLE_TYPES = ("Transposed", "Bilinear")
+
+
+def check_whole(owner: str, name: str, value: object, least: int) -> None:
+    """Raises `ModelError` unless ``value`` is a whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ModelError(
+            f"{owner}: {name} is {value!r}; it must be a whole number of at least {least}."
+        )
+
+
+def check_choice(owner: str, name: str, value: object, allowed: Collection[str]) -> None:
+    """Raises `ModelError` unless ``value`` is one of ``allowed``."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ModelError(f"{owner}: {name} is {value!r}.{did_you_mean(str(value), allowed)}")
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, std: float = 0.02) -> None:
+    """Draws the weights of a network in place, as in Isola et al. 2017, section 6.2.
+
+    Convolution weights become N(0, std), the scale of affine norms N(1, std), all biases 0.
+    """
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.weight.normal_(0.0, std)
+        elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)) and layer.affine:
+            layer.weight.normal_(1.0, std)
+        else:
+            continue
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+class UnetBlock(nn.Module):
+    """Activation, convolution by half or double the size, norm, dropout; in this order.
+
+    The activation comes first, as in the paper, so that a skip connection carries what the
+    convolution made and each of its two readers applies its own: LeakyReLU(0.2) on the way down,
+    ReLU on the way up.
+
+    Args:
+        in_channels: Channels of the input ``(N, in_channels, H, W)``.
+        out_channels: Channels of the output, ``(N, out_channels, H/2, W/2)`` going down and
+            ``(N, out_channels, 2H, 2W)`` going up.
+        up: Double the size instead of halving it.
+        activate: Begin with the activation; False for the block that reads the image.
+        norm: A key of `NORMS`, or None for no norm.
+        bias: Give the convolution a bias.
+        upsample_type: "Transposed" (4 x 4, stride 2) or "Bilinear" (2 x, then a 3 x 3 convolution).
+        dropout: Chance of each value to be dropped while training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        up: bool = False,
+        activate: bool = True,
+        norm: str | None = None,
+        bias: bool = False,
+        upsample_type: str = "Transposed",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        # Never in place: the input is a skip connection too, and the shortcut of a residual block.
+        if activate:
+            layers.append(nn.ReLU() if up else nn.LeakyReLU(0.2))
+        if not up:
+            layers.append(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=bias))
+        elif upsample_type == "Transposed":
+            layers.append(nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias))
+        else:
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            layers.append(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias))
+        if norm is not None:
+            layers.append(NORMS[norm](out_channels))
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.main(x)
+        return out
+
+
+class ResidualUnetBlock(UnetBlock):
+    """A `UnetBlock` plus a linear shortcut around it: resampling and a 1 x 1 convolution.
+
+    The shortcut reads the input before its activation and passes no norm, so gradients have a
+    linear way through every level (He et al. 2016, "Identity mappings in deep residual networks").
+    It averages 2 x 2 pixels going down and interpolates going up. Same arguments as `UnetBlock`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, up: bool = False, **options: Any
+    ) -> None:
+        super().__init__(in_channels, out_channels, up=up, **options)
+        project = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        # Both orders give the same map; the 1 x 1 convolution runs where there are fewer pixels.
+        if up:
+            resize = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+            self.shortcut = nn.Sequential(project, resize)
+        else:
+            self.shortcut = nn.Sequential(nn.AvgPool2d(2), project)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut: Tensor = self.shortcut(x)
+        return super().forward(x) + shortcut
+
+
+BLOCKS: dict[str, type[UnetBlock]] = {
+    "UnetBlock": UnetBlock,
+    "ResidualUnetBlock": ResidualUnetBlock,
+}

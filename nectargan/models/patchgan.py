@@ -1,0 +1,98 @@
+"""The discriminator of pix2pix: a PatchGAN (Isola et al. 2017, section 6.1.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nectargan.errors import ModelError
+from nectargan.models.blocks import NORMS, check_choice, check_whole, init_weights
+
+
+class PatchGANDiscriminator(nn.Module):
+    """Judges each patch of a pair of images, real or generated.
+
+    ``n_layers`` convolutions of stride 2, then two of stride 1, all 4 x 4: patches of 70 x 70
+    pixels for n_layers=3 (2.77 M parameters with the defaults), 16 x 16 for n_layers=1.
+    n_layers=0 is the paper's PixelGAN: three 1 x 1 convolutions, one pixel at a time.
+
+    Args:
+        in_channels: Channels of both images together.
+        base_channels: Channels of the first layer; they double with every layer.
+        n_layers: Convolutions of stride 2.
+        max_channels: No layer gets more channels than this.
+        norm: "instance" (no affine weights) or "batch"; the first and last layer have none.
+
+    Raises:
+        ModelError: an argument is out of its range or an unknown name.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        base_channels: int = 64,
+        n_layers: int = 3,
+        max_channels: int = 512,
+        norm: str = "instance",
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        check_whole(owner, "in_channels", in_channels, 2)
+        check_whole(owner, "base_channels", base_channels, 1)
+        check_whole(owner, "n_layers", n_layers, 0)
+        check_whole(owner, "max_channels", max_channels, 1)
+        check_choice(owner, "norm", norm, NORMS)
+
+        self.n_layers = n_layers
+        self._kernel = 4 if n_layers else 1
+        self._strides = [2] * n_layers + [1, 1] if n_layers else [1, 1, 1]
+        hidden = len(self._strides) - 1
+        widths = [min(base_channels * 2**layer, max_channels) for layer in range(hidden)]
+
+        layers: list[nn.Module] = []
+        ends = zip([in_channels, *widths], [*widths, 1], self._strides, strict=True)
+        for layer, (nc_in, nc_out, stride) in enumerate(ends):
+            normed = 0 < layer < hidden
+            padding = 1 if n_layers else 0
+            layers.append(nn.Conv2d(nc_in, nc_out, self._kernel, stride, padding, bias=not normed))
+            if normed:
+                layers.append(NORMS[norm](nc_out))
+            if layer < hidden:
+                layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers = nn.Sequential(*layers)
+        init_weights(self)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scores the pairs (x, y).
+
+        Args:
+            x: Input images ``(N, C, H, W)`` in [-1, 1].
+            y: Real or generated images ``(N, in_channels - C, H, W)`` in [-1, 1].
+
+        Returns:
+            Logits ``(N, 1, H', W')``, one for each patch; high means real.
+        """
+        logits: Tensor = self.layers(torch.cat((x, y), dim=1))
+        return logits
+
+    @property
+    def receptive_field(self) -> int:
+        """Side, in pixels, of the patch that one logit sees."""
+        field = 1
+        for stride in reversed(self._strides):
+            field = (field - 1) * stride + self._kernel
+        return field
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises `ModelError` unless images of this size, in pixels, give at least one logit.
+
+        A size that passes can be trained on at any batch size: each norm meets several pixels.
+        """
+        # Each stride of 2 halves, rounding down, and each of the two of stride 1 takes a pixel.
+        # A PixelGAN would take a single pixel, were it not for its norm.
+        smallest = 3 * 2**self.n_layers if self.n_layers else 2
+        if min(height, width) < smallest:
+            raise ModelError(
+                f"The discriminator cannot take images of {height} x {width} (height x width): "
+                f"with n_layers={self.n_layers} the smallest that fit are {smallest} x {smallest}."
+            )

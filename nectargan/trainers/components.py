@@ -1,0 +1,242 @@
+"""The only place where a config becomes objects."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from nectargan.config.schema import Config, LossTerm, PatchGAN, ScheduleConfig, Unet
+from nectargan.dataset.augmentations import PairAugmentation
+from nectargan.dataset.paired_dataset import EpochSampler, PairedDataset, ignore_interrupt
+from nectargan.dataset.pairs import Pair, SplitSummary, check_data
+from nectargan.errors import ConfigError, did_you_mean
+from nectargan.losses.lm_data import LMLoss
+from nectargan.losses.pix2pix_objective import objective_weights, pix2pix
+from nectargan.models.patchgan import PatchGANDiscriminator
+from nectargan.models.unet import UnetGenerator
+from nectargan.scheduling.data import Schedule
+
+# The window of the structural similarity; see Wang et al. 2004.
+_SSIM_WINDOW = 11
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size of the config as (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+# --- networks ----------------------------------------------------------------------------------
+
+
+def build_generator(config: Config) -> UnetGenerator:
+    """The generator, checked against ``dataloader.load.crop_size``."""
+    options, load = config.train.generator, config.dataloader.load
+    generator = UnetGenerator(
+        input_nc=load.input_nc,
+        output_nc=load.output_nc,
+        features=options.features,
+        n_downs=options.n_downs,
+        block_type=options.block_type,
+        upsample_type=options.upsample_type,
+        norm=options.norm,
+        dropout=options.dropout,
+    )
+    generator.check_size(*height_and_width(load.crop_size))
+    return generator
+
+
+def build_discriminator(config: Config) -> PatchGANDiscriminator:
+    """The discriminator, checked against ``dataloader.load.crop_size``."""
+    options, load = config.train.discriminator, config.dataloader.load
+    discriminator = PatchGANDiscriminator(
+        in_channels=load.input_nc + load.output_nc,
+        base_channels=options.base_channels,
+        n_layers=options.n_layers,
+        max_channels=options.max_channels,
+        norm=options.norm,
+    )
+    discriminator.check_size(*height_and_width(load.crop_size))
+    return discriminator
+
+
+def build_optimizer(network: nn.Module, options: Unet | PatchGAN, lr: float) -> torch.optim.Adam:
+    """Adam, fused: one kernel for all parameters instead of several for each."""
+    betas = (options.optimizer.beta1, options.optimizer.beta2)
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True)
+
+
+def lr_schedules(config: Config) -> dict[str, Schedule]:
+    """The learning rate of each network over the epochs."""
+    train = config.train
+    shared = train.generator if not train.separate_lr_schedules else train.discriminator
+    return {
+        "generator": train.generator.learning_rate.build(),
+        "discriminator": shared.learning_rate.build(),
+    }
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def resolve_losses(config: Config) -> Config:
+    """A copy of ``config`` whose ``train.loss`` names every loss of the run with its weight.
+
+    Raises:
+        ConfigError: a name in ``train.loss`` is neither the objective's nor a whole term.
+    """
+    own = objective_weights(config.train.objective)
+    everything = objective_weights()
+    options: dict[str, Any] = dict(own)
+    for name, option in config.train.loss.items():
+        is_new_term = isinstance(option, LossTerm) and option.function is not None
+        if name not in own and not is_new_term:
+            if option == 0 and name in everything:
+                continue
+            raise ConfigError(_not_a_loss(name, config.train.objective, own, everything))
+        options[name] = option
+    config = config.model_copy(deep=True)
+    config.train.loss = options
+    return config
+
+
+def _not_a_loss(
+    name: str, objective: str, own: dict[str, float], everything: dict[str, float]
+) -> str:
+    if name in everything:
+        return (
+            f"train.loss.{name} has a weight, but objective '{objective}' does not have that loss; "
+            "choose another train.objective, or give it a 'function'."
+        )
+    return (
+        f"train.loss.{name} is not a loss of objective '{objective}', and no whole term with a "
+        f"'function'.{did_you_mean(name, own)}"
+    )
+
+
+def loss_weights(config: Config) -> dict[str, Schedule]:
+    """The weight of every loss of the run over the epochs; builds no loss."""
+    return {
+        name: _schedule(option.weight if isinstance(option, LossTerm) else option)
+        for name, option in resolve_losses(config).train.loss.items()
+    }
+
+
+def build_losses(config: Config) -> dict[str, LMLoss]:
+    """The spec of a run's losses, for `LossManager.init_from_spec`.
+
+    Raises:
+        ConfigError: a name or a term in ``train.loss`` cannot be used.
+        CheckpointError: the VGG19 weights cannot be had.
+    """
+    train = config.train
+    options = resolve_losses(config).train.loss
+    losses = pix2pix(
+        train.objective, train.gan_mode, train.vgg_weights, config.dataloader.load.output_nc
+    )
+    for name, option in options.items():
+        if isinstance(option, LossTerm):
+            function = _import_module(name, option) if option.function else losses[name].function
+            losses[name] = LMLoss(name, function, tags=option.tags)
+            option = option.weight
+        if isinstance(option, ScheduleConfig):
+            losses[name] = replace(losses[name], schedule=option.build())
+        else:
+            losses[name] = replace(losses[name], loss_weight=option, schedule=Schedule())
+    return losses
+
+
+def _schedule(weight: float | ScheduleConfig) -> Schedule:
+    if isinstance(weight, ScheduleConfig):
+        return weight.build()
+    return Schedule("constant", initial_value=weight, target_value=weight)
+
+
+def _import_module(name: str, term: LossTerm) -> nn.Module:
+    place = f"train.loss.{name}.function"
+    module_name, _, class_name = (term.function or "").replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{place} is '{term.function}', which cannot be imported: {error}."
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"{place} is '{term.function}', which is not a torch.nn.Module class.")
+    try:
+        return found(**term.arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"train.loss.{name}.arguments are {term.arguments}, which '{term.function}' refuses: "
+            f"{error}."
+        ) from None
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """The images of a run, as loaders of uint8 batches (input, target)."""
+
+    splits: dict[str, SplitSummary]
+    train: DataLoader[tuple[Tensor, Tensor]]
+    sampler: EpochSampler
+    val: DataLoader[tuple[Tensor, Tensor]] | None
+    examples: list[tuple[Tensor, Tensor]]
+    augment: PairAugmentation
+
+
+def build_data(config: Config, device: torch.device) -> Data:
+    """Checks every image of the data set and opens it.
+
+    Raises:
+        ConfigError: no data set is named, or it cannot be validated at this size.
+        DataError: what is wrong with the images, all of it.
+    """
+    options, load = config.dataloader, config.dataloader.load
+    if not options.dataroot:
+        raise ConfigError("No data set is named; give --data DIR, or dataloader.dataroot.")
+    both = options.augmentations.both
+    augment = PairAugmentation(
+        both.model_dump(), options.augmentations.input.model_dump(), input_nc=load.input_nc
+    )
+    splits = check_data(options.dataroot)
+    if "val" in splits and min(height_and_width(load.crop_size)) < _SSIM_WINDOW:
+        raise ConfigError(
+            f"dataloader.load.crop_size is {load.crop_size}; for validation with SSIM each side "
+            f"must be at least {_SSIM_WINDOW}."
+        )
+
+    def dataset(pairs: Sequence[Pair], augmented: bool) -> PairedDataset:
+        return PairedDataset(
+            pairs,
+            direction=options.direction,
+            input_nc=load.input_nc,
+            output_nc=load.output_nc,
+            load_size=load.load_size,
+            crop_size=load.crop_size,
+            h_flip_chance=both.h_flip_chance,
+            v_flip_chance=both.v_flip_chance,
+            rot90_chance=both.rot90_chance,
+            seed=config.common.seed,
+            augment=augmented,
+        )
+
+    train = dataset(splits["train"].pairs, True)
+    fixed = dataset(splits["val" if "val" in splits else "train"].pairs, False)
+    sampler = EpochSampler(len(train), seed=config.common.seed)
+    workers: dict[str, Any] = {
+        "num_workers": options.num_workers,
+        "persistent_workers": options.num_workers > 0,
+        "pin_memory": device.type == "cuda",
+        "worker_init_fn": ignore_interrupt,
+    }
+    train_loader = DataLoader(train, options.batch_size, sampler=sampler, **workers)
+    val_loader = DataLoader(fixed, options.batch_size, **workers) if "val" in splits else None
+    examples = [fixed[i] for i in range(min(config.save.num_examples, len(fixed)))]
+    return Data(splits, train_loader, sampler, val_loader, examples, augment)

@@ -1,0 +1,78 @@
+"""Where and how a run computes: device, precision, seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from nectargan.errors import ConfigError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device behind ``common.device``: "auto" is CUDA, else MPS, else CPU.
+
+    Raises:
+        ConfigError: no such device, or this machine has none.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(
+            f"common.device is '{name}'; allowed are 'auto', 'cpu', 'mps', 'cuda' and 'cuda:N'."
+        )
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ConfigError(
+                f"common.device is '{name}', but torch sees {count} CUDA devices on this machine; "
+                "use 'auto' or 'cpu'."
+            )
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"common.device is '{name}', which this machine does not have.")
+    return torch.device(device.type)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """What ``common.precision`` means on ``device``: "fp32", "bf16" or "fp16".
+
+    "auto" is bf16 on a CUDA device that supports it and fp32 elsewhere.
+    """
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context to run a network in; none for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    """Seeds Python, NumPy and torch, and chooses between reproducible and fast algorithms.
+
+    Args:
+        seed: The run's seed.
+        deterministic: Allow only deterministic algorithms, for the whole process.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic

@@ -1,0 +1,133 @@
+"""`Pix2pixTrainer`: one update of discriminator and generator (Isola et al. 2017)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.loggers.base import EXAMPLES_FOLDER, example_name
+from nectargan.scheduling.scheduler_torch import TorchScheduler
+from nectargan.trainers.checkpoint import FOLDER, save_checkpoint
+from nectargan.trainers.components import (
+    build_discriminator,
+    build_generator,
+    build_losses,
+    build_optimizer,
+    lr_schedules,
+)
+from nectargan.trainers.devices import autocast
+from nectargan.trainers.trainer import Trainer
+from nectargan.trainers.validation import evaluating, save_grid, validate
+
+
+class Pix2pixTrainer(Trainer):
+    """Trains a U-Net against a PatchGAN on pairs of images::
+
+        config = ConfigManager("configs/facades.json").data
+        trainer = Pix2pixTrainer(config)
+        run_directory = trainer.train()
+
+    Args:
+        config: The run; see `Trainer`.
+
+    Attributes:
+        generator: The U-Net.
+        discriminator: The PatchGAN.
+        optimizers: Adam of each network, by name.
+        lr_schedulers: Learning rate of each network, by name.
+        scaler: The gradient scaler; it does nothing unless the precision is fp16.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        config = self.config
+        self.generator = build_generator(config).to(self.device)
+        self.discriminator = build_discriminator(config).to(self.device)
+        self._networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.losses.init_from_spec(build_losses, config)
+        for loss in self.losses.get_registered_losses().values():
+            if isinstance(loss.function, torch.nn.Module):
+                loss.function.to(self.device)
+        # All but the adversarial loss compare the generated image with the target.
+        names = self.losses.get_registered_losses()
+        self._image_losses = [name for name in names if name not in ("G_GAN", "D_real", "D_fake")]
+
+        schedules = lr_schedules(config)
+        train = config.train
+        options: dict[str, Unet | PatchGAN] = {
+            "generator": train.generator,
+            "discriminator": train.discriminator,
+        }
+        self.optimizers = {
+            name: build_optimizer(network, options[name], schedules[name].initial_value)
+            for name, network in self._networks.items()
+        }
+        self.lr_schedulers = {
+            name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self._networks
+        }
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._autocast = functools.partial(autocast, self.device, self.precision)
+
+    def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
+        """Sets the learning rates of the epoch; returns them."""
+        if epoch > 1:
+            for scheduler in self.lr_schedulers.values():
+                scheduler.step()
+        return {f"lr/{name}": float(s.get_last_lr()[0]) for name, s in self.lr_schedulers.items()}
+
+    def train_step(self, source: Tensor, target: Tensor) -> None:
+        """One update of D, then one of G; every loss goes through the manager."""
+        compute = self.losses.compute_loss
+        with self._autocast():
+            generated = self.generator(source)
+
+        # D: real pairs against generated ones, which are cut off from G.
+        self.discriminator.requires_grad_(True)
+        with self._autocast():
+            on_real = self.discriminator(source, target)
+            on_fake = self.discriminator(source, generated.detach())
+        self._update(
+            "discriminator",
+            compute("D_real", on_real.float()) + compute("D_fake", on_fake.float()),
+        )
+
+        # G: against the D just updated, frozen so that no gradient is spent on its weights.
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            on_fake = self.discriminator(source, generated)
+        loss = compute("G_GAN", on_fake.float())
+        for name in self._image_losses:
+            loss = loss + compute(name, generated.float(), target).mean()
+        self._update("generator", loss)
+        self.scaler.update()
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(optimizer)
+
+    def generate(self, source: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` in [-1, 1] for inputs alike, in the run's precision."""
+        with self._autocast():
+            generated: Tensor = self.generator(source)
+        return generated
+
+    def on_epoch_end(self, epoch: int) -> Mapping[str, float]:
+        """Validates, draws the examples and saves, each when it is due; returns the metrics."""
+        save, last = self.config.save, epoch == self.config.train.epochs
+        metrics: dict[str, float] = {}
+        with evaluating(self.generator):
+            if self.data.val is not None:
+                metrics = validate(self.generate, self.data.val, self.device)
+            if save.save_examples and (epoch % save.example_save_rate == 0 or last):
+                picture = self.directory / EXAMPLES_FOLDER / example_name(epoch, self.step)
+                save_grid(self.generate, self.data.examples, self.device, picture)
+        if save.save_model and (epoch % save.model_save_rate == 0 or last):
+            path = self.directory / FOLDER / f"epoch_{epoch:04d}.pt"
+            save_checkpoint(path, self.config, epoch, self.step, self._networks)
+        return metrics

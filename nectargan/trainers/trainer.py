@@ -1,0 +1,210 @@
+"""`Trainer`: the only training loop."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from nectargan.config.config_manager import save_config
+from nectargan.config.schema import Config
+from nectargan.dataset.paired_dataset import normalize
+from nectargan.loggers.base import Sink
+from nectargan.loggers.ledger import LossRow
+from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.tensorboard import TensorBoardSink
+from nectargan.loggers.tracking import Tracker
+from nectargan.losses.loss_manager import LossManager
+from nectargan.trainers.components import Data, build_data, resolve_losses
+from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
+from nectargan.trainers.environment import describe_environment
+from nectargan.trainers.run_directory import create_run_directory
+
+CONFIG_FILE = "config.json"
+
+
+class Display(Protocol):
+    """Shows a run to the person who started it."""
+
+    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+        """The run begins."""
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
+        """A step was made; ``losses`` are the newest rows on record, free to read."""
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch is over."""
+
+    def stop(self) -> None:
+        """The run is over, however it ended."""
+
+
+class Trainer(ABC):
+    """A training run: data, record and loop. A subclass brings the networks and the step.
+
+    Everything is built and checked on construction; nothing is written before `train`.
+
+    Args:
+        config: The run; see `Config`. Use a copy if it must stay as it is.
+
+    Attributes:
+        config: The resolved config, with the weight of every loss in it.
+        device: Where to compute.
+        precision: "fp32", "bf16" or "fp16".
+        data: The images.
+        losses: The loss manager; it knows the epoch and the step.
+        epoch: The current epoch, from 1; 0 before training.
+        step: Steps made so far.
+        directory: The run directory; there is one once `train` has begun.
+
+    Raises:
+        NectarGANError: the config or the data cannot be used.
+    """
+
+    directory: Path
+
+    def __init__(self, config: Config) -> None:
+        self.config = resolve_losses(config)
+        self.device = resolve_device(config.common.device)
+        self.precision = resolve_precision(config.common.precision, self.device)
+        seed_everything(config.common.seed, config.common.deterministic)
+        self.data: Data = build_data(self.config, self.device)
+        self.losses = LossManager(config=self.config)
+        self.sinks: list[Sink] = []
+        self.epoch = 0
+        self.step = 0
+
+    def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
+        """Called before the first step of each epoch; returns metrics to record."""
+        return {}
+
+    @abstractmethod
+    def train_step(self, source: Tensor, target: Tensor) -> None:
+        """One update of all networks.
+
+        Args:
+            source: Input images ``(N, C, H, W)``, float32 in [-1, 1], on the device.
+            target: Target images alike.
+        """
+
+    def on_epoch_end(self, epoch: int) -> Mapping[str, float]:
+        """Called after the last step of each epoch; returns metrics to record."""
+        return {}
+
+    def train(self, display: Display | None = None) -> Path:
+        """Trains for as many epochs as the config says.
+
+        Args:
+            display: Shows the progress; ``None`` for silence.
+
+        Returns:
+            The run directory.
+
+        Raises:
+            RunError: the run directory cannot be made or written.
+        """
+        epochs, steps_per_epoch = self.config.train.epochs, len(self.data.train)
+        with self._open_run() as tracker:
+            if display:
+                display.start(tracker.directory, epochs, steps_per_epoch)
+            try:
+                for epoch in range(self.epoch + 1, epochs + 1):
+                    self.epoch = epoch
+                    began = time.perf_counter()
+
+                    # Learning rates of this epoch, on record before the first step.
+                    rates = self.on_epoch_start(epoch)
+                    tracker.log_metrics(self.step + 1, epoch, rates)
+
+                    # One pass over the training images, in an order set by seed and epoch.
+                    self.data.sampler.set_epoch(epoch)
+                    for i, batch in enumerate(self.data.train, start=1):
+                        self.step += 1
+                        self.losses.start_step(epoch, self.step, fraction=i / steps_per_epoch)
+                        self.train_step(*self._to_device(batch))
+                        if display:
+                            display.step(epoch, self.step, tracker.last)
+
+                    # Everything computed so far onto the record; this waits for the device.
+                    tracker.flush()
+                    seconds = time.perf_counter() - began
+
+                    # Validation, examples, checkpoint.
+                    metrics = {
+                        **self.on_epoch_end(epoch),
+                        "time/epoch_seconds": seconds,
+                        "time/images_per_second": len(self.data.sampler) / seconds,
+                    }
+                    tracker.log_metrics(self.step, epoch, metrics)
+                    if display:
+                        display.epoch_end(epoch, metrics)
+            finally:
+                if display:
+                    display.stop()
+        return tracker.directory
+
+    def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        source, target = (normalize(t.to(self.device, non_blocking=True)) for t in batch)
+        if self.data.augment.enabled:
+            source, target = self.data.augment(source, target)
+        return source, target
+
+    def _open_run(self) -> Tracker:
+        common, logging = self.config.common, self.config.logging
+        self.directory = create_run_directory(
+            Path(common.output_directory),
+            common.experiment_name,
+            common.experiment_version,
+            self.config.save.auto_increment_version,
+        )
+        save_config(self.config, self.directory / CONFIG_FILE)
+        self.losses.experiment_directory = self.directory
+        self.sinks = self._build_sinks(self.directory)
+        return Tracker(
+            self.losses,
+            self.directory,
+            self.sinks,
+            csv=logging.csv,
+            window_steps=logging.window_steps,
+            window_seconds=logging.window_seconds,
+        )
+
+    def _build_sinks(self, directory: Path) -> list[Sink]:
+        logging = self.config.logging
+        sinks: list[Sink] = []
+        if logging.tensorboard.enable:
+            every = logging.tensorboard.every_n_steps
+            sinks.append(TensorBoardSink(directory / "tensorboard", every))
+        if logging.mlflow.enable:
+            sinks.append(
+                MLflowSink(
+                    logging.mlflow.tracking_uri or default_tracking_uri(directory.parent),
+                    self.config.common.experiment_name,
+                    directory,
+                    params=_flatten(self.config.model_dump(mode="json", exclude_none=True)),
+                    tags={
+                        **describe_environment(self.device),
+                        "precision": self.precision,
+                        "objective": self.config.train.objective,
+                        "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
+                        "run_directory": str(directory.resolve()),
+                    },
+                    every_n_steps=logging.mlflow.every_n_steps,
+                )
+            )
+        return sinks
+
+
+def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested options by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

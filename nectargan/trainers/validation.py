@@ -1,0 +1,106 @@
+"""What a generator is worth on images it does not train on, and pictures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nectargan.dataset.paired_dataset import denormalize, normalize
+from nectargan.trainers.run_directory import replacing
+
+_GAP = 2  # pixels between the images of a grid
+
+
+@torch.no_grad()
+def validate(
+    generate: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Mean quality per image, on values scaled to [0, 1].
+
+    Args:
+        generate: From ``(N, C, H, W)`` float32 in [-1, 1] to generated images alike.
+        batches: uint8 batches (input, target).
+        device: Where to compute.
+
+    Returns:
+        ``val/l1`` (mean absolute error, 0 is best), ``val/psnr`` (dB) and ``val/ssim`` (Wang et
+        al. 2004, 1 is best).
+    """
+    from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+    psnr = PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3)).to(device)
+    ssim = StructuralSimilarityIndexMeasure(data_range=1.0).to(device)
+    error, count = torch.zeros((), device=device), 0
+    for source, target in batches:
+        wanted = normalize(target.to(device, non_blocking=True)).add_(1).div_(2)
+        made = generate(normalize(source.to(device, non_blocking=True))).float().add(1).div(2)
+        psnr.update(made, wanted)
+        ssim.update(made, wanted)
+        error += (made - wanted).abs().mean(dim=(1, 2, 3)).sum()
+        count += len(target)
+    return {
+        "val/l1": (error / count).item(),
+        "val/psnr": psnr.compute().item(),
+        "val/ssim": ssim.compute().item(),
+    }
+
+
+@torch.no_grad()
+def save_grid(
+    generate: Callable[[Tensor], Tensor],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    device: torch.device,
+    path: Path,
+) -> None:
+    """Writes a PNG with a row for each pair: input, generated, target.
+
+    Args:
+        generate: As in `validate`.
+        pairs: uint8 images (input, target), each ``(C, H, W)``.
+        device: Where to compute.
+        path: The file.
+    """
+    rows = []
+    for source, target in pairs:
+        made = generate(normalize(source[None].to(device)))
+        rows.append([_rgb(source), _rgb(denormalize(made.float())[0].cpu()), _rgb(target)])
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as part:
+        Image.fromarray(_tile(rows)).save(part, format="PNG")
+
+
+def _rgb(image: Tensor) -> np.ndarray:
+    """``(C, H, W)`` uint8 with 1 to 4 channels as ``(H, W, 3)``; alpha is left out."""
+    colours = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    return colours.permute(1, 2, 0).numpy()
+
+
+def _tile(rows: list[list[np.ndarray]]) -> np.ndarray:
+    height, width, _ = rows[0][0].shape
+    grid = np.full(
+        ((height + _GAP) * len(rows) - _GAP, (width + _GAP) * len(rows[0]) - _GAP, 3), 255, np.uint8
+    )
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (height + _GAP), j * (width + _GAP)
+            grid[top : top + height, left : left + width] = image
+    return grid
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Puts a network in eval mode for the time of a ``with`` statement."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,0 +1,182 @@
+"""Finding and checking pairs: what is found, and that all problems come in one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nectargan.dataset.pairs import Pair, check_data, find_pairs, list_splits
+from nectargan.errors import DataError
+
+
+def draw(path: Path, height: int = 8, width: int = 16, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def problems_of(root: Path, **options: tuple[str, ...]) -> str:
+    with pytest.raises(DataError) as caught:
+        check_data(root, **options)
+    return str(caught.value)
+
+
+def test_side_by_side_pairs_come_in_natural_order_without_other_files(tmp_path: Path) -> None:
+    for name in ("img10.png", "img2.PNG", "Img1.jpg", "._img3.png"):
+        draw(tmp_path / "train" / "tmp.png").rename(tmp_path / "train" / name)
+    (tmp_path / "train" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / "folder.png").mkdir()
+
+    pairs = find_pairs(tmp_path, "train")
+
+    assert pairs == [
+        Pair("Img1", tmp_path / "train" / "Img1.jpg"),
+        Pair("img2", tmp_path / "train" / "img2.PNG"),
+        Pair("img10", tmp_path / "train" / "img10.png"),
+    ]
+
+
+@pytest.mark.parametrize(("a", "b"), [("trainA", "trainB"), ("train/A", "train/B")])
+def test_two_folders_match_by_stem(tmp_path: Path, a: str, b: str) -> None:
+    for name in ("x.1", "x.2"):
+        draw(tmp_path / a / f"{name}.png")
+        draw(tmp_path / b / f"{name}.jpg")
+
+    pairs = find_pairs(tmp_path, "train")
+
+    assert [pair.name for pair in pairs] == ["x.1", "x.2"]
+    assert pairs[0].a == tmp_path / a / "x.1.png"
+    assert pairs[0].b == tmp_path / b / "x.1.jpg"
+    assert check_data(tmp_path)["train"].layout == f"{a} + {b}"
+
+
+def test_list_splits_knows_every_layout(tmp_path: Path) -> None:
+    assert list_splits(tmp_path) == []
+    draw(tmp_path / "test" / "1.png")
+    draw(tmp_path / "valA" / "1.png")
+    draw(tmp_path / "train" / "B" / "1.png")
+    assert list_splits(tmp_path) == ["train", "val", "test"]
+
+
+def test_summary_has_pairs_and_sizes_of_one_half(tmp_path: Path) -> None:
+    draw(tmp_path / "train" / "1.png", 8, 16)
+    draw(tmp_path / "train" / "2.png", 6, 20)
+    draw(tmp_path / "val" / "1.png", 8, 16)
+
+    found = check_data(tmp_path)
+
+    assert list(found) == ["train", "val"]
+    assert found["train"].pairs == tuple(find_pairs(tmp_path, "train"))
+    assert (found["train"].smallest, found["train"].largest) == ((6, 8), (8, 10))
+    assert str(found["train"]) == "train: 2 pairs in train (side by side), 6 x 8 to 8 x 10"
+    assert str(found["val"]) == "val: 1 pair in val (side by side), 8 x 8"
+
+
+def test_only_required_splits_must_be_there(tmp_path: Path) -> None:
+    draw(tmp_path / "train" / "1.png")
+    assert list(check_data(tmp_path)) == ["train"]
+    message = problems_of(tmp_path, required=("test",))
+    assert str(tmp_path) in message
+    assert "'test' is missing" in message
+    assert "testA/ and testB/" in message
+
+
+def test_root_that_is_no_directory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert f"{file}: not a directory" in problems_of(file)
+    gone = tmp_path / "gone"
+    for look in (lambda: check_data(gone), lambda: find_pairs(gone, "train")):
+        with pytest.raises(DataError, match="gone: no such directory"):
+            look()
+
+
+def test_every_problem_is_in_one_message(tmp_path: Path) -> None:
+    a, b = tmp_path / "trainA", tmp_path / "trainB"
+    for folder in (a, b):
+        draw(folder / "good.png")
+    draw(a / "lonely.png")
+    draw(b / "alone.png")
+    draw(a / "twice.png")
+    draw(a / "twice.jpg")
+    draw(b / "twice.png")
+    draw(a / "size.png", 8, 8)
+    draw(b / "size.png", 8, 10)
+    draw(a / "text.png").write_text("no image")
+    draw(b / "text.png")
+    draw(tmp_path / "val" / "odd.png", 8, 15)
+    half = draw(tmp_path / "val" / "half.png", 64, 64)
+    half.write_bytes(half.read_bytes()[:4000])
+    jpeg = draw(tmp_path / "val" / "cut.jpg", 64, 64)
+    jpeg.write_bytes(jpeg.read_bytes()[:-1000])
+
+    message = problems_of(tmp_path)
+
+    lines = message.splitlines()
+    assert lines[0].endswith("8 problems:")
+    assert len(lines) == 9
+    expected = {
+        a / "lonely.png": f"no partner of this name in {b}",
+        b / "alone.png": f"no partner of this name in {a}",
+        a / "twice.png": "same name as twice.jpg",
+        a / "size.png": f"8 x 8, but {b / 'size.png'} is 8 x 10",
+        a / "text.png": "not an image",
+        tmp_path / "val" / "odd.png": "the width 15 is odd",
+        tmp_path / "val" / "half.png": "unreadable or truncated",
+        tmp_path / "val" / "cut.jpg": "unreadable or truncated",
+    }
+    for path, text in expected.items():
+        assert any(f"{path}: " in line and text in line for line in lines), (path, message)
+
+
+def test_long_lists_are_cut_at_twenty(tmp_path: Path) -> None:
+    for i in range(23):
+        draw(tmp_path / "train" / f"{i}.png", 4, 5)
+    lines = problems_of(tmp_path).splitlines()
+    assert len(lines) == 22
+    assert "19.png" in lines[20]
+    assert lines[21].strip() == "and 3 more"
+
+
+def test_empty_and_missing_folders_are_one_problem_each(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    assert problems_of(tmp_path).endswith(f"{tmp_path / 'train'}: no images")
+    for i in range(3):
+        draw(tmp_path / "valA" / f"{i}.png")
+    message = problems_of(tmp_path, required=("val",))
+    assert message.endswith(f"{tmp_path / 'valB'}: folder is missing")
+
+
+def test_two_layouts_at_once_are_refused(tmp_path: Path) -> None:
+    for folder in ("train", "trainA", "trainB"):
+        draw(tmp_path / folder / "1.png")
+    assert "several layouts (trainA + trainB, train (side by side))" in problems_of(tmp_path)
+
+
+@pytest.mark.parametrize("factor", [0.75, 0.4])  # Pillow warns, Pillow raises
+def test_decompression_bomb_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    bomb = draw(tmp_path / "train" / "bomb.png", 10, 10)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(100 * factor))
+    assert f"{bomb}: more than {int(100 * factor)} pixels" in problems_of(tmp_path)
+
+
+def test_float_images_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train" / "depth.tif"
+    path.parent.mkdir()
+    Image.fromarray(np.zeros((4, 8), np.float32)).save(path)
+    assert f"{path}: pixels of mode F" in problems_of(tmp_path)
+
+
+def test_size_is_the_displayed_one(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    (tmp_path / "train").mkdir()
+    # Stored 64 high and 33 wide, shown 33 high and 64 wide: the odd side is the height.
+    Image.new("RGB", (33, 64)).save(tmp_path / "train" / "1.jpg", exif=exif)
+    assert check_data(tmp_path)["train"].largest == (33, 32)

@@ -53,6 +53,21 @@ class ConfigManager:
             keys.append(key)
         self.data: Config = _validate(document, place, keys)
 
+    def set_epochs(self, epochs: int) -> None:
+        """Makes the run ``epochs`` long: the phases of the learning rate keep their proportion.
+
+        Raises:
+            ConfigError: ``epochs`` is below 1.
+        """
+        if epochs < 1:
+            raise ConfigError(f"A run of {epochs} epochs is none; it must be 1 or more.")
+        for network in (self.data.train.generator, self.data.train.discriminator):
+            rate = network.learning_rate
+            constant = round(epochs * rate.epochs / max(1, rate.epochs + rate.epochs_decay))
+            network.learning_rate = rate.model_copy(
+                update={"epochs": constant, "epochs_decay": epochs - constant}
+            )
+
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the resolved config as JSON; reading it gives an equal one."""
         save_config(self.data, Path(path))

@@ -19,13 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+from nectargan.config.choices import GanMode, Norm, Objective, Precision
 from nectargan.errors import NectarGANError
 from nectargan.scheduling.data import Schedule
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Objective = Literal["basic", "basic+vgg", "extended", "extended+vgg"]
-GanMode = Literal["vanilla", "lsgan", "hinge"]
-Norm = Literal["instance", "batch"]
 
 
 def _size(value: object) -> object:

@@ -92,12 +92,13 @@ def check_series_name(name: object) -> None:
     """Raises `LossError` unless every sink and the CSV files can take ``name`` as it is."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise LossError(
-            f"{name!r} cannot name a series; allowed are letters, digits, '_', '-', '.', spaces and "
-            "single slashes between them."
+            f"{name!r} cannot name a series; allowed are letters, digits, '_', '-', '.', spaces "
+            "and single slashes between them."
         )
     if len(name) > _LONGEST_NAME or name != name.strip():
         raise LossError(
-            f"{name!r} cannot name a series; at most {_LONGEST_NAME} characters, no space at an end."
+            f"{name!r} cannot name a series; it must have at most {_LONGEST_NAME} characters and "
+            "no space at an end."
         )
 
 

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from nectargan.errors import ScheduleError, UnknownScheduleError, did_you_mean
@@ -24,7 +25,8 @@ class Schedule:
     part in comparisons, so that ``Schedule() == Schedule()`` holds for ever.
 
     Attributes:
-        schedule: A name in `schedule_map`, or a callable ``fn(schedule, epoch, **kwargs) -> float``.
+        schedule: A name in `schedule_map`, or a callable
+            ``fn(schedule, epoch, **kwargs) -> float``.
         start_epoch: Last epoch with the initial value.
         end_epoch: First epoch with the target value.
         initial_value: Value up to and in ``start_epoch``; any finite number.
@@ -141,11 +143,10 @@ class Schedule:
 
     def _take_ends_from_points(self) -> None:
         epochs = [point[0] for point in self.points]
-        if not epochs or any(
-            late <= early for early, late in zip(epochs, epochs[1:], strict=False)
-        ):
+        if not epochs or any(late <= early for early, late in pairwise(epochs)):
             raise ScheduleError(
-                f"Schedule 'piecewise' needs points of increasing epochs, not {list(self.points)!r}."
+                "Schedule 'piecewise' needs points of increasing epochs, not "
+                f"{list(self.points)!r}."
             )
         (start, initial), (end, target) = self.points[0], self.points[-1]
         ends = {"start_epoch": start, "end_epoch": end}

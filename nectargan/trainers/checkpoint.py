@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from os import PathLike
@@ -23,11 +24,14 @@ FORMAT = 1
 FOLDER = "checkpoints"
 # What torch.load raises for files that are something else, or parts of a checkpoint.
 _NOT_A_CHECKPOINT = (
-    RuntimeError,
-    ValueError,
+    AssertionError,
     EOFError,
-    KeyError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
     pickle.UnpicklingError,
+    struct.error,
     zipfile.BadZipFile,
 )
 

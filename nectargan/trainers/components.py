@@ -18,6 +18,7 @@ from nectargan.dataset.pairs import Pair, SplitSummary, check_data
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.pix2pix_objective import objective_weights, pix2pix
+from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.models.patchgan import PatchGANDiscriminator
 from nectargan.models.unet import UnetGenerator
 from nectargan.scheduling.data import Schedule
@@ -148,6 +149,9 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
             losses[name] = replace(losses[name], schedule=option.build())
         else:
             losses[name] = replace(losses[name], loss_weight=option, schedule=Schedule())
+        function = losses[name].function
+        if isinstance(function, VGGPerceptualLoss):
+            function.check_size(*height_and_width(config.dataloader.load.crop_size))
     return losses
 
 

@@ -49,7 +49,7 @@ def validate(
     return {
         "val/l1": (error / count).item(),
         "val/psnr": psnr.compute().item(),
-        "val/ssim": ssim.compute().item(),
+        "val/ssim": torch.as_tensor(ssim.compute()).item(),
     }
 
 

@@ -217,6 +217,17 @@ def test_damaged_files_are_refused(state: dict[str, Tensor], tmp_path: Path) -> 
         VGG19Features(weights=tmp_path)
 
 
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    bias = {"features.0.bias": torch.zeros(64)}
+    torch.save(bias, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "old.pth").read_bytes()
+    path = tmp_path / "cut.pth"
+    for length in range(0, len(whole), 3):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            VGG19Features(["relu1_1"], path)
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     torch.save({"features.0.weight": Path("x")}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match="UnpicklingError: Weights only load failed"):

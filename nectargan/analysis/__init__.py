@@ -1,0 +1,1 @@
+"""Runs after the fact: tables and pictures made from their ledgers."""

@@ -1,0 +1,39 @@
+"""What all commands share: errors as one sentence, warnings as one line."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import click
+
+from nectargan.errors import NectarGANError
+
+INTERRUPTED = 130
+
+
+class BadInput(click.ClickException):
+    """Bad input: its sentence on standard error, exit code 2."""
+
+    exit_code = 2
+
+
+class Command(click.Command):
+    """A command that answers bad input with a sentence and Ctrl-C with exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        warnings.showwarning = _show_warning
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        try:
+            return super().invoke(ctx)
+        except NectarGANError as error:
+            raise BadInput(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,39 @@
+"""``nectargan data``: draw a data set, check one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nectargan.cli.common import Command
+
+
+@click.group()
+def data() -> None:
+    """Draw or check a data set."""
+
+
+@data.command(cls=Command)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--train", default=400, show_default=True, metavar="N", help="Training pairs.")
+@click.option("--val", default=100, show_default=True, metavar="N", help="Validation pairs.")
+@click.option("--test", default=0, show_default=True, metavar="N", help="Test pairs.")
+@click.option("--size", default=256, show_default=True, metavar="PIXELS", help="Side of an image.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the drawings.")
+def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int) -> None:
+    """Draw facades into DIRECTORY: label maps beside rendered fronts (A|B)."""
+    from nectargan.dataset.synthetic import synthesize
+
+    synthesize(directory, train=train, val=val, test=test, size=size, seed=seed)
+    click.echo(f"Drew {train} training, {val} validation and {test} test pairs in {directory}.")
+
+
+@data.command(cls=Command)
+@click.argument("directory", type=click.Path(path_type=Path))
+def check(directory: Path) -> None:
+    """Read every image in DIRECTORY and list all that is wrong."""
+    from nectargan.dataset.pairs import check_data
+
+    for summary in check_data(directory, required=("train",), optional=("val", "test")).values():
+        click.echo(str(summary))

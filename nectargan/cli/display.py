@@ -1,0 +1,116 @@
+"""The progress of a run: a live display on a terminal, a line per epoch otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from nectargan.loggers.ledger import LossRow
+from nectargan.trainers.trainer import Display
+
+_REFRESH_SECONDS = 0.25
+
+
+def make_display() -> Display:
+    """The display that fits standard output."""
+    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+
+
+def _losses(rows: Mapping[str, LossRow]) -> str:
+    return "  ".join(f"{row.loss} {row.raw:.4g} x {row.weight:.4g}" for row in rows.values())
+
+
+def _metrics(values: Mapping[str, float]) -> str:
+    names = ("val/l1", "val/psnr", "val/ssim", "time/images_per_second")
+    labels = ("l1", "psnr", "ssim", "images/s")
+    shown = zip(names, labels, strict=True)
+    return "  ".join(f"{label} {values[name]:.4g}" for name, label in shown if name in values)
+
+
+class PlainDisplay:
+    """One line at the start and one per epoch."""
+
+    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+        """Says where the run is."""
+        self._epochs = epochs
+        self._rows: Mapping[str, LossRow] = {}
+        self._began = time.monotonic()
+        click.echo(f"Training in {directory}: {epochs} epochs of {steps_per_epoch} steps.")
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
+        """Keeps the rows for the line of the epoch."""
+        self._rows = losses
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Prints the epoch."""
+        left = (time.monotonic() - self._began) / epoch * (self._epochs - epoch)
+        click.echo(
+            f"epoch {epoch}/{self._epochs}  {_losses(self._rows)}  {_metrics(metrics)}  "
+            f"{_duration(left)} left"
+        )
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+
+class LiveDisplay:
+    """A progress bar with the losses under it, and a line per epoch above."""
+
+    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+        """Begins to draw."""
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._drawn = 0.0
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}\n{task.fields[losses]}"),
+            console=Console(),
+        )
+        self._task: TaskID = self._progress.add_task(
+            "", total=epochs * steps_per_epoch, epoch=1, losses="", speed=""
+        )
+        self._progress.console.print(f"Training in {directory}")
+        self._progress.start()
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
+        """Moves the bar, a few times a second at most."""
+        now = time.monotonic()
+        if now - self._drawn < _REFRESH_SECONDS:
+            return
+        self._drawn = now
+        self._progress.update(self._task, completed=step, epoch=epoch, losses=_losses(losses))
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Prints the epoch above the bar."""
+        self._progress.console.print(f"epoch {epoch}/{self._epochs}  {_metrics(metrics)}")
+        speed = f"{metrics['time/images_per_second']:.1f} images/s"
+        done = epoch * self._steps_per_epoch
+        self._progress.update(self._task, completed=done, epoch=epoch, speed=speed)
+
+    def stop(self) -> None:
+        """Leaves the terminal as it was."""
+        self._progress.stop()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,21 @@
+"""``nectargan``: the group of all commands."""
+
+from __future__ import annotations
+
+import click
+
+from nectargan.cli.data import data
+from nectargan.cli.history import export_csv, plot
+from nectargan.cli.schedule import schedule
+from nectargan.cli.train import train
+from nectargan.version import __version__
+
+
+@click.group()
+@click.version_option(__version__, prog_name="nectargan")
+def main() -> None:
+    """Train paired image-to-image GANs, with every weighted loss on record."""
+
+
+for command in (train, data, export_csv, plot, schedule):
+    main.add_command(command)

@@ -1,0 +1,32 @@
+"""``nectargan schedule``: what a config will do, before anybody pays for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nectargan.cli.common import Command
+
+
+@click.command(cls=Command)
+@click.argument("config")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("schedule.png"),
+    show_default=True,
+    help="PNG file.",
+)
+def schedule(config: str, output: Path) -> None:
+    """Draw the loss weights and learning rates of CONFIG over its epochs."""
+    from nectargan.analysis.plots import plot_schedules
+    from nectargan.config.config_manager import ConfigManager
+    from nectargan.trainers.components import loss_weights, lr_schedules
+
+    data = ConfigManager(config).data
+    schedules = {f"weight/{name}": weight for name, weight in loss_weights(data).items()}
+    schedules |= {f"lr/{name}": rate for name, rate in lr_schedules(data).items()}
+    plot_schedules(schedules, data.train.epochs, output)
+    click.echo(f"Drew {output}.")

@@ -1,0 +1,157 @@
+"""``nectargan-train``: one run from one config."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from nectargan.cli.common import Command
+from nectargan.config.choices import Objective, Precision
+from nectargan.errors import RunError
+from nectargan.version import __version__
+
+if TYPE_CHECKING:
+    from nectargan.config.config_manager import ConfigManager
+    from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+
+# Options that stand for one key of the config.
+_KEYS = {
+    "data": "dataloader.dataroot",
+    "output": "common.output_directory",
+    "name": "common.experiment_name",
+    "batch_size": "dataloader.batch_size",
+    "device": "common.device",
+    "precision": "common.precision",
+    "seed": "common.seed",
+    "loss_subspec": "train.objective",
+    "mlflow_uri": "logging.mlflow.tracking_uri",
+}
+
+
+@click.command(cls=Command)
+@click.option("-c", "--config", metavar="FILE", help="Config, JSON or YAML.")
+@click.option("-d", "--data", metavar="DIR", help="Data set.")
+@click.option("-o", "--output", metavar="DIR", help="Where run directories are made.")
+@click.option("-n", "--name", help="Name of the experiment.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="A.B.C=VALUE",
+    help="Any option of the config; may be repeated.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Length of the run.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Pairs per step.")
+@click.option("--device", help="auto, cpu, mps, cuda or cuda:N.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="Number format.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--loss-subspec", type=click.Choice(get_args(Objective)), help="Objective.")
+@click.option("--mlflow-uri", metavar="URI", help="MLflow server or database.")
+@click.option("--no-mlflow", is_flag=True, help="Do not log to MLflow.")
+@click.option("--no-tensorboard", is_flag=True, help="Do not log to TensorBoard.")
+@click.option(
+    "--csv", type=click.Path(path_type=Path), help="At the end, write the loss history here too."
+)
+@click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
+@click.version_option(__version__, prog_name="nectargan-train")
+def train(
+    config: str | None,
+    settings: tuple[str, ...],
+    epochs: int | None,
+    no_mlflow: bool,
+    no_tensorboard: bool,
+    csv: Path | None,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Train a generator on pairs of images.
+
+    An option here goes before --set, --set before the config file, the file before the defaults.
+    """
+    manager = _resolve(config, settings, epochs, no_mlflow, no_tensorboard, options)
+    _check_csv(csv, manager)
+
+    from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+
+    trainer = Pix2pixTrainer(manager.data)
+    if dry_run:
+        _print_plan(trainer)
+        return
+
+    from nectargan.cli.display import make_display
+
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        trainer.train(make_display())
+    finally:
+        if hasattr(trainer, "directory"):
+            _print_where(trainer, csv)
+
+
+def _resolve(
+    config: str | None,
+    settings: tuple[str, ...],
+    epochs: int | None,
+    no_mlflow: bool,
+    no_tensorboard: bool,
+    options: dict[str, Any],
+) -> ConfigManager:
+    from nectargan.config.config_manager import ConfigManager, parse_override
+
+    overrides = [parse_override(text) for text in settings]
+    overrides += [(_KEYS[name], value) for name, value in options.items() if value is not None]
+    if no_mlflow:
+        overrides.append(("logging.mlflow.enable", False))
+    if no_tensorboard:
+        overrides.append(("logging.tensorboard.enable", False))
+    manager = ConfigManager(config, overrides)
+    if epochs is not None:
+        manager.set_epochs(epochs)
+    return manager
+
+
+def _check_csv(csv: Path | None, manager: ConfigManager) -> None:
+    if csv is None:
+        return
+    if not manager.data.logging.csv:
+        raise RunError(f"--csv '{csv}' needs the record that logging.csv=false turns off.")
+    if csv.is_dir() or not csv.resolve().parent.is_dir():
+        raise RunError(f"--csv '{csv}' is a directory, or lies in none that exists.")
+
+
+def _print_plan(trainer: Pix2pixTrainer) -> None:
+    click.echo(trainer.config.model_dump_json(indent=4))
+    for summary in trainer.data.splits.values():
+        click.echo(str(summary))
+    steps = len(trainer.data.train)
+    click.echo(
+        f"{trainer.config.train.epochs} epochs of {steps} steps on {trainer.device} in "
+        f"{trainer.precision}. Nothing was written."
+    )
+
+
+def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
+    directory, logging = trainer.directory, trainer.config.logging
+    click.echo(f"Run:         {directory}")
+    if logging.tensorboard.enable:
+        click.echo(f"TensorBoard: tensorboard --logdir {directory.parent}")
+    if logging.mlflow.enable:
+        uri = next(getattr(s, "tracking_uri", None) for s in trainer.sinks if s.name == "MLflow")
+        where = uri if str(uri).startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        click.echo(f"MLflow:      {where}")
+    if logging.csv:
+        losses = directory / "losses.csv"
+        click.echo(f'pandas:      pandas.read_csv("{losses.as_posix()}")')
+        if csv is not None and losses.exists():
+            try:
+                shutil.copyfile(losses, csv)
+            except OSError as error:
+                raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None
+
+
+def _terminate(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)

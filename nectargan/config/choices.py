@@ -1,0 +1,11 @@
+"""Options with a fixed set of values; apart from the schema, so that a command can list them
+without loading it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Objective = Literal["basic", "basic+vgg", "extended", "extended+vgg"]
+GanMode = Literal["vanilla", "lsgan", "hinge"]
+Norm = Literal["instance", "batch"]

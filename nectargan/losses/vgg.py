@@ -30,7 +30,7 @@ PERCEPTUAL_WEIGHTS = {
 # A pixel must be left after the four poolings before relu5_1.
 _SMALLEST = 16
 # What torch.load was seen to raise on damaged files: it does not sum them up in one error.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     RuntimeError,
     EOFError,
@@ -208,7 +208,7 @@ def _convolutions(count: int) -> nn.Sequential:
 def _read(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CheckpointError(
             f"The VGG19 weights '{path}' cannot be read ({_brief(error)}); "
             f"train.vgg_weights must point to the file of {VGG19_URL}."
@@ -220,7 +220,7 @@ def _download() -> object:
         return torch.hub.load_state_dict_from_url(
             VGG19_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
-    except (*_UNREADABLE, HTTPException) as error:
+    except (*UNREADABLE, HTTPException) as error:
         raise CheckpointError(
             f"The VGG19 weights cannot be had through torch.hub ({_brief(error)}); download "
             f"{VGG19_URL} on a machine that can, and set train.vgg_weights to the path of the file."

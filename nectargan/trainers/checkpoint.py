@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
+from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
 from nectargan.trainers.components import build_generator
 from nectargan.trainers.run_directory import replacing
@@ -22,18 +20,6 @@ from nectargan.version import __version__
 
 FORMAT = 1
 FOLDER = "checkpoints"
-# What torch.load raises for files that are something else, or parts of a checkpoint.
-_NOT_A_CHECKPOINT = (
-    AssertionError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 
 def save_checkpoint(
@@ -78,7 +64,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
-    except _NOT_A_CHECKPOINT:
+    except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
     if not isinstance(content, dict) or not {"format", "config", "networks"} <= content.keys():
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN.")

@@ -1,0 +1,33 @@
+PYTHON ?= python3
+BIN = .venv/bin
+DEMO = demo
+
+.PHONY: install demo check test clean
+
+install: .venv/installed
+
+# tools/constraints.txt pins every version, so that everybody tests the same thing.
+.venv/installed: pyproject.toml tools/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c tools/constraints.txt --editable '.[dev]'
+	touch $@
+
+$(DEMO)/data: | install
+	$(BIN)/nectargan data synth $@ --train 160 --val 32 --size 64 --seed 0
+
+demo: install $(DEMO)/data
+	$(BIN)/nectargan-train -c configs/demo.json -d $(DEMO)/data -o $(DEMO)/runs
+
+check: install
+	$(BIN)/ruff format --check nectargan tests tools
+	$(BIN)/ruff check nectargan tests tools
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# One thread a worker: the tests are small, and threads of many workers only get in their way.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+clean:
+	rm -rf .venv $(DEMO) build *.egg-info

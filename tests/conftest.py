@@ -1,0 +1,84 @@
+"""What several tests need: small images, and a config that trains on them in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+
+SIDE = 32
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # Sums come out the same on every machine, and parallel test workers do not fight.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _default_algorithms() -> Any:
+    yield
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)
+
+
+def draw_pairs(root: Path, split: str, count: int, side: int = SIDE) -> None:
+    """Smooth A|B images: B is the negative of A, which a network can learn."""
+    folder = root / split
+    folder.mkdir(parents=True)
+    for index in range(count):
+        rng = np.random.default_rng((len(split), index))
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        a = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+        Image.fromarray(np.concatenate([a, 255 - a], axis=1)).save(folder / f"{index}.png")
+
+
+@pytest.fixture(scope="session")
+def pairs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 6 training and 3 validation pairs of 32 x 32 pixels."""
+    root = tmp_path_factory.mktemp("pairs")
+    draw_pairs(root, "train", 6)
+    draw_pairs(root, "val", 3)
+    return root
+
+
+TINY: dict[str, Any] = {
+    "common": {"deterministic": True, "device": "cpu", "experiment_name": "tiny"},
+    "dataloader": {"batch_size": 2, "load": {"load_size": 36, "crop_size": 32}},
+    "train": {
+        "generator": {
+            "features": 4,
+            "n_downs": 1,
+            "learning_rate": {"epochs": 1, "epochs_decay": 1},
+        },
+        "discriminator": {"base_channels": 4, "n_layers": 1},
+    },
+    "save": {"num_examples": 2},
+    "logging": {"tensorboard": {"enable": False}, "mlflow": {"enable": False}},
+}
+
+
+@pytest.fixture
+def tiny(pairs_root: Path, tmp_path: Path) -> Callable[..., Config]:
+    """Makes the config of a run of two epochs of three steps, without sinks.
+
+    Options are overridden by keyword, with "__" for the dots.
+    """
+
+    def make(**options: Any) -> Config:
+        overrides = [
+            ("dataloader.dataroot", str(pairs_root)),
+            ("common.output_directory", str(tmp_path / "runs")),
+            *((key.replace("__", "."), value) for key, value in options.items()),
+        ]
+        return ConfigManager(TINY, overrides).data
+
+    return make

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from nectargan.errors import ConfigError
+from nectargan.trainers.devices import (
+    autocast,
+    resolve_device,
+    resolve_precision,
+    seed_everything,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_the_best_device_there_is() -> None:
+    best = "cpu"
+    if torch.cuda.is_available():
+        best = "cuda"
+    elif torch.backends.mps.is_available():
+        best = "mps"
+    assert resolve_device("auto").type == best
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta", "cpu:x", "xpu"])
+def test_devices_that_are_not_there(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"common.device is '{name}'"):
+        resolve_device(name)
+
+
+def test_precision_on_a_cpu() -> None:
+    assert resolve_precision("auto", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_autocast_chooses_the_dtype(precision: str, dtype: torch.dtype) -> None:
+    x = torch.ones(2, 2)
+    with autocast(CPU, precision):
+        assert (x @ x).dtype == dtype
+
+
+def test_seeds_reach_every_generator() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), torch.rand(()).item()
+
+    seed_everything(7, deterministic=False)
+    first = draw()
+    seed_everything(7, deterministic=False)
+    assert draw() == first
+    seed_everything(8, deterministic=False)
+    assert not set(draw()) & set(first)
+
+
+def test_deterministic_algorithms_are_switched_on_and_off() -> None:
+    seed_everything(0, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    seed_everything(0, deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nectargan.errors import RunError
+from nectargan.trainers.run_directory import create_run_directory, replacing
+
+
+def test_versions_count_up_from_one(tmp_path: Path) -> None:
+    made = [create_run_directory(tmp_path / "out", "faces").name for _ in range(3)]
+    assert made == ["faces_v1", "faces_v2", "faces_v3"]
+
+
+def test_version_ten_comes_after_version_nine(tmp_path: Path) -> None:
+    # As text, "v10" sorts before "v9": the original then made v10 again and again.
+    for version in range(1, 11):
+        (tmp_path / f"faces_v{version}").mkdir()
+    assert create_run_directory(tmp_path, "faces").name == "faces_v11"
+
+
+def test_other_names_do_not_count(tmp_path: Path) -> None:
+    for name in ("faces_v7_backup", "old_faces_v9", "faces_vx", "facesXv12", "f.ces_v30"):
+        (tmp_path / name).mkdir()
+    assert create_run_directory(tmp_path, "faces").name == "faces_v1"
+    assert create_run_directory(tmp_path, "f.ces").name == "f.ces_v31"
+
+
+def test_a_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "faces_v1").write_text("mine")
+    assert create_run_directory(tmp_path, "faces").name == "faces_v2"
+    assert (tmp_path / "faces_v1").read_text() == "mine"
+
+
+def test_lowest_version(tmp_path: Path) -> None:
+    assert create_run_directory(tmp_path, "faces", first=5).name == "faces_v5"
+    assert create_run_directory(tmp_path, "faces", first=2).name == "faces_v6"
+
+
+def test_runs_started_together_get_a_directory_each(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: create_run_directory(tmp_path, "faces"), range(64)))
+    assert sorted(int(path.name[7:]) for path in made) == list(range(1, 65))
+
+
+def test_without_increment_an_existing_version_is_refused(tmp_path: Path) -> None:
+    create_run_directory(tmp_path, "faces", first=3, auto_increment=False)
+    with pytest.raises(RunError, match=r"faces_v3' exists"):
+        create_run_directory(tmp_path, "faces", first=3, auto_increment=False)
+
+
+def test_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RunError, match="No run can be made in"):
+        create_run_directory(tmp_path / "out", "faces")
+
+
+def test_replacing_shows_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_replacing_leaves_nothing_behind_after_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as part:
+        part.write_text("ne")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_replaced_files_are_as_readable_as_others(tmp_path: Path) -> None:
+    plain, path = tmp_path / "plain", tmp_path / "file"
+    plain.write_text("")
+    with replacing(path) as part:
+        part.write_text("")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from nectargan.trainers.validation import evaluating, save_grid, validate
+
+CPU = torch.device("cpu")
+
+
+def batches(count: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, 3, 24, 32)
+    return [
+        (
+            torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+            torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_a_perfect_generator() -> None:
+    data = [(target, target) for _, target in batches(2, 0)]
+    values = validate(lambda x: x, data, CPU)
+    assert values["val/l1"] == pytest.approx(0.0, abs=1e-6)
+    assert values["val/ssim"] == pytest.approx(1.0, abs=1e-5)
+    assert values["val/psnr"] > 100
+
+
+def test_a_constant_error_has_known_l1_and_psnr() -> None:
+    data = [(torch.zeros(3, 3, 16, 16, dtype=torch.uint8),) * 2 for _ in range(2)]
+    # 0.2 in [-1, 1] is 0.1 in [0, 1]: PSNR = -20 log10(0.1).
+    values = validate(lambda x: x + 0.2, data, CPU)
+    assert values["val/l1"] == pytest.approx(0.1, rel=1e-5)
+    assert values["val/psnr"] == pytest.approx(20.0, rel=1e-4)
+
+
+def test_values_are_means_over_images_not_batches() -> None:
+    # A numpy computation, image by image, over batches of unequal size.
+    data = batches(2, 1)
+    data[1] = (data[1][0][:1], data[1][1][:1])
+    values = validate(lambda x: x, data, CPU)
+    a = torch.cat([s for s, _ in data]).numpy() / 255.0
+    b = torch.cat([t for _, t in data]).numpy() / 255.0
+    mse = ((a - b) ** 2).mean(axis=(1, 2, 3))
+    assert values["val/l1"] == pytest.approx(np.abs(a - b).mean(), rel=1e-5)
+    assert values["val/psnr"] == pytest.approx((-10 * np.log10(mse)).mean(), rel=1e-5)
+
+
+def test_ssim_of_one_window() -> None:
+    # On a flat image SSIM is its luminance term: (2ab + c1) / (a^2 + b^2 + c1).
+    source = torch.full((1, 1, 16, 16), 51, dtype=torch.uint8)
+    target = torch.full((1, 1, 16, 16), 102, dtype=torch.uint8)
+    a, b, c1 = 0.2, 0.4, 0.01**2
+    expected = (2 * a * b + c1) / (a * a + b * b + c1)
+    values = validate(lambda x: x, [(source, target)], CPU)
+    assert values["val/ssim"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("source_nc", "target_nc"), [(3, 3), (1, 3), (4, 1)])
+def test_the_grid_shows_input_generated_and_target(
+    tmp_path: Path, source_nc: int, target_nc: int
+) -> None:
+    source = torch.randint(0, 256, (source_nc, 10, 12), dtype=torch.uint8)
+    target = torch.randint(0, 256, (target_nc, 10, 12), dtype=torch.uint8)
+    path = tmp_path / "examples" / "grid.png"
+    save_grid(lambda x: torch.ones(1, target_nc, 10, 12), [(source, target)] * 2, CPU, path)
+    grid = np.asarray(Image.open(path))
+    assert grid.shape == (2 * 10 + 2, 3 * 12 + 4, 3)
+
+    def shown(image: torch.Tensor) -> np.ndarray:
+        rgb = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+        return rgb.permute(1, 2, 0).numpy()
+
+    for top in (0, 12):
+        np.testing.assert_array_equal(grid[top : top + 10, :12], shown(source))
+        np.testing.assert_array_equal(grid[top : top + 10, 14:26], 255)
+        np.testing.assert_array_equal(grid[top : top + 10, 28:], shown(target))
+
+
+def test_evaluating_restores_the_mode() -> None:
+    network = nn.Dropout(0.5)
+    with pytest.raises(ZeroDivisionError), evaluating(network):
+        assert not network.training
+        raise ZeroDivisionError
+    assert network.training

@@ -239,6 +239,9 @@ def build_data(config: Config, device: torch.device) -> Data:
         "persistent_workers": options.num_workers > 0,
         "pin_memory": device.type == "cuda",
         "worker_init_fn": ignore_interrupt,
+        # A loader draws a seed for each pass. From its own generator: dropout's draws must not
+        # depend on the loaders.
+        "generator": torch.Generator().manual_seed(config.common.seed),
     }
     train_loader = DataLoader(train, options.batch_size, sampler=sampler, **workers)
     val_loader = DataLoader(fixed, options.batch_size, **workers) if "val" in splits else None

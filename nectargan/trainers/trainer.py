@@ -71,7 +71,7 @@ class Trainer(ABC):
         self.config = resolve_losses(config)
         self.device = resolve_device(config.common.device)
         self.precision = resolve_precision(config.common.precision, self.device)
-        seed_everything(config.common.seed, config.common.deterministic)
+        self._seed()
         self.data: Data = build_data(self.config, self.device)
         self.losses = LossManager(config=self.config)
         self.sinks: list[Sink] = []
@@ -107,6 +107,8 @@ class Trainer(ABC):
         Raises:
             RunError: the run directory cannot be made or written.
         """
+        # Once more: what was drawn since construction must not change the run.
+        self._seed()
         epochs, steps_per_epoch = self.config.train.epochs, len(self.data.train)
         with self._open_run() as tracker:
             if display:
@@ -146,6 +148,9 @@ class Trainer(ABC):
                 if display:
                     display.stop()
         return tracker.directory
+
+    def _seed(self) -> None:
+        seed_everything(self.config.common.seed, self.config.common.deterministic)
 
     def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         source, target = (normalize(t.to(self.device, non_blocking=True)) for t in batch)

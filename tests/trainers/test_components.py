@@ -69,9 +69,7 @@ def test_learning_rates_are_shared_unless_separate(tiny: Make) -> None:
     config = tiny(train__discriminator__learning_rate=lr)
     rates = lr_schedules(config)
     assert rates["discriminator"] == rates["generator"]
-    config = tiny(
-        train__discriminator__learning_rate=lr, train__separate_lr_schedules=True
-    )
+    config = tiny(train__discriminator__learning_rate=lr, train__separate_lr_schedules=True)
     rates = lr_schedules(config)
     # One epoch after the last the rate would be 0: the last one is half-way.
     assert [rates["discriminator"].value_at(e) for e in (1, 3, 4, 5)] == [0.1, 0.1, 0.05, 0.0]

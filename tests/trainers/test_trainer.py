@@ -141,9 +141,9 @@ def test_fractions_of_an_epoch_reach_schedules_that_move_per_step(
 ) -> None:
     told: list[tuple[int, int, float]] = []
     monkeypatch.setattr(
-        LossManager, "start_step", lambda self, epoch, step, fraction: told.append(
-            (epoch, step, fraction)
-        )
+        LossManager,
+        "start_step",
+        lambda self, epoch, step, fraction: told.append((epoch, step, fraction)),
     )
     trainer = Toy(tiny())
     trainer.losses.epoch = 1

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
+
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+from nectargan.dataset.paired_dataset import normalize
+from nectargan.losses.lm_data import LossEvent
+from nectargan.trainers.checkpoint import load_generator
+from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from nectargan.trainers.validation import validate
+
+Make = Callable[..., Config]
+
+SCHEDULED = {
+    "G_L1": {
+        "schedule": "linear",
+        "start_epoch": 1,
+        "end_epoch": 3,
+        "initial_value": 100.0,
+        "target_value": 0.0,
+    }
+}
+
+
+def losses_of(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "losses.csv").drop(columns="time")
+
+
+def test_the_record_equals_a_plain_loop(tiny: Make) -> None:
+    """The whole trainer against the algorithm written down plainly, number by number."""
+    trainer = Pix2pixTrainer(tiny(train__loss=SCHEDULED, train__generator__dropout=0.0))
+    g, d = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    run = trainer.train()
+
+    opt_g = torch.optim.Adam(g.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    opt_d = torch.optim.Adam(d.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    rows = []
+    step = 0
+    for epoch, lr, weight in ((1, 2e-4, 100.0), (2, 1e-4, 50.0)):
+        for group in opt_g.param_groups + opt_d.param_groups:
+            group["lr"] = lr
+        trainer.data.sampler.set_epoch(epoch)
+        for batch in trainer.data.train:
+            x, y = (normalize(image) for image in batch)
+            step += 1
+            fake = g(x)
+            on_real, on_fake = d(x, y), d(x, fake.detach())
+            d_real = F.binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
+            d_fake = F.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))
+            opt_d.zero_grad()
+            (0.5 * (d_real + d_fake)).backward()
+            opt_d.step()
+            on_fake = d(x, fake)
+            g_gan = F.binary_cross_entropy_with_logits(on_fake, torch.ones_like(on_fake))
+            g_l1 = F.l1_loss(fake, y)
+            opt_g.zero_grad()
+            (g_gan + weight * g_l1).backward()
+            opt_g.step()
+            rows += [
+                (step, epoch, "D_real", d_real.item(), 0.5),
+                (step, epoch, "D_fake", d_fake.item(), 0.5),
+                (step, epoch, "G_GAN", g_gan.item(), 1.0),
+                (step, epoch, "G_L1", g_l1.item(), weight),
+            ]
+    expected = pd.DataFrame(rows, columns=["step", "epoch", "loss", "raw", "weight"])
+    got = losses_of(run)
+    pd.testing.assert_frame_equal(got[list(expected.columns)], expected, rtol=2e-4)
+    pd.testing.assert_series_equal(
+        got["weighted"], got["raw"] * got["weight"], check_names=False, rtol=1e-6
+    )
+    for ours, plain in ((trainer.generator, g), (trainer.discriminator, d)):
+        for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_deterministic_runs_are_equal_to_the_bit(tiny: Make) -> None:
+    runs = [Pix2pixTrainer(tiny(train__objective="extended")) for _ in range(2)]
+    tables = [losses_of(trainer.train()) for trainer in runs]
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    for a, b in zip(runs[0].generator.parameters(), runs[1].generator.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = losses_of(Pix2pixTrainer(tiny(train__objective="extended", common__seed=1)).train())
+    assert not np.isclose(other["raw"], tables[0]["raw"]).all()
+
+
+def test_workers_do_not_change_a_run(tiny: Make) -> None:
+    augment = {"both": {"h_flip_chance": 0.5}, "input": {"colorjitter_chance": 0.5}}
+    tables = [
+        losses_of(
+            Pix2pixTrainer(
+                tiny(dataloader__num_workers=workers, dataloader__augmentations=augment)
+            ).train()
+        )
+        for workers in (0, 2)
+    ]
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+
+
+def test_no_gradient_is_spent_on_a_frozen_discriminator(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(tiny())
+    seen: dict[str, list[bool]] = {}
+
+    def look(event: LossEvent) -> None:
+        trainable = [p.requires_grad for p in trainer.discriminator.parameters()]
+        assert len(set(trainable)) == 1
+        seen.setdefault(event.name, []).append(trainable[0])
+
+    trainer.losses.register_hook(look)
+    trainer.train()
+    assert set(seen["D_real"]) == set(seen["D_fake"]) == {True}
+    assert set(seen["G_GAN"]) == set(seen["G_L1"]) == {False}
+
+
+def test_the_generators_update_leaves_the_discriminator_alone(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(tiny(train__loss={"D_real": 0.0, "D_fake": 0.0}))
+    before = copy.deepcopy(trainer.discriminator.state_dict())
+    trainer.train()
+    for name, value in trainer.discriminator.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_learning_rates_are_constant_then_fall_to_a_target_one_epoch_after_the_last(
+    tiny: Make,
+) -> None:
+    lr = {"epochs": 2, "epochs_decay": 3, "initial": 0.004, "target": 0.0}
+    run = Pix2pixTrainer(tiny(train__generator__learning_rate=lr)).train()
+    metrics = pd.read_csv(run / "metrics.csv").set_index("metric")
+    expected = [0.004, 0.004, 0.003, 0.002, 0.001]
+    for network in ("generator", "discriminator"):
+        assert metrics.loc[f"lr/{network}", "value"].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains_on_cpu(tiny: Make, precision: str) -> None:
+    full = losses_of(Pix2pixTrainer(tiny()).train())
+    low = losses_of(Pix2pixTrainer(tiny(common__precision=precision)).train())
+    # Close, for it is the same run; not equal, for it is rounded.
+    np.testing.assert_allclose(low["raw"], full["raw"], rtol=0.1)
+    assert (low["raw"] != full["raw"]).any()
+
+
+def test_fp16_scales_the_gradients(tiny: Make) -> None:
+    assert Pix2pixTrainer(tiny(common__precision="fp16")).scaler.is_enabled()
+    assert not Pix2pixTrainer(tiny(common__precision="bf16")).scaler.is_enabled()
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "lsgan", "hinge"])
+def test_every_adversarial_mode_and_objective_is_on_record(tiny: Make, mode: str) -> None:
+    config = tiny(train__objective="extended", train__gan_mode=mode)
+    table = losses_of(Pix2pixTrainer(config).train())
+    counts = table["loss"].value_counts()
+    assert dict(counts) == dict.fromkeys(
+        ["D_real", "D_fake", "G_GAN", "G_L1", "G_L2", "G_SOBEL", "G_LAP"], 6
+    )
+    assert np.isfinite(table["raw"]).all()
+
+
+def test_validation_is_that_of_the_saved_generator(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(tiny())
+    run = trainer.train()
+    metrics = pd.read_csv(run / "metrics.csv")
+    last = metrics[metrics["epoch"] == 2].set_index("metric")["value"]
+    assert trainer.data.val is not None
+    again = validate(load_generator(run), trainer.data.val, torch.device("cpu"))
+    for name, value in again.items():
+        assert last[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_training_goes_on_in_train_mode_after_validation(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(tiny())
+    trainer.train()
+    assert trainer.generator.training
+
+
+def test_the_example_grids_show_the_same_pairs_each_time(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(
+        tiny(
+            save__example_save_rate=2,
+            train__generator__learning_rate={
+                "epochs": 3,
+                "epochs_decay": 0,
+            },
+        )
+    )
+    run = trainer.train()
+    names = sorted(path.name for path in (run / "examples").iterdir())
+    # Every second epoch, and the last one.
+    assert names == ["epoch_0002_step_00000006.png", "epoch_0003_step_00000009.png"]
+    grids = [np.asarray(Image.open(run / "examples" / name)).astype(int) for name in names]
+    generated = slice(32 + 2, 2 * 32 + 2)
+    for grid in grids:
+        source, target = grid[:32, :32], grid[:32, -32:]
+        assert np.abs(source + target - 255).max() <= 1
+    assert np.array_equal(np.delete(grids[0], generated, 1), np.delete(grids[1], generated, 1))
+    assert not np.array_equal(grids[0][:, generated], grids[1][:, generated])
+
+
+def test_checkpoints_come_every_so_often_and_at_the_end(tiny: Make) -> None:
+    lr = {"epochs": 5, "epochs_decay": 0}
+    run = Pix2pixTrainer(tiny(save__model_save_rate=2, train__generator__learning_rate=lr)).train()
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0005.pt"]
+
+
+def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
+    run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
+    assert sorted(p.name for p in run.iterdir()) == ["config.json", "losses.csv", "metrics.csv"]
+
+
+def test_a_run_in_five_lines(tiny: Make, tmp_path: Path) -> None:
+    tiny().model_copy()
+    ConfigManager(tiny().model_dump(mode="json")).save(tmp_path / "my.json")
+
+    config = ConfigManager(tmp_path / "my.json").data
+    trainer = Pix2pixTrainer(config)
+    run = trainer.train()
+    generator = load_generator(run)
+
+    assert generator(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
+    """The whole record: TensorBoard and MLflow agree with the CSV at every step they have."""
+    from mlflow.tracking import MlflowClient
+
+    trainer = Pix2pixTrainer(
+        tiny(
+            train__loss=SCHEDULED,
+            logging__tensorboard={"enable": True, "every_n_steps": 1},
+            logging__mlflow={"enable": True, "every_n_steps": 2},
+        )
+    )
+    run = trainer.train()
+    losses = pd.read_csv(run / "losses.csv")
+    metrics = pd.read_csv(run / "metrics.csv")
+    expected = {(f"loss/{r.loss}/raw", r.step): r.raw for r in losses.itertuples()}
+    expected |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in losses.itertuples()}
+    expected |= {(f"weight/{r.loss}", r.step): r.weight for r in losses.itertuples()}
+    of_metrics = {(r.metric, r.step): r.value for r in metrics.itertuples()}
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    shown = {
+        (tag, e.step): e.value for tag in events.Tags()["scalars"] for e in events.Scalars(tag)
+    }
+    assert shown.keys() == expected.keys() | of_metrics.keys()
+    for key, value in (expected | of_metrics).items():
+        assert np.float32(shown[key]) == np.float32(value), key
+    assert [e.step for e in events.Images("examples")] == [3, 6]
+
+    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    (mlrun,) = client.search_runs([experiment.experiment_id])
+    assert mlrun.info.status == "FINISHED"
+    assert mlrun.info.run_name == "tiny_v1"
+    sent = {
+        (key, m.step): m.value
+        for key in mlrun.data.metrics
+        for m in client.get_metric_history(mlrun.info.run_id, key)
+    }
+    every_second = {k: v for k, v in expected.items() if k[1] == 1 or k[1] % 2 == 0}
+    assert sent == every_second | of_metrics
+    assert mlrun.data.params["train.loss.G_L1.schedule"] == "linear"
+    assert mlrun.data.params["train.generator.features"] == "4"
+    assert mlrun.data.tags["torch.version"] == torch.__version__
+    assert mlrun.data.tags["objective"] == "basic"
+    files = {a.path for a in client.list_artifacts(mlrun.info.run_id)}
+    assert files == {"config.json", "losses.csv", "metrics.csv", "examples"}
+    assert len(client.list_artifacts(mlrun.info.run_id, "examples")) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_on_a_gpu_does_not_wait_for_it(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(tiny(common__device="cuda", common__deterministic=False))
+    batch = trainer._to_device(next(iter(trainer.data.train)))
+    trainer.losses.start_step(1, 1)
+    trainer.train_step(*batch)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(2, 102):
+            trainer.losses.start_step(1, step)
+            trainer.train_step(*batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

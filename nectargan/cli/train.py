@@ -155,3 +155,7 @@ def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
 
 def _terminate(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    train()

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import Run
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.json"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_of_the_project_can_be_drawn(run: Run, config: Path) -> None:
+    result = run("schedule", config, "-o", "s.png")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "Drew s.png.\n", "")
+    with Image.open("s.png") as image:
+        # A panel for each weight and learning rate, three in a row.
+        assert image.width > 1000
+
+
+def test_bad_input(run: Run, config_file: Path) -> None:
+    result = run("schedule", "nowhere.json")
+    assert result.exit_code == 2
+    assert "'nowhere.json' cannot be read" in result.stderr
+    result = run("schedule", config_file, "-o", "no/such/folder.png")
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nectargan.config.config_manager import ConfigManager
+from nectargan.trainers.checkpoint import load_generator
+
+from .conftest import Run
+
+
+def only_run(tmp_path: Path) -> Path:
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    return run
+
+
+def test_a_run_from_a_config(run: Run, config_file: Path, tmp_path: Path) -> None:
+    result = run("train", "-c", config_file)
+    assert result.exit_code == 0, result.output
+    directory = only_run(tmp_path)
+    assert directory.name == "tiny_v1"
+    assert f"Run:         {directory}" in result.stdout
+    assert f'pandas.read_csv("{directory.as_posix()}/losses.csv")' in result.stdout
+    assert "MLflow" not in result.stdout
+    epochs = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
+    assert load_generator(directory).training is False
+
+
+def test_every_flag_reaches_the_config(
+    run: Run, config_file: Path, tmp_path: Path, pairs_root: Path
+) -> None:
+    flags = {
+        "--data": pairs_root,
+        "--output": tmp_path / "elsewhere",
+        "--name": "other",
+        "--epochs": 6,
+        "--batch-size": 3,
+        "--device": "cpu",
+        "--precision": "bf16",
+        "--seed": 9,
+        "--loss-subspec": "extended",
+        "--mlflow-uri": f"sqlite:///{tmp_path / 'x.db'}",
+    }
+    result = run("train", "-c", config_file, "--dry-run", *(a for kv in flags.items() for a in kv))
+    assert result.exit_code == 0, result.output
+    config = json.loads(result.stdout[: result.stdout.rindex("}") + 1])
+    assert config["dataloader"]["dataroot"] == str(pairs_root)
+    assert config["dataloader"]["batch_size"] == 3
+    common = config["common"]
+    assert common["output_directory"] == str(tmp_path / "elsewhere")
+    assert (common["experiment_name"], common["seed"]) == ("other", 9)
+    assert (common["device"], common["precision"]) == ("cpu", "bf16")
+    assert config["train"]["objective"] == "extended"
+    assert config["train"]["loss"]["G_SOBEL"] == 3.0
+    lr = config["train"]["generator"]["learning_rate"]
+    assert (lr["epochs"], lr["epochs_decay"]) == (3, 3)
+    assert config["logging"]["mlflow"]["tracking_uri"] == flags["--mlflow-uri"]
+
+
+def test_flag_over_set_over_file_over_default(run: Run, config_file: Path) -> None:
+    def seed(*arguments: object) -> tuple[int, int]:
+        result = run("train", "-c", config_file, "--dry-run", *arguments)
+        config = json.loads(result.stdout[: result.stdout.rindex("}") + 1])
+        return config["common"]["seed"], config["dataloader"]["load"]["load_size"]
+
+    assert seed() == (0, 36)
+    assert seed("--set", "common.seed=1", "--set", "common.seed=2") == (2, 36)
+    assert seed("--seed", 5, "--set", "common.seed=1") == (5, 36)
+    assert seed("--set", "dataloader.load.load_size=[40,44]") == (0, [40, 44])
+
+
+def test_a_schedule_may_be_set(run: Run, config_file: Path, tmp_path: Path) -> None:
+    ramp = (
+        '{"schedule": "linear", "start_epoch": 1, "end_epoch": 2, '
+        '"initial_value": 8, "target_value": 2}'
+    )
+    assert run("train", "-c", config_file, "--set", f"train.loss.G_L1={ramp}").exit_code == 0
+    losses = pd.read_csv(only_run(tmp_path) / "losses.csv")
+    weights = losses[losses["loss"] == "G_L1"].groupby("epoch")["weight"].unique()
+    assert [list(w) for w in weights] == [[8.0], [2.0]]
+
+
+def test_a_dry_run_writes_nothing(run: Run, config_file: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    result = run("train", "-c", config_file, "--dry-run")
+    assert result.exit_code == 0
+    assert "train: 6 pairs" in result.stdout
+    assert "2 epochs of 3 steps on cpu in fp32" in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_csv_copy(run: Run, config_file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "history.csv"
+    assert run("train", "-c", config_file, "--csv", copy).exit_code == 0
+    assert copy.read_bytes() == (only_run(tmp_path) / "losses.csv").read_bytes()
+    assert pd.read_csv(copy)["step"].max() == 6
+
+
+def test_sinks_can_be_switched_off(run: Run, config_file: Path, tmp_path: Path) -> None:
+    document = json.loads(config_file.read_text())
+    document["logging"]["mlflow"]["enable"] = document["logging"]["tensorboard"]["enable"] = True
+    config_file.write_text(json.dumps(document))
+    result = run("train", "-c", config_file, "--no-mlflow", "--no-tensorboard")
+    assert result.exit_code == 0
+    config = ConfigManager(only_run(tmp_path) / "config.json").data
+    assert not config.logging.mlflow.enable
+    assert not config.logging.tensorboard.enable
+    assert "TensorBoard" not in result.stdout
+
+
+def test_both_sinks_are_announced(run: Run, config_file: Path, tmp_path: Path) -> None:
+    result = run(
+        "train",
+        "-c",
+        config_file,
+        "--set",
+        "logging.mlflow.enable=true",
+        "--set",
+        "logging.tensorboard.enable=true",
+    )
+    assert result.exit_code == 0, result.output
+    assert f"TensorBoard: tensorboard --logdir {tmp_path / 'runs'}" in result.stdout
+    database = (tmp_path / "runs" / "mlflow.db").as_posix()
+    assert f"MLflow:      mlflow ui --backend-store-uri sqlite:///{database}" in result.stdout
+    assert os.listdir() == [], "nothing belongs in the current directory"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config", "nowhere.json"], "config file 'nowhere.json' cannot be read"),
+        (["--set", "train.generator.featurs=3"], "Did you mean 'features'?"),
+        (["--set", "train.generator.features=-3"], "--set train.generator.features cannot be -3"),
+        (["--set", "train.generator.features=many"], 'cannot be "many"'),
+        (["--set", "common.seed"], "'common.seed' is not of the form section.key=value"),
+        (["--set", "train.loss.G_LI=3"], "Did you mean 'G_L1'?"),
+        (["--set", 'train.loss.G_L1={"schedule":"lineal"}'], "Did you mean 'linear'?"),
+        (["--data", "nowhere"], "nowhere: no such directory"),
+        (["--device", "cuda:77"], "common.device is 'cuda:77'"),
+        (["--set", "dataloader.load.crop_size=30"], "multiple of 8"),
+        (["--set", "dataloader.load.load_size=20"], "larger than load_size"),
+        (["--precision", "fp8"], "'fp8' is not one of"),
+        (["--epochs", "0"], "0 is not in the range"),
+        (["--csv", "no/such/folder/x.csv"], "lies in none that exists"),
+        (["--set", "logging.csv=false", "--csv", "x.csv"], "logging.csv=false"),
+        (["--name", "../up"], 'cannot be "../up"'),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    run: Run, config_file: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    base = [] if "--config" in arguments else ["-c", str(config_file)]
+    result = run("train", *base, *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert result.stderr.count("Error: ") == 1
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_old_configs_warn_in_a_line_each(run: Run, pairs_root: Path, tmp_path: Path) -> None:
+    old = {"config": {"train": {"loss": {"lambda_gan": 1.0, "lambda_l1": 50.0}}, "visualizer": {}}}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    result = run("train", "-c", tmp_path / "old.json", "-d", pairs_root, "--dry-run")
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("Warning: v0.2.3 config: ") for line in lines)
+
+
+# --- real processes and signals ----------------------------------------------------------------
+
+
+@contextmanager
+def endless(config_file: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run that would take hours, once it has made its first epoch."""
+    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(config_file)]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000", "--set", "save.save_model=false", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("epoch 2/"):
+            assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_cleanly(
+    config_file: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mlflow = ("--set", "logging.mlflow.enable=true", "--mlflow-uri", database)
+    with endless(config_file, *mlflow, "--set", "dataloader.num_workers=1") as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    losses = pd.read_csv(only_run(tmp_path) / "losses.csv")
+    steps = losses["step"].unique()
+    assert list(steps) == list(range(1, len(steps) + 1))
+    assert "pandas:" in out
+    client = MlflowClient(database)
+    experiment = client.get_experiment_by_name("tiny")
+    (mlrun,) = client.search_runs([experiment.experiment_id])
+    assert mlrun.info.status == "KILLED"

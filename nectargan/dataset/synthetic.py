@@ -1,0 +1,96 @@
+"""Synthetic pairs to try the trainer on: label maps beside rendered house fronts."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from nectargan.dataset.facades import paint_front, paint_labels, plan_facade
+from nectargan.errors import DataError
+
+SMALLEST, LARGEST = 32, 1024
+# Below this, details are finer than a pixel: drawn at this size and reduced.
+_DRAWN_AT = 256
+
+
+def draw_pair(
+    size: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """A label map and the front that it describes.
+
+    Args:
+        size: Side of both, in pixels, from 32 to 1024.
+        rng: Where all choices come from; equal states draw equal pictures.
+
+    Returns:
+        ``(labels, front)``, each ``(size, size, 3)`` uint8; the labels in `LABEL_COLOURS` alone.
+    """
+    parts, style = plan_facade(rng)
+    side = max(size, _DRAWN_AT)
+    labels, front = paint_labels(parts, side), paint_front(parts, style, side)
+    if side != size:
+        shape = (size, size)
+        labels = np.asarray(Image.fromarray(labels).resize(shape, Image.Resampling.NEAREST))
+        front = np.asarray(Image.fromarray(front).resize(shape, Image.Resampling.BOX))
+    return labels, front
+
+
+def synthesize(
+    root: Path, train: int = 400, val: int = 100, test: int = 0, size: int = 256, seed: int = 0
+) -> None:
+    """Draws a data set of side-by-side images: labels (A) on the left, fronts (B) on the right.
+
+    A picture depends on the seed, its split and its number alone: a larger set has the pictures of
+    a smaller one and more.
+
+    Args:
+        root: A folder that is empty or not there; it gets ``train/0001.png`` and so on.
+        train: Training pairs, 1 or more.
+        val: Validation pairs.
+        test: Test pairs.
+        size: Side of an image, in pixels, from 32 to 1024.
+        seed: Seed of the drawings.
+
+    Raises:
+        DataError: a number is out of its range, or ``root`` is in use or cannot be written;
+            nothing was made then.
+    """
+    counts = {"train": train, "val": val, "test": test}
+    _check(root, counts, size, seed)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+        try:
+            for number, (split, count) in enumerate(counts.items()):
+                if count:
+                    (unfinished / split).mkdir()
+                for index in range(count):
+                    pair = draw_pair(size, np.random.default_rng((seed, number, index)))
+                    path = unfinished / split / f"{index + 1:04d}.png"
+                    Image.fromarray(np.concatenate(pair, axis=1)).save(path)
+            unfinished.chmod(0o755)
+            if root.exists():
+                root.rmdir()
+            unfinished.rename(root)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"'{root}' cannot be written: {error.strerror}.") from None
+
+
+def _check(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
+    for split, count in counts.items():
+        least = 1 if split == "train" else 0
+        if count < least:
+            raise DataError(f"The number of {split} pairs is {count}; it must be {least} or more.")
+    if not SMALLEST <= size <= LARGEST:
+        raise DataError(f"The size is {size} pixels; it must be from {SMALLEST} to {LARGEST}.")
+    if seed < 0:
+        raise DataError(f"The seed is {seed}; it must not be negative.")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"'{root}' is in use; give a folder that is empty or not there.")

@@ -14,7 +14,7 @@ install: .venv/installed
 	touch $@
 
 $(DEMO)/data: | install
-	$(BIN)/nectargan data synth $@ --train 160 --val 32 --size 64 --seed 0
+	$(BIN)/nectargan data synth $@ --train 100 --val 20 --size 128 --seed 0
 
 demo: install $(DEMO)/data
 	$(BIN)/nectargan-train -c configs/demo.json -d $(DEMO)/data -o $(DEMO)/runs

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Image = npt.NDArray[np.float32]
 Colour = tuple[float, float, float]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 LABEL_COLOURS: dict[str, tuple[int, int, int]] = {
     "sky": (0, 0, 170),
@@ -111,7 +113,7 @@ def _upper_floor(
     balconies = rng.random() < 0.4
     one_long = rng.random() < 0.3
     windows, rails = [], []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in pairwise(edges):
         if rng.random() < 0.06:
             continue  # a blind bay
         middle, half = (a + b) / 2, (b - a) * share_x / 2
@@ -135,7 +137,7 @@ def _ground_floor(
     rng: np.random.Generator, edges: list[float], top: float, bottom: float
 ) -> list[Part]:
     height = bottom - top
-    bays = list(zip(edges[:-1], edges[1:], strict=True))
+    bays = list(pairwise(edges))
     door_bay = int(rng.integers(len(bays)))
     shops = rng.random() < 0.5
     parts = []
@@ -181,7 +183,7 @@ class _Box(NamedTuple):
     bottom: int
     right: int
 
-    def of(self, image: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def of(self, image: npt.NDArray[Pixel]) -> npt.NDArray[Pixel]:
         return image[self.top : self.bottom, self.left : self.right]
 
 

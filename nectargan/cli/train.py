@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -138,10 +139,11 @@ def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
     directory, logging = trainer.directory, trainer.config.logging
     click.echo(f"Run:         {directory}")
     if logging.tensorboard.enable:
-        click.echo(f"TensorBoard: tensorboard --logdir {directory.parent}")
+        click.echo(f"TensorBoard: {_program('tensorboard')} --logdir {directory.parent}")
     if logging.mlflow.enable:
         uri = next(getattr(s, "tracking_uri", None) for s in trainer.sinks if s.name == "MLflow")
-        where = uri if str(uri).startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        server = str(uri).startswith("http")
+        where = uri if server else f"{_program('mlflow')} ui --backend-store-uri {uri}"
         click.echo(f"MLflow:      {where}")
     if logging.csv:
         losses = directory / "losses.csv"
@@ -151,6 +153,11 @@ def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
                 shutil.copyfile(losses, csv)
             except OSError as error:
                 raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment, activated or not."""
+    return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
 
 
 def _terminate(*_: object) -> None:

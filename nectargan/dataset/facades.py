@@ -245,7 +245,7 @@ def _shrunk(box: _Box, by: int) -> _Box:
 
 def _line(canvas: Image) -> int:
     """Width of a fine line, in pixels."""
-    return max(1, round(canvas.shape[0] / 128))
+    return max(1, int(canvas.shape[0]) // 128)
 
 
 def _sky(canvas: Image, box: _Box, part: Part, style: Style) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,9 +130,12 @@ def test_both_sinks_are_announced(run: Run, config_file: Path, tmp_path: Path) -
         "logging.tensorboard.enable=true",
     )
     assert result.exit_code == 0, result.output
-    assert f"TensorBoard: tensorboard --logdir {tmp_path / 'runs'}" in result.stdout
+    lines = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)
+    assert lines["TensorBoard"].strip().endswith(f"tensorboard --logdir {tmp_path / 'runs'}")
     database = (tmp_path / "runs" / "mlflow.db").as_posix()
-    assert f"MLflow:      mlflow ui --backend-store-uri sqlite:///{database}" in result.stdout
+    assert lines["MLflow"].endswith(f"mlflow ui --backend-store-uri sqlite:///{database}")
+    for line in ("TensorBoard", "MLflow"):
+        assert shutil.which(lines[line].split()[0]), "the line can be typed as it stands"
     assert os.listdir() == [], "nothing belongs in the current directory"
 
 

@@ -46,7 +46,9 @@ def plot_run(run: str | PathLike[str], output: Path) -> None:
         panel.set_xlabel("step")
         panel.set_ylabel("raw", color="C0")
         weights = panel.twinx()
-        weights.plot(group["step"][::every], group["weight"][::every], "C1:", lw=1.6)
+        weights.plot(
+            group["step"][::every], group["weight"][::every], "C1:", lw=1.6, drawstyle="steps-post"
+        )
         weights.set_ylabel("weight", color="C1")
         weights.set_ylim(*_with_margin(group["weight"]))
     _save(figure, output)
@@ -79,7 +81,7 @@ def plot_schedules(schedules: Mapping[str, Schedule], epochs: int, output: Path)
 def _panels(count: int, title: str) -> tuple[Figure, list[Any]]:
     from matplotlib.figure import Figure
 
-    columns = min(count, _COLUMNS)
+    columns = 2 if count == 4 else min(count, _COLUMNS)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
     figure.suptitle(title, fontsize=11)

@@ -8,16 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.console import Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from nectargan.loggers.ledger import LossRow
 from nectargan.trainers.trainer import Display
@@ -74,21 +75,20 @@ class LiveDisplay:
         """Begins to draw."""
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._drawn = 0.0
-        self._progress = Progress(
+        self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[speed]}\n{task.fields[losses]}"),
-            console=Console(),
+            TextColumn("left {task.fields[speed]}"),
         )
-        self._task: TaskID = self._progress.add_task(
-            "", total=epochs * steps_per_epoch, epoch=1, losses="", speed=""
+        self._task: TaskID = self._bar.add_task(
+            "", total=epochs * steps_per_epoch, epoch=1, speed=""
         )
-        self._progress.console.print(f"Training in {directory}")
-        self._progress.start()
+        self._losses = Text()
+        self._live = Live(Group(self._bar, self._losses), refresh_per_second=4)
+        self._live.console.print(f"Training in {directory}", highlight=False)
+        self._live.start()
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
         """Moves the bar, a few times a second at most."""
@@ -96,18 +96,20 @@ class LiveDisplay:
         if now - self._drawn < _REFRESH_SECONDS:
             return
         self._drawn = now
-        self._progress.update(self._task, completed=step, epoch=epoch, losses=_losses(losses))
+        self._bar.update(self._task, completed=step, epoch=epoch)
+        self._losses.plain = _losses(losses)
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch above the bar."""
-        self._progress.console.print(f"epoch {epoch}/{self._epochs}  {_metrics(metrics)}")
+        line = f"epoch {epoch}/{self._epochs}  {_metrics(metrics)}"
+        self._live.console.print(line, highlight=False)
         speed = f"{metrics['time/images_per_second']:.1f} images/s"
         done = epoch * self._steps_per_epoch
-        self._progress.update(self._task, completed=done, epoch=epoch, speed=speed)
+        self._bar.update(self._task, completed=done, epoch=epoch, speed=speed)
 
     def stop(self) -> None:
         """Leaves the terminal as it was."""
-        self._progress.stop()
+        self._live.stop()
 
 
 def _duration(seconds: float) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -62,25 +62,28 @@ def synthesize(
     """
     counts = {"train": train, "val": val, "test": test}
     _check(root, counts, size, seed)
+    new_folders = [folder for folder in (root, *root.parents) if not folder.exists()]
+    unfinished = root / ".unfinished"
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-        try:
-            for number, (split, count) in enumerate(counts.items()):
-                if count:
-                    (unfinished / split).mkdir()
-                for index in range(count):
-                    pair = draw_pair(size, np.random.default_rng((seed, number, index)))
-                    path = unfinished / split / f"{index + 1:04d}.png"
-                    Image.fromarray(np.concatenate(pair, axis=1)).save(path)
-            unfinished.chmod(0o755)
-            if root.exists():
-                root.rmdir()
-            unfinished.rename(root)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
-        raise DataError(f"'{root}' cannot be written: {error.strerror}.") from None
+        unfinished.mkdir(parents=True)
+        for number, (split, count) in enumerate(counts.items()):
+            if count:
+                (unfinished / split).mkdir()
+            for index in range(count):
+                pair = draw_pair(size, np.random.default_rng((seed, number, index)))
+                path = unfinished / split / f"{index + 1:04d}.png"
+                Image.fromarray(np.concatenate(pair, axis=1)).save(path)
+        for folder in sorted(unfinished.iterdir()):
+            folder.rename(root / folder.name)
+        unfinished.rmdir()
+    except BaseException as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in new_folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise DataError(f"'{root}' cannot be written: {error.strerror}.") from None
+        raise
 
 
 def _check(root: Path, counts: dict[str, int], size: int, seed: int) -> None:

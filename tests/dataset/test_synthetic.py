@@ -163,3 +163,40 @@ def test_an_interrupted_drawing_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         synthesize(tmp_path / "d", train=5, val=0, size=32)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_have_more_contrast_than_walls() -> None:
+    # Means would not do: white frames and dark glass average to the grey of stone.
+    for labels, front in pairs(20, 256):
+        light = front.astype(float).mean(axis=-1)
+        wall = np.any([mask(labels, kind) for kind in WALLS], axis=0)
+        assert light[mask(labels, "window")].std() > 1.5 * light[wall].std()
+
+
+def test_walls_vary_moderately_around_the_colour_of_their_material() -> None:
+    drawn = pairs(60)
+    for kind in WALLS:
+        walls = [
+            front[mask(labels, kind)].mean(axis=0)
+            for labels, front in drawn
+            if mask(labels, kind).any()
+        ]
+        assert 3 < np.std(walls, axis=0).max() < 25
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(size: int, rng: np.random.Generator) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "draw_pair", failing)
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+        synthesize(tmp_path / "d", train=1, val=0, size=32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_current_folder_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    synthesize(Path("."), train=1, val=1, size=32)
+    assert list(files(tmp_path)) == ["train/0001.png", "val/0001.png"]

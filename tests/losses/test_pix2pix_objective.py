@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nectargan.errors import CheckpointError, LossError
+from nectargan.losses.loss_manager import LossManager
+from nectargan.losses.pix2pix_objective import OBJECTIVES, objective_weights, pix2pix
+
+BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
+MORE = {"G_L2": 10.0, "G_SOBEL": 3.0, "G_LAP": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights"),
+    [
+        ("basic", BASIC),
+        ("extended", BASIC | MORE),
+        ("basic+vgg", BASIC | {"G_VGG": 10.0}),
+        ("extended+vgg", BASIC | MORE | {"G_VGG": 10.0}),
+    ],
+)
+def test_the_losses_of_an_objective(objective: str, weights: dict[str, float]) -> None:
+    assert objective in OBJECTIVES
+    assert objective_weights(objective) == weights
+    if "vgg" not in objective:
+        manager = LossManager()
+        manager.init_from_spec(pix2pix, objective)
+        assert manager.get_loss_weights() == weights
+        assert set(manager.get_registered_losses(["D"])) == {"D_real", "D_fake"}
+        assert set(manager.get_registered_losses(["G"])) == weights.keys() - {"D_real", "D_fake"}
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "lsgan"])
+def test_adversarial_losses_are_those_of_torch_against_labels(mode: str) -> None:
+    losses = pix2pix(gan_mode=mode)
+    logits = torch.randn(2, 1, 5, 5)
+    against = F.binary_cross_entropy_with_logits if mode == "vanilla" else F.mse_loss
+    for name, label in (("G_GAN", 1.0), ("D_real", 1.0), ("D_fake", 0.0)):
+        expected = against(logits, torch.full_like(logits, label))
+        torch.testing.assert_close(losses[name].function(logits), expected)
+
+
+def test_pixel_losses_are_those_of_torch() -> None:
+    losses = pix2pix("extended")
+    x, y = torch.randn(2, 2, 3, 8, 8)
+    assert torch.equal(losses["G_L1"].function(x, y), F.l1_loss(x, y))
+    assert torch.equal(losses["G_L2"].function(x, y), F.mse_loss(x, y))
+
+
+def test_two_specs_share_nothing() -> None:
+    one, other = pix2pix(), pix2pix()
+    one["G_L1"].schedule.current_value = 3.0
+    assert other["G_L1"].schedule.current_value == 100.0
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(LossError, match=r"'basics' is no objective. Did you mean 'basic'"):
+        pix2pix("basics")
+    with pytest.raises(LossError, match="mode"):
+        pix2pix(gan_mode="wgan")
+    with pytest.raises(CheckpointError, match=r"nothing\.pth"):
+        pix2pix("basic+vgg", vgg_weights=tmp_path / "nothing.pth")

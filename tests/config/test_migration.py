@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.migration import migrate
+from nectargan.config.schema import Config
+
+DATA = Path(__file__).parents[1] / "data"
+OLD = {
+    "nectargan_v0.2.3_default": ("basic", {}),
+    "nectargan_v0.2.3_example_ResUNet_basic_vgg": ("basic+vgg", {"G_VGG": 10.0}),
+    "nectargan_v0.2.3_example_UNet_extended": (
+        "extended+vgg",
+        {"G_SOBEL": 3.0, "G_LAP": 1.0, "G_VGG": 10.0},
+    ),
+}
+
+
+def load(source: Any) -> tuple[Config, list[str]]:
+    with pytest.warns(UserWarning) as caught:
+        config = ConfigManager(source).data
+    return config, [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_the_originals_files_load_as_they_are(name: str, tmp_path: Path) -> None:
+    objective, weights = OLD[name]
+    config, told = load(DATA / f"{name}.json")
+    assert config.train.objective == objective
+    zeros = dict.fromkeys(["G_L2", "G_SOBEL", "G_LAP", "G_VGG"], 0.0)
+    assert config.train.loss == {"G_GAN": 1.0, "G_L1": 100.0} | zeros | weights
+    for word in ("lambda_gan", "lambda_vgg", "visualizer", "train.objective"):
+        assert sum(word in line for line in told) == 1
+    ConfigManager(config.model_dump(mode="json")).save(tmp_path / "new.json")
+    assert ConfigManager(tmp_path / "new.json").data == config
+
+
+def test_everything_else_keeps_its_name_and_value() -> None:
+    path = DATA / "nectargan_v0.2.3_example_ResUNet_basic_vgg.json"
+    old = json.loads(path.read_text())["config"]
+    new = load(path)[0].model_dump()
+    assert new["dataloader"]["direction"] == "BtoA"
+    assert new["common"]["device"] == "cuda"
+    for section, key in [
+        ("dataloader", "augmentations"),
+        ("train", "generator"),
+        ("train", "discriminator"),
+        ("save", None),
+    ]:
+        was = old[section] if key is None else old[section][key]
+        now = new[section] if key is None else new[section][key]
+        assert contains(now, was), (section, key)
+
+
+def contains(now: Any, was: Any) -> bool:
+    if isinstance(was, dict):
+        return all(key in now and contains(now[key], value) for key, value in was.items())
+    return bool(now == was)
+
+
+def test_our_own_configs_come_back_unchanged() -> None:
+    document = {"train": {"loss": {"G_L1": 3}}, "common": {"device": "cuda"}}
+    assert migrate(document) is document
+
+
+def test_the_old_document_is_left_alone() -> None:
+    document = {"config": {"train": {"loss": {"lambda_l1": 5.0}}}}
+    copy = json.loads(json.dumps(document))
+    load(document)
+    assert document == copy
+
+
+def test_old_keys_without_the_wrapper() -> None:
+    config, _ = load({"train": {"loss": {"lambda_l2": 2.0}}})
+    assert config.train.objective == "extended"
+    assert config.train.loss == {"G_L2": 2.0}
+
+
+def test_devices_and_resuming() -> None:
+    old: dict[str, Any] = {"common": {"device": "cuda", "gpu_ids": [1, 2]}, "visualizer": {}}
+    old["train"] = {"load": {"continue_train": True, "load_epoch": 7}}
+    config, told = load({"config": old})
+    assert config.common.device == "cuda:1"
+    assert any("gpu_ids [1, 2] is dropped" in line for line in told)
+    assert any("continue_train" in line for line in told)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel
+
+from nectargan.config import choices, schema
+from nectargan.config.schema import Config, LearningRate, ScheduleConfig
+from nectargan.losses.losses import ADVERSARIAL_MODES
+from nectargan.losses.pix2pix_objective import OBJECTIVES
+from nectargan.models.blocks import BLOCKS, NORMS, UPSAMPLE_TYPES
+
+
+def sections() -> Iterator[type[BaseModel]]:
+    for value in vars(schema).values():
+        if isinstance(value, type) and issubclass(value, schema.Section):
+            yield value
+
+
+def test_every_field_has_a_description_that_is_a_sentence() -> None:
+    for section in sections():
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+            assert field.description.rstrip().endswith("."), f"{section.__name__}.{name}"
+
+
+def test_the_defaults_are_those_of_the_paper() -> None:
+    config = Config()
+    assert (config.dataloader.load.load_size, config.dataloader.load.crop_size) == (286, 256)
+    assert config.dataloader.batch_size == 1
+    assert config.train.epochs == 200
+    assert config.train.generator.optimizer.beta1 == 0.5
+    assert config.train.generator.learning_rate.initial == 0.0002
+    assert config.train.discriminator.n_layers == 3
+    assert (config.logging.tensorboard.every_n_steps, config.logging.mlflow.every_n_steps) == (
+        10,
+        50,
+    )
+
+
+def test_choices_are_those_of_the_modules_they_name() -> None:
+    from typing import get_args
+
+    assert get_args(choices.Objective) == OBJECTIVES
+    assert set(get_args(choices.GanMode)) == set(ADVERSARIAL_MODES)
+    assert set(get_args(choices.Norm)) == set(NORMS)
+    unet = schema.Unet.model_fields
+    assert set(get_args(unet["block_type"].annotation)) == set(BLOCKS)
+    assert set(get_args(unet["upsample_type"].annotation)) == set(UPSAMPLE_TYPES)
+
+
+def test_two_configs_share_nothing() -> None:
+    one, other = Config(), Config()
+    one.train.loss["G_L1"] = 3.0
+    one.common.seed = 4
+    assert other == Config()
+
+
+def test_an_assignment_is_checked() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        Config().dataloader.batch_size = 0
+
+
+@pytest.mark.parametrize(
+    ("epochs", "decay", "expected"),
+    [
+        (2, 2, [1.0, 1.0, 2 / 3, 1 / 3, 0.0]),
+        (0, 3, [0.75, 0.5, 0.25, 0.0, 0.0]),
+        (3, 0, [1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_the_learning_rate_over_the_epochs(epochs: int, decay: int, expected: list[float]) -> None:
+    rate = LearningRate(epochs=epochs, epochs_decay=decay, initial=1.0, target=0.0).build()
+    assert [rate.value_at(epoch) for epoch in range(1, 6)] == pytest.approx(expected)
+
+
+def test_a_schedule_takes_the_place_of_initial_and_target() -> None:
+    schedule = ScheduleConfig(
+        schedule="cosine", start_epoch=1, end_epoch=3, initial_value=0.5, target_value=0.1
+    )
+    rate = LearningRate(initial=9.0, schedule=schedule).build()
+    assert [rate.value_at(epoch) for epoch in (1, 2, 3)] == pytest.approx([0.5, 0.3, 0.1])

@@ -1,0 +1,128 @@
+"""Imports point one way only, and importing is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "nectargan"
+
+# What a package may import of the others, besides itself and `errors` and `version`, which all may.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "version": set(),
+    "scheduling": set(),
+    "models": set(),
+    "dataset": set(),
+    "config": {"scheduling"},
+    "losses": {"scheduling"},
+    "loggers": {"losses"},
+    "analysis": {"loggers", "scheduling"},
+    "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers"},
+    "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
+}
+FOR_ALL = {"errors", "version"}
+
+
+def imports(code: str) -> Iterator[str]:
+    """Every module of the project that ``code`` imports, wherever in it."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (
+                a.name for a in node.names if a.name.split(".")[0] in ("nectargan", "tools")
+            )
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield "." * node.level + (node.module or "")
+            elif node.module and node.module.split(".")[0] in ("nectargan", "tools"):
+                # "from nectargan.x import y": y may be a module, or a name in x.
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def violations(package: str, code: str) -> list[str]:
+    """The imports of ``code``, in ``package``, that go against the table."""
+    found = []
+    for name in imports(code):
+        parts = name.split(".")
+        allowed = MAY_IMPORT[package] | FOR_ALL | {package}
+        if parts[0] != "nectargan" or (len(parts) > 1 and parts[1] not in allowed):
+            found.append(name)
+        elif package == "loggers" and parts[1] == "losses" and parts[2:3] != ["lm_data"]:
+            found.append(name)  # the event, never the manager
+    return found
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert violations(package, path.read_text(encoding="utf-8")) == []
+
+
+def test_every_package_is_in_the_table() -> None:
+    assert {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in MODULES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("package", "code"),
+    [
+        ("losses", "from nectargan.loggers.ledger import Ledger"),
+        ("losses", "def f():\n    import nectargan.trainers.trainer"),
+        ("models", "from nectargan import config"),
+        ("loggers", "from nectargan.losses.loss_manager import LossManager"),
+        ("dataset", "from nectargan.models.unet import UnetGenerator"),
+        ("config", "from ..losses import losses"),
+        ("trainers", "from nectargan.cli import display"),
+        ("cli", "import tools.bench"),
+    ],
+)
+def test_the_check_would_find_a_wrong_import(package: str, code: str) -> None:
+    assert len(violations(package, code)) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "code"),
+    [
+        ("losses", "from nectargan.scheduling.data import Schedule"),
+        ("loggers", "from nectargan.losses.lm_data import LossEvent\nimport torch"),
+        ("cli", "from nectargan.version import __version__"),
+    ],
+)
+def test_the_check_lets_right_ones_pass(package: str, code: str) -> None:
+    assert violations(package, code) == []
+
+
+def test_only_errors_defines_exceptions() -> None:
+    for path in MODULES:
+        if path.name == "errors.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = " ".join(ast.unparse(base) for base in node.bases)
+                is_ours = "Error" in bases or "Exception" in bases
+                assert not is_ours or node.name == "BadInput", f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("nectargan", "torch numpy pydantic mlflow tensorboard pandas kornia matplotlib"),
+        ("nectargan.scheduling", "torch numpy"),
+        ("nectargan.config.config_manager", "torch numpy"),
+        (
+            "nectargan.trainers.pix2pix_trainer",
+            "mlflow tensorboard pandas kornia matplotlib torchmetrics",
+        ),
+    ],
+)
+def test_importing_is_cheap(module: str, unwanted: str) -> None:
+    code = f"import sys, {module}; print(*(set({unwanted.split()!r}) & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nectargan.loggers.base import Follower, Point, RunStatus, example_name
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
+
+
+class FakeSink:
+    """Keeps what it gets, and fails as often as it is told to."""
+
+    name = "Fake"
+
+    def __init__(self, every: int = 1, failures: int = 0, open_failures: int = 0) -> None:
+        self.every_n_steps = every
+        self.failures, self.open_failures = failures, open_failures
+        self.points: list[Point] = []
+        self.examples: list[tuple[str, int]] = []
+        self.statuses: list[RunStatus] = []
+        self.threads: set[str] = set()
+        self.recovered = threading.Event()
+
+    def open(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        if self.open_failures:
+            self.open_failures -= 1
+            raise ConnectionError("nobody\nthere")
+
+    def write(self, points: Sequence[Point]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("away")
+        self.points += points
+        self.recovered.set()
+
+    def add_example(self, picture: Path, step: int) -> None:
+        self.examples.append((picture.name, step))
+
+    def close(self, status: RunStatus) -> None:
+        self.statuses.append(status)
+
+
+def write_ledgers(directory: Path, steps: int) -> None:
+    losses = Ledger(directory / LOSSES_FILE, LossRow)
+    for step in range(1, steps + 1):
+        losses.append([LossRow(step, 1, 1000 + step, "a", step / 8, 2.0, step / 4)])
+    losses.close()
+    metrics = Ledger(directory / METRICS_FILE, MetricRow)
+    metrics.append([MetricRow(3, 1, 5000, "val/x", 0.25)])
+    metrics.close()
+
+
+def expected(steps: Sequence[int]) -> list[Point]:
+    points = []
+    for step in steps:
+        points += [
+            Point("loss/a/raw", step / 8, step, 1000 + step),
+            Point("loss/a/weighted", step / 4, step, 1000 + step),
+            Point("weight/a", 2.0, step, 1000 + step),
+        ]
+    return [*points, Point("val/x", 0.25, 3, 5000)]
+
+
+def follow(sink: FakeSink, directory: Path, status: RunStatus = "FINISHED") -> bool:
+    follower = Follower(sink, directory, poll_seconds=0.001)
+    follower.start()
+    follower.finish(status)
+    return follower.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps"), [(1, range(1, 8)), (3, [1, 3, 6]), (7, [1, 7]), (50, [1])]
+)
+def test_the_first_step_and_every_nth_are_forwarded(
+    tmp_path: Path, every: int, steps: Sequence[int]
+) -> None:
+    write_ledgers(tmp_path, 7)
+    sink = FakeSink(every)
+    assert follow(sink, tmp_path)
+    assert sink.points == expected(steps)
+    assert sink.statuses == ["FINISHED"]
+    assert sink.threads == {"nectargan-Fake"}
+
+
+@pytest.mark.parametrize("failures", [(3, 0), (0, 2), (2, 4)])
+def test_a_sink_that_recovers_has_everything_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failures: tuple[int, int]
+) -> None:
+    write_ledgers(tmp_path, 7)
+    sink = FakeSink(failures=failures[0], open_failures=failures[1])
+    with caplog.at_level(logging.WARNING, "nectargan"):
+        assert follow(sink, tmp_path, "KILLED")
+    assert sink.points == expected(range(1, 8))
+    assert sink.statuses == ["KILLED"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2, "one warning when it goes, one when it is back"
+    assert messages[0].startswith("Fake is behind: ")
+    assert "\n" not in messages[0]
+    assert messages[1] == "Fake is back"
+
+
+def test_a_sink_that_never_opens_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_ledgers(tmp_path, 3)
+    sink = FakeSink(open_failures=10**9)
+    follower = Follower(sink, tmp_path, poll_seconds=0.001)
+    follower.start()
+    follower.finish("FINISHED")
+    assert follower.wait(0.05) is False
+    assert sink.points == sink.statuses == []
+    assert [r.getMessage() for r in caplog.records] == ["Fake is behind: nobody there"]
+
+
+def test_points_arrive_while_the_ledger_grows(tmp_path: Path) -> None:
+    losses = Ledger(tmp_path / LOSSES_FILE, LossRow)
+    sink = FakeSink()
+    follower = Follower(sink, tmp_path, poll_seconds=0.001)
+    follower.start()
+    for step in range(1, 6):
+        sink.recovered.clear()
+        losses.append([LossRow(step, 1, step, "a", 1.0, 1.0, 1.0)])
+        assert sink.recovered.wait(30), "a point does not wait for the end of the run"
+    follower.finish("FINISHED")
+    assert follower.wait(30)
+    assert [p.step for p in sink.points if p.series == "weight/a"] == [1, 2, 3, 4, 5]
+
+
+def test_examples_are_sent_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    for name in (
+        example_name(2, 80),
+        example_name(1, 40),
+        ".epoch_0003_step_00000120.png.x.part",
+        "holiday.png",
+        "epoch_best.png",
+    ):
+        (folder / name).write_bytes(b"")
+    sink = FakeSink()
+    assert follow(sink, tmp_path)
+    assert sink.examples == [(example_name(1, 40), 40), (example_name(2, 80), 80)]
+
+
+def test_nothing_to_follow(tmp_path: Path) -> None:
+    sink = FakeSink()
+    assert follow(sink, tmp_path, "FAILED")
+    assert (sink.points, sink.statuses) == ([], ["FAILED"])

@@ -53,11 +53,13 @@ def stream_losses(run: Run, every: int = 1) -> Iterator[pd.DataFrame]:
 
     held: pd.DataFrame | None = None
     for part in _stream(run, LOSSES_FILE, LossRow._fields):
-        frame = part if held is None else pd.concat([held, part], ignore_index=True)
+        # An empty frame has no types that would be worth keeping.
+        frame = part if held is None or held.empty else pd.concat([held, part], ignore_index=True)
         # The last step may go on in the next part.
         last = frame["step"] == (frame["step"].iloc[-1] if len(frame) else 0)
         held = frame[last]
-        yield _thinned(frame[~last], every)
+        if not last.all():
+            yield _thinned(frame[~last], every)
     if held is not None:
         yield _thinned(held, every)
 
@@ -74,12 +76,13 @@ def _stream(run: Run, file: str, columns: Sequence[str]) -> Iterator[pd.DataFram
     path = Path(run) / file
     header = ",".join(columns).encode()
     try:
-        for number, (lines, _) in enumerate(read_blocks(path, block_bytes=_BLOCK_BYTES)):
-            first, _, rest = lines.partition(b"\n")
-            if number == 0 and first != header:
-                raise RunError(f"'{path}' does not begin with the columns {','.join(columns)}.")
-            body = rest if number == 0 else lines
-            yield pd.read_csv(io.BytesIO(header + b"\n" + body))
+        blocks = read_blocks(path, block_bytes=_BLOCK_BYTES)
+        first, _ = next(blocks, (b"", 0))
+        if not first.startswith(header + b"\n"):
+            raise RunError(f"'{path}' does not begin with the columns {','.join(columns)}.")
+        yield pd.read_csv(io.BytesIO(first))
+        for lines, _ in blocks:
+            yield pd.read_csv(io.BytesIO(header + b"\n" + lines))
     except OSError as error:
         raise RunError(f"'{run}' is no run directory: {file}: {error.strerror}.") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:

@@ -28,14 +28,14 @@ _STAND_IN_RATIO = 1e3
 
 
 def _blend(schedule: Schedule, epoch: float, curve: Callable[[float], float]) -> float:
-    """``a + (b - a) * curve(t)``, exact at both ends and free of overflow between them."""
+    """``a + (b - a) * curve(t)``, exact at both ends."""
     a, b = float(schedule.initial_value), float(schedule.target_value)
     if epoch <= schedule.start_epoch or a == b:
         return a
     if epoch >= schedule.end_epoch:
         return b
     c = curve((epoch - schedule.start_epoch) / (schedule.end_epoch - schedule.start_epoch))
-    return a * (1.0 - c) + b * c
+    return a + (b - a) * c
 
 
 def constant(schedule: Schedule, epoch: float) -> float:
@@ -105,7 +105,7 @@ def piecewise(schedule: Schedule, epoch: float) -> float:
     right = bisect.bisect_right(points, epoch, key=lambda point: point[0])
     (e0, v0), (e1, v1) = points[right - 1], points[right]
     c = (epoch - e0) / (e1 - e0)
-    return v0 if v0 == v1 else v0 * (1.0 - c) + v1 * c
+    return v0 + (v1 - v0) * c
 
 
 def cyclical(

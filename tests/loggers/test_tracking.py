@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import nectargan
+from nectargan.errors import LossError, RunError
+from nectargan.loggers.tracking import Tracker
+from nectargan.losses.loss_manager import LossManager
+from nectargan.scheduling.data import Schedule
+
+
+def manager() -> LossManager:
+    losses = LossManager()
+    losses.register_loss_fn("L1", nn.L1Loss(), schedule=Schedule("linear", 1, 4, 90.0, 0.0))
+    losses.register_loss_fn("L2", nn.MSELoss(reduction="none"), loss_weight=0.3)
+    return losses
+
+
+def plain_loop(losses: LossManager, epochs: int = 4, steps: int = 5) -> list[tuple[object, ...]]:
+    """A training loop as anybody writes one; returns what the record should say."""
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    rows: list[tuple[object, ...]] = []
+    step = 0
+    for epoch in range(1, epochs + 1):
+        for _ in range(steps):
+            step += 1
+            x, y = torch.randn(2, 8, 3)
+            made = model(x)
+            l1 = losses.compute_loss_xy("L1", made, y, epoch)
+            l2 = losses.compute_loss_xy("L2", made, y)
+            optimizer.zero_grad()
+            (l1 + l2.mean()).backward()
+            optimizer.step()
+            weight = 90.0 - 30.0 * (epoch - 1)
+            raws = ((made - y).abs().mean().item(), ((made - y) ** 2).mean().item())
+            rows.append((step, epoch, "L1", raws[0], weight))
+            rows.append((step, epoch, "L2", raws[1], 0.3))
+    return rows
+
+
+def test_one_line_records_a_plain_loop_everywhere(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    losses = manager()
+    with nectargan.track(losses, tmp_path / "run", mlflow=store, tensorboard=True):
+        rows = plain_loop(losses)
+
+    frame = pd.read_csv(tmp_path / "run" / "losses.csv")
+    expected = pd.DataFrame(rows, columns=["step", "epoch", "loss", "raw", "weight"])
+    pd.testing.assert_frame_equal(frame[list(expected.columns)], expected, rtol=1e-6)
+    assert np.array_equal(
+        frame["weighted"].astype(np.float32),
+        frame["raw"].astype(np.float32) * frame["weight"].astype(np.float32),
+    )
+
+    by_step = {(f"loss/{r.loss}/raw", r.step): r.raw for r in frame.itertuples()}
+    by_step |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in frame.itertuples()}
+    by_step |= {(f"weight/{r.loss}", r.step): r.weight for r in frame.itertuples()}
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    shown = {(t, e.step): e.value for t in events.Tags()["scalars"] for e in events.Scalars(t)}
+    assert {step for _, step in shown} == {1, 10, 20}
+    assert all(np.float32(by_step[key]) == np.float32(value) for key, value in shown.items())
+    assert len(shown) == 6 * 3
+
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("run")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    for key in run.data.metrics:
+        points = client.get_metric_history(run.info.run_id, key)
+        assert [(p.step, p.value) for p in points] == [(1, by_step[key, 1])]
+    assert os.listdir(tmp_path / "cwd") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (RuntimeError("broken"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(143), "KILLED"),
+    ],
+)
+def test_the_status_is_how_the_block_ended(
+    tmp_path: Path, store: str, error: BaseException | None, status: str
+) -> None:
+    losses = manager()
+
+    def run() -> None:
+        with nectargan.track(losses, tmp_path / "run", mlflow=store):
+            losses.compute_loss_xy("L1", torch.ones(3), torch.zeros(3), epoch=1)
+            if error:
+                raise error
+
+    if error:
+        with pytest.raises(type(error)):
+            run()
+    else:
+        run()
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("run")
+    (mlrun,) = client.search_runs([experiment.experiment_id])
+    assert mlrun.info.status == status
+    frame = pd.read_csv(tmp_path / "run" / "losses.csv")
+    assert frame["raw"].tolist() == [1.0], "what was computed before is on record"
+
+
+def test_without_sinks_there_are_two_files(tmp_path: Path) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path / "a" / "run"):
+        plain_loop(losses, 1, 2)
+    assert sorted(os.listdir(tmp_path / "a" / "run")) == ["losses.csv", "metrics.csv"]
+
+
+def test_nothing_is_recorded_after_the_block(tmp_path: Path) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path / "run"):
+        plain_loop(losses, 1, 2)
+    before = (tmp_path / "run" / "losses.csv").read_bytes()
+    plain_loop(losses, 1, 2)
+    assert (tmp_path / "run" / "losses.csv").read_bytes() == before
+
+
+def test_a_directory_with_a_record_is_refused(tmp_path: Path) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path):
+        plain_loop(losses, 1, 1)
+    before = (tmp_path / "losses.csv").read_bytes()
+    with pytest.raises(RunError, match=r"losses\.csv' exists already"):
+        nectargan.track(losses, tmp_path).__enter__()
+    assert (tmp_path / "losses.csv").read_bytes() == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be made"):
+        nectargan.track(losses, tmp_path / "file" / "run").__enter__()
+
+
+def test_metrics_of_the_users_own(tmp_path: Path) -> None:
+    with nectargan.track(manager(), tmp_path) as tracker:
+        tracker.log_metrics(step=7, epoch=2, values={"val/f1": 0.1, "lr/net": 2e-4})
+        with pytest.raises(LossError, match="'a,b' cannot name a series"):
+            tracker.log_metrics(8, 2, {"ok": 1.0, "a,b": 2.0})
+    frame = pd.read_csv(tmp_path / "metrics.csv")
+    assert frame[["step", "epoch", "metric", "value"]].to_numpy().tolist() == [
+        [7, 2, "val/f1", 0.1],
+        [7, 2, "lr/net", 2e-4],
+    ]
+
+
+def test_flush_brings_everything_to_the_file(tmp_path: Path) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path) as tracker:
+        losses.compute_loss_xy("L1", torch.ones(3), torch.zeros(3), epoch=2)
+        assert len(pd.read_csv(tmp_path / "losses.csv")) == 0
+        tracker.flush()
+        assert pd.read_csv(tmp_path / "losses.csv")["weighted"].tolist() == [60.0]
+        assert tracker.last["L1"].weight == 60.0
+
+
+def test_a_sink_that_is_away_does_not_stop_the_loop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nectargan.loggers import tracking
+
+    class Away:
+        name = "Away"
+        every_n_steps = 1
+
+        def open(self) -> None:
+            raise ConnectionError("no route")
+
+        write = add_example = close = lambda self, *_: None
+
+    monkeypatch.setattr(tracking, "DRAIN_SECONDS", 0.05)
+    losses = manager()
+    with Tracker(losses, tmp_path, [Away()]):
+        rows = plain_loop(losses, 1, 3)
+    assert len(pd.read_csv(tmp_path / "losses.csv")) == len(rows)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "Away is behind: no route"
+    assert messages[-1].startswith("Away did not get everything; the CSV files in")

@@ -26,17 +26,16 @@ def migrate(document: dict[str, Any]) -> dict[str, Any]:
 
     Every change of meaning is told by a `UserWarning`. The values are not checked here.
     """
-    if not _is_old(document):
+    wrapped = set(document) == {"config"} and isinstance(document["config"], dict)
+    if not wrapped and not _has_old_keys(document):
         return document
-    old = copy.deepcopy(document.get("config", document))
+    old: dict[str, Any] = copy.deepcopy(document["config"] if wrapped else document)
     for change in (_losses, _resume, _devices, _empty_paths, _visualizer):
         change(old, lambda message: warnings.warn(f"v0.2.3 config: {message}", stacklevel=6))
-    return dict(old)
+    return old
 
 
-def _is_old(document: dict[str, Any]) -> bool:
-    if set(document) == {"config"} and isinstance(document["config"], dict):
-        return True
+def _has_old_keys(document: dict[str, Any]) -> bool:
     loss = _section(document, "train", "loss")
     return "visualizer" in document or any(name in loss for name in _LOSS_NAMES)
 

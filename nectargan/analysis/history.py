@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nectargan.errors import RunError
+from nectargan.files import replacing
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, MetricRow, read_blocks
 
 if TYPE_CHECKING:
@@ -109,10 +110,9 @@ def export_csv(runs: Sequence[Run], output: Path, wide: bool = False, every: int
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
     losses = _loss_names(runs) if wide else []
-    part = output.with_name(f".{output.name}.part")
     rows = 0
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with replacing(output) as part, part.open("w", encoding="utf-8", newline="") as file:
             for name, run in zip(names, runs, strict=True):
                 for frame in stream_losses(run, every):
                     table = _widened(frame, losses) if wide else frame
@@ -120,11 +120,8 @@ def export_csv(runs: Sequence[Run], output: Path, wide: bool = False, every: int
                         table = table.assign(run=name)[["run", *table.columns]]
                     table.to_csv(file, index=False, header=file.tell() == 0, lineterminator="\n")
                     rows += len(table)
-        part.replace(output)
     except OSError as error:
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None
-    finally:
-        part.unlink(missing_ok=True)
     return rows
 
 

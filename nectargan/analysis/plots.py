@@ -12,6 +12,7 @@ import numpy as np
 
 from nectargan.analysis.history import load_losses
 from nectargan.errors import RunError
+from nectargan.files import replacing
 from nectargan.scheduling.data import Schedule
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def _with_margin(values: Any) -> tuple[float, float]:
 
 def _save(figure: Figure, output: Path) -> None:
     try:
-        figure.savefig(output, format="png", dpi=110)
+        with replacing(output) as part:
+            figure.savefig(part, format="png", dpi=110)
     except OSError as error:
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None

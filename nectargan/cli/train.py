@@ -13,6 +13,7 @@ import click
 from nectargan.cli.common import Command
 from nectargan.config.choices import Objective, Precision
 from nectargan.errors import RunError
+from nectargan.files import replacing
 from nectargan.version import __version__
 
 if TYPE_CHECKING:
@@ -141,16 +142,17 @@ def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
     if logging.tensorboard.enable:
         click.echo(f"TensorBoard: {_program('tensorboard')} --logdir {directory.parent}")
     if logging.mlflow.enable:
-        uri = next(getattr(s, "tracking_uri", None) for s in trainer.sinks if s.name == "MLflow")
-        server = str(uri).startswith("http")
-        where = uri if server else f"{_program('mlflow')} ui --backend-store-uri {uri}"
+        uri = trainer.tracking_uri
+        local = "://" in uri and not uri.startswith("http")
+        where = f"{_program('mlflow')} ui --backend-store-uri {uri}" if local else uri
         click.echo(f"MLflow:      {where}")
     if logging.csv:
         losses = directory / "losses.csv"
         click.echo(f'pandas:      pandas.read_csv("{losses.as_posix()}")')
         if csv is not None and losses.exists():
             try:
-                shutil.copyfile(losses, csv)
+                with replacing(csv) as part:
+                    shutil.copyfile(losses, part)
             except OSError as error:
                 raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config, LossTerm, ScheduleConfig
 from nectargan.errors import ConfigError, did_you_mean
+from nectargan.files import replacing
 
 Override = tuple[str, Any]
 
@@ -76,7 +77,8 @@ class ConfigManager:
 def save_config(config: Config, path: Path) -> None:
     """Writes ``config`` to ``path`` as JSON that `ConfigManager` reads to an equal one."""
     text = json.dumps(config.model_dump(mode="json"), indent=4, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def parse_override(text: str) -> Override:

@@ -6,6 +6,7 @@ The names are those of NectarGAN v0.2.3 wherever the thing is the same. Values a
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -22,6 +23,10 @@ from pydantic import (
 from nectargan.config.choices import GanMode, Norm, Objective, Precision
 from nectargan.errors import NectarGANError
 from nectargan.scheduling.data import Schedule
+
+_TRACKING_URI = re.compile(
+    r"(https?|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|sqlite:///.|databricks(://.|$)"
+)
 
 
 def _size(value: object) -> object:
@@ -463,6 +468,16 @@ class MLflowLogging(Section):
     """Steps from one point of a loss to the next."""
     tracking_uri: str | None = None
     """Server or database; without one, mlflow.db (SQLite) in the output directory."""
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_a_uri(cls, uri: str | None) -> str | None:
+        if uri is not None and not _TRACKING_URI.match(uri):
+            raise ValueError(
+                "it must begin with http://, https://, sqlite:///, postgresql://, mysql://, "
+                "mssql:// or databricks (MLflow takes no folders any more)"
+            )
+        return uri
 
 
 class Logging(Section):

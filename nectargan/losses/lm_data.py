@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import NamedTuple
 
 from torch import Tensor
@@ -103,7 +104,7 @@ def check_series_name(name: object) -> None:
 
 
 def _checked_weight(name: str, weight: object) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+    if isinstance(weight, bool) or not isinstance(weight, Real):
         raise LossError(f"The weight of loss '{name}' is {weight!r}; it must be a number.")
     if not math.isfinite(weight):
         raise LossError(f"The weight of loss '{name}' is {weight}; it must be finite.")

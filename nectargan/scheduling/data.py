@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from nectargan.errors import ScheduleError, UnknownScheduleError, did_you_mean
@@ -92,7 +93,7 @@ class Schedule:
             ScheduleError: the function returned something that is not a finite number.
         """
         value = self.function(self, epoch, **kwargs)
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not isinstance(value, Real) or not math.isfinite(value):
             raise ScheduleError(
                 f"Schedule {self.name!r} returned {value!r} for epoch {epoch}; "
                 "it must return a finite number."
@@ -128,7 +129,7 @@ class Schedule:
             _require_finite(f"the value of point {index + 1}", point[1])
         for name in ("cycles", "steps"):
             count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            if isinstance(count, bool) or not isinstance(count, Integral) or int(count) < 1:
                 raise ScheduleError(
                     f"Schedule {name} is {count!r}; it must be a whole number >= 1."
                 )
@@ -175,5 +176,5 @@ class Schedule:
 
 
 def _require_finite(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ScheduleError(f"Schedule {name} is {value!r}; it must be a finite number.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
+from nectargan.files import replacing
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
 from nectargan.trainers.components import build_generator
-from nectargan.trainers.run_directory import replacing
 from nectargan.version import __version__
 
 FORMAT = 1
@@ -61,7 +62,9 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """
     path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from nectargan.errors import RunError
@@ -54,26 +50,3 @@ def _highest_version(output: Path, experiment: str) -> int:
     matches = (pattern.fullmatch(entry.name) for entry in output.iterdir())
     # As numbers: as text, version 10 would come before version 9.
     return max((int(match[1]) for match in matches if match), default=0)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` in one piece at the end.
-
-    Whoever looks at ``path`` sees the old file or the new one, never a part, even after a crash.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        # mkstemp makes private files; these are as public as any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

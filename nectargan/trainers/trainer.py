@@ -74,7 +74,6 @@ class Trainer(ABC):
         self._seed()
         self.data: Data = build_data(self.config, self.device)
         self.losses = LossManager(config=self.config)
-        self.sinks: list[Sink] = []
         self.epoch = 0
         self.step = 0
 
@@ -149,6 +148,12 @@ class Trainer(ABC):
                     display.stop()
         return tracker.directory
 
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow server or database."""
+        uri = self.config.logging.mlflow.tracking_uri
+        return uri or default_tracking_uri(Path(self.config.common.output_directory))
+
     def _seed(self) -> None:
         seed_everything(self.config.common.seed, self.config.common.deterministic)
 
@@ -168,11 +173,10 @@ class Trainer(ABC):
         )
         save_config(self.config, self.directory / CONFIG_FILE)
         self.losses.experiment_directory = self.directory
-        self.sinks = self._build_sinks(self.directory)
         return Tracker(
             self.losses,
             self.directory,
-            self.sinks,
+            self._build_sinks(self.directory),
             csv=logging.csv,
             window_steps=logging.window_steps,
             window_seconds=logging.window_seconds,
@@ -187,7 +191,7 @@ class Trainer(ABC):
         if logging.mlflow.enable:
             sinks.append(
                 MLflowSink(
-                    logging.mlflow.tracking_uri or default_tracking_uri(directory.parent),
+                    self.tracking_uri,
                     self.config.common.experiment_name,
                     directory,
                     params=_flatten(self.config.model_dump(mode="json", exclude_none=True)),

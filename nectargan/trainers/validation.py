@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nectargan.dataset.paired_dataset import denormalize, normalize
-from nectargan.trainers.run_directory import replacing
+from nectargan.files import replacing
 
 _GAP = 2  # pixels between the images of a grid
 

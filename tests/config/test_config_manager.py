@@ -242,6 +242,8 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"common": {"experiment_name": ".."}}, "no dot in front"),
     ({"common": {"seed": -1}}, "cannot be -1"),
     ({"logging": {"csv": False}}, "TensorBoard and MLflow are fed from the CSV"),
+    ({"logging": {"mlflow": {"tracking_uri": "./mlruns"}}}, "it must begin with http://"),
+    ({"logging": {"mlflow": {"tracking_uri": "sqlite:x.db"}}}, "sqlite:///"),
     ({"schema_version": 2}, "schema_version .* cannot be 2"),
 ]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,6 +74,12 @@ def test_a_near_miss_gets_a_suggestion() -> None:
 def test_contradictions_are_found_when_it_is_made(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ScheduleError, match=sentence):
         Schedule(**options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    schedule = Schedule("linear", np.int64(1), np.float32(3), np.float64(1), np.float32(0))
+    assert schedule.value_at(2) == 0.5
+    assert Schedule(lambda schedule, epoch: np.float32(0.5)).value_at(1) == 0.5
 
 
 def test_piecewise_takes_its_ends_from_the_points() -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nectargan.errors import RunError
-from nectargan.trainers.run_directory import create_run_directory, replacing
+from nectargan.trainers.run_directory import create_run_directory
 
 
 def test_versions_count_up_from_one(tmp_path: Path) -> None:
@@ -57,32 +55,3 @@ def test_output_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(RunError, match="No run can be made in"):
         create_run_directory(tmp_path / "out", "faces")
-
-
-def test_replacing_shows_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    with replacing(path) as part:
-        part.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_replacing_leaves_nothing_behind_after_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as part:
-        part.write_text("ne")
-        raise ZeroDivisionError
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-def test_replaced_files_are_as_readable_as_others(tmp_path: Path) -> None:
-    plain, path = tmp_path / "plain", tmp_path / "file"
-    plain.write_text("")
-    with replacing(path) as part:
-        part.write_text("")
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)

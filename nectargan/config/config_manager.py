@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
-from nectargan.config.schema import Config, LossTerm, ScheduleConfig
+from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import replacing
 

@@ -7,147 +7,19 @@ The names are those of NectarGAN v0.2.3 wherever the thing is the same. Values a
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
+from nectargan.config.augmentation_options import Augmentations
+from nectargan.config.base import Channels, Count, NotNegative, Positive, Section, Size, Text
 from nectargan.config.choices import GanMode, Norm, Objective, Precision
-from nectargan.errors import NectarGANError
+from nectargan.config.loss_options import LossOption, ScheduleConfig
 from nectargan.scheduling.data import Schedule
 
 _TRACKING_URI = re.compile(
     r"(https?|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|sqlite:///.|databricks(://.|$)"
 )
-
-
-def _size(value: object) -> object:
-    sides = value if isinstance(value, (list, tuple)) else [value, value]
-    good = len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
-    if not good:
-        raise ValueError("it must be a whole number of pixels above 0, or [height, width]")
-    return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def _text(value: object) -> object:
-    return str(value) if type(value) in (int, float) else value
-
-
-Chance = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Channels = Annotated[int, Field(ge=1, le=4)]
-Size = Annotated[int | list[int], BeforeValidator(_size)]
-Text = Annotated[str, BeforeValidator(_text)]
-
-
-class Section(BaseModel):
-    """Base of all sections: strict types, no unknown keys, a description on every field."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        validate_assignment=True,
-    )
-
-
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-class ScheduleConfig(Section):
-    """A `Schedule` as a config file spells it; what is left out has the default of `Schedule`."""
-
-    schedule: str
-    """Name of a built-in schedule, such as "linear"."""
-    start_epoch: float | None = None
-    """Last epoch with the initial value; epochs count from 1."""
-    end_epoch: float | None = None
-    """First epoch with the target value."""
-    initial_value: float | None = None
-    """Value up to and in start_epoch."""
-    target_value: float | None = None
-    """Value from end_epoch on."""
-    interval: Literal["epoch", "step"] | None = None
-    """Whether the value changes between epochs or moves with every step."""
-    power: float | None = None
-    """Exponent of "polynomial"."""
-    cycles: int | None = None
-    """Number of cycles of "cyclical"."""
-    ramp: float | None = None
-    """Part of a cycle that the ramp of "cyclical" takes, in (0, 1]."""
-    steps: int | None = None
-    """Number of jumps of "step"."""
-    points: list[list[float]] | None = None
-    """[epoch, value] pairs of "piecewise"."""
-
-    def build(self) -> Schedule:
-        """The schedule itself; raises `ScheduleError` or `UnknownScheduleError`."""
-        return Schedule(**self.model_dump(exclude_none=True))
-
-    @model_validator(mode="after")
-    def _can_be_built(self) -> ScheduleConfig:
-        try:
-            self.build()
-        except NectarGANError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-
-def _weight_kind(value: object) -> str | None:
-    if isinstance(value, ScheduleConfig):
-        return "schedule"
-    if isinstance(value, dict):
-        return "schedule" if "schedule" in value else "term"
-    if type(value) in (int, float):
-        return "number"
-    return "term" if isinstance(value, LossTerm) else None
-
-
-Weight = Annotated[
-    Annotated[float, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
-    Discriminator(
-        _weight_kind,
-        custom_error_type="weight",
-        custom_error_message="it must be a number or a schedule",
-    ),
-]
-
-
-class LossTerm(Section):
-    """A whole loss: a new one, or another function, weight or tags for a registered one."""
-
-    function: str | None = None
-    """Importable `nn.Module` class, "package.module.Class"; it gets (generated, target). May be
-    left out for a loss of the objective, which then keeps its own."""
-    arguments: dict[str, Any] = {}
-    """Keyword arguments for that class."""
-    weight: Weight = 1.0
-    """Weight: a number or a schedule."""
-    tags: list[str] = ["G"]
-    """Labels to query the LossManager by."""
-
-
-LossOption = Annotated[
-    Annotated[float, Tag("number")]
-    | Annotated[ScheduleConfig, Tag("schedule")]
-    | Annotated[LossTerm, Tag("term")],
-    Discriminator(
-        _weight_kind,
-        custom_error_type="loss_option",
-        custom_error_message="it must be a number, a schedule or a whole term",
-    ),
-]
 
 
 class Common(Section):
@@ -190,118 +62,6 @@ class Load(Section):
     """Both images are resized to this before the crop; pixels, or [height, width]."""
     crop_size: Size = 256
     """Size of the random crop, and of the images in validation; pixels, or [height, width]."""
-
-
-class BothAugmentations(Section):
-    """Augmentations with the same parameters for both images of a pair."""
-
-    h_flip_chance: Chance = 0.5
-    """Chance of a left-right flip."""
-    v_flip_chance: Chance = 0.0
-    """Chance of a top-bottom flip."""
-    rot90_chance: Chance = 0.0
-    """Chance of one to three quarter turns; needs a square crop_size."""
-    elastic_transform_chance: Chance = 0.0
-    """Chance of an elastic deformation."""
-    elastic_transform_alpha: NotNegative = 1.0
-    """Strength of the deformation."""
-    elastic_transform_sigma: Positive = 50.0
-    """Smoothness of the deformation, pixels."""
-    optical_distortion_chance: Chance = 0.0
-    """Chance of a lens distortion."""
-    optical_distortion_min: float = -0.05
-    """Lowest distortion coefficient."""
-    optical_distortion_max: float = 0.05
-    """Highest distortion coefficient."""
-    optical_distortion_mode: Literal["camera", "fisheye"] = "camera"
-    """Model of the lens."""
-    coarse_dropout_chance: Chance = 0.0
-    """Chance of holes in the images."""
-    coarse_dropout_holes_min: Count = 1
-    """Fewest holes."""
-    coarse_dropout_holes_max: Count = 2
-    """Most holes."""
-    coarse_dropout_height_min: Chance = 0.1
-    """Lowest height of a hole, as part of the image's."""
-    coarse_dropout_height_max: Chance = 0.2
-    """Largest height of a hole."""
-    coarse_dropout_width_min: Chance = 0.1
-    """Lowest width of a hole, as part of the image's."""
-    coarse_dropout_width_max: Chance = 0.2
-    """Largest width of a hole."""
-
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> BothAugmentations:
-        return _check_ranges(self)
-
-
-class InputAugmentations(Section):
-    """Augmentations of the input image alone."""
-
-    colorjitter_chance: Chance = 0.0
-    """Chance of a change of brightness."""
-    colorjitter_min_brightness: NotNegative = 0.8
-    """Lowest brightness factor."""
-    colorjitter_max_brightness: NotNegative = 1.2
-    """Highest brightness factor."""
-    gaussnoise_chance: Chance = 0.0
-    """Chance of Gaussian noise."""
-    gaussnoise_min: Chance = 0.2
-    """Lowest standard deviation, as part of the value range."""
-    gaussnoise_max: Chance = 0.44
-    """Highest standard deviation."""
-    motionblur_chance: Chance = 0.0
-    """Chance of a motion blur."""
-    motionblur_limit: Annotated[int, Field(ge=3)] = 7
-    """Largest kernel, pixels."""
-    randgamma_chance: Chance = 0.0
-    """Chance of a gamma curve."""
-    randgamma_min: Positive = 80.0
-    """Lowest gamma, percent."""
-    randgamma_max: Positive = 120.0
-    """Highest gamma, percent."""
-    grayscale_chance: Chance = 0.0
-    """Chance of losing all colour."""
-    grayscale_method: Literal["weighted_average", "from_lab", "average", "max", "desaturation"] = (
-        "weighted_average"
-    )
-    """How the channels become one: luma, CIE lightness, mean, largest, or mean of the extremes."""
-    compression_chance: Chance = 0.0
-    """Chance of compression artefacts."""
-    compression_type: Literal["jpeg"] = "jpeg"
-    """Kind of compression."""
-    compression_quality_min: Annotated[int, Field(ge=1, le=100)] = 99
-    """Lowest quality."""
-    compression_quality_max: Annotated[int, Field(ge=1, le=100)] = 100
-    """Highest quality."""
-
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> InputAugmentations:
-        return _check_ranges(self)
-
-
-def _check_ranges(section: SectionT) -> SectionT:
-    """Refuses every pair of fields ..._min.../..._max... whose minimum is the larger one."""
-    for low in type(section).model_fields:
-        high = low.replace("_min", "_max")
-        if high != low and getattr(section, low) > getattr(section, high):
-            raise ValueError(f"{low} must not be above {high}")
-    return section
-
-
-class TargetAugmentations(Section):
-    """Augmentations of the target image alone: there are none, as in v0.2.3."""
-
-
-class Augmentations(Section):
-    """Random changes to the training images."""
-
-    both: BothAugmentations = BothAugmentations()
-    """The same change to input and target."""
-    input: InputAugmentations = InputAugmentations()
-    """Changes to the input alone."""
-    target: TargetAugmentations = TargetAugmentations()
-    """Changes to the target alone."""
 
 
 class Dataloader(Section):
@@ -417,7 +177,7 @@ class Train(Section):
     """The U-Net."""
     discriminator: PatchGAN = PatchGAN()
     """The PatchGAN."""
-    loss: dict[str, LossOption] = {}
+    loss: dict[str, LossOption] = Field(default_factory=dict)
     """Losses by name: a number or a schedule weights one of the objective's; a whole term adds or
     replaces one. What is not named keeps the objective's weight."""
 

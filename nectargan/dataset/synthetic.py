@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nectargan.dataset.facades import paint_front, paint_labels, plan_facade
+from nectargan.dataset.facade_painting import paint_front, paint_labels
+from nectargan.dataset.facades import plan_facade
 from nectargan.errors import DataError
 
 SMALLEST, LARGEST = 32, 1024

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nectargan.config.schema import Config, LossTerm, PatchGAN, ScheduleConfig, Unet
+from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.dataset.augmentations import PairAugmentation
 from nectargan.dataset.paired_dataset import EpochSampler, PairedDataset, ignore_interrupt
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data

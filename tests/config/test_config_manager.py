@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.config.config_manager import ConfigManager, parse_override
-from nectargan.config.schema import Config, LossTerm, ScheduleConfig
+from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.json"))

@@ -5,17 +5,20 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
-from nectargan.config import choices, schema
-from nectargan.config.schema import Config, LearningRate, ScheduleConfig
+from nectargan.config import augmentation_options, choices, loss_options, schema
+from nectargan.config.base import Section
+from nectargan.config.loss_options import ScheduleConfig
+from nectargan.config.schema import Config, LearningRate
 from nectargan.losses.losses import ADVERSARIAL_MODES
 from nectargan.losses.pix2pix_objective import OBJECTIVES
 from nectargan.models.blocks import BLOCKS, NORMS, UPSAMPLE_TYPES
 
 
 def sections() -> Iterator[type[BaseModel]]:
-    for value in vars(schema).values():
-        if isinstance(value, type) and issubclass(value, schema.Section):
-            yield value
+    for module in (schema, augmentation_options, loss_options):
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Section):
+                yield value
 
 
 def test_every_field_has_a_description_that_is_a_sentence() -> None:

@@ -1,0 +1,96 @@
+"""How a config spells a loss: a number, a schedule, or a whole term."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from nectargan.config.base import Section
+from nectargan.errors import NectarGANError
+from nectargan.scheduling.data import Schedule
+
+
+class ScheduleConfig(Section):
+    """A `Schedule` as a config file spells it; what is left out has the default of `Schedule`."""
+
+    schedule: str
+    """Name of a built-in schedule, such as "linear"."""
+    start_epoch: float | None = None
+    """Last epoch with the initial value; epochs count from 1."""
+    end_epoch: float | None = None
+    """First epoch with the target value."""
+    initial_value: float | None = None
+    """Value up to and in start_epoch."""
+    target_value: float | None = None
+    """Value from end_epoch on."""
+    interval: Literal["epoch", "step"] | None = None
+    """Whether the value changes between epochs or moves with every step."""
+    power: float | None = None
+    """Exponent of "polynomial"."""
+    cycles: int | None = None
+    """Number of cycles of "cyclical"."""
+    ramp: float | None = None
+    """Part of a cycle that the ramp of "cyclical" takes, in (0, 1]."""
+    steps: int | None = None
+    """Number of jumps of "step"."""
+    points: list[list[float]] | None = None
+    """[epoch, value] pairs of "piecewise"."""
+
+    def build(self) -> Schedule:
+        """The schedule itself; raises `ScheduleError` or `UnknownScheduleError`."""
+        return Schedule(**self.model_dump(exclude_none=True))
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> ScheduleConfig:
+        try:
+            self.build()
+        except NectarGANError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+def _weight_kind(value: object) -> str | None:
+    if isinstance(value, ScheduleConfig):
+        return "schedule"
+    if isinstance(value, dict):
+        return "schedule" if "schedule" in value else "term"
+    if type(value) in (int, float):
+        return "number"
+    return "term" if isinstance(value, LossTerm) else None
+
+
+Weight = Annotated[
+    Annotated[float, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
+    Discriminator(
+        _weight_kind,
+        custom_error_type="weight",
+        custom_error_message="it must be a number or a schedule",
+    ),
+]
+
+
+class LossTerm(Section):
+    """A whole loss: a new one, or another function, weight or tags for a registered one."""
+
+    function: str | None = None
+    """Importable `nn.Module` class, "package.module.Class"; it gets (generated, target). May be
+    left out for a loss of the objective, which then keeps its own."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for that class."""
+    weight: Weight = 1.0
+    """Weight: a number or a schedule."""
+    tags: list[str] = Field(default_factory=lambda: ["G"])
+    """Labels to query the LossManager by."""
+
+
+LossOption = Annotated[
+    Annotated[float, Tag("number")]
+    | Annotated[ScheduleConfig, Tag("schedule")]
+    | Annotated[LossTerm, Tag("term")],
+    Discriminator(
+        _weight_kind,
+        custom_error_type="loss_option",
+        custom_error_message="it must be a number, a schedule or a whole term",
+    ),
+]

@@ -26,6 +26,8 @@ class Command(click.Command):
         """Runs the command."""
         warnings.showwarning = _show_warning
         logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        # A tracker that is away is reported by us, once; not at every attempt.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         try:
             return super().invoke(ctx)
         except NectarGANError as error:

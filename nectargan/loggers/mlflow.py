@@ -62,7 +62,7 @@ class MLflowSink:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         if self.tracking_uri.startswith("http"):
             # MLflow's own defaults block a call for up to four minutes; we come back anyway.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient

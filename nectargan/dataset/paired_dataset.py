@@ -6,7 +6,9 @@ Workers deliver uint8, a quarter of the bytes of float32; `normalize` makes floa
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -173,13 +175,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return ((index, self._epoch) for index in order)
 
 
-def ignore_interrupt(worker_id: int) -> None:
+def init_worker(worker_id: int) -> None:
     """A `worker_init_fn`: Ctrl-C is the main process's business, which then ends its workers.
 
     Needs no seeding: the items draw nothing from a global generator.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
+    sys.excepthook = _report_unless_abandoned
+
+
+def _report_unless_abandoned(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Leaves out what a worker's threads say when the main process ends in the middle of a batch;
+    errors of the data itself are raised in the main process by torch."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def normalize(images: Tensor) -> Tensor:

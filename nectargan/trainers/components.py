@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.dataset.augmentations import PairAugmentation
-from nectargan.dataset.paired_dataset import EpochSampler, PairedDataset, ignore_interrupt
+from nectargan.dataset.paired_dataset import EpochSampler, PairedDataset, init_worker
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.losses.lm_data import LMLoss
@@ -239,7 +239,7 @@ def build_data(config: Config, device: torch.device) -> Data:
         "num_workers": options.num_workers,
         "persistent_workers": options.num_workers > 0,
         "pin_memory": device.type == "cuda",
-        "worker_init_fn": ignore_interrupt,
+        "worker_init_fn": init_worker,
         # A loader draws a seed for each pass. From its own generator: dropout's draws must not
         # depend on the loaders.
         "generator": torch.Generator().manual_seed(config.common.seed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from nectargan.dataset.paired_dataset import (
     EpochSampler,
     PairedDataset,
     denormalize,
-    ignore_interrupt,
+    init_worker,
     normalize,
 )
 from nectargan.dataset.pairs import Pair
@@ -159,7 +160,7 @@ def test_workers_give_the_same_items_in_the_same_order(pairs: list[Pair]) -> Non
             batch_size=2,
             sampler=sampler,
             num_workers=workers,
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=init_worker,
             persistent_workers=workers > 0,
         )
         epochs[workers] = []
@@ -170,18 +171,28 @@ def test_workers_give_the_same_items_in_the_same_order(pairs: list[Pair]) -> Non
     assert not torch.equal(epochs[0][0], epochs[0][1])
 
 
-def test_everything_a_worker_gets_can_be_pickled(pairs: list[Pair]) -> None:
+def test_everything_a_worker_gets_can_be_pickled(
+    pairs: list[Pair], capsys: pytest.CaptureFixture[str]
+) -> None:
     data = PairedDataset(pairs, load_size=18, crop_size=12)
-    copy, init = pickle.loads(pickle.dumps((data, ignore_interrupt)))  # noqa: S301
+    copy, init = pickle.loads(pickle.dumps((data, init_worker)))  # noqa: S301
     assert torch.equal(copy[1, 2][0], data[1, 2][0])
-    before, threads = signal.getsignal(signal.SIGINT), torch.get_num_threads()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before, threads = [signal.getsignal(n) for n in numbers], torch.get_num_threads()
+    hook = sys.excepthook
     try:
         init(0)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert [signal.getsignal(n) for n in numbers] == [signal.SIG_IGN, signal.SIG_DFL]
         assert torch.get_num_threads() == 1
+        sys.excepthook(ConnectionResetError, ConnectionResetError("gone"), None)
+        assert capsys.readouterr().err == ""
+        sys.excepthook(ValueError, ValueError("a bug"), None)
+        assert capsys.readouterr().err == "ValueError: a bug\n"
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
         torch.set_num_threads(threads)
+        sys.excepthook = hook
 
 
 def test_sampler_is_a_pure_function_of_seed_and_epoch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -99,7 +100,7 @@ def parse_override(text: str) -> Override:
 
 def _read(path: Path, place: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors add a mark
     except UnicodeDecodeError:
         raise ConfigError(f"The {place} is not UTF-8 text.") from None
     except (OSError, ValueError) as error:
@@ -107,7 +108,7 @@ def _read(path: Path, place: str) -> dict[str, Any]:
         raise ConfigError(f"The {place} cannot be read: {reason}.") from None
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
-            document = yaml.safe_load(text)
+            document = yaml.load(text, _YamlLoader)  # noqa: S506 - it is a SafeLoader
         else:
             document = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
@@ -120,12 +121,29 @@ def _read(path: Path, place: str) -> dict[str, Any]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
+    _require_unique([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _require_unique(names: list[str]) -> None:
+    if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key '{twice}' is given twice")
-    return document
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Plain YAML that refuses a key given twice, and reads numbers as JSON does."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        _require_unique([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node
+
+
+# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text: it wants a point and a sign.
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -149,7 +167,11 @@ def _validate(document: dict[str, Any], place: str, overridden: list[str]) -> Co
         for item in error.errors(include_url=False):
             path = _without_union_tags(item["loc"])
             key = ".".join(map(str, path))
-            from_set = any(key == k or key.startswith(k + ".") for k in overridden)
+            unknown = item["type"] == "extra_forbidden"
+            from_set = any(
+                f"{key}.".startswith(f"{k}.") or (unknown and k.startswith(f"{key}."))
+                for k in overridden
+            )
             where = f"--set {key}" if from_set else f"{key or 'The whole'} in {place}"
             sentences.append(_sentence(item, path, where))
         raise ConfigError(" ".join(sentences)) from None

@@ -52,6 +52,10 @@ class LMLoss:
             )
         if isinstance(self.tags, str):
             raise LossError(f"The tags of loss '{self.name}' are a string; give a list of strings.")
+        if not isinstance(self.schedule, Schedule):
+            raise LossError(
+                f"The schedule of loss '{self.name}' is {self.schedule!r}; it must be a Schedule."
+            )
         self.tags = list(self.tags)
         if self.is_scheduled:
             self.loss_weight = self.schedule.initial_value

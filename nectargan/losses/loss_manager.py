@@ -58,7 +58,7 @@ class LossManager:
         self.step = 1
         self._losses: dict[str, LMLoss] = {}
         self._hooks: OrderedDict[int, LossHook] = OrderedDict()
-        self._fractional_epoch: float | None = None
+        self._epoch_by_interval: dict[str, float] = {}
         self._loop_tells_steps = False
         self._seen_in_step: set[str] = set()
 
@@ -75,10 +75,15 @@ class LossManager:
             step: Step since the start of the run, from 1.
             fraction: Part of the epoch that is done after this step, in (0, 1]; for schedules with
                 ``interval="step"``, which are evaluated at ``epoch - 1 + fraction``.
+
+        Raises:
+            LossError: the epoch or the step is below 1.
         """
+        if epoch < 1 or step < 1:
+            raise LossError(f"Epoch {epoch}, step {step}: epochs and steps count from 1.")
         self.epoch = epoch
         self.step = step
-        self._fractional_epoch = epoch - 1 + fraction
+        self._epoch_by_interval = {"epoch": epoch, "step": epoch - 1 + fraction}
         self._loop_tells_steps = True
 
     # --- registration --------------------------------------------------------------------------
@@ -202,14 +207,17 @@ class LossManager:
 
         Raises:
             UnknownLossError: no such loss.
-            LossError: the loss is scheduled and nobody has told an epoch.
+            LossError: the loss is scheduled and nobody has told an epoch, the epoch is not above
+                0, or the loss function returned no tensor.
         """
         entry = self._losses.get(name)
         if entry is None:
             raise UnknownLossError(f"No loss is named '{name}'." + did_you_mean(name, self._losses))
         if epoch is not None:
-            self.epoch = max(1, math.ceil(epoch))
-            self._fractional_epoch = epoch
+            if not 0 < epoch < math.inf:
+                raise LossError(f"Epoch {epoch} of loss '{name}': epochs count from 1.")
+            self.epoch = math.ceil(epoch)
+            self._epoch_by_interval = {"epoch": epoch, "step": epoch}
         if not self._loop_tells_steps:
             self._follow_step(name)
 
@@ -220,7 +228,9 @@ class LossManager:
         else:
             weight_kwargs = {}
             raw = entry.function(*inputs)
-        weighted = self._weight_loss(entry, raw, self._epoch_for(entry, epoch), **weight_kwargs)
+        if not isinstance(raw, Tensor):
+            raise LossError(f"Loss '{name}' returned {type(raw).__name__}; it must be a tensor.")
+        weighted = self._weight_loss(entry, raw, self._epoch_for(entry), **weight_kwargs)
         entry.last_loss_map = raw.detach()
         if self._hooks:
             self._fire(entry, entry.last_loss_map, weighted.detach())
@@ -236,18 +246,14 @@ class LossManager:
             schedule.current_value = schedule.value_at(epoch, **weight_kwargs)
         return loss_value * schedule.current_value
 
-    def _epoch_for(self, entry: LMLoss, given: float | None) -> float:
+    def _epoch_for(self, entry: LMLoss) -> float:
         """The epoch to evaluate a schedule at: whole epochs unless it moves with every step."""
-        if given is not None:
-            return given
-        if self.epoch is None or self._fractional_epoch is None:
-            if entry.is_scheduled:
-                raise LossError(
-                    f"The weight of loss '{entry.name}' is scheduled, but no epoch is known: give "
-                    "epoch= here, or call start_step(epoch, step) in the loop."
-                )
-            return 1.0
-        return self._fractional_epoch if entry.schedule.interval == "step" else self.epoch
+        if not self._epoch_by_interval and entry.is_scheduled:
+            raise LossError(
+                f"The weight of loss '{entry.name}' is scheduled, but no epoch is known: give "
+                "epoch= here, or call start_step(epoch, step) in the loop."
+            )
+        return self._epoch_by_interval.get(entry.schedule.interval, 1.0)
 
     def _follow_step(self, name: str) -> None:
         if name in self._seen_in_step:

@@ -62,6 +62,10 @@ class Schedule:
     current_value: float = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.points, str) or not isinstance(self.points, Sequence):
+            raise ScheduleError(
+                f"Schedule points is {self.points!r}; it must be a list of [epoch, value]."
+            )
         if isinstance(self.schedule, str) and self.schedule in schedule_map:
             self._check_extras(self.schedule)
         elif not callable(self.schedule):

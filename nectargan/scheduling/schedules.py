@@ -38,6 +38,11 @@ def _blend(schedule: Schedule, epoch: float, curve: Callable[[float], float]) ->
     return a + (b - a) * c
 
 
+def _times(count: int, schedule: Schedule, epoch: float) -> float:
+    """``count * t``, rounded once: from a rounded ``t`` a jump would come an epoch late."""
+    return count * (epoch - schedule.start_epoch) / (schedule.end_epoch - schedule.start_epoch)
+
+
 def constant(schedule: Schedule, epoch: float) -> float:
     """The initial value at every epoch: ``a``."""
     return float(schedule.initial_value)
@@ -90,7 +95,7 @@ def step(schedule: Schedule, epoch: float, *, steps: int | None = None) -> float
     """A staircase of ``steps`` equal jumps: ``c(t) = floor(steps * t) / steps`` (step decay, as in
     torch's ``StepLR`` but with the ends given). The last jump lands on the end epoch."""
     count = schedule.steps if steps is None else steps
-    return _blend(schedule, epoch, lambda t: math.floor(count * t) / count)
+    return _blend(schedule, epoch, lambda _: math.floor(_times(count, schedule, epoch)) / count)
 
 
 def piecewise(schedule: Schedule, epoch: float) -> float:
@@ -116,7 +121,7 @@ def cyclical(
     the ramp takes (Fu et al. 2019, Cyclical Annealing Schedule, eq. 6-7; ``M`` and ``R`` there)."""
     count = schedule.cycles if cycles is None else cycles
     part = schedule.ramp if ramp is None else ramp
-    return _blend(schedule, epoch, lambda t: min(1.0, (count * t) % 1.0 / part))
+    return _blend(schedule, epoch, lambda _: min(1.0, _times(count, schedule, epoch) % 1.0 / part))
 
 
 schedule_map: dict[str, Callable[..., float]] = {

@@ -267,7 +267,44 @@ def test_the_place_is_the_file_or_the_option(tmp_path: Path) -> None:
         ConfigManager({"common": {"seed": 3}}, [("common.seed.x", 1)])
 
 
+def test_the_place_of_an_unknown_section_is_the_option_that_named_it(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"common": {"seed": 1}}')
+    with pytest.raises(ConfigError, match=r"^--set trian is not a known key. Did you mean 'train'"):
+        ConfigManager(tmp_path / "c.json", [("trian.objective", "basic")])
+    (tmp_path / "c.json").write_text('{"common": {"sed": 1}}')
+    with pytest.raises(ConfigError, match=r"^common\.sed in config file"):
+        ConfigManager(tmp_path / "c.json", [("common.seed", 2)])
+
+
+def test_numbers_in_yaml_are_those_of_json(tmp_path: Path) -> None:
+    # To YAML 1.1, 2e-4 is a text; to everybody who sets a learning rate it is a number.
+    for text in ("2e-4", "2E-04", "2.0e-4", "0.0002", "+2.e-4"):
+        (tmp_path / "c.yaml").write_text(
+            f"train: {{generator: {{learning_rate: {{initial: {text}}}}}}}"
+        )
+        assert ConfigManager(tmp_path / "c.yaml").data.train.generator.learning_rate.initial == 2e-4
+    (tmp_path / "c.yaml").write_text("common: {experiment_name: 2e-4b, output_directory: 1e5/x}")
+    common = ConfigManager(tmp_path / "c.yaml").data.common
+    assert (common.experiment_name, common.output_directory) == ("2e-4b", "1e5/x")
+
+
+def test_yaml_may_merge_and_override(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "train:\n  generator: {learning_rate: &rate {epochs: 3, epochs_decay: 4}}\n"
+        "  discriminator: {learning_rate: {<<: *rate, epochs: 5}}\n"
+    )
+    rate = ConfigManager(tmp_path / "c.yaml").data.train.discriminator.learning_rate
+    assert (rate.epochs, rate.epochs_decay) == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["c.json", "c.yaml"])
+def test_files_of_windows_editors(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b'\xef\xbb\xbf{"common": {"seed": 7}}\r\n')
+    assert ConfigManager(tmp_path / name).data.common.seed == 7
+
+
 BAD_FILES = {
+    "twice.yaml": (b"common: {seed: 1}\ncommon: {seed: 2}", "the key 'common' is given twice"),
     "empty.json": (b"", "not valid JSON"),
     "torn.json": (b'{"common": {"seed": 1', "not valid JSON: .*line 1"),
     "list.json": (b"[1, 2]", r"must hold sections such as 'train', not \[1, 2\]"),

@@ -95,3 +95,9 @@ def test_the_function_must_be_callable_and_tags_a_list() -> None:
         LMLoss("a", "l1")  # type: ignore[arg-type]
     with pytest.raises(LossError, match="tags of loss 'a' are a string"):
         LMLoss("a", nn.L1Loss(), tags="G")
+
+
+@pytest.mark.parametrize("schedule", [None, "linear", lambda schedule, epoch: 1.0])
+def test_the_schedule_must_be_one(schedule: Any) -> None:
+    with pytest.raises(LossError, match=r"schedule of loss 'a' is .*; it must be a Schedule"):
+        LMLoss("a", nn.L1Loss(), schedule=schedule)

@@ -109,6 +109,25 @@ def test_unknown_losses_are_named_with_a_suggestion() -> None:
         manager.compute_loss_xy("G_LI", X, Y)
 
 
+@pytest.mark.parametrize(("result", "kind"), [(3.0, "float"), (None, "NoneType"), ((X,), "tuple")])
+def test_a_function_that_returns_no_tensor_is_named(result: Any, kind: str) -> None:
+    manager = LossManager()
+    manager.register_loss_fn("odd", lambda *inputs: result)
+    with pytest.raises(LossError, match=f"Loss 'odd' returned {kind}; it must be a tensor"):
+        manager.compute_loss_xy("odd", X, Y)
+
+
+def test_the_gradient_goes_through_a_scheduled_weight_and_nowhere_else() -> None:
+    manager = LossManager()
+    manager.register_loss_fn("a", nn.MSELoss(), schedule=fading())
+    events = events_of(manager)
+    ours, plain = X.clone().requires_grad_(), X.clone().requires_grad_()
+    manager.compute_loss_xy("a", ours, Y, epoch=2).backward()
+    (6.0 * F.mse_loss(plain, Y)).backward()
+    assert torch.equal(ours.grad, plain.grad)  # type: ignore[arg-type]
+    assert events[0].weighted.grad_fn is None
+
+
 # --- faults of the original --------------------------------------------------------------------
 
 
@@ -159,6 +178,36 @@ def test_an_epoch_given_to_one_call_holds_for_those_that_forget_it() -> None:
     manager.compute_loss_xy("a", X, Y, epoch=3)
     manager.compute_loss_xy("b", X, Y)
     assert manager.get_loss_weights() == {"a": 4.0, "b": 4.0}
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_a_fractional_epoch_holds_as_it_was_given(interval: str) -> None:
+    manager = LossManager()
+    for name in ("a", "b"):
+        manager.register_loss_fn(name, nn.L1Loss(), schedule=fading(interval=interval))
+    manager.compute_loss_xy("a", X, Y, epoch=1.5)
+    manager.compute_loss_xy("b", X, Y)
+    assert manager.get_loss_weights() == {"a": 7.0, "b": 7.0}
+    manager.start_step(3, 2)
+    manager.compute_loss_xy("b", X, Y)
+    assert manager.get_loss_weights() == {"a": 7.0, "b": 4.0}
+
+
+@pytest.mark.parametrize("epoch", [0, -1, float("nan"), float("inf")])
+def test_an_epoch_that_there_is_not_is_refused(epoch: float) -> None:
+    # Recorded as epoch 1, an epoch 0 would fall together with the one after it.
+    manager = LossManager()
+    manager.register_loss_fn("a", nn.L1Loss())
+    with pytest.raises(LossError, match=f"Epoch {epoch} of loss 'a': epochs count from 1"):
+        manager.compute_loss_xy("a", X, Y, epoch=epoch)
+    assert manager.epoch is None
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 0), (-1, 5)])
+def test_a_loop_that_counts_from_zero_is_told(epoch: int, step: int) -> None:
+    manager = LossManager()
+    with pytest.raises(LossError, match=f"Epoch {epoch}, step {step}: .* count from 1"):
+        manager.start_step(epoch, step)
 
 
 def test_a_scheduled_loss_with_no_epoch_known_is_refused() -> None:
@@ -321,6 +370,19 @@ def test_an_exception_in_a_hook_carries_its_name(query: list[str] | None) -> Non
     (note,) = caught.value.__notes__
     assert "broken_hook" in note
     assert "'a'" in note
+
+
+def test_a_hook_without_a_name_is_named_by_its_class() -> None:
+    class Recorder:
+        def __call__(self, event: LossEvent) -> None:
+            raise OSError("disk full")
+
+    manager = LossManager()
+    manager.register_loss_fn("a", nn.L1Loss())
+    manager.register_hook(Recorder())
+    with pytest.raises(OSError, match="disk full") as caught:
+        manager.compute_loss_xy("a", X, Y)
+    assert "Recorder" in caught.value.__notes__[0]
 
 
 # --- specs and queries -------------------------------------------------------------------------

@@ -34,6 +34,21 @@ def test_the_losses_of_an_objective(objective: str, weights: dict[str, float]) -
         assert set(manager.get_registered_losses(["G"])) == weights.keys() - {"D_real", "D_fake"}
 
 
+def test_tags_tell_the_kind() -> None:
+    kinds = {
+        "adversarial": {"G_GAN", "D_real", "D_fake"},
+        "pixel": {"G_L1", "G_L2"},
+        "structure": {"G_SOBEL", "G_LAP"},
+    }
+    manager = LossManager()
+    manager.init_from_spec(pix2pix, "extended")
+    assert {kind: set(manager.get_registered_losses([kind])) for kind in kinds} == kinds
+
+
+def test_nothing_is_scheduled_unless_somebody_asks() -> None:
+    assert not any(loss.is_scheduled for loss in pix2pix("extended").values())
+
+
 @pytest.mark.parametrize("mode", ["vanilla", "lsgan"])
 def test_adversarial_losses_are_those_of_torch_against_labels(mode: str) -> None:
     losses = pix2pix(gan_mode=mode)
@@ -42,6 +57,32 @@ def test_adversarial_losses_are_those_of_torch_against_labels(mode: str) -> None
     for name, label in (("G_GAN", 1.0), ("D_real", 1.0), ("D_fake", 0.0)):
         expected = against(logits, torch.full_like(logits, label))
         torch.testing.assert_close(losses[name].function(logits), expected)
+
+
+def test_hinge_losses_are_margins() -> None:
+    losses = pix2pix(gan_mode="hinge")
+    logits = torch.randn(2, 1, 5, 5)
+    expected = {
+        "G_GAN": -logits.mean(),
+        "D_real": (1 - logits).clamp(min=0).mean(),
+        "D_fake": (1 + logits).clamp(min=0).mean(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name].function(logits), value)
+
+
+def test_structure_losses_are_differences_of_neighbours() -> None:
+    losses = pix2pix("extended")
+    x, y = torch.randn(2, 2, 3, 8, 8)
+    d = F.pad(x - y, (1, 1, 1, 1), mode="replicate")
+    rows = d[..., :-2] + d[..., 2:] + 2 * d[..., 1:-1]  # smoothed along a row
+    columns = d[..., :-2, :] + d[..., 2:, :] + 2 * d[..., 1:-1, :]
+    down, right = rows[..., 2:, :] - rows[..., :-2, :], columns[..., 2:] - columns[..., :-2]
+    sobel = (down.abs().mean() + right.abs().mean()) / 16
+    torch.testing.assert_close(losses["G_SOBEL"].function(x, y), sobel)
+    around = d[..., :-2, 1:-1] + d[..., 2:, 1:-1] + d[..., 1:-1, :-2] + d[..., 1:-1, 2:]
+    laplace = (around - 4 * (x - y)).abs().mean()
+    torch.testing.assert_close(losses["G_LAP"].function(x, y), laplace)
 
 
 def test_pixel_losses_are_those_of_torch() -> None:

@@ -55,6 +55,7 @@ def test_a_near_miss_gets_a_suggestion() -> None:
         ({"schedule": "cyclical", "cycles": 0}, "cycles is 0; it must be a whole number >= 1"),
         ({"schedule": "cyclical", "cycles": 1.5}, "cycles is 1.5"),
         ({"schedule": "cyclical", "ramp": 1.5}, r"ramp is 1.5; it must be in \(0, 1\]"),
+        ({"schedule": "cyclical", "ramp": 0}, "ramp is 0"),
         ({"schedule": "step", "steps": -1}, "steps is -1"),
         ({"power": 3.0}, "'linear' takes no power"),
         ({"schedule": "cosine", "points": [(1, 2)]}, "'cosine' takes no points"),
@@ -64,6 +65,11 @@ def test_a_near_miss_gets_a_suggestion() -> None:
         ({"schedule": "piecewise", "points": [(1, 2, 3)]}, r"Point 1 .* must be \[epoch, value\]"),
         ({"schedule": "piecewise", "points": ["ab"]}, "Point 1 of a schedule is 'ab'"),
         ({"schedule": "piecewise", "points": [(1, "x")]}, "value of point 1 is 'x'"),
+        ({"schedule": "piecewise", "points": [(float("nan"), 1)]}, "epoch of point 1 is nan"),
+        ({"schedule": "piecewise", "points": [(1, 1), (None, 2)]}, "epoch of point 2 is None"),
+        ({"schedule": "piecewise", "points": 5}, r"points is 5; it must be a list of \[epoch, v"),
+        ({"schedule": "piecewise", "points": "12"}, "points is '12'; it must be a list"),
+        ({"schedule": "linear", "points": np.ones(2)}, "points is array.*; it must be a list"),
         (
             {"schedule": "piecewise", "points": [(1, 5.0), (2, 6.0)], "initial_value": 4.0},
             "initial_value 4.0, but its points say 5.0",
@@ -89,6 +95,15 @@ def test_piecewise_takes_its_ends_from_the_points() -> None:
     assert (schedule.initial_value, schedule.target_value) == (1.5, -2.0)
 
 
+def test_points_are_taken_over_not_shared() -> None:
+    points = [[1, 4.0], [2, 5.0]]
+    schedule = Schedule("piecewise", points=points)  # type: ignore[arg-type]
+    points[1][1] = 9.0
+    points.append([3, 6.0])
+    assert schedule == Schedule("piecewise", points=((1, 4.0), (2, 5.0)))
+    assert schedule.value_at(9) == 5.0
+
+
 @given(start=st.integers(1, 50), length=st.integers(1, 50), a=st.floats(-9, 9), b=st.floats(-9, 9))
 def test_equal_arguments_make_equal_schedules(start: int, length: int, a: float, b: float) -> None:
     one, other = (Schedule("cosine", start, start + length, a, b) for _ in range(2))
@@ -108,6 +123,7 @@ def test_a_callable_gets_the_schedule_and_the_keywords() -> None:
     assert schedule.value_at(4, gain=2.0) == 24.0
     assert seen == [(schedule, 3, 1.0), (schedule, 4, 2.0)]
     assert schedule.name == "custom"
+    assert Schedule("cosine").name == "cosine"
 
 
 @pytest.mark.parametrize("result", [float("nan"), float("inf"), "3", None])

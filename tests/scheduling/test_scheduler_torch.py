@@ -63,3 +63,9 @@ def test_a_resumed_scheduler_goes_on(tmp_path: Path) -> None:
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     assert first + run(scheduler, optimizer, 12) == whole
+
+
+def test_the_state_holds_counters_alone() -> None:
+    scheduler = TorchScheduler(sgd(), DECAY)
+    assert "scheduler" not in scheduler.state_dict()
+    assert scheduler.state_dict()["last_epoch"] == 0

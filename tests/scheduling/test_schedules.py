@@ -187,3 +187,24 @@ def test_keywords_override_the_fields_for_one_call() -> None:
     assert schedule.value_at(5) == 0.5
     assert schedule_map["cyclical"](make("cyclical", 0, 10, 0.0, 1.0), 2.5, cycles=1) == 0.5
     assert schedule_map["step"](make("step", 0, 10, 0.0, 1.0), 5, steps=2) == 0.5
+
+
+@given(start=st.integers(0, 400), steps=st.integers(1, 60), stride=st.integers(1, 8))
+def test_every_jump_comes_in_its_own_epoch(start: int, steps: int, stride: int) -> None:
+    # floor(steps * t) of a rounded t is one short for 22 jumps in 22 epochs, in the 15th of them.
+    schedule = make("step", start, steps * stride, 0.0, float(steps), steps=steps)
+    seen = [schedule.value_at(start + epoch) for epoch in range(steps * stride + 1)]
+    assert seen == pytest.approx([epoch // stride for epoch in range(steps * stride + 1)])
+
+
+@given(start=st.integers(0, 400), cycles=st.integers(1, 30), stride=st.integers(1, 30))
+def test_every_cycle_begins_at_the_initial_value(start: int, cycles: int, stride: int) -> None:
+    schedule = make("cyclical", start, cycles * stride, 3.0, -5.0, cycles=cycles)
+    assert [schedule.value_at(start + cycle * stride) for cycle in range(cycles)] == [3.0] * cycles
+
+
+def test_the_default_extras_are_those_that_are_documented() -> None:
+    stairs, waves = make("step", 0, 8, 0.0, 8.0), make("cyclical", 0, 16, 0.0, 1.0)
+    assert [stairs.value_at(epoch) for epoch in range(9)] == [0, 0, 2, 2, 4, 4, 6, 6, 8]
+    assert [waves.value_at(epoch) for epoch in range(17)] == [0, 0.5, 1, 1] * 4 + [1]
+    assert make("polynomial", 0, 2, 1.0, 0.0).value_at(1) == 0.25

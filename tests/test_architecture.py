@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "nectargan"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "interrupts": set(),
     "version": set(),
     "scheduling": set(),
     "models": set(),
@@ -27,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers"},
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
-FOR_ALL = {"errors", "files", "version"}
+FOR_ALL = {"errors", "files", "interrupts", "version"}
 
 
 def imports(code: str) -> Iterator[str]:

@@ -138,6 +138,8 @@ def _widened(frame: pd.DataFrame, losses: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     at = frame.groupby("step", sort=False).agg(epoch=("epoch", "first"), time=("time", "first"))
+    if frame.duplicated(["step", "loss"]).any():
+        raise RunError("A loss is on record twice for one step, which --wide has no place for.")
     by_loss = frame.pivot(index="step", columns="loss", values=["raw", "weight", "weighted"])
     columns = {}
     for loss in losses:

@@ -78,10 +78,16 @@ class LossTerm(Section):
     left out for a loss of the objective, which then keeps its own."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
-    weight: Weight = 1.0
-    """Weight: a number or a schedule."""
-    tags: list[str] = Field(default_factory=lambda: ["G"])
-    """Labels to query the LossManager by."""
+    weight: Weight | None = None
+    """Weight, a number or a schedule. Left out: that of the objective, or 1 for a new loss."""
+    tags: list[str] | None = None
+    """Labels to query the LossManager by. Left out: those of the objective, or "G"."""
+
+    @model_validator(mode="after")
+    def _arguments_have_a_function(self) -> LossTerm:
+        if self.arguments and self.function is None:
+            raise ValueError("arguments need a function to be given to")
+        return self
 
 
 LossOption = Annotated[

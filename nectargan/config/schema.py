@@ -107,6 +107,14 @@ class LearningRate(Section):
             target_value=self.target,
         )
 
+    @model_validator(mode="after")
+    def _is_never_negative(self) -> LearningRate:
+        rate = self.build()
+        for epoch in range(1, self.epochs + self.epochs_decay + 1):
+            if rate.value_at(epoch) < 0:
+                raise ValueError(f"the learning rate of epoch {epoch} would be below 0")
+        return self
+
     @field_validator("schedule")
     @classmethod
     def _moves_between_epochs(cls, schedule: ScheduleConfig | None) -> ScheduleConfig | None:

@@ -176,12 +176,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def init_worker(worker_id: int) -> None:
-    """A `worker_init_fn`: Ctrl-C is the main process's business, which then ends its workers.
+    """A `worker_init_fn`: signals are the main process's business, which then ends its workers.
 
     Needs no seeding: the items draw nothing from a global generator.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     sys.excepthook = _report_unless_abandoned
 

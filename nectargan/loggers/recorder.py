@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,24 +21,25 @@ class _Step(NamedTuple):
     time: int
     names: tuple[str, ...]
     weights: tuple[float, ...]
+    values: Tensor  # (2 * names,) float32 on the device: the raw losses, then the weighted ones
 
 
 class _Window(NamedTuple):
     steps: list[_Step]
-    values: Tensor
+    values: Tensor  # those of all steps, on the host
     copied: Any  # torch.cuda.Event that tells when `values` has arrived; None on other devices
 
 
 class LossRecorder:
     """Collects `LossEvent` and hands on `LossRow`, a window of steps at a time.
 
-    The raw scalars of a step are stacked on their device as float32. A window ends after
+    The scalars of a step are stacked on their device as float32. A window ends after
     ``window_steps`` steps or ``window_seconds``; its values are then copied to the host at once. On
     CUDA that copy is asynchronous, into pinned memory, and its rows are written when the next
     window ends: nothing here waits for the device but `flush`.
 
     A loss that is computed several times in a step, as with accumulated gradients, has one row:
-    the mean of its raw values, with the last weight.
+    the means of its values, with the last weight.
 
     Args:
         write: Takes the rows of a window, in order.
@@ -63,10 +63,8 @@ class LossRecorder:
         self._step = 0
         self._epoch = 0
         self._time = 0
-        self._raws: dict[str, list[Tensor]] = {}
-        self._weights: dict[str, float] = {}
+        self._events: dict[str, list[LossEvent]] = {}
         self._steps: list[_Step] = []
-        self._stacks: list[Tensor] = []
         self._window_began = time.monotonic()
         self._in_flight: _Window | None = None
 
@@ -76,8 +74,7 @@ class LossRecorder:
             self._end_step()
             self._step, self._epoch = event.step, event.epoch
             self._time = time.time_ns() // 1_000_000
-        self._raws.setdefault(event.name, []).append(event.raw)
-        self._weights[event.name] = event.weight
+        self._events.setdefault(event.name, []).append(event)
 
     def flush(self) -> None:
         """Writes everything that was recorded so far, waiting for the device if need be."""
@@ -87,22 +84,24 @@ class LossRecorder:
         self._land()
 
     def _end_step(self) -> None:
-        if not self._raws:
+        if not self._events:
             return
         if not self._steps:
             self._window_began = time.monotonic()
-        self._stacks.append(_stack([_mean(raws) for raws in self._raws.values()]))
+        events = self._events
+        raws = [_mean([event.raw for event in each]) for each in events.values()]
+        weighted = [_mean([event.weighted for event in each]) for each in events.values()]
         self._steps.append(
             _Step(
                 self._step,
                 self._epoch,
                 self._time,
-                tuple(self._raws),
-                tuple(self._weights[name] for name in self._raws),
+                tuple(events),
+                tuple(each[-1].weight for each in events.values()),
+                _stack(raws + weighted),
             )
         )
-        self._raws.clear()
-        self._weights.clear()
+        self._events = {}
         full = len(self._steps) >= self._window_steps
         if full or time.monotonic() - self._window_began >= self._window_seconds:
             self._end_window()
@@ -112,15 +111,16 @@ class LossRecorder:
         self._land()
         if not self._steps:
             return
-        values = torch.cat(self._stacks)
+        values = torch.cat([step.values for step in self._steps])
         copied = None
         if values.is_cuda:
             host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values = host.copy_(values, non_blocking=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            copied.record()
+            stream = torch.cuda.current_stream(values.device)
+            values = host.copy_(values, non_blocking=True)
+            copied.record(stream)
         self._in_flight = _Window(self._steps, values, copied)
-        self._steps, self._stacks = [], []
+        self._steps = []
         if copied is None:
             self._land()
 
@@ -128,27 +128,27 @@ class LossRecorder:
         """Writes the rows of the window in flight."""
         if self._in_flight is None:
             return
-        window, self._in_flight = self._in_flight, None
+        window = self._in_flight
         if window.copied is not None:
             window.copied.synchronize()
         values = iter(window.values.cpu().numpy())
         rows = []
         for at in window.steps:
-            for name, weight in zip(at.names, at.weights, strict=True):
-                raw = next(values)
-                # In float32, as torch multiplied it.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    weighted = raw * np.float32(weight)
-                rows.append(LossRow(at.step, at.epoch, at.time, name, raw, weight, weighted))
+            raws, products = ([next(values) for _ in at.names] for _ in range(2))
+            rows += [
+                LossRow(at.step, at.epoch, at.time, *of_loss)
+                for of_loss in zip(at.names, raws, at.weights, products, strict=True)
+            ]
         self.last |= {row.loss: row for row in rows}
         self._write(rows)
+        self._in_flight = None
 
 
-def _mean(raws: list[Tensor]) -> Tensor:
-    return raws[0] if len(raws) == 1 else _stack(raws).mean()
+def _mean(scalars: list[Tensor]) -> Tensor:
+    return scalars[0] if len(scalars) == 1 else _stack(scalars).mean()
 
 
 def _stack(scalars: list[Tensor]) -> Tensor:
     """``(n,)`` float32 on the device of the first, whatever the dtypes and devices."""
     device = scalars[0].device
-    return torch.stack([s.to(device, torch.float32, non_blocking=True) for s in scalars])
+    return torch.stack([s.to(device, torch.float32) for s in scalars])

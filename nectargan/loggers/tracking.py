@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from nectargan.errors import RunError
+from nectargan.interrupts import uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
 from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
@@ -140,7 +141,8 @@ class Tracker:
 
     def flush(self) -> None:
         """Writes every loss computed so far; waits for the device."""
-        self._recorder.flush()
+        with uninterrupted():
+            self._recorder.flush()
 
     def __exit__(
         self,
@@ -148,14 +150,18 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._handle.remove()
-        try:
-            self._recorder.flush()
-        finally:
-            for ledger in (self._losses, self._metrics):
-                if ledger is not None:
-                    ledger.close()
-            self._finish_followers(_status(error))
+        with uninterrupted():
+            self._handle.remove()
+            try:
+                self._recorder.flush()
+            except BaseException as failure:
+                error = error or failure
+                raise
+            finally:
+                for ledger in (self._losses, self._metrics):
+                    if ledger is not None:
+                        ledger.close()
+                self._finish_followers(_status(error))
 
     def _finish_followers(self, status: RunStatus) -> None:
         for follower in self._followers:
@@ -175,6 +181,6 @@ class Tracker:
 
 
 def _status(error: BaseException | None) -> RunStatus:
-    if error is None:
+    if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
     return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"

@@ -18,6 +18,7 @@ _UNSCHEDULED = Schedule()
 # MLflow refuses other names, and with one of them the whole batch that it came in.
 _NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
 _LONGEST_NAME = 200
+_READ_AS_MISSING = ("na", "n/a", "nan", "-nan", "null", "none", "inf", "infinity")
 
 
 @dataclass
@@ -100,6 +101,8 @@ def check_series_name(name: object) -> None:
             f"{name!r} cannot name a series; allowed are letters, digits, '_', '-', '.', spaces "
             "and single slashes between them."
         )
+    if name.lower() in _READ_AS_MISSING or name.replace(".", "").replace("-", "").isdecimal():
+        raise LossError(f"{name!r} cannot name a series; pandas would read it as something else.")
     if len(name) > _LONGEST_NAME or name != name.strip():
         raise LossError(
             f"{name!r} cannot name a series; it must have at most {_LONGEST_NAME} characters and "

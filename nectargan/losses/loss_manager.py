@@ -263,7 +263,8 @@ class LossManager:
 
     def _fire(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> None:
         if raw.dim():
-            raw, weighted = raw.mean(), weighted.mean()
+            raw = raw.mean()
+            weighted = raw * entry.schedule.current_value
         event = LossEvent(
             entry.name,
             tuple(entry.tags),

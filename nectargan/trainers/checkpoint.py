@@ -95,14 +95,15 @@ def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu"
     try:
         generator = build_generator(ConfigManager(content["config"]).data)
         generator.load_state_dict(content["networks"]["generator"])
-    except (ConfigError, KeyError, RuntimeError, AttributeError) as error:
+    except (ConfigError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"The generator in '{path}' cannot be loaded: {reason}.") from None
     return generator.to(device).eval()
 
 
 def _newest(run: Path) -> Path:
-    paths = sorted((run / FOLDER).glob("epoch_*.pt"), key=lambda path: int(path.stem[6:]))
+    found = [path for path in (run / FOLDER).glob("epoch_*.pt") if path.stem[6:].isdecimal()]
+    paths = sorted(found, key=lambda path: int(path.stem[6:]))
     if not paths:
         raise CheckpointError(f"'{run}' holds no checkpoint.")
     return paths[-1]

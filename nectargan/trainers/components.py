@@ -101,6 +101,8 @@ def resolve_losses(config: Config) -> Config:
             if option == 0 and name in everything:
                 continue
             raise ConfigError(_not_a_loss(name, config.train.objective, own, everything))
+        if isinstance(option, LossTerm) and option.weight is None:
+            option = option.model_copy(update={"weight": own.get(name, 1.0)})
         options[name] = option
     config = config.model_copy(deep=True)
     config.train.loss = options
@@ -124,7 +126,7 @@ def _not_a_loss(
 def loss_weights(config: Config) -> dict[str, Schedule]:
     """The weight of every loss of the run over the epochs; builds no loss."""
     return {
-        name: _schedule(option.weight if isinstance(option, LossTerm) else option)
+        name: _schedule(_weight_of(option))
         for name, option in resolve_losses(config).train.loss.items()
     }
 
@@ -143,17 +145,54 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
     )
     for name, option in options.items():
         if isinstance(option, LossTerm):
-            function = _import_module(name, option) if option.function else losses[name].function
-            losses[name] = LMLoss(name, function, tags=option.tags)
-            option = option.weight
-        if isinstance(option, ScheduleConfig):
-            losses[name] = replace(losses[name], schedule=option.build())
+            losses[name] = _build_term(name, option, losses.get(name), config)
+        weight = _weight_of(option)
+        if isinstance(weight, ScheduleConfig):
+            losses[name] = replace(losses[name], schedule=weight.build())
         else:
-            losses[name] = replace(losses[name], loss_weight=option, schedule=Schedule())
+            losses[name] = replace(losses[name], loss_weight=weight, schedule=Schedule())
         function = losses[name].function
         if isinstance(function, VGGPerceptualLoss):
             function.check_size(*height_and_width(config.dataloader.load.crop_size))
     return losses
+
+
+def _weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
+    if not isinstance(option, LossTerm):
+        return option
+    return 1.0 if option.weight is None else option.weight
+
+
+def _build_term(name: str, term: LossTerm, own: LMLoss | None, config: Config) -> LMLoss:
+    """A loss with the function and the tags of ``term``, or those of the objective's ``own``."""
+    tags = term.tags if term.tags is not None else list(own.tags) if own else ["G"]
+    if term.function is None and own is not None:
+        return LMLoss(name, own.function, tags=tags)
+    function = _import_module(name, term)
+    _try_out(name, term, function, config)
+    return LMLoss(name, function, tags=tags)
+
+
+def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> None:
+    """Computes a foreign loss once, so that one that cannot be used is found before the run."""
+    load = config.dataloader.load
+    shape = (1, load.output_nc, *height_and_width(load.crop_size))
+    inputs = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
+    if name in ("G_GAN", "D_real", "D_fake"):
+        inputs = [torch.rand(1, 1, 4, 4, requires_grad=True)]
+    try:
+        value = function(*inputs)
+    except Exception as error:
+        # Foreign code may raise anything.
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"train.loss.{name}.function '{term.function}' fails on {len(inputs)} tensors of shape "
+            f"{tuple(inputs[0].shape)}: {reason}."
+        ) from None
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise ConfigError(
+            f"train.loss.{name}.function '{term.function}' must return a tensor with a gradient."
+        )
 
 
 def _schedule(weight: float | ScheduleConfig) -> Schedule:
@@ -167,7 +206,7 @@ def _import_module(name: str, term: LossTerm) -> nn.Module:
     module_name, _, class_name = (term.function or "").replace(":", ".").rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"{place} is '{term.function}', which cannot be imported: {error}."
         ) from None
@@ -175,7 +214,8 @@ def _import_module(name: str, term: LossTerm) -> nn.Module:
         raise ConfigError(f"{place} is '{term.function}', which is not a torch.nn.Module class.")
     try:
         return found(**term.arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
+        # Foreign code may raise anything.
         raise ConfigError(
             f"train.loss.{name}.arguments are {term.arguments}, which '{term.function}' refuses: "
             f"{error}."

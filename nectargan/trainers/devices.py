@@ -52,7 +52,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """
     if name != "auto":
         return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cuda":
+        # Emulated bf16, on cards before Ampere, would be slower than fp32.
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp32"
+    return "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -92,14 +92,14 @@ class Pix2pixTrainer(Trainer):
             on_fake = self.discriminator(source, generated.detach())
         self._update(
             "discriminator",
-            compute("D_real", on_real.float()) + compute("D_fake", on_fake.float()),
+            compute("D_real", on_real.float()).mean() + compute("D_fake", on_fake.float()).mean(),
         )
 
         # G: against the D just updated, frozen so that no gradient is spent on its weights.
         self.discriminator.requires_grad_(False)
         with self._autocast():
             on_fake = self.discriminator(source, generated)
-        loss = compute("G_GAN", on_fake.float())
+        loss = compute("G_GAN", on_fake.float()).mean()
         for name in self._image_losses:
             loss = loss + compute(name, generated.float(), target).mean()
         self._update("generator", loss)

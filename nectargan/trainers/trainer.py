@@ -13,6 +13,8 @@ from torch import Tensor
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
 from nectargan.dataset.paired_dataset import normalize
+from nectargan.errors import RunError
+from nectargan.interrupts import uninterrupted
 from nectargan.loggers.base import Sink
 from nectargan.loggers.ledger import LossRow
 from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
@@ -126,7 +128,8 @@ class Trainer(ABC):
                     for i, batch in enumerate(self.data.train, start=1):
                         self.step += 1
                         self.losses.start_step(epoch, self.step, fraction=i / steps_per_epoch)
-                        self.train_step(*self._to_device(batch))
+                        with uninterrupted():
+                            self.train_step(*self._to_device(batch))
                         if display:
                             display.step(epoch, self.step, tracker.last)
 
@@ -158,7 +161,9 @@ class Trainer(ABC):
         seed_everything(self.config.common.seed, self.config.common.deterministic)
 
     def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        source, target = (normalize(t.to(self.device, non_blocking=True)) for t in batch)
+        source, target = (
+            normalize(t.to(self.device, non_blocking=self.device.type == "cuda")) for t in batch
+        )
         if self.data.augment.enabled:
             source, target = self.data.augment(source, target)
         return source, target
@@ -171,7 +176,10 @@ class Trainer(ABC):
             common.experiment_version,
             self.config.save.auto_increment_version,
         )
-        save_config(self.config, self.directory / CONFIG_FILE)
+        try:
+            save_config(self.config, self.directory / CONFIG_FILE)
+        except OSError as error:
+            raise RunError(f"'{self.directory}' cannot be written: {error.strerror}.") from None
         self.losses.experiment_directory = self.directory
         return Tracker(
             self.losses,

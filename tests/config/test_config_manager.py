@@ -245,6 +245,26 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"logging": {"csv": False}}, "TensorBoard and MLflow are fed from the CSV"),
     ({"logging": {"mlflow": {"tracking_uri": "./mlruns"}}}, "it must begin with http://"),
     ({"logging": {"mlflow": {"tracking_uri": "sqlite:x.db"}}}, "sqlite:///"),
+    ({"train": {"loss": {"G_L1": {"arguments": {"x": 1}}}}}, "arguments need a function"),
+    (
+        {
+            "train": {
+                "generator": {
+                    "learning_rate": {
+                        "initial": 0.1,
+                        "schedule": {
+                            "schedule": "linear",
+                            "start_epoch": 1,
+                            "end_epoch": 9,
+                            "initial_value": 1.0,
+                            "target_value": -1.0,
+                        },
+                    }
+                }
+            }
+        },
+        "learning rate of epoch 6 would be below 0",
+    ),
     ({"schema_version": 2}, "schema_version .* cannot be 2"),
 ]
 
@@ -383,4 +403,4 @@ def test_a_whole_term() -> None:
     assert isinstance(loss, LossTerm)
     assert loss.arguments == {"delta": 0.5}
     assert isinstance(loss.weight, ScheduleConfig)
-    assert loss.tags == ["G"]
+    assert loss.tags is None

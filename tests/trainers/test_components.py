@@ -36,7 +36,15 @@ class Charbonnier(nn.Module):
         return ((x - y) ** 2 + self.eps**2).sqrt().mean()
 
 
+class NoGradient(nn.Module):
+    """A term that cannot be trained with."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x.detach() - y).mean()
+
+
 HERE = f"{__name__}.Charbonnier"
+HERE_GAN = "torch.nn.Softplus"
 
 
 def test_options_reach_the_networks(tiny: Make) -> None:
@@ -97,6 +105,11 @@ def test_unused_losses_of_weight_zero_are_let_pass(tiny: Make) -> None:
         ("mine", {"function": "torch.nn.L1Los"}, "cannot be imported"),
         ("mine", {"function": "Loss"}, "cannot be imported"),
         ("mine", {"function": "torch.nn.functional.l1_loss"}, "not a torch.nn.Module class"),
+        ("mine", {"function": ".foo.Bar"}, "cannot be imported"),
+        ("mine", {"function": "torch.nn.Identity"}, "fails on 2 tensors"),
+        ("mine", {"function": "torch.nn.Linear", "arguments": {"in_features": -1}}, "refuses"),
+        ("G_GAN", {"function": "torch.nn.L1Loss"}, "fails on 1 tensors"),
+        ("G_L1", {"function": f"{__name__}.NoGradient"}, "a tensor with a gradient"),
         ("mine", {"function": HERE, "arguments": {"epsilon": 1}}, "refuses: .*'epsilon'"),
     ],
 )
@@ -131,6 +144,14 @@ def test_a_term_may_replace_the_function_of_a_loss_or_keep_it(tiny: Make) -> Non
     assert isinstance(losses["G_L1"].function, Charbonnier)
     assert type(losses["G_GAN"].function).__name__ == "AdversarialLoss"
     assert (losses["G_GAN"].loss_weight, losses["G_GAN"].tags) == (2, ["x"])
+
+
+def test_what_a_term_leaves_out_stays_the_objectives(tiny: Make) -> None:
+    terms = {"G_L1": {"tags": ["x"]}, "D_real": {"weight": 0.3}, "G_GAN": {"function": HERE_GAN}}
+    losses = build_losses(tiny(train__loss=terms))
+    assert (losses["G_L1"].loss_weight, losses["G_L1"].tags) == (100.0, ["x"])
+    assert (losses["D_real"].loss_weight, losses["D_real"].tags) == (0.3, ["D", "adversarial"])
+    assert losses["G_GAN"].loss_weight == 1.0
 
 
 def test_the_gan_mode_reaches_the_adversarial_losses(tiny: Make) -> None:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 from nectargan.errors import RunError
 from nectargan.files import replacing
@@ -34,7 +34,7 @@ def load_metrics(run: Run) -> pd.DataFrame:
     """All measurements of a run: the columns of `MetricRow`. Raises as `load_losses`."""
     import pandas as pd
 
-    return pd.concat(_stream(run, METRICS_FILE, MetricRow._fields), ignore_index=True)
+    return pd.concat(_stream(run, METRICS_FILE, MetricRow), ignore_index=True)
 
 
 def stream_losses(run: Run, every: int = 1) -> Iterator[pd.DataFrame]:
@@ -48,12 +48,14 @@ def stream_losses(run: Run, every: int = 1) -> Iterator[pd.DataFrame]:
         Frames as from `load_losses`; at least one, empty for a run without steps.
 
     Raises:
-        RunError: as `load_losses`.
+        RunError: as `load_losses`, or ``every`` is below 1.
     """
     import pandas as pd
 
+    if every < 1:
+        raise RunError(f"every is {every}; it must be 1 or more.")
     held: pd.DataFrame | None = None
-    for part in _stream(run, LOSSES_FILE, LossRow._fields):
+    for part in _stream(run, LOSSES_FILE, LossRow):
         # An empty frame has no types that would be worth keeping.
         frame = part if held is None or held.empty else pd.concat([held, part], ignore_index=True)
         # The last step may go on in the next part.
@@ -71,22 +73,37 @@ def _thinned(frame: pd.DataFrame, every: int) -> pd.DataFrame:
     return frame[(frame["step"] == 1) | (frame["step"] % every == 0)]
 
 
-def _stream(run: Run, file: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+def _stream(
+    run: Run, file: str, row_type: type[LossRow] | type[MetricRow]
+) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
     path = Path(run) / file
-    header = ",".join(columns).encode()
+    columns = ",".join(row_type._fields)
+    header = columns.encode() + b"\n"
+
+    def parsed(lines: bytes) -> pd.DataFrame:
+        # Told the types, and what alone stands for NaN, pandas refuses a row that lacks a field.
+        return pd.read_csv(
+            io.BytesIO(lines),
+            dtype=get_type_hints(row_type),
+            keep_default_na=False,
+            na_values=["nan"],
+        )
+
     try:
         blocks = read_blocks(path, block_bytes=_BLOCK_BYTES)
         first, _ = next(blocks, (b"", 0))
-        if not first.startswith(header + b"\n"):
-            raise RunError(f"'{path}' does not begin with the columns {','.join(columns)}.")
-        yield pd.read_csv(io.BytesIO(first))
+        if not first.startswith(header):
+            raise RunError(f"'{path}' does not begin with the columns {columns}.")
+        yield parsed(first)
         for lines, _ in blocks:
-            yield pd.read_csv(io.BytesIO(header + b"\n" + lines))
+            yield parsed(header + lines)
     except OSError as error:
         raise RunError(f"'{run}' is no run directory: {file}: {error.strerror}.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except RunError:
+        raise
+    except ValueError as error:
         raise RunError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from None
 
 

@@ -40,7 +40,9 @@ def plot_run(run: str | PathLike[str], output: Path) -> None:
     figure, panels = _panels(len(groups), Path(run).resolve().name)
     for panel, (name, group) in zip(panels, groups.items(), strict=False):
         every = max(1, len(group) // _MOST_POINTS)
-        mean = group["raw"].ewm(span=max(2, len(group) // 50)).mean()
+        # One infinity would swallow the mean of all that comes after it.
+        finite = group["raw"].where(np.isfinite(group["raw"]))
+        mean = finite.ewm(span=max(2, len(group) // 50)).mean()
         panel.plot(group["step"][::every], group["raw"][::every], color="C0", alpha=0.25, lw=0.8)
         panel.plot(group["step"][::every], mean[::every], color="C0", lw=1.6)
         panel.set_title(name, loc="left", fontsize=10)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -75,9 +76,16 @@ class Follower:
         sink: Where to forward to.
         directory: The run directory.
         poll_seconds: Pause between two looks at the ledger.
+
+    Raises:
+        RunError: the sink's ``every_n_steps`` is below 1.
     """
 
     def __init__(self, sink: Sink, directory: Path, poll_seconds: float = 1.0) -> None:
+        if sink.every_n_steps < 1:
+            raise RunError(
+                f"every_n_steps of {sink.name} is {sink.every_n_steps}; it must be 1 or more."
+            )
         self.sink = sink
         self._directory = directory
         self._poll_seconds = poll_seconds
@@ -118,11 +126,12 @@ class Follower:
             if self._stopping.wait(self._poll_seconds):
                 break
         # The ledger is complete now: forward what came last, until nobody waits any more.
-        while not (self._try(self._catch_up) and self._try(self._close)):
+        while not self._try(self._end):
             if self._abandoned.wait(self._poll_seconds):
                 break
 
-    def _close(self) -> None:
+    def _end(self) -> None:
+        self._catch_up()
         self.sink.close(self._status)
         self._closed = True
 

@@ -76,15 +76,22 @@ class Ledger:
 
     def append(self, rows: Iterable[LossRow] | Iterable[MetricRow]) -> None:
         """Writes rows at the end. Floats are written as the shortest text that reads back to the
-        same value, in the precision that they come in (``numpy.float32`` or ``float``)."""
+        same value, in the precision that they come in (``numpy.float32`` or ``float``). All rows
+        are written or, on a full disk (`OSError`), none: rows may be given again."""
         text = "".join(",".join(map(str, row)) + "\n" for row in rows)
         if text:
             self._write(text)
 
     def _write(self, text: str) -> None:
         data = memoryview(text.encode("utf-8"))
-        while data:
-            data = data[self._file.write(data) :]
+        end = self._file.tell()
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            self._file.truncate(end)
+            self._file.seek(end)
+            raise
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""

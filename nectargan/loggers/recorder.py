@@ -9,34 +9,37 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.lm_data import LossEvent
 
 
-class _Step(NamedTuple):
-    """What the host knows of a recorded step while its values are on the device."""
+class _Value(NamedTuple):
+    weight: float
+    pair: Tensor  # (2,) float32 on the device: the raw loss and the weighted one
 
+
+class _Step(NamedTuple):
     step: int
     epoch: int
     time: int
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
-    values: Tensor  # (2 * names,) float32 on the device: the raw losses, then the weighted ones
+    values: dict[str, _Value]
 
 
 class _Window(NamedTuple):
     steps: list[_Step]
-    values: Tensor  # those of all steps, on the host
-    copied: Any  # torch.cuda.Event that tells when `values` has arrived; None on other devices
+    pairs: Tensor  # (losses, 2): those of all steps, in their order, on the host
+    copied: Any  # torch.cuda.Event that tells when `pairs` has arrived; None on other devices
 
 
 class LossRecorder:
     """Collects `LossEvent` and hands on `LossRow`, a window of steps at a time.
 
-    The scalars of a step are stacked on their device as float32. A window ends after
-    ``window_steps`` steps or ``window_seconds``; its values are then copied to the host at once. On
-    CUDA that copy is asynchronous, into pinned memory, and its rows are written when the next
-    window ends: nothing here waits for the device but `flush`.
+    The scalars of an event are copied at once, on their device, so that whoever computed the loss
+    may go on to change it in place (``total += ...``). A window ends after ``window_steps`` steps
+    or ``window_seconds``; its values are then brought to the host together. On CUDA that transfer
+    is asynchronous, into pinned memory, and its rows are written when the next window ends:
+    nothing here waits for the device but `flush`.
 
     A loss that is computed several times in a step, as with accumulated gradients, has one row:
     the means of its values, with the last weight.
@@ -63,7 +66,7 @@ class LossRecorder:
         self._step = 0
         self._epoch = 0
         self._time = 0
-        self._events: dict[str, list[LossEvent]] = {}
+        self._values: dict[str, list[_Value]] = {}
         self._steps: list[_Step] = []
         self._window_began = time.monotonic()
         self._in_flight: _Window | None = None
@@ -71,10 +74,13 @@ class LossRecorder:
     def __call__(self, event: LossEvent) -> None:
         """Takes one event; the hook to register with a `LossManager`."""
         if event.step != self._step:
-            self._end_step()
+            # A Ctrl-C halfway would leave rows both written and still to be written.
+            with uninterrupted():
+                self._end_step()
             self._step, self._epoch = event.step, event.epoch
             self._time = time.time_ns() // 1_000_000
-        self._events.setdefault(event.name, []).append(event)
+        value = _Value(event.weight, torch.stack((event.raw, event.weighted)).float())
+        self._values.setdefault(event.name, []).append(value)
 
     def flush(self) -> None:
         """Writes everything that was recorded so far, waiting for the device if need be."""
@@ -84,24 +90,13 @@ class LossRecorder:
         self._land()
 
     def _end_step(self) -> None:
-        if not self._events:
+        if not self._values:
             return
         if not self._steps:
             self._window_began = time.monotonic()
-        events = self._events
-        raws = [_mean([event.raw for event in each]) for each in events.values()]
-        weighted = [_mean([event.weighted for event in each]) for each in events.values()]
-        self._steps.append(
-            _Step(
-                self._step,
-                self._epoch,
-                self._time,
-                tuple(events),
-                tuple(each[-1].weight for each in events.values()),
-                _stack(raws + weighted),
-            )
-        )
-        self._events = {}
+        values = {name: _mean(each) for name, each in self._values.items()}
+        self._steps.append(_Step(self._step, self._epoch, self._time, values))
+        self._values = {}
         full = len(self._steps) >= self._window_steps
         if full or time.monotonic() - self._window_began >= self._window_seconds:
             self._end_window()
@@ -111,15 +106,15 @@ class LossRecorder:
         self._land()
         if not self._steps:
             return
-        values = torch.cat([step.values for step in self._steps])
+        pairs = _stack([value.pair for step in self._steps for value in step.values.values()])
         copied = None
-        if values.is_cuda:
-            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        if pairs.is_cuda:
+            host = torch.empty(pairs.shape, dtype=pairs.dtype, pin_memory=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            stream = torch.cuda.current_stream(values.device)
-            values = host.copy_(values, non_blocking=True)
+            stream = torch.cuda.current_stream(pairs.device)
+            pairs = host.copy_(pairs, non_blocking=True)
             copied.record(stream)
-        self._in_flight = _Window(self._steps, values, copied)
+        self._in_flight = _Window(self._steps, pairs, copied)
         self._steps = []
         if copied is None:
             self._land()
@@ -131,24 +126,24 @@ class LossRecorder:
         window = self._in_flight
         if window.copied is not None:
             window.copied.synchronize()
-        values = iter(window.values.cpu().numpy())
-        rows = []
-        for at in window.steps:
-            raws, products = ([next(values) for _ in at.names] for _ in range(2))
-            rows += [
-                LossRow(at.step, at.epoch, at.time, *of_loss)
-                for of_loss in zip(at.names, raws, at.weights, products, strict=True)
-            ]
+        losses = [(at, name, v.weight) for at in window.steps for name, v in at.values.items()]
+        rows = [
+            LossRow(at.step, at.epoch, at.time, name, raw, weight, weighted)
+            for (at, name, weight), (raw, weighted) in zip(
+                losses, window.pairs.cpu().numpy(), strict=True
+            )
+        ]
         self.last |= {row.loss: row for row in rows}
         self._write(rows)
         self._in_flight = None
 
 
-def _mean(scalars: list[Tensor]) -> Tensor:
-    return scalars[0] if len(scalars) == 1 else _stack(scalars).mean()
+def _mean(values: list[_Value]) -> _Value:
+    if len(values) == 1:
+        return values[0]
+    return _Value(values[-1].weight, _stack([value.pair for value in values]).mean(dim=0))
 
 
-def _stack(scalars: list[Tensor]) -> Tensor:
-    """``(n,)`` float32 on the device of the first, whatever the dtypes and devices."""
-    device = scalars[0].device
-    return torch.stack([s.to(device, torch.float32) for s in scalars])
+def _stack(pairs: list[Tensor]) -> Tensor:
+    """``(n, 2)`` on the device of the first, whatever the devices."""
+    return torch.stack([pair.to(pairs[0].device) for pair in pairs])

@@ -144,13 +144,39 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "losses.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match="does not begin with the columns step,epoch"):
         load_losses(tmp_path)
-    header = "step,epoch,time,loss,raw,weight,weighted\n"
-    (tmp_path / "losses.csv").write_text(header + "1,1,1,a,1,1,1\n1,1,1,a,1,1,1,9,9,9\n")
-    with pytest.raises(RunError, match="is damaged"):
+    with pytest.raises(RunError, match="every is 0; it must be 1 or more"):
+        list(stream_losses(tmp_path, every=0))
+
+
+HEADER = b"step,epoch,time,loss,raw,weight,weighted\n"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b"1,1,1,a,1,1,1\n1,1,1,a,1,1,1,9,9,9\n",
+        b"1,1,1,\xff\xfe,1,1,1\n",
+        b"3,1,10\n4,1,1,a,1,1,1\n",  # torn, and written on
+        b"1,1,1,a,,1,1\n",
+        b"1,1,1,a,much,1,1\n",
+        b"1.5,1,1,a,1,1,1\n",
+        b"1,1,1,a,1,1,1\n\x00\x00\x00\x00\n",  # as some file systems leave it after a crash
+        b'1,1,1,"a,1,1,1\n',
+    ],
+)
+def test_damage_is_reported_and_never_read_as_missing(tmp_path: Path, rows: bytes) -> None:
+    (tmp_path / "losses.csv").write_bytes(HEADER + rows)
+    with pytest.raises(RunError, match=r"losses\.csv' is damaged: .*\.$"):
         load_losses(tmp_path)
-    (tmp_path / "losses.csv").write_bytes(header.encode() + b"1,1,1,\xff\xfe,1,1,1\n")
-    with pytest.raises(RunError, match="is damaged"):
-        load_losses(tmp_path)
+
+
+def test_special_values_and_names_that_look_like_values(tmp_path: Path) -> None:
+    rows = b"1,1,1,true,nan,1.0,inf\n1,1,1,1e5,-inf,1.0,1.0\n"
+    (tmp_path / "losses.csv").write_bytes(HEADER + rows)
+    frame = load_losses(tmp_path)
+    assert frame["loss"].tolist() == ["true", "1e5"]
+    np.testing.assert_array_equal(frame["raw"], [np.nan, -np.inf])
+    np.testing.assert_array_equal(frame["weighted"], [np.inf, 1.0])
 
 
 def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from nectargan.analysis.plots import plot_run, plot_schedules
 from nectargan.errors import RunError
+from nectargan.loggers.ledger import Ledger, LossRow
 from nectargan.scheduling.data import Schedule
 
 from .test_history import make_run
@@ -46,6 +48,19 @@ def test_a_panel_for_each_loss_with_its_values_and_weights(
         np.testing.assert_array_equal(twin.lines[0].get_ydata(), own["weight"])
     with Image.open(tmp_path / "out.png") as image:
         assert image.format == "PNG"
+
+
+def test_the_mean_goes_on_after_an_infinity(tmp_path: Path, figures: list[Figure]) -> None:
+    directory = tmp_path / "r"
+    directory.mkdir()
+    rows = [LossRow(s, 1, s, "a", math.inf if s == 4 else 0.5, 2.0, 1.0) for s in range(1, 11)]
+    Ledger(directory / "losses.csv", LossRow).append(rows)
+    plot_run(directory, tmp_path / "out.png")
+    _, mean = figures[0].axes[0].lines
+    np.testing.assert_allclose(mean.get_ydata(), np.full(10, 0.5))
+    weights = figures[0].axes[1]
+    low, high = weights.get_ylim()
+    assert (low + high) / 2 == 2.0, "a constant weight is a line in the middle"
 
 
 def test_schedules_are_drawn_at_every_epoch(tmp_path: Path, figures: list[Figure]) -> None:

@@ -3,12 +3,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nectargan.errors import RunError
+from nectargan.loggers import base
 from nectargan.loggers.base import Follower, Point, RunStatus, example_name
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
+from nectargan.loggers.ledger import (
+    LOSSES_FILE,
+    METRICS_FILE,
+    Ledger,
+    LossRow,
+    MetricRow,
+    read_blocks,
+)
 
 
 class FakeSink:
@@ -16,9 +28,12 @@ class FakeSink:
 
     name = "Fake"
 
-    def __init__(self, every: int = 1, failures: int = 0, open_failures: int = 0) -> None:
+    def __init__(
+        self, every: int = 1, failures: int = 0, open_failures: int = 0, close_failures: int = 0
+    ) -> None:
         self.every_n_steps = every
         self.failures, self.open_failures = failures, open_failures
+        self.close_failures = close_failures
         self.points: list[Point] = []
         self.examples: list[tuple[str, int]] = []
         self.statuses: list[RunStatus] = []
@@ -42,6 +57,9 @@ class FakeSink:
         self.examples.append((picture.name, step))
 
     def close(self, status: RunStatus) -> None:
+        if self.close_failures:
+            self.close_failures -= 1
+            raise ConnectionError("gone")
         self.statuses.append(status)
 
 
@@ -87,12 +105,20 @@ def test_the_first_step_and_every_nth_are_forwarded(
     assert sink.threads == {"nectargan-Fake"}
 
 
-@pytest.mark.parametrize("failures", [(3, 0), (0, 2), (2, 4)])
+@pytest.mark.parametrize(
+    "failures",
+    [
+        {"failures": 3},
+        {"open_failures": 2},
+        {"close_failures": 5},
+        {"failures": 2, "open_failures": 4, "close_failures": 1},
+    ],
+)
 def test_a_sink_that_recovers_has_everything_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, failures: tuple[int, int]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failures: dict[str, int]
 ) -> None:
     write_ledgers(tmp_path, 7)
-    sink = FakeSink(failures=failures[0], open_failures=failures[1])
+    sink = FakeSink(**failures)
     with caplog.at_level(logging.WARNING, "nectargan"):
         assert follow(sink, tmp_path, "KILLED")
     assert sink.points == expected(range(1, 8))
@@ -145,6 +171,51 @@ def test_examples_are_sent_once_and_only_when_they_are_whole(tmp_path: Path) -> 
     sink = FakeSink()
     assert follow(sink, tmp_path)
     assert sink.examples == [(example_name(1, 40), 40), (example_name(2, 80), 80)]
+
+
+def test_rows_that_a_failing_sink_has_seen_are_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cursor moves block by block: a failure in the middle repeats its own block alone."""
+    write_ledgers(tmp_path, 40)
+    monkeypatch.setattr(base, "read_blocks", partial(read_blocks, block_bytes=100))
+
+    class FailsOnce(FakeSink):
+        calls = 0
+
+        def write(self, points: Sequence[Point]) -> None:
+            self.calls += 1
+            if self.calls % 3 == 2:
+                raise ConnectionError("away")
+            super().write(points)
+
+    sink = FailsOnce()
+    assert follow(sink, tmp_path)
+    assert sink.calls > 12
+    assert sink.points == expected(range(1, 41))
+
+
+@given(cuts=st.lists(st.integers(0, 600), max_size=8))
+def test_a_file_torn_anywhere_is_followed_whole(
+    cuts: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("torn")
+    write_ledgers(directory, 20)
+    whole = (directory / LOSSES_FILE).read_bytes()
+    sink = FakeSink()
+    follower = Follower(sink, directory)
+    for cut in sorted(cuts):
+        (directory / LOSSES_FILE).write_bytes(whole[:cut])
+        follower._catch_up()
+    (directory / LOSSES_FILE).write_bytes(whole)
+    follower._catch_up()
+    assert sorted(sink.points) == sorted(expected(range(1, 21)))
+
+
+@pytest.mark.parametrize("every", [0, -5])
+def test_a_stride_below_one_is_refused(tmp_path: Path, every: int) -> None:
+    with pytest.raises(RunError, match=rf"every_n_steps of Fake is {every}; it must be 1 or more"):
+        Follower(FakeSink(every), tmp_path)
 
 
 def test_nothing_to_follow(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,37 @@ def test_it_only_grows(tmp_path: Path) -> None:
         before = path.read_bytes()
     ledger.append([])
     assert path.read_bytes() == before
+
+
+class FullDisk(io.FileIO):
+    """Takes ``room`` bytes, as a disk that is nearly full does: a part, then an error."""
+
+    room = 0
+
+    def write(self, data: Any) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = super().write(data[: self.room])
+        self.room -= taken
+        return taken
+
+
+@pytest.mark.parametrize("room", [0, 1, 17, 40])
+def test_a_full_disk_tears_no_row(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "l.csv"
+    ledger = Ledger(path, LossRow)
+    ledger.append([row(1)])
+    before = path.read_bytes()
+    disk = FullDisk(path, "ab")
+    ledger._file.close()
+    ledger._file = disk
+    disk.room = room
+    with pytest.raises(OSError, match="No space left"):
+        ledger.append([row(2), row(3)])
+    assert path.read_bytes() == before
+    disk.room = 1000  # somebody has made room, and the rows are given again
+    ledger.append([row(2), row(3)])
+    assert pd.read_csv(path)["step"].tolist() == [1, 2, 3]
 
 
 def test_a_record_is_never_overwritten(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None
     sink = MLflowSink(store, "faces", directory)
     sink.open()
     values = [1.0, math.inf, math.nan, -math.inf, 2.0]
-    sink.write([Point("x", value, step, step) for step, value in enumerate(values, start=1)])
+    points = [Point("x", value, step, step) for step, value in enumerate(values, start=1)]
+    sink.write(points)
+    sink.write(points)
     sink.close("FAILED")
     run = only_run(store, "faces")
     got = history(store, run, "x")

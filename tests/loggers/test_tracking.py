@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +17,7 @@ from torch import nn
 
 import nectargan
 from nectargan.errors import LossError, RunError
+from nectargan.loggers import ledger, recorder
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 from nectargan.scheduling.data import Schedule
@@ -54,7 +59,9 @@ def test_one_line_records_a_plain_loop_everywhere(
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     losses = manager()
-    with nectargan.track(losses, tmp_path / "run", mlflow=store, tensorboard=True):
+    with nectargan.track(
+        losses, tmp_path / "run", mlflow=store, tensorboard=True, mlflow_every_n_steps=7
+    ):
         rows = plain_loop(losses)
 
     frame = pd.read_csv(tmp_path / "run" / "losses.csv")
@@ -79,9 +86,10 @@ def test_one_line_records_a_plain_loop_everywhere(
     experiment = client.get_experiment_by_name("run")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
+    assert set(run.data.metrics) == {series for series, _ in by_step}
     for key in run.data.metrics:
         points = client.get_metric_history(run.info.run_id, key)
-        assert [(p.step, p.value) for p in points] == [(1, by_step[key, 1])]
+        assert [(p.step, p.value) for p in points] == [(s, by_step[key, s]) for s in (1, 7, 14)]
     assert os.listdir(tmp_path / "cwd") == []
 
 
@@ -118,6 +126,54 @@ def test_the_status_is_how_the_block_ended(
     assert frame["raw"].tolist() == [1.0], "what was computed before is on record"
 
 
+def test_ctrl_c_at_any_line_of_the_record_leaves_it_exact(tmp_path: Path) -> None:
+    """A real SIGINT before each line that the recorder and the ledger run, one after another."""
+    modules = (recorder.__file__, ledger.__file__)
+
+    def interrupted_at(line: int) -> bool:
+        seen = 0
+        done: list[tuple[int, str]] = []
+
+        def tracer(frame: FrameType, kind: str, _: object) -> Any:
+            nonlocal seen
+            if frame.f_code.co_filename not in modules:
+                return None
+            if kind == "line":
+                seen += 1
+                if seen == line:
+                    signal.raise_signal(signal.SIGINT)
+            return tracer
+
+        losses = LossManager()
+        losses.register_loss_fn("a", torch.mean)
+        losses.register_loss_fn("b", torch.sum)
+        before = sys.gettrace()
+        try:
+            with Tracker(losses, tmp_path / str(line), window_steps=2, window_seconds=1e9):
+                sys.settrace(tracer)
+                try:
+                    for step in range(1, 6):
+                        losses.start_step(1, step)
+                        for name in "ab":
+                            losses.compute_loss(name, torch.ones(2))
+                            done.append((step, name))
+                finally:
+                    sys.settrace(before)
+        except KeyboardInterrupt:
+            pass
+        frame = pd.read_csv(tmp_path / str(line) / "losses.csv")
+        rows = list(zip(frame["step"], frame["loss"], strict=True))
+        # The loss in whose hook the interrupt came may be on record or not; no other.
+        assert rows[: len(done)] == done
+        assert len(rows) <= len(done) + 1
+        return len(done) < 10
+
+    line = 1
+    while interrupted_at(line):
+        line += 1
+    assert line > 100
+
+
 def test_without_sinks_there_are_two_files(tmp_path: Path) -> None:
     losses = manager()
     with nectargan.track(losses, tmp_path / "a" / "run"):
@@ -145,6 +201,14 @@ def test_a_directory_with_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be made"):
         nectargan.track(losses, tmp_path / "file" / "run").__enter__()
+
+
+@pytest.mark.parametrize("sink", ["mlflow", "tensorboard"])
+def test_a_stride_below_one_is_refused_before_anything_is_made(tmp_path: Path, sink: str) -> None:
+    options: dict[str, Any] = {sink: True, f"{sink}_every_n_steps": 0}
+    with pytest.raises(RunError, match="is 0; it must be 1 or more"):
+        nectargan.track(manager(), tmp_path / "run", **options)
+    assert os.listdir(tmp_path) == []
 
 
 def test_metrics_of_the_users_own(tmp_path: Path) -> None:

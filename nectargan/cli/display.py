@@ -50,7 +50,7 @@ class PlainDisplay:
         self._epochs = epochs
         self._rows: Mapping[str, LossRow] = {}
         self._began = time.monotonic()
-        click.echo(f"Training in {directory}: {epochs} epochs of {steps_per_epoch} steps.")
+        click.echo(f"Training in {directory}")
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
         """Keeps the rows for the line of the epoch."""

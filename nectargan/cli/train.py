@@ -86,6 +86,7 @@ def train(
 
     from nectargan.cli.display import make_display
 
+    click.echo(trainer.describe())
     signal.signal(signal.SIGTERM, _terminate)
     try:
         trainer.train(make_display())
@@ -129,11 +130,8 @@ def _print_plan(trainer: Pix2pixTrainer) -> None:
     click.echo(trainer.config.model_dump_json(indent=4))
     for summary in trainer.data.splits.values():
         click.echo(str(summary))
-    steps = len(trainer.data.train)
-    click.echo(
-        f"{trainer.config.train.epochs} epochs of {steps} steps on {trainer.device} in "
-        f"{trainer.precision}. Nothing was written."
-    )
+    click.echo(trainer.describe())
+    click.echo("Nothing was written.")
 
 
 def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:

@@ -19,6 +19,11 @@ def _text(value: object) -> object:
     return str(value) if type(value) in (int, float) else value
 
 
+def on_or_off(value: object) -> object:
+    """YAML reads on and off as booleans; where both are words of ours, they are read back."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Chance = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]

@@ -9,11 +9,28 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from nectargan.config.augmentation_options import Augmentations
-from nectargan.config.base import Channels, Count, NotNegative, Positive, Section, Size, Text
-from nectargan.config.choices import GanMode, Norm, Objective, Precision
+from nectargan.config.base import (
+    Channels,
+    Count,
+    NotNegative,
+    Positive,
+    Section,
+    Size,
+    Text,
+    on_or_off,
+)
+from nectargan.config.choices import (
+    Cache,
+    Compile,
+    CudaGraph,
+    GanMode,
+    Norm,
+    Objective,
+    Precision,
+)
 from nectargan.config.loss_options import LossOption, ScheduleConfig
 from nectargan.scheduling.data import Schedule
 
@@ -74,7 +91,12 @@ class Dataloader(Section):
     batch_size: Count = 1
     """Pairs per step."""
     num_workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes that read images; 0 reads in the main process."""
+    """Worker processes that read images which are not cached; 0 reads in the main process."""
+    cache: Annotated[Cache, BeforeValidator(on_or_off)] = "auto"
+    """Where decoded images are kept: "ram", "device" or "off"; "auto" takes the device's memory if
+    a quarter of it suffices, else RAM if half of it does, else reads them each time."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch if it is smaller than batch_size."""
     load: Load = Load()
     """Sizes and channels."""
     augmentations: Augmentations = Augmentations()
@@ -185,6 +207,11 @@ class Train(Section):
     """The U-Net."""
     discriminator: PatchGAN = PatchGAN()
     """The PatchGAN."""
+    cuda_graph: Annotated[CudaGraph, BeforeValidator(on_or_off)] = "auto"
+    """Capture the step in a CUDA graph and replay it: "on", "off", or "auto" for where it works (a
+    CUDA device, fp32 or bf16, one process). The last, smaller batch of an epoch is not captured."""
+    compile: Annotated[Compile, BeforeValidator(on_or_off)] = "off"
+    """"default" compiles both networks with torch.compile, which takes a minute at the start."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
     """Losses by name: a number or a schedule weights one of the objective's; a whole term adds or
     replaces one. What is not named keeps the objective's weight."""

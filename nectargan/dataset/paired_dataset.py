@@ -1,22 +1,17 @@
-"""Loading image pairs, so that what an item holds depends on seed, epoch and index alone.
-
-Workers deliver uint8, a quarter of the bytes of float32; `normalize` makes floats on the device.
-"""
+"""Loading image pairs, so that what an item holds depends on seed, epoch and index alone."""
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from nectargan.dataset.crops import Crops, cut, draw_crops
 from nectargan.dataset.pairs import UNREADABLE, UNUSABLE_MODES, Pair
 from nectargan.errors import DataError
 
@@ -32,9 +27,9 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
     With `augment`, both are resized to `load_size` (bicubic), cropped at the same random place
     to `crop_size`, flipped and turned alike. Without, both are resized to `crop_size`.
 
-    An item is asked for by `index` (epoch 0) or by `(index, epoch)`, as `EpochSampler` does. Its
-    random draws are a pure function of `(seed, epoch, index)`: neither the number of workers nor
-    the order of reading changes an item, and a change of one chance leaves the crops as they were.
+    An item is asked for by `index` (epoch 0) or by `(index, epoch)`. Its random draws are a pure
+    function of `(seed, epoch, index)`: the order of reading does not change an item, and a change
+    of one chance leaves the crops as they were. `PairLoader` crops whole batches on the device.
 
     Args:
         pairs: What `find_pairs` or `check_data` found.
@@ -82,117 +77,70 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         if seed < 0:
             raise DataError(f"seed is {seed}; it must not be negative.")
         self._load = _size(load_size, "load_size")
-        self._crop = _size(crop_size, "crop_size")
-        if augment and (self._crop[0] > self._load[0] or self._crop[1] > self._load[1]):
+        self.crop_size = crop = _size(crop_size, "crop_size")
+        if augment and (crop[0] > self._load[0] or crop[1] > self._load[1]):
             raise DataError(
-                f"crop_size {_text(self._crop)} is larger than load_size {_text(self._load)}; "
+                f"crop_size {_text(crop)} is larger than load_size {_text(self._load)}; "
                 "a crop is cut from the loaded image."
             )
-        if augment and rot90_chance > 0 and self._crop[0] != self._crop[1]:
+        if augment and rot90_chance > 0 and crop[0] != crop[1]:
             raise DataError(
-                f"rot90_chance is {rot90_chance} with a crop_size of {_text(self._crop)}; "
+                f"rot90_chance is {rot90_chance} with a crop_size of {_text(crop)}; "
                 "quarter turns need a square crop."
             )
         self.pairs = tuple(pairs)
-        self._modes = (MODES[input_nc], MODES[output_nc])
+        self.channels = (input_nc, output_nc)
+        self.seed = seed
         self._swap = direction == "BtoA"
-        self._seed = seed
         self._augment = augment
+        self._drawn: tuple[int | None, Crops | None] = (None, None)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         index, epoch = (key, 0) if isinstance(key, int) else key
+        images = self.decode(index)[None]
+        crops = self.crops(epoch)
+        if crops is not None:
+            images = cut(images, torch.from_numpy(crops[index : index + 1]), self.crop_size)
+        source, target = torch.split(images[0], list(self.channels))
+        return source.contiguous(), target.contiguous()
+
+    @property
+    def decoded_size(self) -> tuple[int, int]:
+        """(height, width) of what `decode` returns."""
+        return self._load if self._augment else self.crop_size
+
+    def decode(self, index: int) -> Tensor:
+        """Input and target of a pair in one uint8 tensor, ``(input_nc + output_nc, H, W)``, resized
+        but not yet cropped.
+
+        Raises:
+            DataError: the file cannot be read any more.
+        """
         if not 0 <= index < len(self.pairs):
             raise IndexError(f"pair {index} of {len(self.pairs)}")
         images = _read(self.pairs[index])
         if self._swap:
             images = images[::-1]
-        size = self._load if self._augment else self._crop
         arrays = [
-            _resized(image, mode, size) for image, mode in zip(images, self._modes, strict=True)
+            _resized(image, MODES[channels], self.decoded_size)
+            for image, channels in zip(images, self.channels, strict=True)
         ]
-        if self._augment:
-            arrays = self._cut_and_turn(arrays, np.random.default_rng((self._seed, epoch, index)))
-        source, target = (torch.from_numpy(array.transpose(2, 0, 1).copy()) for array in arrays)
-        return source, target
+        return torch.from_numpy(np.concatenate(arrays, axis=2).transpose(2, 0, 1).copy())
 
-    def _cut_and_turn(
-        self, arrays: list[npt.NDArray[np.uint8]], rng: np.random.Generator
-    ) -> list[npt.NDArray[np.uint8]]:
-        (height, width), (load_height, load_width) = self._crop, self._load
-        # All is drawn, needed or not, so that one setting does not move the draws of another.
-        top = int(rng.integers(load_height - height + 1))
-        left = int(rng.integers(load_width - width + 1))
-        h_flip, v_flip, turn = rng.random(3) < self._chances
-        quarters = int(rng.integers(1, 4))
-        arrays = [array[top : top + height, left : left + width] for array in arrays]
-        if h_flip:
-            arrays = [array[:, ::-1] for array in arrays]
-        if v_flip:
-            arrays = [array[::-1] for array in arrays]
-        if turn:
-            arrays = [np.rot90(array, quarters) for array in arrays]
-        return arrays
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields the keys `(index, epoch)`, in an order that depends on seed and epoch alone.
-
-    Args:
-        length: Number of items.
-        seed: Not negative.
-        shuffle: False yields the items in order.
-
-    Raises:
-        DataError: A negative length, seed or epoch.
-    """
-
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
-        if length < 0 or seed < 0:
-            raise DataError(f"length is {length} and seed {seed}; neither may be negative.")
-        self._length = length
-        self._seed = seed
-        self._shuffle = shuffle
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the keys; call it before the loader is iterated."""
-        if epoch < 0:
-            raise DataError(f"epoch is {epoch}; it must not be negative.")
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = range(self._length)
-        if self._shuffle:
-            # NumPy pads a seed with zeros: without the 1, this would be the stream of item 0.
-            rng = np.random.default_rng((self._seed, self._epoch, 0, 1))
-            order = rng.permutation(self._length).tolist()
-        return ((index, self._epoch) for index in order)
-
-
-def init_worker(worker_id: int) -> None:
-    """A `worker_init_fn`: signals are the main process's business, which then ends its workers.
-
-    Needs no seeding: the items draw nothing from a global generator.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    sys.excepthook = _report_unless_abandoned
-
-
-def _report_unless_abandoned(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """Leaves out what a worker's threads say when the main process ends in the middle of a batch;
-    errors of the data itself are raised in the main process by torch."""
-    if not issubclass(kind, ConnectionError):
-        sys.__excepthook__(kind, error, traceback)
+    def crops(self, epoch: int) -> Crops | None:
+        """The crop of every pair in an epoch, see `draw_crops`; ``None`` without augmentation."""
+        if not self._augment:
+            return None
+        if self._drawn[0] != epoch:
+            # Without the 1, this would be the stream of the epoch's order.
+            crops = draw_crops(
+                len(self), self._load, self.crop_size, self._chances, (self.seed, epoch, 1)
+            )
+            self._drawn = (epoch, crops)
+        return self._drawn[1]
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from nectargan.losses.lm_data import LossEvent
 
 class _Value(NamedTuple):
     weight: float
-    pair: Tensor  # (2,) float32 on the device: the raw loss and the weighted one
+    raw: Tensor  # scalars on the device
+    weighted: Tensor
 
 
 class _Step(NamedTuple):
@@ -28,18 +29,17 @@ class _Step(NamedTuple):
 
 class _Window(NamedTuple):
     steps: list[_Step]
-    pairs: Tensor  # (losses, 2): those of all steps, in their order, on the host
+    pairs: Tensor  # (losses, 2) float32: raw and weighted of all steps, in order, on the host
     copied: Any  # torch.cuda.Event that tells when `pairs` has arrived; None on other devices
 
 
 class LossRecorder:
     """Collects `LossEvent` and hands on `LossRow`, a window of steps at a time.
 
-    The scalars of an event are copied at once, on their device, so that whoever computed the loss
-    may go on to change it in place (``total += ...``). A window ends after ``window_steps`` steps
-    or ``window_seconds``; its values are then brought to the host together. On CUDA that transfer
-    is asynchronous, into pinned memory, and its rows are written when the next window ends:
-    nothing here waits for the device but `flush`.
+    The scalars of an event stay on their device until a window is over: after ``window_steps``
+    steps or ``window_seconds``. Its values are then brought to the host together. On CUDA that
+    transfer is asynchronous, into pinned memory, and its rows are written when the next window
+    ends: nothing here waits for the device but `flush`.
 
     A loss that is computed several times in a step, as with accumulated gradients, has one row:
     the means of its values, with the last weight.
@@ -79,7 +79,7 @@ class LossRecorder:
                 self._end_step()
             self._step, self._epoch = event.step, event.epoch
             self._time = time.time_ns() // 1_000_000
-        value = _Value(event.weight, torch.stack((event.raw, event.weighted)).float())
+        value = _Value(event.weight, event.raw, event.weighted)
         self._values.setdefault(event.name, []).append(value)
 
     def flush(self) -> None:
@@ -106,7 +106,8 @@ class LossRecorder:
         self._land()
         if not self._steps:
             return
-        pairs = _stack([value.pair for step in self._steps for value in step.values.values()])
+        values = [value for step in self._steps for value in step.values.values()]
+        pairs = _stack([scalar for value in values for scalar in value[1:]]).view(-1, 2)
         copied = None
         if pairs.is_cuda:
             host = torch.empty(pairs.shape, dtype=pairs.dtype, pin_memory=True)
@@ -141,9 +142,12 @@ class LossRecorder:
 def _mean(values: list[_Value]) -> _Value:
     if len(values) == 1:
         return values[0]
-    return _Value(values[-1].weight, _stack([value.pair for value in values]).mean(dim=0))
+    raw = _stack([value.raw for value in values]).mean()
+    weighted = _stack([value.weighted for value in values]).mean()
+    return _Value(values[-1].weight, raw, weighted)
 
 
-def _stack(pairs: list[Tensor]) -> Tensor:
-    """``(n, 2)`` on the device of the first, whatever the devices."""
-    return torch.stack([pair.to(pairs[0].device) for pair in pairs])
+def _stack(scalars: list[Tensor]) -> Tensor:
+    """``(n,)`` float32 on the device of the first, whatever the devices and dtypes."""
+    first = scalars[0].device
+    return torch.stack([scalar.to(first, torch.float32) for scalar in scalars])

@@ -13,8 +13,12 @@ When hooks fire, in one training step::
         return weighted                          # with its gradient
     loss.backward(); optimizer.step()            # no hook fires here
 
-A hook gets scalars without a gradient: a loss that returns a map is given as its mean. A hook must
-not read their values (``.item()``) in the step, or the device stalls; `LossRecorder` shows how.
+A hook gets scalars without a gradient, which are its to keep: a loss that returns a map is given as
+its mean. A hook must not read their values (``.item()``) in the step, or the device stalls;
+`LossRecorder` shows how.
+
+In a step that is captured and replayed (`capture`), all hooks fire after the replay instead, for
+the same losses in the same order.
 """
 
 from __future__ import annotations
@@ -22,15 +26,18 @@ from __future__ import annotations
 import functools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from nectargan.errors import LossError, UnknownLossError, did_you_mean
+from nectargan.losses.captured_losses import CapturedLosses
 from nectargan.losses.lm_data import LMLoss, LossEvent
 from nectargan.scheduling.data import Schedule
 
@@ -61,6 +68,7 @@ class LossManager:
         self._epoch_by_interval: dict[str, float] = {}
         self._loop_tells_steps = False
         self._seen_in_step: set[str] = set()
+        self._captured: CapturedLosses | None = None
 
     # --- where the loop is ---------------------------------------------------------------------
 
@@ -230,21 +238,41 @@ class LossManager:
             raw = entry.function(*inputs)
         if not isinstance(raw, Tensor):
             raise LossError(f"Loss '{name}' returned {type(raw).__name__}; it must be a tensor.")
+        if self._captured is not None:
+            return self._captured.weigh(entry, raw, weight_kwargs)
         weighted = self._weight_loss(entry, raw, self._epoch_for(entry), **weight_kwargs)
         entry.last_loss_map = raw.detach()
         if self._hooks:
-            self._fire(entry, entry.last_loss_map, weighted.detach())
+            self.fire(entry, *self._scalars(entry, entry.last_loss_map, weighted.detach()))
         return weighted
+
+    @contextmanager
+    def capture(self, captured: CapturedLosses) -> Iterator[None]:
+        """Within the ``with`` block, losses are weighted by tensors of ``captured`` and noted there
+        for every replay; no hook fires, and no loss remembers its value."""
+        captured.begin()
+        self._captured = captured
+        try:
+            yield
+        finally:
+            self._captured = None
+
+    def weight_in_force(self, entry: LMLoss, **weight_kwargs: Any) -> float:
+        """The weight of a loss at this point of training; it becomes `current_value`."""
+        return self._weight_at(entry, self._epoch_for(entry), **weight_kwargs)
 
     def _weight_loss(
         self, loss_entry: LMLoss, loss_value: Tensor, epoch: float, **weight_kwargs: Any
     ) -> Tensor:
         """``loss_value`` times the weight in force at ``epoch``, which becomes the schedule's
         `current_value`."""
-        schedule = loss_entry.schedule
-        if loss_entry.is_scheduled:
+        return loss_value * self._weight_at(loss_entry, epoch, **weight_kwargs)
+
+    def _weight_at(self, entry: LMLoss, epoch: float, **weight_kwargs: Any) -> float:
+        schedule = entry.schedule
+        if entry.is_scheduled:
             schedule.current_value = schedule.value_at(epoch, **weight_kwargs)
-        return loss_value * schedule.current_value
+        return schedule.current_value
 
     def _epoch_for(self, entry: LMLoss) -> float:
         """The epoch to evaluate a schedule at: whole epochs unless it moves with every step."""
@@ -261,10 +289,15 @@ class LossManager:
             self._seen_in_step.clear()
         self._seen_in_step.add(name)
 
-    def _fire(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> None:
+    def _scalars(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> Iterable[Tensor]:
+        """Both as scalars that nobody else has: who computed the loss may change it in place."""
         if raw.dim():
             raw = raw.mean()
             weighted = raw * entry.schedule.current_value
+        return torch.stack((raw, weighted)).unbind()
+
+    def fire(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> None:
+        """Calls the hooks for a loss with its weight in force; both tensors are scalars."""
         event = LossEvent(
             entry.name,
             tuple(entry.tags),

@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.dataset.augmentations import PairAugmentation
-from nectargan.dataset.paired_dataset import EpochSampler, PairedDataset, init_worker
+from nectargan.dataset.cache import choose_place
+from nectargan.dataset.loader import PairLoader
+from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.losses.lm_data import LMLoss
-from nectargan.losses.pix2pix_objective import objective_weights, pix2pix
+from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.models.patchgan import PatchGANDiscriminator
 from nectargan.models.unet import UnetGenerator
@@ -67,10 +68,25 @@ def build_discriminator(config: Config) -> PatchGANDiscriminator:
     return discriminator
 
 
-def build_optimizer(network: nn.Module, options: Unet | PatchGAN, lr: float) -> torch.optim.Adam:
-    """Adam, fused: one kernel for all parameters instead of several for each."""
-    betas = (options.optimizer.beta1, options.optimizer.beta2)
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True)
+def build_optimizer(
+    network: nn.Module, options: Unet | PatchGAN, lr: float, capturable: bool = False
+) -> torch.optim.Adam:
+    """Adam, fused: one kernel for all parameters instead of several for each.
+
+    Args:
+        network: The network, on its device.
+        options: Its section of the config.
+        lr: Learning rate to begin with.
+        capturable: Keep the learning rate on the device as well, for a step that is captured.
+    """
+    parameters = list(network.parameters())
+    return torch.optim.Adam(
+        parameters,
+        lr=torch.tensor(lr, device=parameters[0].device) if capturable else lr,
+        betas=(options.optimizer.beta1, options.optimizer.beta2),
+        fused=True,
+        capturable=capturable,
+    )
 
 
 def lr_schedules(config: Config) -> dict[str, Schedule]:
@@ -178,7 +194,7 @@ def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> 
     load = config.dataloader.load
     shape = (1, load.output_nc, *height_and_width(load.crop_size))
     inputs = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
-    if name in ("G_GAN", "D_real", "D_fake"):
+    if name in ADVERSARIAL:
         inputs = [torch.rand(1, 1, 4, 4, requires_grad=True)]
     try:
         value = function(*inputs)
@@ -226,14 +242,19 @@ def _import_module(name: str, term: LossTerm) -> nn.Module:
 
 
 class Data(NamedTuple):
-    """The images of a run, as loaders of uint8 batches (input, target)."""
+    """The images of a run.
+
+    Attributes:
+        splits: What was found, by split.
+        train: The training pairs, augmented.
+        val: The validation pairs, if there are any.
+        examples: The pairs of the example grids, uint8 ``(C, H, W)`` (input, target).
+    """
 
     splits: dict[str, SplitSummary]
-    train: DataLoader[tuple[Tensor, Tensor]]
-    sampler: EpochSampler
-    val: DataLoader[tuple[Tensor, Tensor]] | None
+    train: PairLoader
+    val: PairLoader | None
     examples: list[tuple[Tensor, Tensor]]
-    augment: PairAugmentation
 
 
 def build_data(config: Config, device: torch.device) -> Data:
@@ -274,17 +295,26 @@ def build_data(config: Config, device: torch.device) -> Data:
 
     train = dataset(splits["train"].pairs, True)
     fixed = dataset(splits["val" if "val" in splits else "train"].pairs, False)
-    sampler = EpochSampler(len(train), seed=config.common.seed)
-    workers: dict[str, Any] = {
+    if options.drop_last and len(train) < options.batch_size:
+        raise ConfigError(
+            f"dataloader.drop_last is true, and dataloader.batch_size is {options.batch_size} with "
+            f"{len(train)} training pairs: no batch would be left."
+        )
+    read: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "device": device,
+        "cache": choose_place(options.cache, [train, fixed], device),
         "num_workers": options.num_workers,
-        "persistent_workers": options.num_workers > 0,
-        "pin_memory": device.type == "cuda",
-        "worker_init_fn": init_worker,
-        # A loader draws a seed for each pass. From its own generator: dropout's draws must not
-        # depend on the loaders.
-        "generator": torch.Generator().manual_seed(config.common.seed),
     }
-    train_loader = DataLoader(train, options.batch_size, sampler=sampler, **workers)
-    val_loader = DataLoader(fixed, options.batch_size, **workers) if "val" in splits else None
-    examples = [fixed[i] for i in range(min(config.save.num_examples, len(fixed)))]
-    return Data(splits, train_loader, sampler, val_loader, examples, augment)
+    return Data(
+        splits,
+        PairLoader(
+            train,
+            shuffle=True,
+            drop_last=options.drop_last,
+            augment=augment if augment.enabled else None,
+            **read,
+        ),
+        PairLoader(fixed, **read) if "val" in splits else None,
+        examples=[fixed[i] for i in range(min(config.save.num_examples, len(fixed)))],
+    )

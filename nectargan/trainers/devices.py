@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from nectargan.errors import ConfigError
+from nectargan.errors import ConfigError, RunError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,6 +67,30 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def compiled(network: nn.Module) -> Callable[..., Tensor]:
+    """``network`` compiled by torch on its first call; its own object stays as it is.
+
+    Raises:
+        RunError: on the first call: there is no compiler, or it fails.
+    """
+    run = torch.compile(network, dynamic=False)
+
+    def call(*inputs: Tensor) -> Tensor:
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            output: Tensor = run(*inputs)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                "train.compile is 'default', but torch cannot compile the networks here: "
+                f"{reason}; use 'off'."
+            ) from None
+        return output
+
+    return call
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.loggers.base import EXAMPLES_FOLDER, example_name
+from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.scheduling.scheduler_torch import TorchScheduler
+from nectargan.trainers.captured_step import CapturedStep, CudaGraphs
 from nectargan.trainers.checkpoint import FOLDER, save_checkpoint
 from nectargan.trainers.components import (
     build_discriminator,
@@ -19,9 +21,11 @@ from nectargan.trainers.components import (
     build_optimizer,
     lr_schedules,
 )
-from nectargan.trainers.devices import autocast
+from nectargan.trainers.devices import autocast, compiled
 from nectargan.trainers.trainer import Trainer
 from nectargan.trainers.validation import evaluating, save_grid, validate
+
+Forward = Callable[..., Tensor]
 
 
 class Pix2pixTrainer(Trainer):
@@ -49,12 +53,8 @@ class Pix2pixTrainer(Trainer):
         self.discriminator = build_discriminator(config).to(self.device)
         self._networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.losses.init_from_spec(build_losses, config)
-        for loss in self.losses.get_registered_losses().values():
-            if isinstance(loss.function, torch.nn.Module):
-                loss.function.to(self.device)
-        # All but the adversarial loss compare the generated image with the target.
-        names = self.losses.get_registered_losses()
-        self._image_losses = [name for name in names if name not in ("G_GAN", "D_real", "D_fake")]
+        for module in self._loss_modules():
+            module.to(self.device)
 
         schedules = lr_schedules(config)
         train = config.train
@@ -63,12 +63,20 @@ class Pix2pixTrainer(Trainer):
             "discriminator": train.discriminator,
         }
         self.optimizers = {
-            name: build_optimizer(network, options[name], schedules[name].initial_value)
+            name: build_optimizer(
+                network,
+                options[name],
+                schedules[name].initial_value,
+                capturable=self.graph_obstacle is None,
+            )
             for name, network in self._networks.items()
         }
         self.lr_schedulers = {
             name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self._networks
         }
+        self._compiled: tuple[Forward, Forward] | None = None
+        if train.compile == "default":
+            self._compiled = (compiled(self.generator), compiled(self.discriminator))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._autocast = functools.partial(autocast, self.device, self.precision)
 
@@ -77,19 +85,37 @@ class Pix2pixTrainer(Trainer):
         if epoch > 1:
             for scheduler in self.lr_schedulers.values():
                 scheduler.step()
-        return {f"lr/{name}": float(s.get_last_lr()[0]) for name, s in self.lr_schedulers.items()}
+        return {
+            f"lr/{name}": lr.scheduler.schedule.current_value
+            for name, lr in self.lr_schedulers.items()
+        }
+
+    def make_step(self) -> Callable[[Tensor, Tensor], object]:
+        """`train_step`, captured if it can be."""
+        if self.graph_obstacle is not None:
+            return self.train_step
+        return CapturedStep(
+            self.train_step,
+            self.losses,
+            [*self._networks.values(), *self._loss_modules()],
+            self.optimizers.values(),
+            self.config.dataloader.batch_size,
+            CudaGraphs(self.device),
+            required=self.config.train.cuda_graph == "on",
+        )
 
     def train_step(self, source: Tensor, target: Tensor) -> None:
         """One update of D, then one of G; every loss goes through the manager."""
         compute = self.losses.compute_loss
+        generator, discriminator = self._forwards(source)
         with self._autocast():
-            generated = self.generator(source)
+            generated = generator(source)
 
         # D: real pairs against generated ones, which are cut off from G.
         self.discriminator.requires_grad_(True)
         with self._autocast():
-            on_real = self.discriminator(source, target)
-            on_fake = self.discriminator(source, generated.detach())
+            on_real = discriminator(source, target)
+            on_fake = discriminator(source, generated.detach())
         self._update(
             "discriminator",
             compute("D_real", on_real.float()).mean() + compute("D_fake", on_fake.float()).mean(),
@@ -98,10 +124,11 @@ class Pix2pixTrainer(Trainer):
         # G: against the D just updated, frozen so that no gradient is spent on its weights.
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            on_fake = self.discriminator(source, generated)
+            on_fake = discriminator(source, generated)
         loss = compute("G_GAN", on_fake.float()).mean()
-        for name in self._image_losses:
-            loss = loss + compute(name, generated.float(), target).mean()
+        for name in self.losses.get_registered_losses():
+            if name not in ADVERSARIAL:
+                loss = loss + compute(name, generated.float(), target).mean()
         self._update("generator", loss)
         self.scaler.update()
 
@@ -110,6 +137,17 @@ class Pix2pixTrainer(Trainer):
         optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(optimizer)
+
+    def _forwards(self, source: Tensor) -> tuple[Forward, Forward]:
+        """Generator and discriminator, compiled unless the batch is a smaller one than usual, for
+        which they would have to be compiled anew."""
+        if self._compiled and len(source) == self.config.dataloader.batch_size:
+            return self._compiled
+        return self.generator, self.discriminator
+
+    def _loss_modules(self) -> list[torch.nn.Module]:
+        functions = [loss.function for loss in self.losses.get_registered_losses().values()]
+        return [function for function in functions if isinstance(function, torch.nn.Module)]
 
     def generate(self, source: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [-1, 1] for inputs alike, in the run's precision."""
@@ -123,7 +161,7 @@ class Pix2pixTrainer(Trainer):
         metrics: dict[str, float] = {}
         with evaluating(self.generator):
             if self.data.val is not None:
-                metrics = validate(self.generate, self.data.val, self.device)
+                metrics = validate(self.generate, self.data.val.epoch(), self.device)
             if save.save_examples and (epoch % save.example_save_rate == 0 or last):
                 picture = self.directory / EXAMPLES_FOLDER / example_name(epoch, self.step)
                 save_grid(self.generate, self.data.examples, self.device, picture)

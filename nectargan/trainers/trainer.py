@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.dataset.paired_dataset import normalize
 from nectargan.errors import RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.base import Sink
@@ -21,6 +20,7 @@ from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
+from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
 from nectargan.trainers.environment import describe_environment
@@ -57,6 +57,7 @@ class Trainer(ABC):
         config: The resolved config, with the weight of every loss in it.
         device: Where to compute.
         precision: "fp32", "bf16" or "fp16".
+        graph_obstacle: Why the step is not captured in a CUDA graph; ``None`` if it is.
         data: The images.
         losses: The loss manager; it knows the epoch and the step.
         epoch: The current epoch, from 1; 0 before training.
@@ -73,6 +74,9 @@ class Trainer(ABC):
         self.config = resolve_losses(config)
         self.device = resolve_device(config.common.device)
         self.precision = resolve_precision(config.common.precision, self.device)
+        self.graph_obstacle = graph_obstacle(
+            self.config.train.cuda_graph, self.device, self.precision
+        )
         self._seed()
         self.data: Data = build_data(self.config, self.device)
         self.losses = LossManager(config=self.config)
@@ -92,6 +96,10 @@ class Trainer(ABC):
             target: Target images alike.
         """
 
+    def make_step(self) -> Callable[[Tensor, Tensor], object]:
+        """The step as the loop calls it: `train_step`, or something that does the same faster."""
+        return self.train_step
+
     def on_epoch_end(self, epoch: int) -> Mapping[str, float]:
         """Called after the last step of each epoch; returns metrics to record."""
         return {}
@@ -110,6 +118,7 @@ class Trainer(ABC):
         """
         # Once more: what was drawn since construction must not change the run.
         self._seed()
+        step = self.make_step()
         epochs, steps_per_epoch = self.config.train.epochs, len(self.data.train)
         with self._open_run() as tracker:
             if display:
@@ -124,12 +133,12 @@ class Trainer(ABC):
                     tracker.log_metrics(self.step + 1, epoch, rates)
 
                     # One pass over the training images, in an order set by seed and epoch.
-                    self.data.sampler.set_epoch(epoch)
-                    for i, batch in enumerate(self.data.train, start=1):
+                    batches = self.data.train.epoch(epoch)
+                    for i, (source, target) in enumerate(batches, start=1):
                         self.step += 1
                         self.losses.start_step(epoch, self.step, fraction=i / steps_per_epoch)
                         with uninterrupted():
-                            self.train_step(*self._to_device(batch))
+                            step(source, target)
                         if display:
                             display.step(epoch, self.step, tracker.last)
 
@@ -141,7 +150,7 @@ class Trainer(ABC):
                     metrics = {
                         **self.on_epoch_end(epoch),
                         "time/epoch_seconds": seconds,
-                        "time/images_per_second": len(self.data.sampler) / seconds,
+                        "time/images_per_second": self.data.train.images_per_epoch / seconds,
                     }
                     tracker.log_metrics(self.step, epoch, metrics)
                     if display:
@@ -151,6 +160,16 @@ class Trainer(ABC):
                     display.stop()
         return tracker.directory
 
+    def describe(self) -> str:
+        """In one line, how the run computes."""
+        step = "captured step" if self.graph_obstacle is None else "eager step"
+        reason = f" ({self.graph_obstacle})" if self.graph_obstacle else ""
+        place = {"ram": "in RAM", "device": "on the device", "off": "read each time"}
+        return (
+            f"{self.config.train.epochs} epochs of {len(self.data.train)} steps on {self.device} "
+            f"in {self.precision}, {step}{reason}, images {place[self.data.train.cache]}."
+        )
+
     @property
     def tracking_uri(self) -> str:
         """The MLflow server or database."""
@@ -159,14 +178,6 @@ class Trainer(ABC):
 
     def _seed(self) -> None:
         seed_everything(self.config.common.seed, self.config.common.deterministic)
-
-    def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        source, target = (
-            normalize(t.to(self.device, non_blocking=self.device.type == "cuda")) for t in batch
-        )
-        if self.data.augment.enabled:
-            source, target = self.data.augment(source, target)
-        return source, target
 
     def _open_run(self) -> Tracker:
         common, logging = self.config.common, self.config.logging
@@ -206,6 +217,7 @@ class Trainer(ABC):
                     tags={
                         **describe_environment(self.device),
                         "precision": self.precision,
+                        "cuda_graph": "off" if self.graph_obstacle else "on",
                         "objective": self.config.train.objective,
                         "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
                         "run_directory": str(directory.resolve()),

@@ -27,7 +27,7 @@ def validate(
 
     Args:
         generate: From ``(N, C, H, W)`` float32 in [-1, 1] to generated images alike.
-        batches: uint8 batches (input, target).
+        batches: Batches (input, target), float32 in [-1, 1], on the device.
         device: Where to compute.
 
     Returns:
@@ -40,8 +40,8 @@ def validate(
     ssim = StructuralSimilarityIndexMeasure(data_range=1.0).to(device)
     error, count = torch.zeros((), device=device), 0
     for source, target in batches:
-        wanted = normalize(target.to(device)).add_(1).div_(2)
-        made = generate(normalize(source.to(device))).float().add(1).div(2)
+        wanted = target.add(1).div(2)
+        made = generate(source).float().add(1).div(2)
         psnr.update(made, wanted)
         ssim.update(made, wanted)
         error += (made - wanted).abs().mean(dim=(1, 2, 3)).sum()

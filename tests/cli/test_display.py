@@ -20,7 +20,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     display.epoch_end(1, {"val/ssim": 0.5, "time/images_per_second": 12.25, "lr/generator": 1.0})
     display.stop()
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"Training in {Path('runs/x_v1')}: 4 epochs of 100 steps."
+    assert first == f"Training in {Path('runs/x_v1')}"
     assert second == "epoch 1/4  G_L1 0.25 x 50  ssim 0.5  images/s 12.25  0:00:00 left"
 
 

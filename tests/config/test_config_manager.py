@@ -404,3 +404,21 @@ def test_a_whole_term() -> None:
     assert loss.arguments == {"delta": 0.5}
     assert isinstance(loss.weight, ScheduleConfig)
     assert loss.tags is None
+
+
+@pytest.mark.parametrize(("word", "value"), [("on", "on"), ("off", "off"), ("auto", "auto")])
+def test_on_and_off_are_words_though_yaml_reads_booleans(
+    tmp_path: Path, word: str, value: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"train: {{cuda_graph: {word}}}")
+    assert ConfigManager(tmp_path / "c.yaml").data.train.cuda_graph == value
+    override = parse_override(f"train.cuda_graph={word}")
+    assert ConfigManager(None, [override]).data.train.cuda_graph == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("train.compile", True), ("dataloader.cache", True), ("train.compile", 1)]
+)
+def test_a_word_that_is_not_allowed_there(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=key):
+        ConfigManager(None, [(key, value)])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from nectargan.dataset.paired_dataset import (
-    EpochSampler,
-    PairedDataset,
-    denormalize,
-    init_worker,
-    normalize,
-)
+from nectargan.dataset.paired_dataset import PairedDataset, denormalize, normalize
 from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
 
@@ -150,68 +140,6 @@ def test_item_is_a_pure_function_of_seed_epoch_and_index(
     assert torch.equal(first[1], second[1])
 
 
-def test_workers_give_the_same_items_in_the_same_order(pairs: list[Pair]) -> None:
-    data = PairedDataset(pairs, load_size=18, crop_size=12, h_flip_chance=0.5, seed=1)
-    epochs = {}
-    for workers in (0, 2):
-        sampler = EpochSampler(len(data), seed=1)
-        loader = DataLoader(
-            data,
-            batch_size=2,
-            sampler=sampler,
-            num_workers=workers,
-            worker_init_fn=init_worker,
-            persistent_workers=workers > 0,
-        )
-        epochs[workers] = []
-        for epoch in (1, 2):
-            sampler.set_epoch(epoch)
-            epochs[workers].append(torch.cat([torch.cat(batch) for batch in loader]))
-    assert torch.equal(torch.stack(epochs[0]), torch.stack(epochs[2]))
-    assert not torch.equal(epochs[0][0], epochs[0][1])
-
-
-def test_everything_a_worker_gets_can_be_pickled(
-    pairs: list[Pair], capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = PairedDataset(pairs, load_size=18, crop_size=12)
-    copy, init = pickle.loads(pickle.dumps((data, init_worker)))  # noqa: S301
-    assert torch.equal(copy[1, 2][0], data[1, 2][0])
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before, threads = [signal.getsignal(n) for n in numbers], torch.get_num_threads()
-    hook = sys.excepthook
-    try:
-        init(0)
-        assert [signal.getsignal(n) for n in numbers] == [signal.SIG_IGN, signal.SIG_IGN]
-        assert torch.get_num_threads() == 1
-        sys.excepthook(ConnectionResetError, ConnectionResetError("gone"), None)
-        assert capsys.readouterr().err == ""
-        sys.excepthook(ValueError, ValueError("a bug"), None)
-        assert capsys.readouterr().err == "ValueError: a bug\n"
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-        torch.set_num_threads(threads)
-        sys.excepthook = hook
-
-
-def test_sampler_is_a_pure_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int) -> list[tuple[int, int]]:
-        sampler = EpochSampler(50, seed)
-        sampler.set_epoch(epoch)
-        assert list(sampler) == list(sampler)
-        return list(sampler)
-
-    assert order(0, 3) == order(0, 3)
-    assert sorted(order(0, 3)) == [(i, 3) for i in range(50)]
-    orders = [[i for i, _ in order(s, e)] for s, e in ((0, 3), (0, 4), (1, 3))]
-    assert orders[0] != orders[1] != orders[2] != orders[0]
-    plain = EpochSampler(3, shuffle=False)
-    plain.set_epoch(7)
-    assert list(plain) == [(0, 7), (1, 7), (2, 7)]
-    assert len(plain) == 3
-
-
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=300))
 def test_normalize_round_trips(values: list[int]) -> None:
     images = torch.tensor(values, dtype=torch.uint8)
@@ -323,3 +251,15 @@ def test_items_end(pairs: list[Pair]) -> None:
     assert len(data) == 4
     with pytest.raises(IndexError, match="pair 4 of 4"):
         data[4]
+
+
+def test_decoding_is_the_item_before_the_crop(pairs: list[Pair]) -> None:
+    data = PairedDataset(pairs, load_size=(18, 22), crop_size=16, input_nc=1)
+    assert data.decoded_size == (18, 22)
+    left, right = halves(pairs[2])
+    images = [
+        half.resize((22, 18), Image.Resampling.BICUBIC) for half in (left.convert("L"), right)
+    ]
+    assert torch.equal(data.decode(2), torch.cat([tensor_of(image) for image in images]))
+    with pytest.raises(IndexError):
+        data.decode(-1)

@@ -230,10 +230,8 @@ def test_no_value_is_read_between_the_ends_of_windows() -> None:
     with _Operations() as operations:
         for each in events:
             recorder(each)
-    assert not any("_local_scalar_dense" in name for name in operations.names)
-    # One small copy for each loss and nothing else, whatever the number of steps.
-    assert set(operations.names) == {"aten.stack.default"}
-    assert len(operations.names) == 500
+    # Nothing at all until the window is over.
+    assert operations.names == []
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.schema import Config
+from nectargan.dataset.paired_dataset import normalize
 from nectargan.errors import ConfigError, DataError, ModelError
 from nectargan.trainers.components import (
     build_data,
@@ -188,14 +189,14 @@ def test_images_too_small_for_ssim(tiny: Make) -> None:
 
 def test_the_loaders_serve_the_images(tiny: Make) -> None:
     data = build_data(tiny(save__num_examples=9), CPU)
-    batches = list(data.train)
+    batches = list(data.train.epoch(1))
     assert [tuple(source.shape) for source, _ in batches] == [(2, 3, 32, 32)] * 3
     assert data.val is not None
-    source, target = next(iter(data.val))
+    source, target = next(iter(data.val.epoch()))
     # B is the negative of A, but for the rounding of the resize.
-    assert (source.int() + target.int() - 255).abs().max() <= 1
+    assert torch.allclose(source, -target, atol=2.1 / 127.5)
     assert len(data.examples) == 3
-    assert torch.equal(data.examples[0][0], source[0])
+    assert torch.equal(normalize(data.examples[0][0]), source[0])
 
 
 def test_examples_come_from_the_training_images_without_a_val_folder(
@@ -210,8 +211,15 @@ def test_examples_come_from_the_training_images_without_a_val_folder(
 
 def test_the_order_of_the_images_does_not_depend_on_workers(tiny: Make) -> None:
     def pictures(workers: int) -> Tensor:
-        data = build_data(tiny(dataloader__num_workers=workers), CPU)
-        data.sampler.set_epoch(3)
-        return torch.cat([source for source, _ in data.train])
+        data = build_data(tiny(dataloader__num_workers=workers, dataloader__cache="off"), CPU)
+        return torch.cat([source for source, _ in data.train.epoch(3)])
 
     assert torch.equal(pictures(0), pictures(2))
+
+
+def test_a_last_batch_is_dropped_only_if_one_is_left(tiny: Make) -> None:
+    data = build_data(tiny(dataloader__batch_size=4, dataloader__drop_last=True), CPU)
+    assert [len(source) for source, _ in data.train.epoch(1)] == [4]
+    assert [len(source) for source, _ in data.val.epoch()] == [3]
+    with pytest.raises(ConfigError, match="batch_size is 7 with 6 training pairs"):
+        build_data(tiny(dataloader__batch_size=7, dataloader__drop_last=True), CPU)

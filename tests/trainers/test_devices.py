@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from nectargan.errors import ConfigError
+from nectargan.errors import ConfigError, RunError
 from nectargan.trainers.devices import (
     autocast,
+    compiled,
     resolve_device,
     resolve_precision,
     seed_everything,
@@ -64,3 +66,25 @@ def test_deterministic_algorithms_are_switched_on_and_off() -> None:
     assert torch.are_deterministic_algorithms_enabled()
     seed_everything(0, deterministic=False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
+def test_a_compiled_network_is_the_network() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh())
+    images = torch.rand(2, 3)
+    run = compiled(network)
+    torch.testing.assert_close(run(images), network(images))
+    run(images).sum().backward()
+    assert network[0].weight.grad is not None
+
+
+def test_without_a_compiler_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> object:
+        from torch._dynamo.exc import TorchDynamoException
+
+        raise TorchDynamoException("no compiler\nwas found")
+
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: fail)
+    with pytest.raises(RunError, match=r"cannot compile the networks here: no compiler was found;"):
+        compiled(torch.nn.Linear(1, 1))(torch.zeros(1))

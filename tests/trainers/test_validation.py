@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nectargan.dataset.paired_dataset import normalize
 from nectargan.trainers.validation import evaluating, save_grid, validate
 
 CPU = torch.device("cpu")
@@ -25,9 +26,15 @@ def batches(count: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
+def normalized(
+    pairs: list[tuple[torch.Tensor, torch.Tensor]],
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(normalize(source), normalize(target)) for source, target in pairs]
+
+
 def test_a_perfect_generator() -> None:
     data = [(target, target) for _, target in batches(2, 0)]
-    values = validate(lambda x: x, data, CPU)
+    values = validate(lambda x: x, normalized(data), CPU)
     assert values["val/l1"] == pytest.approx(0.0, abs=1e-6)
     assert values["val/ssim"] == pytest.approx(1.0, abs=1e-5)
     assert values["val/psnr"] > 100
@@ -36,7 +43,7 @@ def test_a_perfect_generator() -> None:
 def test_a_constant_error_has_known_l1_and_psnr() -> None:
     data = [(torch.zeros(3, 3, 16, 16, dtype=torch.uint8),) * 2 for _ in range(2)]
     # 0.2 in [-1, 1] is 0.1 in [0, 1]: PSNR = -20 log10(0.1).
-    values = validate(lambda x: x + 0.2, data, CPU)
+    values = validate(lambda x: x + 0.2, normalized(data), CPU)
     assert values["val/l1"] == pytest.approx(0.1, rel=1e-5)
     assert values["val/psnr"] == pytest.approx(20.0, rel=1e-4)
 
@@ -45,7 +52,7 @@ def test_values_are_means_over_images_not_batches() -> None:
     # A numpy computation, image by image, over batches of unequal size.
     data = batches(2, 1)
     data[1] = (data[1][0][:1], data[1][1][:1])
-    values = validate(lambda x: x, data, CPU)
+    values = validate(lambda x: x, normalized(data), CPU)
     a = torch.cat([s for s, _ in data]).numpy() / 255.0
     b = torch.cat([t for _, t in data]).numpy() / 255.0
     mse = ((a - b) ** 2).mean(axis=(1, 2, 3))
@@ -59,7 +66,7 @@ def test_ssim_of_one_window() -> None:
     target = torch.full((1, 1, 16, 16), 102, dtype=torch.uint8)
     a, b, c1 = 0.2, 0.4, 0.01**2
     expected = (2 * a * b + c1) / (a * a + b * b + c1)
-    values = validate(lambda x: x, [(source, target)], CPU)
+    values = validate(lambda x: x, normalized([(source, target)]), CPU)
     assert values["val/ssim"] == pytest.approx(expected, rel=1e-3)
 
 

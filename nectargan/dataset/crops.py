@@ -1,0 +1,84 @@
+"""Random crops, flips and quarter turns: drawn on the host, cut out on the device.
+
+Any of them, one after another, is a linear walk through the pixels of an image that lie row by
+row: pixel (i, j) of the result is pixel ``first + i * down + j * right`` of the image. Three
+integers for each image are all that the device needs to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Crops = npt.NDArray[np.int64]
+
+
+def draw_crops(
+    count: int,
+    load_size: tuple[int, int],
+    crop_size: tuple[int, int],
+    chances: Sequence[float],
+    seed: Sequence[int],
+) -> Crops:
+    """Draws one crop for each of ``count`` images.
+
+    Args:
+        count: Number of images.
+        load_size: (height, width) of the images.
+        crop_size: (height, width) of the crops; square if there are to be quarter turns.
+        chances: Of mirroring left and right, of mirroring top and bottom, of a turn by one, two
+            or three quarters; each in [0, 1].
+        seed: What the draws depend on, besides the arguments above. A chance does not move the
+            draws of another, nor those of the place.
+
+    Returns:
+        ``(count, 3)``: first, down and right of each crop.
+    """
+    (height, width), (load_height, load_width) = crop_size, load_size
+    rng = np.random.default_rng(seed)
+    # All is drawn, needed or not, so that one setting does not move the draws of another.
+    top = rng.integers(load_height - height + 1, size=count)
+    left = rng.integers(load_width - width + 1, size=count)
+    h_flip, v_flip, turn = rng.random((3, count)) < np.asarray(chances)[:, None]
+    quarters = np.where(turn, rng.integers(1, 4, size=count), 0)
+
+    first = top * load_width + left
+    down = np.full(count, load_width)
+    right = np.ones(count, dtype=np.int64)
+    # A mirrored crop starts at the other end and walks back.
+    first, right = np.where(h_flip, first + (width - 1) * right, first), _sign(h_flip) * right
+    first, down = np.where(v_flip, first + (height - 1) * down, first), _sign(v_flip) * down
+    for quarter in range(3):
+        # Counter-clockwise: rows are read from the last column to the first, columns as rows were.
+        turned = quarters > quarter
+        first = np.where(turned, first + (width - 1) * right, first)
+        down, right = np.where(turned, -right, down), np.where(turned, down, right)
+    return np.stack([first, down, right], axis=1)
+
+
+def cut(images: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cuts a crop out of each image, on their device.
+
+    Args:
+        images: ``(N, C, H, W)``, contiguous.
+        crops: ``(N, 3)``, int64, from `draw_crops`.
+        size: (height, width) of the crops.
+
+    Returns:
+        ``(N, C, height, width)``.
+    """
+    height, width = size
+    n, channels = images.shape[:2]
+    first, down, right = crops.view(n, 3, 1, 1).unbind(1)
+    i = torch.arange(height, device=images.device).view(1, -1, 1)
+    j = torch.arange(width, device=images.device)
+    pixels = ((first + i * down) + j * right).view(n, 1, -1).expand(-1, channels, -1)
+    return images.flatten(2).gather(2, pixels).view(n, channels, height, width)
+
+
+def _sign(flip: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    return np.where(flip, -1, 1)

@@ -1,0 +1,118 @@
+"""`CapturedLosses`: weights and events of a training step that is captured once, then replayed.
+
+A replay runs no Python. A weight that a schedule moves must therefore be a tensor on the device,
+filled before the replay: a number would be frozen into the capture for ever. And hooks are called
+after the replay, in the order in which the step computed its losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nectargan.errors import LossError
+from nectargan.losses.lm_data import LMLoss
+
+if TYPE_CHECKING:
+    from nectargan.losses.loss_manager import LossManager
+
+
+class _Loss(NamedTuple):
+    entry: LMLoss
+    raw: Tensor  # as the function returned it, detached; filled anew by each replay
+    weighted: Tensor
+
+
+class _Weight:
+    """The weight of one loss, here and on the device."""
+
+    def __init__(
+        self, entry: LMLoss, value: float, like: Tensor, kwargs: Mapping[str, Any]
+    ) -> None:
+        self.entry = entry
+        self.value = value
+        self.kwargs = kwargs
+        # Of the loss's own dtype: between two scalars, another one would change that of the result.
+        self.tensor = like.new_full((), value)
+
+
+class CapturedLosses:
+    """The losses of a captured step; see `LossManager.capture`.
+
+    The step is run a few times to warm up and once more to be captured, each time in a
+    `LossManager.capture` block and followed by `gather`. From then on, a step is `refresh`, a
+    replay, `fire`.
+
+    Args:
+        manager: The manager that computes the losses.
+    """
+
+    def __init__(self, manager: LossManager) -> None:
+        self._manager = manager
+        self._functions = self._registered_functions()
+        self._weights: dict[str, _Weight] = {}
+        self._losses: list[_Loss] = []
+        self._values = torch.empty(0)
+        self._warm = False
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the manager's losses are no longer those that were captured."""
+        return self._functions != self._registered_functions()
+
+    def begin(self) -> None:
+        """Forgets the losses of the last run of the step."""
+        self._warm = bool(self._losses)
+        self._losses = []
+
+    def weigh(self, entry: LMLoss, raw: Tensor, weight_kwargs: Mapping[str, Any]) -> Tensor:
+        """Weights a loss by the tensor of its weight, and notes it for `fire`.
+
+        Raises:
+            LossError: the step did not compute this loss when it warmed up.
+        """
+        weight = self._weights.get(entry.name)
+        if weight is None:
+            if self._warm:
+                raise LossError(
+                    f"Loss '{entry.name}' is not computed in every step; such a step cannot be "
+                    "captured, set train.cuda_graph to 'off'."
+                )
+            value = self._manager.weight_in_force(entry, **weight_kwargs)
+            weight = self._weights[entry.name] = _Weight(entry, value, raw, weight_kwargs)
+        weighted = raw * weight.tensor
+        self._losses.append(_Loss(entry, raw.detach(), weighted.detach()))
+        return weighted
+
+    def gather(self) -> None:
+        """Brings all values into one tensor; part of what is captured."""
+        pairs = []
+        for entry, raw, weighted in self._losses:
+            if raw.dim():
+                raw = raw.mean()
+                weighted = raw * self._weights[entry.name].tensor
+            pairs += [raw.float(), weighted.float()]
+        self._values = torch.stack(pairs) if pairs else torch.empty(0)
+
+    def refresh(self) -> None:
+        """Brings the weights in force to the device; before each replay."""
+        for weight in self._weights.values():
+            value = self._manager.weight_in_force(weight.entry, **weight.kwargs)
+            if value != weight.value:
+                weight.value = value
+                weight.tensor.fill_(value)
+
+    def fire(self) -> None:
+        """Fires the manager's hooks for every loss of the step; after each replay."""
+        # A copy: the next replay must not change what a hook has kept.
+        values = self._values.clone().unbind()
+        for i, (entry, raw, _) in enumerate(self._losses):
+            entry.last_loss_map = raw
+            self._manager.fire(entry, values[2 * i], values[2 * i + 1])
+
+    def _registered_functions(self) -> list[tuple[str, Callable[..., Tensor]]]:
+        losses = self._manager.get_registered_losses().items()
+        return [(name, loss.function) for name, loss in losses]

@@ -1,0 +1,383 @@
+"""A captured step is the eager step: same updates, same losses, same events in the same order."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nectargan.config.schema import Config
+from nectargan.errors import ConfigError, RunError
+from nectargan.losses.lm_data import LossEvent
+from nectargan.losses.loss_manager import LossManager
+from nectargan.trainers import pix2pix_trainer
+from nectargan.trainers.captured_step import CapturedStep, graph_obstacle, preserved
+from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from tests.graph_stand_in import CpuGraphs
+
+Make = Callable[..., Config]
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+RAMP = {
+    "schedule": "linear",
+    "start_epoch": 1,
+    "end_epoch": 5,
+    "initial_value": 100.0,
+    "target_value": 20.0,
+}
+SCHEDULED = {"train__loss": {"G_L1": RAMP, "G_GAN": {**RAMP, "interval": "step"}}}
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> CpuGraphs:
+    """Makes trainers capture their steps, on the CPU."""
+    backend = CpuGraphs()
+    monkeypatch.setattr("nectargan.trainers.trainer.graph_obstacle", lambda *_: None)
+    monkeypatch.setattr(pix2pix_trainer, "CudaGraphs", lambda device: backend)
+    return backend
+
+
+def eager(config: Config) -> Pix2pixTrainer:
+    """A trainer whose step is not captured, `graphs` or not."""
+    trainer = Pix2pixTrainer(config)
+    trainer.graph_obstacle = "for comparison"
+    return trainer
+
+
+def train(trainer: Pix2pixTrainer) -> list[tuple[object, ...]]:
+    """What a run tells its hooks."""
+    seen: list[tuple[object, ...]] = []
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def note(event: LossEvent) -> None:
+        seen.append((event.step, event.epoch, event.name, event.tags, event.weight))
+        kept.append((event.raw, event.weighted))
+
+    trainer.losses.register_hook(note)
+    trainer.train()
+    # Read at the very end: what a hook keeps must not change with the next replay.
+    pairs = [(raw.item(), weighted.item()) for raw, weighted in kept]
+    return [(*what, *values) for what, values in zip(seen, pairs, strict=True)]
+
+
+def assert_equal(one: Pix2pixTrainer, other: Pix2pixTrainer) -> None:
+    for name in ("generator", "discriminator"):
+        states = [getattr(trainer, name).state_dict() for trainer in (one, other)]
+        assert states[0].keys() == states[1].keys()
+        for key, value in states[0].items():
+            assert torch.equal(value, states[1][key]), key
+        adams = [trainer.optimizers[name].state_dict()["state"] for trainer in (one, other)]
+        for index, state in adams[0].items():
+            for key, value in state.items():
+                assert torch.equal(value, adams[1][index][key]), (index, key)
+
+
+@pytest.mark.parametrize("objective", ["basic", "extended"])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_captured_and_eager_runs_are_equal(
+    tiny: Make, graphs: CpuGraphs, objective: str, norm: str
+) -> None:
+    """Five epochs of weights and learning rates that move, dropout, and a smaller last batch."""
+    options = {
+        **SCHEDULED,
+        "train__objective": objective,
+        "train__generator__norm": norm,
+        "train__discriminator__norm": norm,
+        "train__generator__learning_rate": {"epochs": 2, "epochs_decay": 3, "initial": 0.002},
+        "dataloader__batch_size": 4,
+    }
+    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options))
+    expected = train(plain)
+    assert train(captured) == expected
+    assert graphs.captures == 1
+    assert len({weight for _, _, name, _, weight, *_ in expected if name == "G_L1"}) == 5
+    assert len({weight for _, _, name, _, weight, *_ in expected if name == "G_GAN"}) == 9
+    assert_equal(captured, plain)
+
+
+def test_the_whole_step_is_captured(tiny: Make, graphs: CpuGraphs) -> None:
+    Pix2pixTrainer(tiny()).train()
+    assert graphs.names.count("_fused_adam_") == 2
+    assert "convolution_backward" in graphs.names
+    assert graphs.names[-1] == "stack", "the gather of the losses"
+
+
+def test_warming_up_changes_nothing(tiny: Make, graphs: CpuGraphs) -> None:
+    trainer = Pix2pixTrainer(tiny(train__generator__norm="batch"))
+    plain = copy.deepcopy([trainer.generator.state_dict(), trainer.discriminator.state_dict()])
+    source, target = next(trainer.data.train.epoch(1))
+    optimizers = list(trainer.optimizers.values())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with preserved([trainer.generator, trainer.discriminator], optimizers, CPU):
+        for _ in range(2):
+            trainer.losses.start_step(1, 1)
+            trainer.train_step(source, target)
+        changed = trainer.generator.state_dict()
+        assert not any(
+            torch.equal(value, plain[0][key]) for key, value in changed.items() if "running" in key
+        )
+    assert torch.equal(torch.rand(3), expected)
+    for network, before in zip((trainer.generator, trainer.discriminator), plain, strict=True):
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, before[key]), key
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            assert parameter.grad is None
+            assert all(not value.any() for value in state.values())
+
+
+def test_warming_up_in_mid_run_keeps_the_optimisers_state(tiny: Make) -> None:
+    trainer = eager(tiny())
+    batch = next(trainer.data.train.epoch(1))
+    trainer.losses.start_step(1, 1)
+    trainer.train_step(*batch)
+    optimizer = trainer.optimizers["generator"]
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    with preserved([trainer.generator], [optimizer], CPU):
+        trainer.train_step(*batch)
+    for index, state in optimizer.state_dict()["state"].items():
+        assert state["step"] == 1
+        for key, value in state.items():
+            assert torch.equal(value, before[index][key])
+
+
+class Small:
+    """One linear layer, trained by every loss of its manager."""
+
+    def __init__(self, required: bool = False, **losses: Callable[..., Tensor]) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Linear(3, 3)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), fused=True)
+        self.losses = LossManager()
+        for name, function in (losses or {"L1": nn.L1Loss()}).items():
+            self.losses.register_loss_fn(name, function)
+        self.graphs = CpuGraphs()
+        self.events: list[LossEvent] = []
+        self.handle = self.losses.register_hook(self.events.append)
+        self.step = CapturedStep(
+            self.eager,
+            self.losses,
+            [self.network],
+            [self.optimizer],
+            batch_size=2,
+            backend=self.graphs,
+            required=required,
+        )
+        self.count = 0
+
+    def eager(self, source: Tensor, target: Tensor) -> None:
+        made = self.network(source)
+        names = self.losses.get_registered_losses()
+        loss = torch.stack([self.losses.compute_loss(n, made, target) for n in names]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def __call__(self, size: int = 2) -> list[str]:
+        """Makes a step; returns the losses that its hooks were told."""
+        self.count += 1
+        self.losses.start_step(1, self.count)
+        self.events.clear()
+        generator = torch.Generator().manual_seed(self.count)
+        source, target = torch.rand(2, size, 3, generator=generator).unbind()
+        self.step(source, target)
+        return [event.name for event in self.events]
+
+
+def test_batches_of_another_size_are_not_captured() -> None:
+    small = Small()
+    assert [small(2), small(1), small(2), small(1)] == [["L1"]] * 4
+    assert small.graphs.captures == 1
+    plain = Small()
+    plain.step = plain.eager
+    for size in (2, 1, 2, 1):
+        plain(size)
+    assert torch.equal(small.network.weight, plain.network.weight)
+
+
+def test_a_loss_registered_after_the_capture_is_captured_too() -> None:
+    small = Small()
+    assert small() == ["L1"]
+    small.losses.register_loss_fn("L2", nn.MSELoss())
+    assert small() == ["L1", "L2"]
+    assert small() == ["L1", "L2"]
+    assert small.graphs.captures == 2
+
+
+def test_a_function_replaced_after_the_capture_is_captured_again() -> None:
+    small = Small()
+    small()
+    small.losses.get_registered_losses()["L1"].function = lambda x, y: x.sum() * 0 + 7.0
+    small()
+    assert small.events[0].raw == 7.0
+    assert small.graphs.captures == 2
+
+
+def test_hooks_come_and_go_without_a_new_capture() -> None:
+    small = Small()
+    small()
+    late: list[LossEvent] = []
+    handle = small.losses.register_hook(late.append)
+    small.handle.remove()
+    small()
+    assert [event.step for event in late] == [2]
+    assert small.events == []
+    handle.remove()
+    small()
+    assert len(late) == 1
+    assert small.graphs.captures == 1
+
+
+def test_a_weight_changed_by_hand_is_in_force_in_the_next_step() -> None:
+    small = Small()
+    small()
+    small.losses.get_registered_losses()["L1"].schedule.current_value = 3.0
+    small()
+    (event,) = small.events
+    assert event.weight == 3.0
+    assert event.weighted == event.raw * 3
+
+
+def test_what_the_manager_remembers_is_of_the_last_step() -> None:
+    small = Small(map=lambda x, y: (x - y).abs().mean(dim=1))
+    small.eager = lambda source, target: small.losses.compute_loss("map", source, target)
+    small.step._step = small.eager
+    for _ in range(2):
+        small()
+        generator = torch.Generator().manual_seed(small.count)
+        source, target = torch.rand(2, 2, 3, generator=generator).unbind()
+        expected = (source - target).abs().mean(dim=1)
+        assert torch.equal(small.losses.get_loss_tensors()["map"], expected)
+        assert small.losses.get_loss_values()["map"] == small.events[0].raw == expected.mean()
+
+
+def waits(x: Tensor, y: Tensor) -> Tensor:
+    loss = (x - y).abs().mean()
+    return loss if loss.item() > -1 else -loss
+
+
+def test_a_loss_that_waits_for_the_device_makes_the_step_eager_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small, plain = Small(L1=waits), Small(L1=waits)
+    plain.step = plain.eager
+    with caplog.at_level(logging.WARNING, "nectargan"):
+        for each in (small, plain):
+            assert [each() for _ in range(3)] == [["L1"]] * 3
+    (record,) = caplog.records
+    assert "cannot be captured and is run eagerly" in record.message
+    assert "_local_scalar_dense" in record.message
+    assert torch.equal(small.network.weight, plain.network.weight)
+
+
+def test_a_capture_that_is_required_fails_in_one_sentence() -> None:
+    small = Small(required=True, L1=waits)
+    with pytest.raises(RunError, match="cuda_graph is 'on', but the step cannot be captured"):
+        small()
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    return
+
+
+def test_auto_captures_where_it_can() -> None:
+    assert graph_obstacle("auto", CUDA, "bf16") is None
+    assert graph_obstacle("auto", CUDA, "fp32") is None
+    assert graph_obstacle("on", CUDA, "fp32") is None
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "reason"),
+    [
+        (CPU, "fp32", "the device is cpu, not CUDA"),
+        (torch.device("mps"), "fp32", "the device is mps, not CUDA"),
+        (CUDA, "fp16", "fp16 scales its gradients"),
+    ],
+)
+def test_where_it_cannot_it_says_why(device: torch.device, precision: str, reason: str) -> None:
+    assert reason in str(graph_obstacle("auto", device, precision))
+    assert graph_obstacle("off", device, precision) == "train.cuda_graph is 'off'"
+    with pytest.raises(ConfigError, match=f"cuda_graph is 'on', but {reason}"):
+        graph_obstacle("on", device, precision)
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_several_processes_are_not_captured() -> None:
+    assert graph_obstacle("auto", CUDA, "bf16") == "several processes train together"
+
+
+def test_the_run_says_which_step_it_takes_and_why(tiny: Make) -> None:
+    line = Pix2pixTrainer(tiny()).describe()
+    assert "eager step (the device is cpu, not CUDA), images in RAM" in line
+    with pytest.raises(ConfigError, match="'on', but the device is cpu"):
+        Pix2pixTrainer(tiny(train__cuda_graph="on"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_graph_and_eager_are_equal_on_a_gpu(tiny: Make) -> None:
+    """50 steps of weights and learning rates that change every epoch, to 1e-5 relative."""
+    rate = {"epochs": 1, "epochs_decay": 24, "initial": 0.0005}
+    options = {
+        **SCHEDULED,
+        "common__device": "cuda",
+        "common__precision": "fp32",
+        "dataloader__batch_size": 3,
+        "train__generator__learning_rate": rate,
+    }
+    plain = Pix2pixTrainer(tiny(train__cuda_graph="off", **options))
+    captured = Pix2pixTrainer(tiny(train__cuda_graph="on", **options))
+    expected, found = train(plain), train(captured)
+    assert len(expected) == 50 * 4
+    assert [row[:5] for row in found] == [row[:5] for row in expected]
+    torch.testing.assert_close(
+        torch.tensor([row[5:] for row in found]),
+        torch.tensor([row[5:] for row in expected]),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    for name in ("generator", "discriminator"):
+        one, other = getattr(captured, name), getattr(plain, name)
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("graph", ["on", "off"])
+@pytest.mark.parametrize("cache", ["device", "ram"])
+def test_100_recorded_steps_on_a_gpu_wait_for_nothing(tiny: Make, graph: str, cache: str) -> None:
+    trainer = Pix2pixTrainer(
+        tiny(
+            common__device="cuda",
+            common__deterministic=False,
+            dataloader__cache=cache,
+            train__cuda_graph=graph,
+        )
+    )
+    step = trainer.make_step()
+    with trainer._open_run():
+        number = 0
+        for epoch in range(1, 36):
+            if epoch == 2:
+                torch.cuda.synchronize()
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                for source, target in trainer.data.train.epoch(epoch):
+                    number += 1
+                    trainer.losses.start_step(1, number)
+                    step(source, target)
+            except BaseException:
+                torch.cuda.set_sync_debug_mode("default")
+                raise
+        torch.cuda.set_sync_debug_mode("default")
+    assert number == 105

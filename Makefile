@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
 
-.PHONY: install demo check test clean
+.PHONY: install demo check test bench clean
 
 install: .venv/installed
 
@@ -23,11 +23,19 @@ check: install
 	$(BIN)/ruff format --check nectargan tests tools
 	$(BIN)/ruff check nectargan tests tools
 	$(BIN)/mypy
+	$(BIN)/mypy --strict tools
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 # One thread a worker: the tests are small, and threads of many workers only get in their way.
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# Everything that a GPU is for as well: without one, its tests and rows are left out.
+bench: install
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python tools/bench_train.py --full-run --json bench_train.json
+	$(BIN)/python tools/bench_logging.py --json bench_logging.json
+	$(BIN)/python tools/performance_page.py bench_train.json bench_logging.json
 
 clean:
 	rm -rf .venv $(DEMO) build *.egg-info

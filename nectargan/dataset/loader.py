@@ -112,8 +112,9 @@ class PairLoader:
         if self._images is None:
             images = fill(self.dataset)
             self._images = images.to(self._device) if self.cache == "device" else images
-        for indices in self._batches(order.to(self._images.device)):
-            if self._images.device == self._device:
+        is_there = self._images.device == self._device
+        for indices in self._batches(self._to_device(order) if is_there else order):
+            if is_there:
                 yield self._images.index_select(0, indices)
             else:
                 # Pinned, so that the copy needs no waiting; torch keeps and reuses such memory.

@@ -7,9 +7,11 @@ was torn by a crash. Sinks and tables are made from these files and from nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from nectargan.errors import RunError
 
@@ -56,17 +58,24 @@ class Ledger:
     Args:
         path: The file; made here, with a header.
         row_type: `LossRow` or `MetricRow`; its fields are the columns.
+        go_on: Go on at the end of a file that exists; a torn last line is cut off.
 
     Raises:
-        RunError: the file exists already, or cannot be made.
+        RunError: the file exists already (or, to go on, does not), or cannot be written.
     """
 
-    def __init__(self, path: Path, row_type: type[LossRow] | type[MetricRow]) -> None:
+    def __init__(
+        self, path: Path, row_type: type[LossRow] | type[MetricRow], go_on: bool = False
+    ) -> None:
         self.path = path
         try:
             # Unbuffered: one write per window, so that followers see whole windows at once.
-            self._file = path.open("xb", buffering=0)
-            self._write(",".join(row_type._fields) + "\n")
+            self._file = path.open("r+b" if go_on else "xb", buffering=0)
+            if go_on:
+                self._file.truncate(end_of_last_line(self._file))
+                self._file.seek(0, os.SEEK_END)
+            else:
+                self._write(",".join(row_type._fields) + "\n")
         except FileExistsError:
             raise RunError(
                 f"'{path}' exists already; a new record needs a new directory."
@@ -96,6 +105,19 @@ class Ledger:
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         self._file.close()
+
+
+def end_of_last_line(file: BinaryIO | FileIO) -> int:
+    """Where the last whole line of a file ends, in bytes."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - _BLOCK_BYTES)
+        file.seek(begin)
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0
 
 
 def read_blocks(

@@ -80,7 +80,10 @@ class CudaGraphs:
 
     def warm_up(self, work: Work, times: int) -> None:
         """See `GraphBackend`."""
-        with torch.cuda.device(self._device):
+        with torch.cuda.device(self._device), warnings.catch_warnings():
+            # Torch warns of an optimiser that could be captured and is not, as here; and that the
+            # mode which finds waits is a prototype.
+            warnings.simplefilter("ignore")
             # Capturing needs another stream than the default one, and so does the warm-up.
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
@@ -226,10 +229,8 @@ def _restore(optimizer: Optimizer, states: dict[Tensor, dict[str, Tensor]]) -> N
 def _refusing_syncs() -> Iterator[None]:
     """Turns a wait for the device into a RuntimeError, before it could spoil a capture."""
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the mode is a prototype, which misses some waits
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            yield
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -1,0 +1,117 @@
+"""The benchmarks run and report what they measured; how fast it was is not tested."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def run(tool: str, *arguments: str) -> str:
+    command = [sys.executable, str(TOOLS / tool), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both benchmarks, at their smallest."""
+    folder = tmp_path_factory.mktemp("figures")
+    size = ["--quick", "--size", "64", "--batch", "2", "--rounds", "2"]
+    run("bench_train.py", *size, "--device", "cpu", "--json", str(folder / "train.json"))
+    few = ["--rows", "40000", "--rounds", "3", "--steps", "20"]
+    run("bench_logging.py", *few, "--json", str(folder / "logging.json"))
+    return folder
+
+
+def test_the_steps_are_compared_with_a_plain_loop_and_with_each_other(figures: Path) -> None:
+    found = rows(figures / "train.json")
+    steps = {name: row for name, row in found.items() if row["unit"] == "ms a step"}
+    at = "batch 2, fp32, eager: "
+    assert {name.removeprefix(at): row["baseline"] for name, row in steps.items()} == {
+        "plain reference loop": None,
+        "our step, no hooks": at + "plain reference loop",
+        "with hooks and CSV": at + "our step, no hooks",
+        "with all sinks": at + "our step, no hooks",
+    }
+    for row in steps.values():
+        assert 0 < row["low"] <= row["median"] <= row["high"]
+        speed = row["details"]["images_per_second"]
+        assert speed == pytest.approx(2 * 1000 / row["median"])
+        assert row["details"]["peak_memory_mib"] > 100
+    assert 0 <= found[at + "our step, no hooks, waiting for data"]["median"] <= 100
+    assert found[at + "our step, no hooks, over the floor"]["median"] > 1
+    assert found["start to first step, 400 images cached"]["median"] > 0
+
+
+def test_what_needs_a_gpu_is_named_as_left_out(figures: Path) -> None:
+    left_out = json.loads((figures / "train.json").read_text())["left_out"]
+    names = [each["name"] for each in left_out]
+    assert "batch 2, bf16, graph: all sinks, every loss of every step" in names
+    assert "200 epochs of 400 pairs, batch 1, full record" in names
+    assert {each["reason"] for each in left_out} == {"there is no CUDA device"}
+
+
+def test_the_record_is_measured_by_loss_and_by_row(figures: Path) -> None:
+    found = rows(figures / "logging.json")
+    assert found["a loss in the manager, no hooks"]["limit"] == 5.0
+    assert found["a loss in the manager, recorder"]["limit"] == 15.0
+    one, other = (found[f"appending a row to the {size} ledger"] for size in ("small", "large"))
+    assert other["baseline"] == one["name"]
+    assert one["low"] / other["high"] <= 1 / other["ratio"] <= one["high"] / other["low"]
+    assert found["load_losses, peak memory"]["median"] > 0.05
+    for row in found.values():
+        value = row["median"] if row["ratio"] is None else row["ratio"]
+        assert row["met"] == (None if row["limit"] is None else value <= row["limit"])
+
+
+def test_figures_find_their_place_on_the_page(figures: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Performance\n")
+    both = [str(figures / "train.json"), str(figures / "logging.json")]
+    run("performance_page.py", *both, "--page", str(page))
+    once = page.read_text()
+    assert once.startswith("# Performance\n")
+    assert [line.split(" on ")[0] for line in once.splitlines() if line.startswith("###")] == [
+        "### bench_train",
+        "### bench_logging",
+    ]
+    assert "| batch 2, fp32, eager: plain reference loop |" in once
+    run("performance_page.py", both[0], "--page", str(page))
+    assert page.read_text() == once, "a section is replaced, not added again"
+
+
+def test_rounds_alternate() -> None:
+    sys.path.insert(0, str(TOOLS))
+    try:
+        from benchmarking import Row, interleaved
+    finally:
+        sys.path.remove(str(TOOLS))
+    order: list[str] = []
+    actions = {name: lambda name=name: order.append(name) for name in "abc"}
+    seconds = interleaved(actions, 3)
+    assert "".join(order) == "abccbaabc"
+    assert all(len(each) == 3 for each in seconds.values())
+    row = Row.compared("x", "s", {"x": [2.0, 9.0, 4.0], "y": [1.0, 3.0, 4.0]}, "y", limit=2.0)
+    assert row.ratio == statistics.median([2.0, 3.0, 1.0])
+    assert (row.median, row.low, row.high, row.met) == (4.0, 2.0, 9.0, True)
+
+
+def test_a_trace_of_one_step(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    shown = run("bench_train.py", "--quick", "--size", "64", "--trace", str(trace))
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert any(event.get("name") == "aten::convolution_backward" for event in events)
+    assert "cudaStreamSynchronize: 0" in shown

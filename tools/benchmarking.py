@@ -1,0 +1,160 @@
+"""What our benchmarks share: alternating rounds, rows with targets, a table, a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import psutil
+
+
+class LeftOut(NamedTuple):
+    """A row that could not be measured here, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class Row:
+    """One measured quantity.
+
+    Attributes:
+        name: What was measured.
+        unit: Of median, low and high.
+        median: Of all rounds.
+        low: Least of all rounds.
+        high: Greatest of all rounds.
+        limit: What the median, or the ratio if there is one, should not exceed.
+        ratio: Median of the rounds' ratios to the baseline, each to that of the same round.
+        baseline: Name of the row that the ratio is to.
+        details: Further figures by name.
+    """
+
+    name: str
+    unit: str
+    median: float
+    low: float
+    high: float
+    limit: float | None = None
+    ratio: float | None = None
+    baseline: str | None = None
+    details: dict[str, float | str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, unit: str, values: Sequence[float], limit: float | None = None) -> Row:
+        """A row of the values of all rounds."""
+        return cls(name, unit, statistics.median(values), min(values), max(values), limit)
+
+    @classmethod
+    def compared(
+        cls,
+        name: str,
+        unit: str,
+        values: Mapping[str, Sequence[float]],
+        baseline: str,
+        limit: float | None = None,
+    ) -> Row:
+        """A row of ``values[name]`` and its ratio to ``values[baseline]``, round by round."""
+        row = cls.of(name, unit, values[name], limit)
+        pairs = zip(values[name], values[baseline], strict=True)
+        row.ratio, row.baseline = statistics.median(a / b for a, b in pairs), baseline
+        return row
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the limit is kept; ``None`` without one."""
+        if self.limit is None:
+            return None
+        return (self.median if self.ratio is None else self.ratio) <= self.limit
+
+
+def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each action in each round: a round runs all of them once, so that what changes on
+    the machine meanwhile meets all alike. Every second round runs them in the reverse order."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(rounds):
+        order = list(actions) if number % 2 == 0 else list(actions)[::-1]
+        for name in order:
+            began = time.perf_counter()
+            actions[name]()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def machine() -> dict[str, object]:
+    """What the figures were measured on."""
+    import torch
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "date": date.today().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def peak_memory() -> int:
+    """Most bytes that this process had resident so far."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
+
+        # Not on Linux, where a child begins with the peak of its parent.
+        scale = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def report(rows: Sequence[Row], left_out: Sequence[LeftOut], path: Path | None) -> None:
+    """Prints all rows and what was left out; writes them to ``path`` as well if there is one."""
+    about = machine()
+    click.echo("\n".join(f"{key}: {value}" for key, value in about.items()))
+    width = max(len(row.name) for row in rows)
+    click.echo(
+        f"\n{'':{width}}  {'median':>9}  {'low':>9}  {'high':>9}  {'ratio':>6}  {'limit':>6}"
+    )
+    for row in rows:
+        numbers = "  ".join(f"{value:9.4g}" for value in (row.median, row.low, row.high))
+        ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+        limit = "" if row.limit is None else f"{row.limit:.4g}"
+        verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+        click.echo(f"{row.name:{width}}  {numbers}  {ratio:>6}  {limit:>6}  {row.unit}  {verdict}")
+        for key, value in row.details.items():
+            shown = value if isinstance(value, str) else f"{value:.4g}"
+            click.echo(f"{'':{width}}    {key.replace('_', ' ')}: {shown}")
+    for name, reason in left_out:
+        click.echo(f"left out: {name} ({reason})")
+    if path is not None:
+        document: dict[str, Any] = {
+            "machine": about,
+            "rows": [{**asdict(row), "met": row.met} for row in rows],
+            "left_out": [each._asdict() for each in left_out],
+        }
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""Puts the figures of benchmarks into docs/performance.md, each into a section of its own.
+
+python tools/performance_page.py figures.json more_figures.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+
+
+def section(document: dict[str, Any]) -> tuple[str, str]:
+    """The title and the Markdown of a benchmark's JSON file.
+
+    The title has the tool and the kind of machine: a later run of the same replaces it.
+    """
+    machine, rows = document["machine"], document["rows"]
+    tool = re.sub(r".*?(\w+)\.py.*", r"\1", machine["command"])
+    title = f"{tool} on {machine['gpu'] or str(machine['cores']) + ' CPU cores'}"
+    numbers = {k for row in rows for k, v in row["details"].items() if not isinstance(v, str)}
+    extra = sorted(numbers)
+    head = ["", "median", "low to high", "unit", "ratio", "limit", "", *extra]
+    lines = [
+        f"### {title}",
+        "",
+        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB"
+        + (f", {machine['gpu']}" if machine["gpu"] else "")
+        + f", Python {machine['python']}, torch {machine['torch']}. Command:",
+        "",
+        f"    {machine['command']}",
+        "",
+        "| " + " | ".join(name.replace("_", " ") for name in head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    for row in rows:
+        cells = [
+            row["name"],
+            f"{row['median']:.4g}",
+            f"{row['low']:.4g} to {row['high']:.4g}",
+            row["unit"],
+            "" if row["ratio"] is None else f"{row['ratio']:.3f}",
+            "" if row["limit"] is None else f"{row['limit']:.3g}",
+            {True: "met", False: "**missed**", None: ""}[row["met"]],
+            *(f"{row['details'][key]:.4g}" if key in row["details"] else "" for key in extra),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    notes = {text for row in rows for text in row["details"].values() if isinstance(text, str)}
+    lines += ["", *(f"- {note}" for note in sorted(notes))]
+    reasons = {reason for _, reason in _left_out(document)}
+    for reason in sorted(reasons):
+        names = "; ".join(name for name, why in _left_out(document) if why == reason)
+        lines += ["", f"Not measured, {reason}: {names}."]
+    return title, "\n".join(lines).rstrip() + "\n"
+
+
+def _left_out(document: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each["name"], each["reason"]) for each in document["left_out"]]
+
+
+def put(page: str, title: str, text: str) -> str:
+    """``page`` with the section of that title replaced, or added at the end."""
+    begin, end = f"<!-- figures: {title} -->\n", "<!-- end of figures -->\n"
+    before, found, rest = page.partition(begin)
+    after = rest.partition(end)[2] if found else ""
+    return before.rstrip("\n") + "\n\n" + begin + text + end + after
+
+
+@click.command()
+@click.argument("figures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, help="The page to change.")
+def main(figures: tuple[Path, ...], page: Path) -> None:
+    """Put figures into docs/performance.md."""
+    text = page.read_text(encoding="utf-8")
+    for path in figures:
+        text = put(text, *section(json.loads(path.read_text(encoding="utf-8"))))
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

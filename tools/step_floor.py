@@ -1,0 +1,82 @@
+"""The time that a training step takes at least on a machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from nectargan.config.schema import Config
+from nectargan.trainers.components import (
+    build_discriminator,
+    build_generator,
+    height_and_width,
+)
+
+
+def floor(config: Config, device: torch.device, precision: str) -> tuple[float, str]:
+    """Seconds that a step takes at least on this machine, and how they add up.
+
+    Adam reads four numbers for each parameter (itself, its gradient, two moments) and writes three:
+    28 bytes that must move. The passes read each weight forward and backward and write its gradient
+    once, 12 bytes in fp32, and in bf16 8 bytes and 6 for the cast. Meanwhile they need their
+    floating-point operations, whichever takes longer. Activations are left out. Bandwidth and rate
+    are those that a large copy and a large matrix product reach here.
+    """
+    networks = [build_generator(config), build_discriminator(config)]
+    parameters = sum(p.numel() for network in networks for p in network.parameters())
+    flops = _flops(config)
+    bandwidth, rate = _bandwidth(device), _matmul_rate(device, precision)
+    adam = 28 * parameters / bandwidth
+    passes = max((14 if precision == "bf16" else 12) * parameters / bandwidth, flops / rate)
+    return adam + passes, (
+        f"{parameters / 1e6:.1f} M parameters, {flops / 1e9:.0f} GFLOP, "
+        f"{bandwidth / 1e9:.0f} GB/s, {rate / 1e12:.3g} TFLOP/s"
+    )
+
+
+def _flops(config: Config) -> float:
+    """Floating-point operations of a plain step, counted on tensors without storage."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    meta = torch.device("meta")
+    with FlopCounterMode(display=False) as counter:
+        g, d = build_generator(config).to(meta), build_discriminator(config).to(meta)
+        x = torch.empty(
+            config.dataloader.batch_size,
+            3,
+            *height_and_width(config.dataloader.load.crop_size),
+            device=meta,
+        )
+        fake = g(x)
+        (d(x, x).sum() + d(x, fake.detach()).sum()).backward()
+        d.requires_grad_(False)
+        d(x, fake).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def best_of(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
+    """Least seconds of some runs of ``action``, each until the device is idle."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of a large copy."""
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
+    copy = torch.empty_like(source)
+    return 2 * source.numel() * 4 / best_of(lambda: copy.copy_(source), device)
+
+
+def _matmul_rate(device: torch.device, precision: str) -> float:
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / best_of(lambda: matrix @ matrix, device)

@@ -22,6 +22,7 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
     """
     machine, rows = document["machine"], document["rows"]
     tool = re.sub(r".*?(\w+)\.py.*", r"\1", machine["command"])
+    command = re.sub(r" --json \S+", "", machine["command"])
     title = f"{tool} on {machine['gpu'] or str(machine['cores']) + ' CPU cores'}"
     numbers = {k for row in rows for k, v in row["details"].items() if not isinstance(v, str)}
     extra = sorted(numbers)
@@ -33,7 +34,7 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
         + (f", {machine['gpu']}" if machine["gpu"] else "")
         + f", Python {machine['python']}, torch {machine['torch']}. Command:",
         "",
-        f"    {machine['command']}",
+        f"    {command}",
         "",
         "| " + " | ".join(name.replace("_", " ") for name in head) + " |",
         "|" + "---|" * len(head),

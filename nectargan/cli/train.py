@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,6 +21,7 @@ from nectargan.version import __version__
 if TYPE_CHECKING:
     from nectargan.config.config_manager import ConfigManager
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+    from nectargan.trainers.resumption import Resumption
 
 # Options that stand for one key of the config.
 _KEYS = {
@@ -58,6 +61,11 @@ _KEYS = {
 @click.option(
     "--csv", type=click.Path(path_type=Path), help="At the end, write the loss history here too."
 )
+@click.option(
+    "--resume",
+    metavar="DIR|auto",
+    help="Go on with a run; auto: with the newest unfinished one, or start one.",
+)
 @click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
 @click.version_option(__version__, prog_name="nectargan-train")
 def train(
@@ -67,6 +75,7 @@ def train(
     no_mlflow: bool,
     no_tensorboard: bool,
     csv: Path | None,
+    resume: str | None,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -74,12 +83,20 @@ def train(
 
     An option here goes before --set, --set before the config file, the file before the defaults.
     """
-    manager = _resolve(config, settings, epochs, no_mlflow, no_tensorboard, options)
+    resolve = partial(
+        _resolve,
+        settings=settings,
+        epochs=epochs,
+        no_mlflow=no_mlflow,
+        no_tensorboard=no_tensorboard,
+        options=options,
+    )
+    manager, resumption = _resumption(resume, config, resolve)
     _check_csv(csv, manager)
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
-    trainer = Pix2pixTrainer(manager.data)
+    trainer = Pix2pixTrainer(manager.data, resumption)
     if dry_run:
         _print_plan(trainer)
         return
@@ -96,7 +113,7 @@ def train(
 
 
 def _resolve(
-    config: str | None,
+    config: str | dict[str, Any] | None,
     settings: tuple[str, ...],
     epochs: int | None,
     no_mlflow: bool,
@@ -115,6 +132,34 @@ def _resolve(
     if epochs is not None:
         manager.set_epochs(epochs)
     return manager
+
+
+def _resumption(
+    resume: str | None,
+    config: str | None,
+    resolve: Callable[[str | dict[str, Any] | None], ConfigManager],
+) -> tuple[ConfigManager, Resumption | None]:
+    """The config, and the run to go on with if there is one."""
+    if resume is None:
+        return resolve(config), None
+
+    from nectargan.trainers.checkpoint import load_last
+    from nectargan.trainers.resumption import find_unfinished, resumption_of
+
+    directory = Path(resume)
+    if resume == "auto":
+        manager = resolve(config)
+        common = manager.data.common
+        found = find_unfinished(Path(common.output_directory), common.experiment_name)
+        if found is None:
+            return manager, None
+        directory = found
+    elif not directory.is_dir():
+        raise RunError(f"--resume '{resume}' is no run directory, and not 'auto'.")
+    checkpoint = load_last(directory)
+    if resume != "auto":
+        manager = resolve(config or checkpoint["config"])
+    return manager, resumption_of(directory, checkpoint, manager.data)
 
 
 def _check_csv(csv: Path | None, manager: ConfigManager) -> None:

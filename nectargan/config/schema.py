@@ -235,6 +235,12 @@ class Save(Section):
     """Whether checkpoints are written."""
     model_save_rate: Count = 5
     """Epochs from one checkpoint to the next; the last epoch always has one."""
+    every_minutes: NotNegative = 10.0
+    """Minutes from one checkpoint to the next within an epoch; 0 for none."""
+    keep_last: Count | None = None
+    """How many checkpoints of epochs' ends to keep; all without one."""
+    keep_best: Literal["val/l1", "val/psnr", "val/ssim"] | None = None
+    """Also save each epoch that is the best so far by this metric, as best.pt."""
     auto_increment_version: bool = True
     """Take the next free number for the run directory; else refuse one that exists."""
     save_examples: bool = True

@@ -70,11 +70,12 @@ class PairLoader:
         """Batches in an epoch."""
         return -(-self.images_per_epoch // self.batch_size)
 
-    def epoch(self, epoch: int = 0) -> Iterator[Pair]:
+    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Pair]:
         """The batches of an epoch.
 
         Args:
             epoch: Not negative.
+            skip: Batches to leave out at the start.
 
         Yields:
             Input ``(N, input_nc, H, W)`` and target ``(N, output_nc, H, W)``, float32 in [-1, 1],
@@ -84,6 +85,7 @@ class PairLoader:
             DataError: an image cannot be read any more.
         """
         order, channels = self._order(epoch), list(self.dataset.channels)
+        order = order[skip * self.batch_size :]
         crops = self.dataset.crops(epoch)
         of_batches = None
         if crops is not None:

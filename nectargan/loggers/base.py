@@ -6,19 +6,17 @@ To add a logger, write a class with the methods of `Sink` and hand it to a `Trac
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from nectargan.errors import RunError
+from nectargan.loggers.cursor import Cursor
+from nectargan.loggers.examples import EXAMPLES_FOLDER, example_step
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
-
-EXAMPLES_FOLDER = "examples"
-_EXAMPLE = re.compile(r"epoch_(\d+)_step_(\d+)\.png")
 
 log = logging.getLogger("nectargan")
 
@@ -53,8 +51,12 @@ class Sink(Protocol):
     name: str
     every_n_steps: int
 
-    def open(self) -> None:
-        """Makes the sink ready; called before everything else, until it succeeds once."""
+    def open(self, first_step: int) -> None:
+        """Makes the sink ready; called before everything else, until it succeeds once.
+
+        ``first_step`` is 0 for a new run. For one that is resumed, it is the first step that comes
+        (again): what the sink has of it and of later ones is to be replaced or kept, not doubled.
+        """
 
     def write(self, points: Sequence[Point]) -> None:
         """Takes the next points, in the order of the ledger."""
@@ -76,12 +78,15 @@ class Follower:
         sink: Where to forward to.
         directory: The run directory.
         poll_seconds: Pause between two looks at the ledger.
+        go_on: Go on where a follower of the same sink stopped, in an earlier process.
 
     Raises:
         RunError: the sink's ``every_n_steps`` is below 1.
     """
 
-    def __init__(self, sink: Sink, directory: Path, poll_seconds: float = 1.0) -> None:
+    def __init__(
+        self, sink: Sink, directory: Path, poll_seconds: float = 1.0, go_on: bool = False
+    ) -> None:
         if sink.every_n_steps < 1:
             raise RunError(
                 f"every_n_steps of {sink.name} is {sink.every_n_steps}; it must be 1 or more."
@@ -89,8 +94,12 @@ class Follower:
         self.sink = sink
         self._directory = directory
         self._poll_seconds = poll_seconds
-        self._cursors = {LOSSES_FILE: 0, METRICS_FILE: 0}
-        self._examples_sent: set[str] = set()
+        self._cursor = Cursor(directory, sink.name)
+        self._first_step = 0
+        if go_on:
+            self._first_step = self._cursor.rewind()
+            # Before anything new is written: a cursor must never be ahead of its sink.
+            self._cursor.save()
         self._opened = False
         self._warned = False
         self._closed = False
@@ -133,6 +142,8 @@ class Follower:
     def _end(self) -> None:
         self._catch_up()
         self.sink.close(self._status)
+        self._cursor.status = self._status
+        self._cursor.save()
         self._closed = True
 
     def _try(self, action: Callable[[], None]) -> bool:
@@ -151,22 +162,25 @@ class Follower:
 
     def _catch_up(self) -> None:
         if not self._opened:
-            self.sink.open()
+            self.sink.open(self._first_step)
             self._opened = True
-        for file, cursor in self._cursors.items():
+        cursor = self._cursor
+        for file in (LOSSES_FILE, METRICS_FILE):
             path = self._directory / file
             if not path.exists():
                 continue
-            for lines, offset in read_blocks(path, cursor):
+            for lines, offset in read_blocks(path, cursor.offsets[file]):
                 points = list(self._points(file, lines))
                 if points:
                     self.sink.write(points)
-                self._cursors[file] = offset
+                cursor.offsets[file] = offset
+                cursor.save()
         for picture in sorted((self._directory / EXAMPLES_FOLDER).glob("epoch_*.png")):
-            match = _EXAMPLE.fullmatch(picture.name)
-            if match and picture.name not in self._examples_sent:
-                self.sink.add_example(picture, int(match[2]))
-                self._examples_sent.add(picture.name)
+            step = example_step(picture.name)
+            if step is not None and picture.name not in cursor.examples:
+                self.sink.add_example(picture, step)
+                cursor.examples.add(picture.name)
+                cursor.save()
 
     def _points(self, file: str, lines: bytes) -> Iterator[Point]:
         for line in lines.decode("utf-8").splitlines():
@@ -182,8 +196,3 @@ class Follower:
                 yield Point(f"loss/{loss}/raw", float(raw), step, int(time))
                 yield Point(f"loss/{loss}/weighted", float(weighted), step, int(time))
                 yield Point(f"weight/{loss}", float(weight), step, int(time))
-
-
-def example_name(epoch: int, step: int) -> str:
-    """File name of an example grid, as followers look for it."""
-    return f"epoch_{epoch:04d}_step_{step:08d}.png"

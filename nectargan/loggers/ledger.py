@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from nectargan.errors import RunError
+from nectargan.files import replacing
 
 LOSSES_FILE = "losses.csv"
 METRICS_FILE = "metrics.csv"
 _BLOCK_BYTES = 1 << 20
+_LONGEST_LINE = 1 << 12
 
 
 class LossRow(NamedTuple):
@@ -102,6 +104,11 @@ class Ledger:
             self._file.seek(end)
             raise
 
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._file.tell()
+
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         self._file.close()
@@ -118,6 +125,93 @@ def end_of_last_line(file: BinaryIO | FileIO) -> int:
             return begin + newline + 1
         end = begin
     return 0
+
+
+def cut_ledger(path: Path, offset: int, orphans: Path) -> None:
+    """Shortens a ledger; what is cut off goes, under the same header, to a file of its own.
+
+    Args:
+        path: The CSV file.
+        offset: Bytes to keep; the end of a line.
+        orphans: Where the rest goes, if there is any.
+
+    Raises:
+        RunError: the file is shorter than that, or no line ends there.
+        OSError: a file cannot be written.
+    """
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(max(0, offset - 1))
+        if file.read(1) != b"\n" or offset < len(header):
+            raise RunError(f"'{path}' is damaged: no row of it ends at byte {offset}.")
+        rest = file.read()
+        if not rest:
+            return
+        if b"\n" in rest:
+            orphans.parent.mkdir(exist_ok=True)
+            with replacing(orphans) as part:
+                part.write_bytes(header + rest)
+        file.seek(0)
+        with replacing(path) as part, part.open("wb") as kept:
+            while offset:
+                block = file.read(min(offset, _BLOCK_BYTES))
+                kept.write(block)
+                offset -= len(block)
+
+
+def first_step_from(path: Path, offset: int) -> int:
+    """The step of the first row at or after ``offset``, the start of a line. Where there is none,
+    one more than the last step, and 0 for a ledger without rows or none at all."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        step = _next_step(file, offset)
+        if step is not None:
+            return step
+        last = _start_of_line(file, max(0, end_of_last_line(file) - 1))
+        step = _next_step(file, last)
+        return 0 if step is None else step + 1
+
+
+def offset_of_step(path: Path, step: int) -> int:
+    """Where the first row of ``step`` or a later one begins; the end of the file if there is none.
+    Found by bisection: steps never fall in a ledger."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        low, high = 0, end_of_last_line(file)
+        while low < high:
+            middle = _start_of_line(file, (low + high) // 2)
+            found = _step_at(file, middle)
+            if found is None or found < step:
+                file.seek(middle)
+                low = middle + len(file.readline())
+            else:
+                high = middle
+        return low
+
+
+def _start_of_line(file: BinaryIO, offset: int) -> int:
+    """Start of the line that the byte at ``offset`` is in."""
+    begin = max(0, offset - _LONGEST_LINE)
+    file.seek(begin)
+    return begin + file.read(offset - begin).rfind(b"\n") + 1
+
+
+def _step_at(file: BinaryIO, offset: int) -> int | None:
+    """The step of the row at ``offset``; ``None`` for the header and for an unfinished row."""
+    file.seek(offset)
+    line = file.readline()
+    text = line.partition(b",")[0]
+    return int(text) if line.endswith(b"\n") and text.isdigit() else None
+
+
+def _next_step(file: BinaryIO, offset: int) -> int | None:
+    step = _step_at(file, offset)
+    if step is None and offset == 0:
+        file.seek(0)
+        return _step_at(file, len(file.readline()))
+    return step
 
 
 def read_blocks(

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nectargan.loggers.base import EXAMPLES_FOLDER, Point, RunStatus
+from nectargan.files import replacing
+from nectargan.loggers.base import Point, RunStatus
+from nectargan.loggers.examples import EXAMPLES_FOLDER
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
+
+RUN_FILE = "mlflow_run.json"
 
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
+_MARK_TAG = "nectargan.mark"
 _FILES = ("config.json", LOSSES_FILE, METRICS_FILE)
 
 
@@ -56,29 +63,78 @@ class MLflowSink:
         self._params = {key: str(value) for key, value in (params or {}).items()}
         self._tags = dict(tags or {})
         self._client: Any = None
+        self._last_steps: dict[str, int] = {}
 
-    def open(self) -> None:
-        """Makes the run, under its experiment, and logs the parameters."""
+    def open(self, first_step: int) -> None:
+        """Makes the run under its experiment, or goes on with the one of an earlier process."""
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         if self.tracking_uri.startswith("http"):
             # MLflow's own defaults block a call for up to four minutes; we come back anyway.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(tracking_uri=self.tracking_uri)
         if self.run_id is None:
-            run = self._client.create_run(
-                self._experiment_id(), run_name=self._directory.name, tags=self._tags
-            )
-            self.run_id = run.info.run_id
-        params = [Param(key, value) for key, value in self._params.items()]
-        for i in range(0, len(params), _PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, params=params[i : i + _PARAMS_PER_CALL])
+            self.run_id = self._find()
+        if self.run_id is None:
+            self.run_id = self._create()
+        else:
+            # Whatever the cursor says: an earlier process may have died before it wrote it.
+            self._client.update_run(self.run_id, status="RUNNING")
+            self._note_what_is_there()
+        self._log_params()
         config = self._directory / _FILES[0]
         if config.exists():
             self._client.log_artifact(self.run_id, str(config))
+
+    def _find(self) -> str | None:
+        """The id of the run directory's MLflow run, if an earlier process made one."""
+        try:
+            known = json.loads((self._directory / RUN_FILE).read_text(encoding="utf-8"))
+            mark, run_id = str(known["mark"]), known["run_id"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        if run_id is None:
+            # It died between the two lines of `_create`: its run has the mark among its tags.
+            query = f"tags.`{_MARK_TAG}` = '{mark}'"
+            found = self._client.search_runs([self._experiment_id()], query)
+            run_id = found[0].info.run_id if found else None
+        return None if run_id is None else str(run_id)
+
+    def _create(self) -> str:
+        path, mark = self._directory / RUN_FILE, uuid.uuid4().hex
+        _write_json(path, {"mark": mark, "run_id": None})
+        tags = {**self._tags, _MARK_TAG: mark}
+        run = self._client.create_run(
+            self._experiment_id(), run_name=self._directory.name, tags=tags
+        )
+        _write_json(path, {"mark": mark, "run_id": run.info.run_id})
+        return str(run.info.run_id)
+
+    def _note_what_is_there(self) -> None:
+        """Remembers the last step of each key: there is no public way to delete a point."""
+        keys = self._client.get_run(self.run_id).data.metrics
+        for key in keys:
+            history = self._client.get_metric_history(self.run_id, key)
+            self._last_steps[key] = max(metric.step for metric in history)
+
+    def _log_params(self) -> None:
+        """Logs new parameters. A changed one keeps its first value, and gets a tag: MLflow lets
+        nobody change a parameter."""
+        from mlflow.entities import Param, RunTag
+
+        there = self._client.get_run(self.run_id).data.params
+        params = [Param(key, value) for key, value in self._params.items() if key not in there]
+        for i in range(0, len(params), _PARAMS_PER_CALL):
+            self._client.log_batch(self.run_id, params=params[i : i + _PARAMS_PER_CALL])
+        changed = [
+            RunTag(f"changed.{key}", value)
+            for key, value in self._params.items()
+            if there.get(key, value) != value
+        ]
+        for i in range(0, len(changed), _PARAMS_PER_CALL):
+            self._client.log_batch(self.run_id, tags=changed[i : i + _PARAMS_PER_CALL])
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -107,12 +163,16 @@ class MLflowSink:
     def write(self, points: Sequence[Point]) -> None:
         """Logs the points with the ledger's times, so that a batch sent twice adds nothing.
 
-        Infinities stay in the CSV alone: MLflow would store them as 1.8e308.
+        Infinities stay in the CSV alone: MLflow would store them as 1.8e308. Steps that the run had
+        of a series when it was resumed are not sent again.
         """
         from mlflow.entities import Metric
 
-        metrics = [Metric(p.series, p.value, p.time, p.step) for p in points]
-        metrics = [metric for metric in metrics if not math.isinf(metric.value)]
+        metrics = [
+            Metric(p.series, p.value, p.time, p.step)
+            for p in points
+            if not math.isinf(p.value) and p.step > self._last_steps.get(p.series, -1)
+        ]
         for i in range(0, len(metrics), _METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=metrics[i : i + _METRICS_PER_CALL])
 
@@ -127,3 +187,8 @@ class MLflowSink:
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))
         self._client.set_terminated(self.run_id, status)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")

@@ -27,12 +27,12 @@ class TensorBoardSink:
         self._directory = directory
         self._writer: Any = None
 
-    def open(self) -> None:
-        """Opens the event file."""
+    def open(self, first_step: int) -> None:
+        """Opens an event file; readers drop what older ones have from ``first_step`` on."""
         from torch.utils.tensorboard import SummaryWriter
 
-        # purge_step=0 makes the first session mark, without which a resumed run's is ignored.
-        self._writer = SummaryWriter(str(self._directory), purge_step=0)
+        # Even 0 makes a session mark, without which that of a resumed run would be ignored.
+        self._writer = SummaryWriter(str(self._directory), purge_step=first_step)
 
     def write(self, points: Sequence[Point]) -> None:
         """Adds each point as a scalar, at the time that the ledger has for it."""

@@ -78,6 +78,7 @@ class Tracker:
         csv: Whether there is a ledger at all; without one there can be no sinks.
         window_steps: See `LossRecorder`.
         window_seconds: See `LossRecorder`.
+        go_on: Go on with the record that is in ``directory``.
 
     Raises:
         RunError: on entry: the directory holds a record already, or cannot be written.
@@ -91,13 +92,15 @@ class Tracker:
         csv: bool = True,
         window_steps: int = 50,
         window_seconds: float = 2.0,
+        go_on: bool = False,
     ) -> None:
         self.directory = directory
         self.sinks = list(sinks)
         self._manager = loss_manager
         self._csv = csv
         self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds)
-        self._followers = [Follower(sink, directory) for sink in self.sinks]
+        self._go_on = go_on
+        self._followers = [Follower(sink, directory, go_on=go_on) for sink in self.sinks]
         self._losses: Ledger | None = None
         self._metrics: Ledger | None = None
         self._handle: Any = None
@@ -108,8 +111,8 @@ class Tracker:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RunError(f"'{self.directory}' cannot be made: {error.strerror}.") from None
-            self._losses = Ledger(self.directory / LOSSES_FILE, LossRow)
-            self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow)
+            self._losses = Ledger(self.directory / LOSSES_FILE, LossRow, self._go_on)
+            self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow, self._go_on)
         self._handle = self._manager.register_hook(self._recorder)
         for follower in self._followers:
             follower.start()
@@ -139,6 +142,11 @@ class Tracker:
                 MetricRow(step, epoch, now, name, float(value)) for name, value in values.items()
             )
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each ledger so far, by file name."""
+        ledgers = (self._losses, self._metrics)
+        return {each.path.name: each.size for each in ledgers if each is not None}
+
     def flush(self) -> None:
         """Writes every loss computed so far; waits for the device."""
         with uninterrupted():
@@ -161,7 +169,7 @@ class Tracker:
                 for ledger in (self._losses, self._metrics):
                     if ledger is not None:
                         ledger.close()
-                self._finish_followers(_status(error))
+                self._finish_followers(status_of(error))
 
     def _finish_followers(self, status: RunStatus) -> None:
         for follower in self._followers:
@@ -180,7 +188,8 @@ class Tracker:
             self._losses.append(rows)
 
 
-def _status(error: BaseException | None) -> RunStatus:
+def status_of(error: BaseException | None) -> RunStatus:
+    """How a run ended that was ended by ``error``, or by nothing."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
     return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -19,12 +22,28 @@ from nectargan.models.unet import UnetGenerator
 from nectargan.trainers.components import build_generator
 from nectargan.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
+
+_PARTS = {"format", "nectargan_version", "config", "epoch", "step", "networks"}
+# Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
+_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
+
+log = logging.getLogger("nectargan")
+
+
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """File name of a checkpoint: of the end of an epoch, or of a step within one."""
+    return f"epoch_{epoch:04d}.pt" if step is None else f"epoch_{epoch:04d}_step_{step:08d}.pt"
 
 
 def save_checkpoint(
-    path: Path, config: Config, epoch: int, step: int, networks: Mapping[str, torch.nn.Module]
+    path: Path,
+    config: Config,
+    epoch: int,
+    step: int,
+    networks: Mapping[str, Mapping[str, Any]],
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint, whole or not at all.
 
@@ -33,7 +52,11 @@ def save_checkpoint(
         config: The run's resolved config.
         epoch: Epochs done.
         step: Steps done.
-        networks: "generator" and any others, by name.
+        networks: The states of "generator" and any others, by name.
+        training: All else that a resumed run needs; see `Trainer.state`.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     content = {
         "format": FORMAT,
@@ -41,7 +64,8 @@ def save_checkpoint(
         "config": config.model_dump(mode="json"),
         "epoch": epoch,
         "step": step,
-        "networks": {name: network.state_dict() for name, network in networks.items()},
+        "networks": dict(networks),
+        "training": dict(training or {}),
     }
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as part:
@@ -69,13 +93,35 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    if not isinstance(content, dict) or not {"format", "config", "networks"} <= content.keys():
+    if not isinstance(content, dict) or not content.keys() >= _PARTS:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN.")
-    if content["format"] != FORMAT:
+    if content["format"] not in (1, FORMAT):
         raise CheckpointError(
-            f"'{path}' has checkpoint format {content['format']!r}; this version reads {FORMAT}."
+            f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
+            f"{FORMAT}."
         )
     return content
+
+
+def load_last(run: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run that can be read and resumed from; one that cannot is passed
+    over with a warning.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    paths = list_checkpoints(run)
+    for path in reversed(paths):
+        try:
+            content = load_checkpoint(path)
+        except CheckpointError as error:
+            log.warning("%s Going on from the one before.", error)
+            continue
+        if content.get("training"):
+            return content
+    if paths:
+        raise CheckpointError(f"No checkpoint in '{run}' can be resumed from.")
+    raise CheckpointError(f"'{run}' holds no checkpoint.")
 
 
 def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu") -> UnetGenerator:
@@ -101,9 +147,18 @@ def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu"
     return generator.to(device).eval()
 
 
+def list_checkpoints(run: Path) -> list[Path]:
+    """All checkpoints of a run, the newest last."""
+
+    def place(match: re.Match[str]) -> tuple[int, float]:
+        return int(match[1]), int(match[2]) if match[2] else math.inf
+
+    found = [(_NAME.fullmatch(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
+    return [path for _, path in sorted((place(match), path) for match, path in found if match)]
+
+
 def _newest(run: Path) -> Path:
-    found = [path for path in (run / FOLDER).glob("epoch_*.pt") if path.stem[6:].isdecimal()]
-    paths = sorted(found, key=lambda path: int(path.stem[6:]))
+    paths = list_checkpoints(run)
     if not paths:
         raise CheckpointError(f"'{run}' holds no checkpoint.")
     return paths[-1]

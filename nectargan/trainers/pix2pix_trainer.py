@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nectargan.config.schema import Config, PatchGAN, Unet
-from nectargan.loggers.base import EXAMPLES_FOLDER, example_name
+from nectargan.errors import CheckpointError
+from nectargan.loggers.examples import EXAMPLES_FOLDER, example_name
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep, CudaGraphs
-from nectargan.trainers.checkpoint import FOLDER, save_checkpoint
 from nectargan.trainers.components import (
     build_discriminator,
     build_generator,
@@ -22,6 +23,7 @@ from nectargan.trainers.components import (
     lr_schedules,
 )
 from nectargan.trainers.devices import autocast, compiled
+from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.trainer import Trainer
 from nectargan.trainers.validation import evaluating, save_grid, validate
 
@@ -46,8 +48,8 @@ class Pix2pixTrainer(Trainer):
         scaler: The gradient scaler; it does nothing unless the precision is fp16.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
+        super().__init__(config, resumption)
         config = self.config
         self.generator = build_generator(config).to(self.device)
         self.discriminator = build_discriminator(config).to(self.device)
@@ -82,8 +84,9 @@ class Pix2pixTrainer(Trainer):
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Sets the learning rates of the epoch; returns them."""
-        if epoch > 1:
-            for scheduler in self.lr_schedulers.values():
+        for scheduler in self.lr_schedulers.values():
+            # Made, or restored, with the rate of its first epoch.
+            if scheduler.last_epoch < epoch - 1:
                 scheduler.step()
         return {
             f"lr/{name}": lr.scheduler.schedule.current_value
@@ -156,7 +159,7 @@ class Pix2pixTrainer(Trainer):
         return generated
 
     def on_epoch_end(self, epoch: int) -> Mapping[str, float]:
-        """Validates, draws the examples and saves, each when it is due; returns the metrics."""
+        """Validates, and draws the examples when they are due; returns the metrics."""
         save, last = self.config.save, epoch == self.config.train.epochs
         metrics: dict[str, float] = {}
         with evaluating(self.generator):
@@ -165,7 +168,35 @@ class Pix2pixTrainer(Trainer):
             if save.save_examples and (epoch % save.example_save_rate == 0 or last):
                 picture = self.directory / EXAMPLES_FOLDER / example_name(epoch, self.step)
                 save_grid(self.generate, self.data.examples, self.device, picture)
-        if save.save_model and (epoch % save.model_save_rate == 0 or last):
-            path = self.directory / FOLDER / f"epoch_{epoch:04d}.pt"
-            save_checkpoint(path, self.config, epoch, self.step, self._networks)
         return metrics
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Networks, optimisers and scaler; learning rates follow from the epoch and the config."""
+        return {
+            "networks": {n: network.state_dict() for n, network in self._networks.items()},
+            "optimizers": {n: adam.state_dict()["state"] for n, adam in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned.
+
+        Raises:
+            CheckpointError: its parts do not fit the networks.
+        """
+        try:
+            for name, network in self._networks.items():
+                network.load_state_dict(state["networks"][name])
+                adam = self.optimizers[name]
+                groups = adam.state_dict()["param_groups"]
+                adam.load_state_dict({"state": state["optimizers"][name], "param_groups": groups})
+            self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"The checkpoint does not fit the networks: {reason}.") from None
+        # The scheduler's first value is that of the epoch at hand, or of the next one.
+        begun = self.epoch if self.batch is not None else self.epoch + 1
+        for name, scheduler in self.lr_schedulers.items():
+            self.lr_schedulers[name] = TorchScheduler(
+                self.optimizers[name], scheduler.scheduler.schedule, last_epoch=begun - 2
+            )

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from nectargan.errors import RunError
+from nectargan.files import replacing
+
+LOCK_FILE = ".lock"
+STATUS_FILE = "status.json"
 
 
 def create_run_directory(
@@ -45,8 +54,84 @@ def create_run_directory(
         raise RunError(f"No run can be made in '{output}': {error.strerror}.") from None
 
 
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of a run directory, for the time of a ``with`` statement.
+
+    The system drops the lock when the process ends, however it ends.
+
+    Raises:
+        RunError: another process has it, or it cannot be written.
+    """
+    try:
+        file = (directory / LOCK_FILE).open("a+b")
+    except OSError as error:
+        raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
+    with file:
+        if not _lock(file):
+            raise RunError(f"'{directory}' is in use by another process.")
+        yield
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a process is at work in a run directory."""
+    try:
+        with (directory / LOCK_FILE).open("r+b") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
+def _lock(file: BinaryIO) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def list_runs(output: Path, experiment: str) -> list[Path]:
+    """The run directories of an experiment, the newest version last."""
+    return [path for _, path in _versions(output, experiment)]
+
+
+def write_status(directory: Path, status: str, reason: str = "") -> None:
+    """Notes how a run stands: "RUNNING", "FINISHED", "KILLED" or "FAILED", and why.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(directory / STATUS_FILE) as part:
+        part.write_text(json.dumps({"status": status, "reason": reason}), encoding="utf-8")
+
+
+def read_status(directory: Path) -> str | None:
+    """How a run stands; "DIED" for one that says it runs and does not, ``None`` if nothing is
+    known."""
+    try:
+        content = json.loads((directory / STATUS_FILE).read_text(encoding="utf-8"))
+        status = str(content["status"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return "DIED" if status == "RUNNING" and not is_locked(directory) else status
+
+
 def _highest_version(output: Path, experiment: str) -> int:
+    return max((version for version, _ in _versions(output, experiment)), default=0)
+
+
+def _versions(output: Path, experiment: str) -> list[tuple[int, Path]]:
+    if not output.is_dir():
+        return []
     pattern = re.compile(re.escape(experiment) + r"_v(\d+)")
-    matches = (pattern.fullmatch(entry.name) for entry in output.iterdir())
+    matches = ((pattern.fullmatch(entry.name), entry) for entry in output.iterdir())
     # As numbers: as text, version 10 would come before version 9.
-    return max((int(match[1]) for match in matches if match), default=0)
+    return sorted((int(match[1]), entry) for match, entry in matches if match)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,21 +14,24 @@ from torch import Tensor
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.errors import RunError
+from nectargan.errors import CheckpointError, RunError
 from nectargan.interrupts import uninterrupted
-from nectargan.loggers.base import Sink
 from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
-from nectargan.loggers.tensorboard import TensorBoardSink
-from nectargan.loggers.tracking import Tracker
+from nectargan.loggers.mlflow import default_tracking_uri
+from nectargan.loggers.tracking import Tracker, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.captured_step import graph_obstacle
+from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
+from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
-from nectargan.trainers.environment import describe_environment
-from nectargan.trainers.run_directory import create_run_directory
+from nectargan.trainers.random_state import random_state, set_random_state
+from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
+from nectargan.trainers.run_directory import create_run_directory, locked, write_status
+from nectargan.trainers.sinks import build_sinks
 
 CONFIG_FILE = "config.json"
+LOWER_IS_BETTER = ("val/l1",)
 
 
 class Display(Protocol):
@@ -51,7 +56,9 @@ class Trainer(ABC):
     Everything is built and checked on construction; nothing is written before `train`.
 
     Args:
-        config: The run; see `Config`. Use a copy if it must stay as it is.
+        config: The run; see `Config`.
+        resumption: A run to go on with, from `find_resumption`; its config takes the place of
+            ``config``.
 
     Attributes:
         config: The resolved config, with the weight of every loss in it.
@@ -60,8 +67,10 @@ class Trainer(ABC):
         graph_obstacle: Why the step is not captured in a CUDA graph; ``None`` if it is.
         data: The images.
         losses: The loss manager; it knows the epoch and the step.
-        epoch: The current epoch, from 1; 0 before training.
+        epoch: The current epoch, from 1, or the last one done; 0 before training.
+        batch: Batches done in the current epoch; ``None`` between two epochs.
         step: Steps made so far.
+        best: Metric, value and epoch of the best epoch so far, by ``save.keep_best``.
         directory: The run directory; there is one once `train` has begun.
 
     Raises:
@@ -70,10 +79,10 @@ class Trainer(ABC):
 
     directory: Path
 
-    def __init__(self, config: Config) -> None:
-        self.config = resolve_losses(config)
-        self.device = resolve_device(config.common.device)
-        self.precision = resolve_precision(config.common.precision, self.device)
+    def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
+        self.config = resolve_losses(config if resumption is None else resumption.config)
+        self.device = resolve_device(self.config.common.device)
+        self.precision = resolve_precision(self.config.common.precision, self.device)
         self.graph_obstacle = graph_obstacle(
             self.config.train.cuda_graph, self.device, self.precision
         )
@@ -81,7 +90,12 @@ class Trainer(ABC):
         self.data: Data = build_data(self.config, self.device)
         self.losses = LossManager(config=self.config)
         self.epoch = 0
+        self.batch: int | None = None
         self.step = 0
+        self.best: dict[str, Any] | None = None
+        self._resumption = resumption
+
+    # --- what a subclass brings ----------------------------------------------------------------
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Called before the first step of each epoch; returns metrics to record."""
@@ -104,8 +118,21 @@ class Trainer(ABC):
         """Called after the last step of each epoch; returns metrics to record."""
         return {}
 
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint must hold: "networks" by name, and any other sections."""
+        return {"networks": {}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned; `epoch` and `batch` are set already."""
+        if state["networks"]:
+            raise CheckpointError("The checkpoint has networks, and this trainer has none.")
+
+    # --- the loop ------------------------------------------------------------------------------
+
     def train(self, display: Display | None = None) -> Path:
-        """Trains for as many epochs as the config says.
+        """Trains for as many epochs as the config says, or what is left of them.
+
+        On Ctrl-C and SIGTERM the run is saved as it is after the step at hand.
 
         Args:
             display: Shows the progress; ``None`` for silence.
@@ -114,51 +141,135 @@ class Trainer(ABC):
             The run directory.
 
         Raises:
-            RunError: the run directory cannot be made or written.
+            RunError: the run directory cannot be made or written, or is in use.
         """
         # Once more: what was drawn since construction must not change the run.
         self._seed()
+        if self._resumption is not None:
+            self._go_on_from(self._resumption.checkpoint)
         step = self.make_step()
-        epochs, steps_per_epoch = self.config.train.epochs, len(self.data.train)
-        with self._open_run() as tracker:
+        with self._open_run(), self._tracker as tracker:
             if display:
-                display.start(tracker.directory, epochs, steps_per_epoch)
+                display.start(self.directory, self.config.train.epochs, len(self.data.train))
             try:
-                for epoch in range(self.epoch + 1, epochs + 1):
-                    self.epoch = epoch
-                    began = time.perf_counter()
-
-                    # Learning rates of this epoch, on record before the first step.
-                    rates = self.on_epoch_start(epoch)
-                    tracker.log_metrics(self.step + 1, epoch, rates)
-
-                    # One pass over the training images, in an order set by seed and epoch.
-                    batches = self.data.train.epoch(epoch)
-                    for i, (source, target) in enumerate(batches, start=1):
-                        self.step += 1
-                        self.losses.start_step(epoch, self.step, fraction=i / steps_per_epoch)
-                        with uninterrupted():
-                            step(source, target)
-                        if display:
-                            display.step(epoch, self.step, tracker.last)
-
-                    # Everything computed so far onto the record; this waits for the device.
-                    tracker.flush()
-                    seconds = time.perf_counter() - began
-
-                    # Validation, examples, checkpoint.
-                    metrics = {
-                        **self.on_epoch_end(epoch),
-                        "time/epoch_seconds": seconds,
-                        "time/images_per_second": self.data.train.images_per_epoch / seconds,
-                    }
-                    tracker.log_metrics(self.step, epoch, metrics)
-                    if display:
-                        display.epoch_end(epoch, metrics)
+                while self.epoch < self.config.train.epochs or self.batch is not None:
+                    self._train_epoch(step, tracker, display)
+            except (KeyboardInterrupt, SystemExit):
+                with uninterrupted():
+                    self._save(tracker)
+                raise
             finally:
                 if display:
                     display.stop()
-        return tracker.directory
+                self._writer.wait()
+        return self.directory
+
+    def _train_epoch(
+        self,
+        step: Callable[[Tensor, Tensor], object],
+        tracker: Tracker,
+        display: Display | None,
+    ) -> None:
+        # Learning rates of this epoch, on record before the first step. Signals wait wherever the
+        # state and the record change together, so that a checkpoint never lies between the two.
+        if self.batch is None:
+            with uninterrupted():
+                rates = self.on_epoch_start(self.epoch + 1)
+                tracker.log_metrics(self.step + 1, self.epoch + 1, rates)
+                self.epoch, self.batch = self.epoch + 1, 0
+
+        # One pass over the training images, in an order set by seed and epoch.
+        began, skipped, total = time.perf_counter(), self.batch, len(self.data.train)
+        batches = self.data.train.epoch(self.epoch, skip=skipped)
+        while self.batch < total:
+            with uninterrupted():
+                source, target = next(batches)
+                self.step += 1
+                fraction = (self.batch + 1) / total
+                self.losses.start_step(self.epoch, self.step, fraction=fraction)
+                step(source, target)
+                self.batch += 1
+            if display:
+                display.step(self.epoch, self.step, tracker.last)
+            if self._is_time_to_save():
+                self._save(tracker)
+
+        # Everything computed so far onto the record; this waits for the device.
+        tracker.flush()
+        seconds = time.perf_counter() - began
+
+        # Validation and examples.
+        images = self.data.train.images_per_epoch - skipped * self.data.train.batch_size
+        metrics = {
+            **self.on_epoch_end(self.epoch),
+            "time/epoch_seconds": seconds,
+            "time/images_per_second": max(images, 0) / seconds,
+        }
+        with uninterrupted():
+            tracker.log_metrics(self.step, self.epoch, metrics)
+            self.batch = None
+            is_best = self._note_best(metrics)
+
+        # The checkpoint.
+        rate, last = self.config.save.model_save_rate, self.epoch >= self.config.train.epochs
+        if is_best or last or self.epoch % rate == 0:
+            self._save(tracker, is_best)
+        if display:
+            display.epoch_end(self.epoch, metrics)
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def _save(self, tracker: Tracker, is_best: bool = False) -> None:
+        """Writes a checkpoint; the step is held up for a copy from the device only."""
+        if not self.config.save.save_model:
+            return
+        tracker.flush()
+        state = on_host(self.state())
+        training = {
+            **{section: content for section, content in state.items() if section != "networks"},
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "best": self.best,
+            "random": random_state(self.device),
+            "ledgers": tracker.sizes(),
+        }
+        done = self.epoch if self.batch is None else self.epoch - 1
+        name = checkpoint_name(self.epoch, None if self.batch is None else self.step)
+        write = functools.partial(
+            save_checkpoint,
+            config=self.config.model_copy(deep=True),
+            epoch=done,
+            step=self.step,
+            networks=state["networks"],
+            training=training,
+        )
+        self._writer.save(name, write, is_best)
+        self._saved_at = time.monotonic()
+
+    def _is_time_to_save(self) -> bool:
+        minutes = self.config.save.every_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _note_best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether this epoch is the best so far, by the metric of ``save.keep_best``."""
+        metric = self.config.save.keep_best
+        if metric is None or metric not in metrics:
+            return False
+        value, sign = metrics[metric], -1.0 if metric in LOWER_IS_BETTER else 1.0
+        comparable = self.best is not None and self.best["metric"] == metric
+        if self.best is not None and comparable and sign * value <= sign * self.best["value"]:
+            return False
+        self.best = {"metric": metric, "value": value, "epoch": self.epoch}
+        return True
+
+    def _go_on_from(self, checkpoint: Mapping[str, Any]) -> None:
+        training = checkpoint["training"]
+        self.epoch, self.batch = training["epoch"], training["batch"]
+        self.step, self.best = checkpoint["step"], training["best"]
+        self.restore({"networks": checkpoint["networks"], **training})
+        set_random_state(training["random"], self.device)
+
+    # --- the run directory ---------------------------------------------------------------------
 
     def describe(self) -> str:
         """In one line, how the run computes."""
@@ -174,66 +285,56 @@ class Trainer(ABC):
     def tracking_uri(self) -> str:
         """The MLflow server or database."""
         uri = self.config.logging.mlflow.tracking_uri
-        return uri or default_tracking_uri(Path(self.config.common.output_directory))
+        if uri:
+            return uri
+        if self._resumption is not None:
+            return default_tracking_uri(self._resumption.directory.parent)
+        return default_tracking_uri(Path(self.config.common.output_directory))
 
     def _seed(self) -> None:
         seed_everything(self.config.common.seed, self.config.common.deterministic)
 
-    def _open_run(self) -> Tracker:
-        common, logging = self.config.common, self.config.logging
-        self.directory = create_run_directory(
-            Path(common.output_directory),
-            common.experiment_name,
-            common.experiment_version,
-            self.config.save.auto_increment_version,
-        )
-        try:
-            save_config(self.config, self.directory / CONFIG_FILE)
-        except OSError as error:
-            raise RunError(f"'{self.directory}' cannot be written: {error.strerror}.") from None
-        self.losses.experiment_directory = self.directory
-        return Tracker(
-            self.losses,
-            self.directory,
-            self._build_sinks(self.directory),
-            csv=logging.csv,
-            window_steps=logging.window_steps,
-            window_seconds=logging.window_seconds,
-        )
-
-    def _build_sinks(self, directory: Path) -> list[Sink]:
-        logging = self.config.logging
-        sinks: list[Sink] = []
-        if logging.tensorboard.enable:
-            every = logging.tensorboard.every_n_steps
-            sinks.append(TensorBoardSink(directory / "tensorboard", every))
-        if logging.mlflow.enable:
-            sinks.append(
-                MLflowSink(
-                    self.tracking_uri,
-                    self.config.common.experiment_name,
-                    directory,
-                    params=_flatten(self.config.model_dump(mode="json", exclude_none=True)),
-                    tags={
-                        **describe_environment(self.device),
-                        "precision": self.precision,
-                        "cuda_graph": "off" if self.graph_obstacle else "on",
-                        "objective": self.config.train.objective,
-                        "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
-                        "run_directory": str(directory.resolve()),
-                    },
-                    every_n_steps=logging.mlflow.every_n_steps,
-                )
+    @contextmanager
+    def _open_run(self) -> Iterator[None]:
+        """Makes the run directory, or goes on with the one to resume, and locks it."""
+        resumption, save = self._resumption, self.config.save
+        if resumption is None:
+            common = self.config.common
+            self.directory = create_run_directory(
+                Path(common.output_directory),
+                common.experiment_name,
+                common.experiment_version,
+                save.auto_increment_version,
             )
-        return sinks
-
-
-def _flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Nested options by dotted key."""
-    flat: dict[str, object] = {}
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            self.directory = resumption.directory
+        self.losses.experiment_directory = self.directory
+        with locked(self.directory):
+            try:
+                if resumption is not None:
+                    sizes = resumption.checkpoint["training"]["ledgers"]
+                    cut_record(self.directory, resumption.checkpoint["step"], sizes)
+                    record_resumption(resumption)
+                save_config(self.config, self.directory / CONFIG_FILE)
+                write_status(self.directory, "RUNNING")
+            except OSError as error:
+                raise RunError(f"'{self.directory}' cannot be written: {error.strerror}.") from None
+            self._writer = CheckpointWriter(self.directory, save.keep_last)
+            self._saved_at = time.monotonic()
+            logging = self.config.logging
+            self._tracker = Tracker(
+                self.losses,
+                self.directory,
+                build_sinks(self),
+                csv=logging.csv,
+                window_steps=logging.window_steps,
+                window_seconds=logging.window_seconds,
+                go_on=resumption is not None,
+            )
+            try:
+                yield
+            except BaseException as error:
+                with suppress(OSError):
+                    write_status(self.directory, status_of(error), " ".join(str(error).split()))
+                raise
+            write_status(self.directory, "FINISHED")

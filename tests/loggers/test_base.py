@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nectargan.errors import RunError
 from nectargan.loggers import base
-from nectargan.loggers.base import Follower, Point, RunStatus, example_name
+from nectargan.loggers.base import Follower, Point, RunStatus
+from nectargan.loggers.examples import example_name
 from nectargan.loggers.ledger import (
     LOSSES_FILE,
     METRICS_FILE,
@@ -40,7 +41,7 @@ class FakeSink:
         self.threads: set[str] = set()
         self.recovered = threading.Event()
 
-    def open(self) -> None:
+    def open(self, first_step: int) -> None:
         self.threads.add(threading.current_thread().name)
         if self.open_failures:
             self.open_failures -= 1

@@ -43,7 +43,7 @@ def directory(tmp_path: Path) -> Path:
 def test_a_run_has_its_points_params_tags_and_files(store: str, directory: Path) -> None:
     params = {f"p{i}": i for i in range(230)} | {"train.loss.G_L1.schedule": "linear"}
     sink = MLflowSink(store, "faces", directory, params, {"git.commit": "abc"})
-    sink.open()
+    sink.open(0)
     # More than MLflow takes in one call.
     points = [Point("loss/a/raw", step / 7, step, 5000 + step) for step in range(1, 1500)]
     sink.write(points)
@@ -65,7 +65,7 @@ def test_a_run_has_its_points_params_tags_and_files(store: str, directory: Path)
 
 def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None:
     sink = MLflowSink(store, "faces", directory)
-    sink.open()
+    sink.open(0)
     values = [1.0, math.inf, math.nan, -math.inf, 2.0]
     points = [Point("x", value, step, step) for step, value in enumerate(values, start=1)]
     sink.write(points)
@@ -80,7 +80,7 @@ def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None
 
 def test_artifacts_lie_beside_the_database(store: str, directory: Path, tmp_path: Path) -> None:
     sink = MLflowSink(store, "faces", directory)
-    sink.open()
+    sink.open(0)
     picture = directory / "grid.png"
     picture.write_bytes(b"png")
     sink.add_example(picture, 40)
@@ -94,7 +94,7 @@ def test_two_runs_share_an_experiment(store: str, directory: Path, tmp_path: Pat
     other = tmp_path / "faces_v4"
     other.mkdir()
     for path in (directory, other):
-        MLflowSink(store, "faces", path).open()
+        MLflowSink(store, "faces", path).open(0)
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("faces")
     names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
@@ -103,9 +103,9 @@ def test_two_runs_share_an_experiment(store: str, directory: Path, tmp_path: Pat
 
 def test_opening_again_does_not_make_a_second_run(store: str, directory: Path) -> None:
     sink = MLflowSink(store, "faces", directory, params={"a": 1})
-    sink.open()
+    sink.open(0)
     first = sink.run_id
-    sink.open()
+    sink.open(0)
     assert sink.run_id == first
     only_run(store, "faces")
 
@@ -155,7 +155,7 @@ def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_a_real_server(server: str, directory: Path, tmp_path: Path) -> None:
     sink = MLflowSink(server, "faces", directory, params={"a": 1})
-    sink.open()
+    sink.open(0)
     sink.write([Point("loss/a/raw", 0.5, 10, 1234)])
     sink.close("KILLED")
     run = only_run(server, "faces")

@@ -24,7 +24,7 @@ def test_values_steps_and_times_arrive(tmp_path: Path) -> None:
         for step, v in enumerate(values, start=1)
     ]
     sink = TensorBoardSink(tmp_path / "tb")
-    sink.open()
+    sink.open(0)
     sink.write(points[:100])
     sink.write([*points[100:], Point("val/x", float("nan"), 300, 1)])
     # Readable before the end.
@@ -41,7 +41,7 @@ def test_examples_arrive_as_they_are(tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (10, 14, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "grid.png")
     sink = TensorBoardSink(tmp_path / "tb")
-    sink.open()
+    sink.open(0)
     sink.add_example(tmp_path / "grid.png", 40)
     sink.close("FINISHED")
     (event,) = read(tmp_path / "tb").Images("examples")
@@ -54,7 +54,7 @@ def test_a_fresh_run_has_the_session_mark_that_a_resumed_one_needs(tmp_path: Pat
     from torch.utils.tensorboard import SummaryWriter
 
     sink = TensorBoardSink(tmp_path / "tb")
-    sink.open()
+    sink.open(0)
     sink.write([Point("loss/a/raw", float(step), step, step) for step in range(1, 11)])
     sink.close("KILLED")
     resumed = SummaryWriter(str(tmp_path / "tb"), purge_step=6)

@@ -242,7 +242,7 @@ def test_a_sink_that_is_away_does_not_stop_the_loop(
         name = "Away"
         every_n_steps = 1
 
-        def open(self) -> None:
+        def open(self, first_step: int) -> None:
             raise ConnectionError("no route")
 
         write = add_example = close = lambda self, *_: None

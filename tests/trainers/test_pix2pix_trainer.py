@@ -213,12 +213,14 @@ def test_checkpoints_come_every_so_often_and_at_the_end(tiny: Make) -> None:
     lr = {"epochs": 5, "epochs_decay": 0}
     run = Pix2pixTrainer(tiny(save__model_save_rate=2, train__generator__learning_rate=lr)).train()
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
-    assert names == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0005.pt"]
+    assert names == ["epoch_0002.pt", "epoch_0004.pt", "epoch_0005.pt", "last.pt"]
+    assert (run / "checkpoints" / "last.pt").samefile(run / "checkpoints" / "epoch_0005.pt")
 
 
 def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
-    assert sorted(p.name for p in run.iterdir()) == ["config.json", "losses.csv", "metrics.csv"]
+    names = sorted(path.name for path in run.iterdir())
+    assert names == [".lock", "config.json", "losses.csv", "metrics.csv", "status.json"]
 
 
 def test_a_run_in_five_lines(tiny: Make, tmp_path: Path) -> None:

@@ -131,8 +131,9 @@ def test_without_csv_there_is_no_ledger_but_the_display_has_values(tiny: Make) -
         def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
             seen.extend(row.weighted for row in losses.values())
 
-    run = Toy(tiny(logging__csv=False, logging__window_steps=1)).train(Peek())
-    assert sorted(path.name for path in run.iterdir()) == ["config.json"]
+    config = tiny(logging__csv=False, logging__window_steps=1, save__save_model=False)
+    run = Toy(config).train(Peek())
+    assert sorted(path.name for path in run.iterdir()) == [".lock", "config.json", "status.json"]
     assert len(seen) > 0
 
 

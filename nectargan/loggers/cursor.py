@@ -1,0 +1,91 @@
+"""`Cursor`: how far a sink has followed the ledger, kept on disk beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from nectargan.files import replacing
+from nectargan.loggers.examples import example_step
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, first_step_from, offset_of_step
+
+FOLDER = "sinks"
+_FILES = (LOSSES_FILE, METRICS_FILE)
+
+
+class Cursor:
+    """What a sink has taken of a run: bytes of each ledger, and example grids.
+
+    It is written after the sink has taken something, so it may be behind the sink but never ahead.
+
+    Args:
+        directory: The run directory.
+        sink: Name of the sink.
+
+    Attributes:
+        offsets: Bytes taken, by ledger.
+        examples: Names of the pictures taken.
+        status: The status that the sink was closed with; ``None`` while it is open.
+    """
+
+    def __init__(self, directory: Path, sink: str) -> None:
+        self._directory = directory
+        self._path = directory / FOLDER / (re.sub(r"\W+", "_", sink.lower()) + ".json")
+        self.offsets = dict.fromkeys(_FILES, 0)
+        self.examples: set[str] = set()
+        self.status: str | None = None
+        self._load()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the sink lacks something, if only its status."""
+        sizes = {file: _size(self._directory / file) for file in _FILES}
+        return self.status is None or any(self.offsets[file] < sizes[file] for file in _FILES)
+
+    def rewind(self) -> int:
+        """Goes back to the start of a step, in both ledgers, for a sink that is opened again.
+
+        Returns:
+            That step: all before it was taken, nothing of it counts as taken. 0 at the very start.
+        """
+        paths = {file: self._directory / file for file in _FILES}
+        if not any(self.offsets.values()):
+            return 0
+        step = min(first_step_from(path, self.offsets[file]) for file, path in paths.items())
+        for file, path in paths.items():
+            self.offsets[file] = min(self.offsets[file], offset_of_step(path, step))
+        self.examples = {name for name in self.examples if (example_step(name) or 0) < step}
+        self.status = None
+        return step
+
+    def save(self) -> None:
+        """Writes the cursor; raises OSError."""
+        self._path.parent.mkdir(exist_ok=True)
+        state = {
+            "offsets": self.offsets,
+            "examples": sorted(self.examples),
+            "status": self.status,
+        }
+        with replacing(self._path) as part:
+            part.write_text(json.dumps(state), encoding="utf-8")
+
+    def _load(self) -> None:
+        try:
+            state: Any = json.loads(self._path.read_text(encoding="utf-8"))
+            self.offsets = {file: int(state["offsets"][file]) for file in _FILES}
+            self.examples = {str(name) for name in state["examples"]}
+            self.status = state["status"]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError):
+            # Not ours, or damaged: what is sent again does no harm.
+            self.offsets, self.examples = dict.fromkeys(_FILES, 0), set()
+        # A ledger that was cut since, by a run that was resumed.
+        for file in _FILES:
+            self.offsets[file] = min(self.offsets[file], _size(self._directory / file))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,271 @@
+"""Kills a small run again and again, resumes it each time, and compares the end with a run that
+nobody disturbed.
+
+    python tools/crash_test.py --kills 100
+
+What must be equal, to the bit: weights, Adam's states and both CSV files, but for times. What must
+hold of TensorBoard and MLflow: exactly one point for each series and step, with the CSV's value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+
+from nectargan.dataset.synthetic import synthesize
+from nectargan.trainers.checkpoint import load_last
+from nectargan.trainers.run_directory import list_runs, read_status
+
+NAME = "crash"
+CONFIG: dict[str, Any] = {
+    "common": {"deterministic": True, "device": "cpu", "experiment_name": NAME},
+    "dataloader": {
+        "batch_size": 2,
+        "load": {"load_size": 36, "crop_size": 32},
+        "augmentations": {
+            "both": {"h_flip_chance": 0.5},
+            "input": {"gaussnoise_chance": 0.5},
+        },
+    },
+    "train": {
+        "generator": {
+            "features": 4,
+            "n_downs": 1,
+            "learning_rate": {"epochs": 6, "epochs_decay": 6},
+        },
+        "discriminator": {"base_channels": 4, "n_layers": 1},
+        "loss": {
+            "G_L1": {
+                "schedule": "linear",
+                "start_epoch": 1,
+                "end_epoch": 12,
+                "initial_value": 100.0,
+                "target_value": 10.0,
+                "interval": "step",
+            }
+        },
+    },
+    # A checkpoint every 60 ms: many of the kills fall into the writing of one.
+    "save": {"every_minutes": 0.001, "num_examples": 1, "keep_last": 3},
+    "logging": {
+        "window_steps": 7,
+        "tensorboard": {"every_n_steps": 1},
+        "mlflow": {"every_n_steps": 1},
+    },
+}
+
+
+class BrokenError(Exception):
+    """Something that must hold does not."""
+
+
+def start(config: Path, output: Path) -> subprocess.Popen[bytes]:
+    """The command line that a scheduler would run for ever."""
+    command = [sys.executable, "-m", "nectargan.cli.train", "--resume", "auto"]
+    command += ["-c", str(config), "-o", str(output)]
+    with (output / "log.txt").open("ab") as log:
+        return subprocess.Popen(  # noqa: S603
+            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+
+
+def kill_at_random(process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
+    """Kills a run at some moment of its training, or now and then of its start. Returns whether it
+    was still alive."""
+    before = _written(output)
+    if rng.random() < 0.8:
+        # Training has begun when the record grows.
+        while process.poll() is None and _written(output) == before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.5))
+    else:
+        time.sleep(rng.uniform(0, 4))
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def _written(output: Path) -> tuple[tuple[str, int], ...]:
+    found = sorted(output.glob(f"{NAME}_v*/losses.csv"))
+    return tuple((path.parent.name, path.stat().st_size) for path in found)
+
+
+def run_to_the_end(config: Path, output: Path) -> Path:
+    """Starts or resumes until a run is finished; returns its directory."""
+    code = start(config, output).wait()
+    log = (output / "log.txt").read_text(errors="replace")
+    if code != 0:
+        raise BrokenError(f"the run ended with {code}:\n{log[-2000:]}")
+    if "Traceback" in log:
+        raise BrokenError(f"a traceback in the log:\n{log[log.index('Traceback') :][:2000]}")
+    for run in reversed(list_runs(output, NAME)):
+        if read_status(run) == "FINISHED":
+            return run
+    raise BrokenError("no run is finished")
+
+
+# --- comparisons -------------------------------------------------------------------------------
+
+
+def compare(run: Path, reference: Path) -> dict[str, int]:
+    """Raises `BrokenError` unless two runs are equal; returns how much was compared."""
+    counts = {"tensors": _compare_checkpoints(run, reference)}
+    for file in ("losses.csv", "metrics.csv"):
+        ours, theirs = _table(run / file), _table(reference / file)
+        if not ours.equals(theirs):
+            if len(ours) != len(theirs):
+                raise BrokenError(f"{file} has {len(ours)} rows instead of {len(theirs)}")
+            raise BrokenError(f"{file} differs:\n{ours.compare(theirs)}")
+        counts[f"rows of {file}"] = len(ours)
+    expected = points(run)
+    counts["points in TensorBoard"] = _check("TensorBoard", tensorboard_points(run), expected)
+    counts["points in MLflow"] = _check("MLflow", mlflow_points(run), expected)
+    return counts
+
+
+def _compare_checkpoints(run: Path, reference: Path) -> int:
+    ours, theirs = load_last(run), load_last(reference)
+    parts = [(each["networks"], each["training"]["optimizers"]) for each in (ours, theirs)]
+    tensors = [dict(_leaves(part)) for part in parts]
+    if tensors[0].keys() != tensors[1].keys():
+        raise BrokenError("the checkpoints hold different tensors")
+    for key, tensor in tensors[0].items():
+        if not torch.equal(tensor, tensors[1][key]):
+            raise BrokenError(f"{key} differs by {(tensor - tensors[1][key]).abs().max().item()}")
+    return len(tensors[0])
+
+
+def _leaves(tree: Any, path: str = "") -> list[tuple[str, torch.Tensor]]:
+    if isinstance(tree, torch.Tensor):
+        return [(path, tree)]
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return [leaf for key, value in items for leaf in _leaves(value, f"{path}/{key}")]
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """A ledger without what depends on the clock."""
+    table = pd.read_csv(path, dtype=str).drop(columns="time")
+    if "metric" in table:
+        table.loc[table["metric"].str.startswith("time/"), "value"] = ""
+    return table
+
+
+def points(run: Path) -> dict[tuple[str, int], float]:
+    """What the ledgers say that the sinks must have."""
+    losses, metrics = pd.read_csv(run / "losses.csv"), pd.read_csv(run / "metrics.csv")
+    found: dict[tuple[str, int], float] = {}
+    for row in losses.itertuples():
+        found[f"loss/{row.loss}/raw", int(row.step)] = float(row.raw)
+        found[f"loss/{row.loss}/weighted", int(row.step)] = float(row.weighted)
+        found[f"weight/{row.loss}", int(row.step)] = float(row.weight)
+    for row in metrics.itertuples():
+        found[str(row.metric), int(row.step)] = float(row.value)
+    if len(found) != 3 * len(losses) + len(metrics):
+        raise BrokenError("a series has a step twice in the ledgers")
+    return found
+
+
+def tensorboard_points(run: Path) -> list[tuple[str, int, float]]:
+    """All scalars that TensorBoard's own reader finds."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return [(tag, each.step, each.value) for tag in tags for each in events.Scalars(tag)]
+
+
+def mlflow_points(run: Path) -> list[tuple[str, int, float]]:
+    """All metrics of the one MLflow run of a run directory."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(NAME)
+    found = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{run.name}'")
+    if len(found) != 1:
+        raise BrokenError(f"{len(found)} MLflow runs are named '{run.name}'")
+    if found[0].info.status != "FINISHED":
+        raise BrokenError(f"MLflow says {found[0].info.status}")
+    run_id = found[0].info.run_id
+    return [
+        (key, each.step, each.value)
+        for key in found[0].data.metrics
+        for each in client.get_metric_history(run_id, key)
+    ]
+
+
+def _check(
+    name: str, found: list[tuple[str, int, float]], expected: dict[tuple[str, int], float]
+) -> int:
+    keys = [(series, step) for series, step, _ in found]
+    if len(set(keys)) != len(keys):
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise BrokenError(f"{name} has {len(twice)} points twice, such as {twice[:3]}")
+    if set(keys) != expected.keys():
+        missing, surplus = expected.keys() - set(keys), set(keys) - expected.keys()
+        raise BrokenError(
+            f"{name} lacks {sorted(missing)[:3]} and has {sorted(surplus)[:3]} too many"
+        )
+    for series, step, value in found:
+        if series.startswith("time/"):
+            continue
+        if np.float32(value) != np.float32(expected[series, step]):
+            raise BrokenError(f"{name} has {value} for {series} in step {step}")
+    return len(found)
+
+
+@click.command()
+@click.option("--kills", default=100, show_default=True, help="How often to kill the run.")
+@click.option("--seed", default=0, show_default=True, help="Of the moments.")
+def main(kills: int, seed: int) -> None:
+    """Kill a run, resume it, compare it."""
+    rng = random.Random(seed)  # noqa: S311
+    with tempfile.TemporaryDirectory(prefix="crash_test_") as scratch:
+        root = Path(scratch)
+        synthesize(root / "data", train=20, val=2, size=36, seed=0)
+        CONFIG["dataloader"]["dataroot"] = str(root / "data")
+        config = root / "config.json"
+        config.write_text(json.dumps(CONFIG))
+        outputs = [root / name for name in ("reference", "killed")]
+        for output in outputs:
+            output.mkdir()
+        reference = run_to_the_end(config, outputs[0])
+        done, rows, finished = 0, 0, 0
+        while done < kills:
+            process = start(config, outputs[1])
+            done += kill_at_random(process, outputs[1], rng)
+            run = next(iter(reversed(list_runs(outputs[1], NAME))), None)
+            if run is not None and read_status(run) == "FINISHED":
+                # The run outlived its kills: it is compared, and another one takes its place.
+                counts = compare(run, reference)
+                rows += counts["rows of losses.csv"]
+                finished += 1
+            click.echo(f"\r{done} kills, {finished} runs compared", nl=False)
+        counts = compare(run_to_the_end(config, outputs[1]), reference)
+        click.echo(
+            f"\r{done} kills, {finished + 1} runs compared, {rows + counts['rows of losses.csv']} "
+            "rows of losses equal to the bit."
+        )
+        click.echo(", ".join(f"{count} {what}" for what, count in counts.items()))
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=True)
+    except BrokenError as error:
+        click.echo(f"\nBroken: {error}", err=True)
+        sys.exit(1)

@@ -12,7 +12,13 @@ from collections.abc import Iterable
 
 
 class NectarGANError(Exception):
-    """Bad input, found before anything was made. Its text is one sentence for the user."""
+    """Bad input, found before anything was made. Its text is one sentence for the user.
+
+    Attributes:
+        exit_code: What a command ends with.
+    """
+
+    exit_code = 2
 
     def __str__(self) -> str:
         # KeyError, a base of two errors below, would show the repr of its message.
@@ -53,6 +59,12 @@ class CheckpointError(NectarGANError, ValueError):
 
 class RunError(NectarGANError, ValueError):
     """A run directory, or a ledger in it, cannot be made, read or used."""
+
+
+class NonFiniteError(NectarGANError, ArithmeticError):
+    """A loss became NaN or infinite, and the run was to stop then."""
+
+    exit_code = 3
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

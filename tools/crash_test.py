@@ -113,7 +113,7 @@ def run_to_the_end(config: Path, output: Path) -> Path:
     if "Traceback" in log:
         raise BrokenError(f"a traceback in the log:\n{log[log.index('Traceback') :][:2000]}")
     for run in reversed(list_runs(output, NAME)):
-        if read_status(run) == "FINISHED":
+        if read_status(run)[0] == "FINISHED":
             return run
     raise BrokenError("no run is finished")
 
@@ -249,7 +249,7 @@ def main(kills: int, seed: int) -> None:
             process = start(config, outputs[1])
             done += kill_at_random(process, outputs[1], rng)
             run = next(iter(reversed(list_runs(outputs[1], NAME))), None)
-            if run is not None and read_status(run) == "FINISHED":
+            if run is not None and read_status(run)[0] == "FINISHED":
                 # The run outlived its kills: it is compared, and another one takes its place.
                 counts = compare(run, reference)
                 rows += counts["rows of losses.csv"]

@@ -13,14 +13,8 @@ from nectargan.errors import NectarGANError
 INTERRUPTED = 130
 
 
-class BadInput(click.ClickException):
-    """Bad input: its sentence on standard error, exit code 2."""
-
-    exit_code = 2
-
-
 class Command(click.Command):
-    """A command that answers bad input with a sentence and Ctrl-C with exit code 130."""
+    """A command that answers our errors with their sentence, Ctrl-C with exit code 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
@@ -31,7 +25,8 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except NectarGANError as error:
-            raise BadInput(str(error)) from error
+            click.ClickException(str(error)).show()
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)

@@ -6,6 +6,7 @@ import click
 
 from nectargan.cli.data import data
 from nectargan.cli.history import export_csv, plot
+from nectargan.cli.runs import runs, sync
 from nectargan.cli.schedule import schedule
 from nectargan.cli.train import train
 from nectargan.version import __version__
@@ -17,5 +18,5 @@ def main() -> None:
     """Train paired image-to-image GANs, with every weighted loss on record."""
 
 
-for command in (train, data, export_csv, plot, schedule):
+for command in (train, data, runs, sync, export_csv, plot, schedule):
     main.add_command(command)

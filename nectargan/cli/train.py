@@ -56,6 +56,7 @@ _KEYS = {
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--loss-subspec", type=click.Choice(get_args(Objective)), help="Objective.")
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database.")
+@click.option("--mlflow-required", is_flag=True, help="Refuse to start if MLflow is away.")
 @click.option("--no-mlflow", is_flag=True, help="Do not log to MLflow.")
 @click.option("--no-tensorboard", is_flag=True, help="Do not log to TensorBoard.")
 @click.option(
@@ -72,6 +73,7 @@ def train(
     config: str | None,
     settings: tuple[str, ...],
     epochs: int | None,
+    mlflow_required: bool,
     no_mlflow: bool,
     no_tensorboard: bool,
     csv: Path | None,
@@ -87,6 +89,7 @@ def train(
         _resolve,
         settings=settings,
         epochs=epochs,
+        mlflow_required=mlflow_required,
         no_mlflow=no_mlflow,
         no_tensorboard=no_tensorboard,
         options=options,
@@ -116,6 +119,7 @@ def _resolve(
     config: str | dict[str, Any] | None,
     settings: tuple[str, ...],
     epochs: int | None,
+    mlflow_required: bool,
     no_mlflow: bool,
     no_tensorboard: bool,
     options: dict[str, Any],
@@ -124,6 +128,10 @@ def _resolve(
 
     overrides = [parse_override(text) for text in settings]
     overrides += [(_KEYS[name], value) for name, value in options.items() if value is not None]
+    if mlflow_required and no_mlflow:
+        raise RunError("--mlflow-required and --no-mlflow contradict each other; give one of them.")
+    if mlflow_required:
+        overrides.append(("logging.mlflow.required", True))
     if no_mlflow:
         overrides.append(("logging.mlflow.enable", False))
     if no_tensorboard:

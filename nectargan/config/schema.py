@@ -210,6 +210,8 @@ class Train(Section):
     cuda_graph: Annotated[CudaGraph, BeforeValidator(on_or_off)] = "auto"
     """Capture the step in a CUDA graph and replay it: "on", "off", or "auto" for where it works (a
     CUDA device, fp32 or bf16, one process). The last, smaller batch of an epoch is not captured."""
+    on_nonfinite: Literal["stop", "continue"] = "stop"
+    """What to do when a loss becomes NaN or infinite, which is seen when its window ends."""
     compile: Annotated[Compile, BeforeValidator(on_or_off)] = "off"
     """"default" compiles both networks with torch.compile, which takes a minute at the start."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
@@ -267,6 +269,8 @@ class MLflowLogging(Section):
     """Whether an MLflow run is made."""
     every_n_steps: Count = 50
     """Steps from one point of a loss to the next."""
+    required: bool = False
+    """Refuse to start if MLflow cannot be reached; else it gets everything when it is back."""
     tracking_uri: str | None = None
     """Server or database; without one, mlflow.db (SQLite) in the output directory."""
 
@@ -290,6 +294,8 @@ class Logging(Section):
     """Steps after which losses are brought from the device and written."""
     window_seconds: Positive = 2.0
     """Seconds after which they are written even if fewer steps were made."""
+    drain_seconds: NotNegative = 30.0
+    """Longest time to wait at the end for TensorBoard and MLflow to have everything."""
     tensorboard: TensorBoardLogging = TensorBoardLogging()
     """The TensorBoard sink."""
     mlflow: MLflowLogging = MLflowLogging()

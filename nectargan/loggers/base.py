@@ -6,6 +6,7 @@ To add a logger, write a class with the methods of `Sink` and hand it to a `Trac
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,8 +65,9 @@ class Sink(Protocol):
     def add_example(self, picture: Path, step: int) -> None:
         """Takes an example grid, a PNG file."""
 
-    def close(self, status: RunStatus) -> None:
-        """Ends the record with the true status; called once, after all points."""
+    def close(self, status: RunStatus, reason: str) -> None:
+        """Ends the record with the true status, and the message of the error that ended the run if
+        one did; called after all points, until it succeeds once."""
 
 
 class Follower:
@@ -104,6 +106,7 @@ class Follower:
         self._warned = False
         self._closed = False
         self._status: RunStatus = "FINISHED"
+        self._reason = ""
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(
@@ -114,10 +117,24 @@ class Follower:
         """Starts the thread."""
         self._thread.start()
 
-    def finish(self, status: RunStatus) -> None:
+    @property
+    def is_behind(self) -> bool:
+        """Whether the sink lacks something, if only its status."""
+        return self._cursor.is_behind
+
+    def finish(self, status: RunStatus, reason: str = "") -> None:
         """Asks the thread to forward what is left, set the status and end; see `wait`."""
-        self._status = status
+        self._status, self._reason = status, reason
         self._stopping.set()
+
+    def catch_up(self, status: RunStatus, reason: str = "") -> None:
+        """Forwards what is left and sets the status, here and now, without the thread.
+
+        Raises:
+            Exception: whatever the sink raises; what it took before is not sent again.
+        """
+        self._status, self._reason = status, reason
+        self._end()
 
     def wait(self, timeout: float) -> bool:
         """Waits for the thread, ``timeout`` seconds at most, then gives it up.
@@ -141,7 +158,7 @@ class Follower:
 
     def _end(self) -> None:
         self._catch_up()
-        self.sink.close(self._status)
+        self.sink.close(self._status, self._reason)
         self._cursor.status = self._status
         self._cursor.save()
         self._closed = True
@@ -191,8 +208,11 @@ class Follower:
             if file == METRICS_FILE:
                 _, time, metric, value = rest.split(",")
                 yield Point(metric, float(value), step, int(time))
-            elif step == 1 or step % self.sink.every_n_steps == 0:
-                _, time, loss, raw, weight, weighted = rest.split(",")
+                continue
+            _, time, loss, raw, weight, weighted = rest.split(",")
+            # What went wrong is forwarded whenever it did.
+            is_due = step == 1 or step % self.sink.every_n_steps == 0
+            if is_due or not math.isfinite(float(raw)):
                 yield Point(f"loss/{loss}/raw", float(raw), step, int(time))
                 yield Point(f"loss/{loss}/weighted", float(weighted), step, int(time))
                 yield Point(f"weight/{loss}", float(weight), step, int(time))

@@ -32,7 +32,7 @@ class Cursor:
 
     def __init__(self, directory: Path, sink: str) -> None:
         self._directory = directory
-        self._path = directory / FOLDER / (re.sub(r"\W+", "_", sink.lower()) + ".json")
+        self._path = directory / FOLDER / (re.sub(r"\W+", "_", sink) + ".json")
         self.offsets = dict.fromkeys(_FILES, 0)
         self.examples: set[str] = set()
         self.status: str | None = None
@@ -85,6 +85,11 @@ class Cursor:
         # A ledger that was cut since, by a run that was resumed.
         for file in _FILES:
             self.offsets[file] = min(self.offsets[file], _size(self._directory / file))
+
+
+def cursor_names(directory: Path) -> list[str]:
+    """Names of the sinks that followed a run."""
+    return sorted(path.stem for path in (directory / FOLDER).glob("*.json"))
 
 
 def _size(path: Path) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.loggers.base import Point, RunStatus
 from nectargan.loggers.examples import EXAMPLES_FOLDER
@@ -26,6 +27,27 @@ _FILES = ("config.json", LOSSES_FILE, METRICS_FILE)
 def default_tracking_uri(output_directory: Path) -> str:
     """The store that needs no server: ``mlflow.db``, SQLite, in the output directory."""
     return f"sqlite:///{(output_directory.resolve() / 'mlflow.db').as_posix()}"
+
+
+def check_reachable(tracking_uri: str) -> None:
+    """Raises `RunError` unless a server or database answers."""
+    try:
+        _client(tracking_uri).search_experiments(max_results=1)
+    except Exception as error:
+        # MLflow, its database driver and its network may raise anything.
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"MLflow cannot be reached at '{tracking_uri}': {reason}.") from None
+
+
+def _client(tracking_uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    if tracking_uri.startswith("http"):
+        # MLflow's own defaults block a call for up to four minutes; we come back anyway.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri)
 
 
 class MLflowSink:
@@ -64,17 +86,11 @@ class MLflowSink:
         self._tags = dict(tags or {})
         self._client: Any = None
         self._last_steps: dict[str, int] = {}
+        self._nonfinite: dict[str, set[int]] = {}
 
     def open(self, first_step: int) -> None:
         """Makes the run under its experiment, or goes on with the one of an earlier process."""
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        if self.tracking_uri.startswith("http"):
-            # MLflow's own defaults block a call for up to four minutes; we come back anyway.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        from mlflow.tracking import MlflowClient
-
-        self._client = MlflowClient(tracking_uri=self.tracking_uri)
+        self._client = _client(self.tracking_uri)
         if self.run_id is None:
             self.run_id = self._find()
         if self.run_id is None:
@@ -163,29 +179,46 @@ class MLflowSink:
     def write(self, points: Sequence[Point]) -> None:
         """Logs the points with the ledger's times, so that a batch sent twice adds nothing.
 
-        Infinities stay in the CSV alone: MLflow would store them as 1.8e308. Steps that the run had
-        of a series when it was resumed are not sent again.
+        Infinities stay in the CSV: MLflow would store them as 1.8e308. It gets the series
+        ``nonfinite/<name>`` instead, how often the loss was NaN or infinite so far. Steps that the
+        run had of a series when it was resumed are not sent again.
         """
         from mlflow.entities import Metric
 
         metrics = [
             Metric(p.series, p.value, p.time, p.step)
-            for p in points
+            for p in [*points, *self._counts_of_nonfinite(points)]
             if not math.isinf(p.value) and p.step > self._last_steps.get(p.series, -1)
         ]
         for i in range(0, len(metrics), _METRICS_PER_CALL):
             self._client.log_batch(self.run_id, metrics=metrics[i : i + _METRICS_PER_CALL])
 
+    def _counts_of_nonfinite(self, points: Sequence[Point]) -> list[Point]:
+        """How often each loss was NaN or infinite up to a step, for each step in which it was."""
+        counts = []
+        for point in points:
+            kind, _, name = point.series.partition("/")
+            name, _, value = name.rpartition("/")
+            if kind == "loss" and value == "raw" and not math.isfinite(point.value):
+                # By step: the same points may come again after a failure.
+                steps = self._nonfinite.setdefault(name, set())
+                steps.add(point.step)
+                count = float(sum(step <= point.step for step in steps))
+                counts.append(Point(f"nonfinite/{name}", count, point.step, point.time))
+        return counts
+
     def add_example(self, picture: Path, step: int) -> None:
         """Keeps the grid as an artifact."""
         self._client.log_artifact(self.run_id, str(picture), EXAMPLES_FOLDER)
 
-    def close(self, status: RunStatus) -> None:
-        """Uploads the files as they are at the end, and sets the status."""
+    def close(self, status: RunStatus, reason: str) -> None:
+        """Uploads the files as they are at the end, and sets the status, its reason as a tag."""
         for name in _FILES:
             path = self._directory / name
             if path.exists():
                 self._client.log_artifact(self.run_id, str(path))
+        if reason:
+            self._client.set_tag(self.run_id, "reason", reason)
         self._client.set_terminated(self.run_id, status)
 
 

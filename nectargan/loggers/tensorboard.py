@@ -46,6 +46,6 @@ class TensorBoardSink:
             pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image("examples", pixels, step, dataformats="HWC")
 
-    def close(self, status: RunStatus) -> None:
+    def close(self, status: RunStatus, reason: str) -> None:
         """Closes the event file; it has no place for a status."""
         self._writer.close()

@@ -15,11 +15,10 @@ from nectargan.interrupts import uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
 from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.nonfinite import NonFiniteWatch
 from nectargan.loggers.recorder import LossRecorder
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
-
-DRAIN_SECONDS = 30.0
 
 log = logging.getLogger("nectargan")
 
@@ -79,6 +78,10 @@ class Tracker:
         window_steps: See `LossRecorder`.
         window_seconds: See `LossRecorder`.
         go_on: Go on with the record that is in ``directory``.
+        drain_seconds: Longest time to wait at the end for sinks that are behind.
+
+    Attributes:
+        watch: Finds losses that are not finite, as soon as they are on record.
 
     Raises:
         RunError: on entry: the directory holds a record already, or cannot be written.
@@ -93,12 +96,15 @@ class Tracker:
         window_steps: int = 50,
         window_seconds: float = 2.0,
         go_on: bool = False,
+        drain_seconds: float = 30.0,
     ) -> None:
         self.directory = directory
+        self._drain_seconds = drain_seconds
         self.sinks = list(sinks)
         self._manager = loss_manager
         self._csv = csv
         self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds)
+        self.watch = NonFiniteWatch()
         self._go_on = go_on
         self._followers = [Follower(sink, directory, go_on=go_on) for sink in self.sinks]
         self._losses: Ledger | None = None
@@ -169,16 +175,17 @@ class Tracker:
                 for ledger in (self._losses, self._metrics):
                     if ledger is not None:
                         ledger.close()
-                self._finish_followers(status_of(error))
+                self._finish_followers(status_of(error), reason_of(error))
 
-    def _finish_followers(self, status: RunStatus) -> None:
+    def _finish_followers(self, status: RunStatus, reason: str) -> None:
         for follower in self._followers:
-            follower.finish(status)
-        deadline = time.monotonic() + DRAIN_SECONDS
+            follower.finish(status, reason)
+        deadline = time.monotonic() + self._drain_seconds
         for follower in self._followers:
             if not follower.wait(max(0.0, deadline - time.monotonic())):
                 log.warning(
-                    "%s did not get everything; the CSV files in '%s' are complete",
+                    "%s did not get everything, which the CSV files have; to send the rest: "
+                    "nectargan sync '%s'",
                     follower.sink.name,
                     self.directory,
                 )
@@ -186,6 +193,7 @@ class Tracker:
     def _write_losses(self, rows: list[LossRow]) -> None:
         if self._losses is not None:
             self._losses.append(rows)
+        self.watch.look(rows)
 
 
 def status_of(error: BaseException | None) -> RunStatus:
@@ -193,3 +201,10 @@ def status_of(error: BaseException | None) -> RunStatus:
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
     return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
+
+
+def reason_of(error: BaseException | None) -> str:
+    """The message of the error that ended a run; empty for none, and for an interrupt."""
+    if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return ""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]

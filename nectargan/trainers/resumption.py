@@ -82,7 +82,7 @@ def find_unfinished(output: Path, experiment: str) -> Path | None:
     """The newest run of an experiment that is neither finished nor at work, and has a checkpoint
     to go on from."""
     for directory in reversed(list_runs(output, experiment)):
-        unfinished = read_status(directory) not in (None, "FINISHED")
+        unfinished = read_status(directory)[0] not in ("", "FINISHED")
         if unfinished and list_checkpoints(directory) and not is_locked(directory):
             return directory
     return None

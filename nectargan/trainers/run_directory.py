@@ -15,6 +15,7 @@ from nectargan.files import replacing
 
 LOCK_FILE = ".lock"
 STATUS_FILE = "status.json"
+CONFIG_FILE = "config.json"
 
 
 def create_run_directory(
@@ -113,15 +114,13 @@ def write_status(directory: Path, status: str, reason: str = "") -> None:
         part.write_text(json.dumps({"status": status, "reason": reason}), encoding="utf-8")
 
 
-def read_status(directory: Path) -> str | None:
-    """How a run stands; "DIED" for one that says it runs and does not, ``None`` if nothing is
-    known."""
+def read_status(directory: Path) -> tuple[str, str]:
+    """How a run stands, and why; empty if nothing is known."""
     try:
         content = json.loads((directory / STATUS_FILE).read_text(encoding="utf-8"))
-        status = str(content["status"])
+        return str(content["status"]), str(content["reason"])
     except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return "DIED" if status == "RUNNING" and not is_locked(directory) else status
+        return "", ""
 
 
 def _highest_version(output: Path, experiment: str) -> int:

@@ -1,44 +1,115 @@
-"""The sinks of a run, from its config."""
+"""The sinks of a run, while it is trained and afterwards."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nectargan.loggers.base import Sink
-from nectargan.loggers.mlflow import MLflowSink
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+from nectargan.errors import RunError
+from nectargan.files import replacing
+from nectargan.loggers.base import Follower, RunStatus, Sink
+from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
 from nectargan.loggers.tensorboard import TensorBoardSink
-from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.resumption import flatten
+from nectargan.trainers.run_directory import CONFIG_FILE, locked, read_status, write_status
 
-if TYPE_CHECKING:
-    from nectargan.trainers.trainer import Trainer
+TAGS_FILE = "tags.json"
 
 
-def build_sinks(trainer: Trainer) -> list[Sink]:
-    """TensorBoard and MLflow, as far as they are enabled, for the trainer's run directory."""
-    config, directory = trainer.config, trainer.directory
-    logging = config.logging
-    sinks: list[Sink] = []
+def build_sinks(
+    config: Config, directory: Path, output: Path, tags: Mapping[str, str]
+) -> list[Sink]:
+    """TensorBoard and MLflow, as far as they are enabled.
+
+    Args:
+        config: The run's config.
+        directory: The run directory.
+        output: Where the database is, if the config names no tracking URI.
+        tags: What MLflow is to know about the run beside its config.
+    """
+    logging, sinks = config.logging, list[Sink]()
     if logging.tensorboard.enable:
         every = logging.tensorboard.every_n_steps
         sinks.append(TensorBoardSink(directory / "tensorboard", every))
     if logging.mlflow.enable:
         sinks.append(
             MLflowSink(
-                trainer.tracking_uri,
+                logging.mlflow.tracking_uri or default_tracking_uri(output),
                 config.common.experiment_name,
                 directory,
                 params=flatten(config.model_dump(mode="json", exclude_none=True)),
-                tags={
-                    **describe_environment(trainer.device),
-                    "precision": trainer.precision,
-                    "cuda_graph": "off" if trainer.graph_obstacle else "on",
-                    "objective": config.train.objective,
-                    "dataset": str(Path(config.dataloader.dataroot).resolve()),
-                    "run_directory": str(directory.resolve()),
-                },
+                tags=tags,
                 every_n_steps=logging.mlflow.every_n_steps,
             )
         )
     return sinks
+
+
+def save_tags(directory: Path, tags: Mapping[str, str]) -> None:
+    """Keeps the tags of a run, for `synchronize`; raises OSError."""
+    with replacing(directory / TAGS_FILE) as part:
+        part.write_text(json.dumps(dict(tags), indent=4), encoding="utf-8")
+
+
+def synchronize(directory: Path) -> dict[str, bool]:
+    """Sends to the sinks of a run what they lack. Sending it twice changes nothing.
+
+    Args:
+        directory: The directory of a run that has ended.
+
+    Returns:
+        Whether anything was sent, by name of the sink.
+
+    Raises:
+        RunError: it is no run directory, the run is at work, or a sink cannot be reached.
+    """
+    config = _config_of(directory)
+    sent = {}
+    with locked(directory):
+        status, reason = end_of(directory)
+        tags = _read_tags(directory)
+        for sink in build_sinks(config, directory, directory.parent, tags):
+            follower = Follower(sink, directory)
+            sent[sink.name] = follower.is_behind
+            if not follower.is_behind:
+                continue
+            try:
+                Follower(sink, directory, go_on=True).catch_up(status, reason)
+            except Exception as error:
+                # A tracker, its client and its network may raise anything.
+                told = " ".join(str(error).split())[:300]
+                raise RunError(f"{sink.name} did not get everything: {told}.") from error
+    return sent
+
+
+def end_of(directory: Path) -> tuple[RunStatus, str]:
+    """How a run ended, and why. One that died without a word is marked as killed.
+
+    Args:
+        directory: The run directory, which nobody else is at work in.
+    """
+    status, reason = read_status(directory)
+    if status in ("FINISHED", "FAILED"):
+        return status, reason  # type: ignore[return-value]
+    if status != "KILLED":
+        reason = "it died without a word"
+        write_status(directory, "KILLED", reason)
+    return "KILLED", reason
+
+
+def _config_of(directory: Path) -> Config:
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise RunError(f"'{directory}' is no run directory: it has no {CONFIG_FILE}.")
+    return ConfigManager(path).data
+
+
+def _read_tags(directory: Path) -> dict[str, str]:
+    try:
+        tags = json.loads((directory / TAGS_FILE).read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in tags.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -14,24 +15,26 @@ from torch import Tensor
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, RunError
+from nectargan.errors import CheckpointError, DataError, NonFiniteError, RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.mlflow import default_tracking_uri
-from nectargan.loggers.tracking import Tracker, status_of
+from nectargan.loggers.mlflow import check_reachable, default_tracking_uri
+from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
+from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
-from nectargan.trainers.run_directory import create_run_directory, locked, write_status
-from nectargan.trainers.sinks import build_sinks
+from nectargan.trainers.run_directory import CONFIG_FILE, create_run_directory, locked, write_status
+from nectargan.trainers.sinks import build_sinks, save_tags
 
-CONFIG_FILE = "config.json"
 LOWER_IS_BETTER = ("val/l1",)
+
+log = logging.getLogger("nectargan")
 
 
 class Display(Protocol):
@@ -94,6 +97,7 @@ class Trainer(ABC):
         self.step = 0
         self.best: dict[str, Any] | None = None
         self._resumption = resumption
+        self._said_nonfinite = False
 
     # --- what a subclass brings ----------------------------------------------------------------
 
@@ -154,10 +158,16 @@ class Trainer(ABC):
             try:
                 while self.epoch < self.config.train.epochs or self.batch is not None:
                     self._train_epoch(step, tracker, display)
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit, DataError):
                 with uninterrupted():
                     self._save(tracker)
                 raise
+            except OSError as error:
+                # Images that cannot be read are a DataError.
+                raise RunError(
+                    f"'{error.filename or self.directory}' cannot be written: {error.strerror}; "
+                    f"make room and go on with --resume '{self.directory}'."
+                ) from error
             finally:
                 if display:
                     display.stop()
@@ -191,11 +201,14 @@ class Trainer(ABC):
                 self.batch += 1
             if display:
                 display.step(self.epoch, self.step, tracker.last)
+            if tracker.watch.found is not None:
+                self._meet_nonfinite(tracker)
             if self._is_time_to_save():
                 self._save(tracker)
 
         # Everything computed so far onto the record; this waits for the device.
         tracker.flush()
+        self._meet_nonfinite(tracker)
         seconds = time.perf_counter() - began
 
         # Validation and examples.
@@ -224,6 +237,8 @@ class Trainer(ABC):
         if not self.config.save.save_model:
             return
         tracker.flush()
+        # The last checkpoint before a loss went bad is to stay the last one.
+        self._meet_nonfinite(tracker)
         state = on_host(self.state())
         training = {
             **{section: content for section, content in state.items() if section != "networks"},
@@ -245,6 +260,17 @@ class Trainer(ABC):
         )
         self._writer.save(name, write, is_best)
         self._saved_at = time.monotonic()
+
+    def _meet_nonfinite(self, tracker: Tracker) -> None:
+        """Raises NonFiniteError if a loss on record is not finite, or says so once."""
+        if tracker.watch.found is None or self._said_nonfinite:
+            return
+        if self.config.train.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"{tracker.watch.describe()} The last checkpoint before is in '{self.directory}'."
+            )
+        self._said_nonfinite = True
+        log.warning("%s", tracker.watch.describe())
 
     def _is_time_to_save(self) -> bool:
         minutes = self.config.save.every_minutes
@@ -285,11 +311,23 @@ class Trainer(ABC):
     def tracking_uri(self) -> str:
         """The MLflow server or database."""
         uri = self.config.logging.mlflow.tracking_uri
-        if uri:
-            return uri
+        return uri or default_tracking_uri(self._output)
+
+    @property
+    def _output(self) -> Path:
         if self._resumption is not None:
-            return default_tracking_uri(self._resumption.directory.parent)
-        return default_tracking_uri(Path(self.config.common.output_directory))
+            return self._resumption.directory.parent
+        return Path(self.config.common.output_directory)
+
+    def _tags(self) -> dict[str, str]:
+        return {
+            **describe_environment(self.device),
+            "precision": self.precision,
+            "cuda_graph": "off" if self.graph_obstacle else "on",
+            "objective": self.config.train.objective,
+            "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
+            "run_directory": str(self.directory.resolve()),
+        }
 
     def _seed(self) -> None:
         seed_everything(self.config.common.seed, self.config.common.deterministic)
@@ -298,6 +336,9 @@ class Trainer(ABC):
     def _open_run(self) -> Iterator[None]:
         """Makes the run directory, or goes on with the one to resume, and locks it."""
         resumption, save = self._resumption, self.config.save
+        mlflow = self.config.logging.mlflow
+        if mlflow.enable and mlflow.required:
+            check_reachable(self.tracking_uri)
         if resumption is None:
             common = self.config.common
             self.directory = create_run_directory(
@@ -315,26 +356,29 @@ class Trainer(ABC):
                     sizes = resumption.checkpoint["training"]["ledgers"]
                     cut_record(self.directory, resumption.checkpoint["step"], sizes)
                     record_resumption(resumption)
+                tags = self._tags()
+                save_tags(self.directory, tags)
                 save_config(self.config, self.directory / CONFIG_FILE)
                 write_status(self.directory, "RUNNING")
             except OSError as error:
                 raise RunError(f"'{self.directory}' cannot be written: {error.strerror}.") from None
             self._writer = CheckpointWriter(self.directory, save.keep_last)
             self._saved_at = time.monotonic()
-            logging = self.config.logging
+            options = self.config.logging
             self._tracker = Tracker(
                 self.losses,
                 self.directory,
-                build_sinks(self),
-                csv=logging.csv,
-                window_steps=logging.window_steps,
-                window_seconds=logging.window_seconds,
+                build_sinks(self.config, self.directory, self._output, tags),
+                csv=options.csv,
+                window_steps=options.window_steps,
+                window_seconds=options.window_seconds,
                 go_on=resumption is not None,
+                drain_seconds=options.drain_seconds,
             )
             try:
                 yield
             except BaseException as error:
                 with suppress(OSError):
-                    write_status(self.directory, status_of(error), " ".join(str(error).split()))
+                    write_status(self.directory, status_of(error), reason_of(error))
                 raise
             write_status(self.directory, "FINISHED")

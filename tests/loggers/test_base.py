@@ -57,7 +57,7 @@ class FakeSink:
     def add_example(self, picture: Path, step: int) -> None:
         self.examples.append((picture.name, step))
 
-    def close(self, status: RunStatus) -> None:
+    def close(self, status: RunStatus, reason: str) -> None:
         if self.close_failures:
             self.close_failures -= 1
             raise ConnectionError("gone")

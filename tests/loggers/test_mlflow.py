@@ -48,7 +48,7 @@ def test_a_run_has_its_points_params_tags_and_files(store: str, directory: Path)
     points = [Point("loss/a/raw", step / 7, step, 5000 + step) for step in range(1, 1500)]
     sink.write(points)
     sink.write(points[:10])  # sent again, as after a failure in the middle
-    sink.close("FINISHED")
+    sink.close("FINISHED", "")
     run = only_run(store, "faces")
     assert (run.info.run_name, run.info.status) == ("faces_v3", "FINISHED")
     assert run.info.run_id == sink.run_id
@@ -70,7 +70,7 @@ def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None
     points = [Point("x", value, step, step) for step, value in enumerate(values, start=1)]
     sink.write(points)
     sink.write(points)
-    sink.close("FAILED")
+    sink.close("FAILED", "")
     run = only_run(store, "faces")
     got = history(store, run, "x")
     assert [step for step, _, _ in got] == [1, 3, 5]
@@ -157,7 +157,7 @@ def test_a_real_server(server: str, directory: Path, tmp_path: Path) -> None:
     sink = MLflowSink(server, "faces", directory, params={"a": 1})
     sink.open(0)
     sink.write([Point("loss/a/raw", 0.5, 10, 1234)])
-    sink.close("KILLED")
+    sink.close("KILLED", "")
     run = only_run(server, "faces")
     assert run.info.status == "KILLED"
     assert history(server, run, "loss/a/raw") == [(10, 0.5, 1234)]

@@ -29,7 +29,7 @@ def test_values_steps_and_times_arrive(tmp_path: Path) -> None:
     sink.write([*points[100:], Point("val/x", float("nan"), 300, 1)])
     # Readable before the end.
     assert len(read(tmp_path / "tb").Scalars("loss/a/raw")) == 300
-    sink.close("FINISHED")
+    sink.close("FINISHED", "")
     events = read(tmp_path / "tb").Scalars("loss/a/raw")
     assert [e.step for e in events] == [p.step for p in points]
     assert np.array_equal(np.float32([e.value for e in events]), values)
@@ -43,7 +43,7 @@ def test_examples_arrive_as_they_are(tmp_path: Path) -> None:
     sink = TensorBoardSink(tmp_path / "tb")
     sink.open(0)
     sink.add_example(tmp_path / "grid.png", 40)
-    sink.close("FINISHED")
+    sink.close("FINISHED", "")
     (event,) = read(tmp_path / "tb").Images("examples")
     assert event.step == 40
     shown = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
@@ -56,7 +56,7 @@ def test_a_fresh_run_has_the_session_mark_that_a_resumed_one_needs(tmp_path: Pat
     sink = TensorBoardSink(tmp_path / "tb")
     sink.open(0)
     sink.write([Point("loss/a/raw", float(step), step, step) for step in range(1, 11)])
-    sink.close("KILLED")
+    sink.close("KILLED", "")
     resumed = SummaryWriter(str(tmp_path / "tb"), purge_step=6)
     resumed.add_scalar("loss/a/raw", 60.0, 6)
     resumed.close()

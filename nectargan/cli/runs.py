@@ -1,0 +1,48 @@
+"""``nectargan runs`` and ``nectargan sync``: runs after their launch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nectargan.cli.common import Command
+
+DIRECTORY = click.Path(path_type=Path)
+
+
+@click.command(cls=Command)
+@click.argument("directory", type=DIRECTORY, default="runs")
+def runs(directory: Path) -> None:
+    """List the runs in DIRECTORY (runs): status, epoch, last losses, best metric.
+
+    A run that died without a word is marked as killed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from nectargan.trainers.run_list import BEST_BY, summarize_runs
+
+    table = Table("run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind")
+    for run in summarize_runs(directory):
+        status = f"{run.status}: {run.reason}" if run.reason else run.status
+        losses = "  ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
+        best = f"{run.best[0]:.4g} in epoch {run.best[1]}" if run.best else ""
+        epoch = f"{run.epoch}/{run.epochs}"
+        table.add_row(run.directory.name, status, epoch, losses, best, ", ".join(run.behind))
+    # A pipe has no width of its own; a table that was cut to 80 columns would be of no use there.
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+
+
+@click.command(cls=Command)
+@click.argument("run", type=DIRECTORY)
+def sync(run: Path) -> None:
+    """Send to TensorBoard and MLflow what they lack of RUN.
+
+    What they have is not sent again.
+    """
+    from nectargan.trainers.sinks import synchronize
+
+    for sink, was_behind in synchronize(run).items():
+        click.echo(f"{sink}: {'has everything now' if was_behind else 'had everything'}.")

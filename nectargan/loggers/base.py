@@ -100,8 +100,6 @@ class Follower:
         self._first_step = 0
         if go_on:
             self._first_step = self._cursor.rewind()
-            # Before anything new is written: a cursor must never be ahead of its sink.
-            self._cursor.save()
         self._opened = False
         self._warned = False
         self._closed = False
@@ -114,7 +112,9 @@ class Follower:
         )
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread; raises OSError if the run directory cannot be written."""
+        # That there is a sink is on disk even if it is never reached.
+        self._cursor.save()
         self._thread.start()
 
     @property
@@ -134,6 +134,7 @@ class Follower:
             Exception: whatever the sink raises; what it took before is not sent again.
         """
         self._status, self._reason = status, reason
+        self._cursor.save()
         self._end()
 
     def wait(self, timeout: float) -> bool:

@@ -1,0 +1,20 @@
+"""Ten kills by SIGKILL, wherever they hit: see ``tools/crash_test.py``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "crash_test.py"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_ten_kills() -> None:
+    command = [sys.executable, str(TOOL), "--kills", "10", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "10 kills" in done.stdout
+    assert "equal to the bit" in done.stdout

@@ -1,0 +1,127 @@
+"""What a sink missed is sent later, exactly once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nectargan.config.schema import Config
+from nectargan.errors import RunError
+from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from nectargan.trainers.run_directory import locked, read_status, write_status
+from nectargan.trainers.run_list import summarize_runs
+from nectargan.trainers.sinks import synchronize
+
+Make = Callable[..., Config]
+
+# Nobody listens there.
+AWAY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def unsent(tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
+    """The directory of a run whose MLflow server was away all the time, and is a database now."""
+    run = Pix2pixTrainer(
+        tiny(
+            logging__mlflow={"enable": True, "every_n_steps": 1, "tracking_uri": AWAY},
+            logging__tensorboard={"enable": True},
+            logging__drain_seconds=0.1,
+        )
+    ).train()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[-1].endswith(f"to send the rest: nectargan sync '{run}'")
+    config = json.loads((run / "config.json").read_text())
+    config["logging"]["mlflow"]["tracking_uri"] = f"sqlite:///{tmp_path / 'later.db'}"
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+def sent(uri: str) -> tuple[dict[tuple[str, int], float], int, str]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tiny")
+    (run,) = client.search_runs([experiment.experiment_id])
+    points = [
+        (key, m.step, m.value)
+        for key in run.data.metrics
+        for m in client.get_metric_history(run.info.run_id, key)
+    ]
+    return {(k, s): v for k, s, v in points}, len(points), run.info.status
+
+
+def test_sync_sends_what_is_missing_and_nothing_twice(unsent: Path, tmp_path: Path) -> None:
+    assert [each.behind for each in summarize_runs(unsent.parent)] == [["MLflow"]]
+    assert synchronize(unsent) == {"TensorBoard": False, "MLflow": True}
+    uri = f"sqlite:///{tmp_path / 'later.db'}"
+    points, count, status = sent(uri)
+    losses = pd.read_csv(unsent / "losses.csv")
+    metrics = pd.read_csv(unsent / "metrics.csv")
+    expected = {(f"loss/{r.loss}/raw", r.step): r.raw for r in losses.itertuples()}
+    expected |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in losses.itertuples()}
+    expected |= {(f"weight/{r.loss}", r.step): r.weight for r in losses.itertuples()}
+    expected |= {(r.metric, r.step): r.value for r in metrics.itertuples()}
+    assert (points, count, status) == (expected, len(expected), "FINISHED")
+    assert [each.behind for each in summarize_runs(unsent.parent)] == [[]]
+
+    assert synchronize(unsent) == {"TensorBoard": False, "MLflow": False}
+    assert sent(uri) == (points, count, status)
+    # As if the record of what was sent were lost.
+    for path in (unsent / "sinks").iterdir():
+        path.unlink()
+    assert synchronize(unsent) == {"TensorBoard": True, "MLflow": True}
+    assert sent(uri) == (points, count, status)
+    events = EventAccumulator(str(unsent / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("val/ssim")] == [3, 6]
+
+
+def test_a_server_that_stays_away_is_one_sentence(unsent: Path) -> None:
+    config = json.loads((unsent / "config.json").read_text())
+    config["logging"]["mlflow"]["tracking_uri"] = AWAY
+    (unsent / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="MLflow did not get everything: "):
+        synchronize(unsent)
+
+
+def test_a_run_that_died_is_marked(unsent: Path, tmp_path: Path) -> None:
+    write_status(unsent, "RUNNING")
+    (summary,) = summarize_runs(unsent.parent)
+    assert (summary.status, summary.reason) == ("KILLED", "it died without a word")
+    assert read_status(unsent) == ("KILLED", "it died without a word")
+    synchronize(unsent)
+    assert sent(f"sqlite:///{tmp_path / 'later.db'}")[2] == "KILLED"
+
+
+def test_a_run_at_work_is_left_alone(unsent: Path) -> None:
+    write_status(unsent, "RUNNING")
+    with locked(unsent):
+        assert [each.status for each in summarize_runs(unsent.parent)] == ["RUNNING"]
+        with pytest.raises(RunError, match="is in use"):
+            synchronize(unsent)
+
+
+def test_runs_are_summed_up(tiny: Make) -> None:
+    run = Pix2pixTrainer(tiny()).train()
+    (summary,) = summarize_runs(run.parent)
+    losses, metrics = pd.read_csv(run / "losses.csv"), pd.read_csv(run / "metrics.csv")
+    last = losses[losses["step"] == 6].set_index("loss")["raw"].to_dict()
+    ssim = metrics[metrics["metric"] == "val/ssim"].set_index("epoch")["value"]
+    assert (summary.directory, summary.status, summary.reason) == (run, "FINISHED", "")
+    assert (summary.epoch, summary.epochs, summary.losses) == (2, 2, last)
+    assert summary.best == (ssim.max(), ssim.idxmax())
+    assert summary.behind == []
+    with pytest.raises(RunError, match="nowhere' is no directory"):
+        summarize_runs(run / "nowhere")
+
+
+def test_a_server_that_is_required_must_answer(tiny: Make, tmp_path: Path) -> None:
+    options = {"enable": True, "tracking_uri": AWAY, "required": True}
+    trainer = Pix2pixTrainer(tiny(logging__mlflow=options))
+    with pytest.raises(RunError, match=f"MLflow cannot be reached at '{AWAY}'"):
+        trainer.train()
+    assert not (tmp_path / "runs").exists(), "nothing is left half-made"

@@ -87,11 +87,21 @@ class Ledger:
 
     def append(self, rows: Iterable[LossRow] | Iterable[MetricRow]) -> None:
         """Writes rows at the end. Floats are written as the shortest text that reads back to the
-        same value, in the precision that they come in (``numpy.float32`` or ``float``). All rows
-        are written or, on a full disk (`OSError`), none: rows may be given again."""
+        same value, in the precision that they come in (``numpy.float32`` or ``float``).
+
+        Raises:
+            RunError: the disk is full, say; none of the rows was written then.
+        """
         text = "".join(",".join(map(str, row)) + "\n" for row in rows)
-        if text:
+        if not text:
+            return
+        try:
             self._write(text)
+        except OSError as error:
+            raise RunError(
+                f"'{self.path}' cannot be written: {error.strerror}; make room and go on with "
+                f"--resume '{self.path.parent}'."
+            ) from error
 
     def _write(self, text: str) -> None:
         data = memoryview(text.encode("utf-8"))

@@ -66,7 +66,8 @@ class CheckpointWriter:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            # torch's own message is about its file format.
+            reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
             raise RunError(
                 f"No checkpoint can be written to '{self._folder}': {reason}; make room and go on "
                 f"with --resume '{self._run}'."

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "nectargan"
 
 # What a package may import of the others, besides itself and `FOR_ALL`.
 MAY_IMPORT: dict[str, set[str]] = {
+    "credentials": set(),
     "errors": set(),
     "files": set(),
     "interrupts": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers"},
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
-FOR_ALL = {"errors", "files", "interrupts", "version"}
+FOR_ALL = {"credentials", "errors", "files", "interrupts", "version"}
 
 
 def imports(code: str) -> Iterator[str]:

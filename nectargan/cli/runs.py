@@ -37,12 +37,13 @@ def runs(directory: Path) -> None:
 
 @click.command(cls=Command)
 @click.argument("run", type=DIRECTORY)
-def sync(run: Path) -> None:
+@click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
+def sync(run: Path, mlflow_uri: str | None) -> None:
     """Send to TensorBoard and MLflow what they lack of RUN.
 
     What they have is not sent again.
     """
     from nectargan.trainers.sinks import synchronize
 
-    for sink, was_behind in synchronize(run).items():
+    for sink, was_behind in synchronize(run, mlflow_uri).items():
         click.echo(f"{sink}: {'has everything now' if was_behind else 'had everything'}.")

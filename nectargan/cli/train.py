@@ -14,6 +14,7 @@ import click
 
 from nectargan.cli.common import Command
 from nectargan.config.choices import Objective, Precision
+from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.version import __version__
@@ -193,7 +194,7 @@ def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
     if logging.tensorboard.enable:
         click.echo(f"TensorBoard: {_program('tensorboard')} --logdir {directory.parent}")
     if logging.mlflow.enable:
-        uri = trainer.tracking_uri
+        uri = without_credentials(trainer.tracking_uri)
         local = "://" in uri and not uri.startswith("http")
         where = f"{_program('mlflow')} ui --backend-store-uri {uri}" if local else uri
         click.echo(f"MLflow:      {where}")

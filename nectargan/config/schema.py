@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
 from nectargan.config.augmentation_options import Augmentations
 from nectargan.config.base import (
@@ -32,6 +32,7 @@ from nectargan.config.choices import (
     Precision,
 )
 from nectargan.config.loss_options import LossOption, ScheduleConfig
+from nectargan.credentials import without_credentials
 from nectargan.scheduling.data import Schedule
 
 _TRACKING_URI = re.compile(
@@ -273,6 +274,11 @@ class MLflowLogging(Section):
     """Refuse to start if MLflow cannot be reached; else it gets everything when it is back."""
     tracking_uri: str | None = None
     """Server or database; without one, mlflow.db (SQLite) in the output directory."""
+
+    @field_serializer("tracking_uri")
+    def _hide_credentials(self, uri: str | None) -> str | None:
+        # In every copy of the config: files, checkpoints, parameters, what is printed.
+        return None if uri is None else without_credentials(uri)
 
     @field_validator("tracking_uri")
     @classmethod

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.examples import EXAMPLES_FOLDER, example_step
@@ -170,7 +171,8 @@ class Follower:
         except Exception as error:
             # Whatever a tracker or its network does, it must not reach the training.
             if not self._warned:
-                log.warning("%s is behind: %s", self.sink.name, " ".join(str(error).split()))
+                reason = without_credentials(" ".join(str(error).split()))
+                log.warning("%s is behind: %s", self.sink.name, reason)
             self._warned = True
             return False
         if self._warned:

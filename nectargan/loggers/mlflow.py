@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import uuid
@@ -10,16 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.loggers.base import Point, RunStatus
 from nectargan.loggers.examples import EXAMPLES_FOLDER
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 
+log = logging.getLogger("nectargan")
+
 RUN_FILE = "mlflow_run.json"
 
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
+# What MLflow answers when it will never take something, in contrast to an outage.
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 _MARK_TAG = "nectargan.mark"
 _FILES = ("config.json", LOSSES_FILE, METRICS_FILE)
 
@@ -35,8 +41,9 @@ def check_reachable(tracking_uri: str) -> None:
         _client(tracking_uri).search_experiments(max_results=1)
     except Exception as error:
         # MLflow, its database driver and its network may raise anything.
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(f"MLflow cannot be reached at '{tracking_uri}': {reason}.") from None
+        reason = without_credentials(" ".join(str(error).split()))[:200]
+        uri = without_credentials(tracking_uri)
+        raise RunError(f"MLflow cannot be reached at '{uri}': {reason}.") from None
 
 
 def _client(tracking_uri: str) -> Any:
@@ -100,9 +107,7 @@ class MLflowSink:
             self._client.update_run(self.run_id, status="RUNNING")
             self._note_what_is_there()
         self._log_params()
-        config = self._directory / _FILES[0]
-        if config.exists():
-            self._client.log_artifact(self.run_id, str(config))
+        self._keep(self._directory / _FILES[0])
 
     def _find(self) -> str | None:
         """The id of the run directory's MLflow run, if an earlier process made one."""
@@ -142,15 +147,13 @@ class MLflowSink:
 
         there = self._client.get_run(self.run_id).data.params
         params = [Param(key, value) for key, value in self._params.items() if key not in there]
-        for i in range(0, len(params), _PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, params=params[i : i + _PARAMS_PER_CALL])
+        self._log("params", params, _PARAMS_PER_CALL)
         changed = [
             RunTag(f"changed.{key}", value)
             for key, value in self._params.items()
             if there.get(key, value) != value
         ]
-        for i in range(0, len(changed), _PARAMS_PER_CALL):
-            self._client.log_batch(self.run_id, tags=changed[i : i + _PARAMS_PER_CALL])
+        self._log("tags", changed, _PARAMS_PER_CALL)
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -190,8 +193,25 @@ class MLflowSink:
             for p in [*points, *self._counts_of_nonfinite(points)]
             if not math.isinf(p.value) and p.step > self._last_steps.get(p.series, -1)
         ]
-        for i in range(0, len(metrics), _METRICS_PER_CALL):
-            self._client.log_batch(self.run_id, metrics=metrics[i : i + _METRICS_PER_CALL])
+        self._log("metrics", metrics, _METRICS_PER_CALL)
+
+    def _log(self, kind: str, entities: Sequence[Any], per_call: int) -> None:
+        """Logs metrics, params or tags. One that MLflow refuses is left out, with a warning; it does
+        not take along all that come in the same call."""
+        from mlflow.exceptions import MlflowException
+
+        for i in range(0, len(entities), per_call):
+            part = entities[i : i + per_call]
+            try:
+                self._client.log_batch(self.run_id, **{kind: part})
+            except MlflowException as error:
+                if error.error_code not in _REFUSED:
+                    raise
+                if len(part) > 1:
+                    self._log(kind, part, (len(part) + 1) // 2)
+                    continue
+                reason = " ".join(str(error).split())[:200]
+                log.warning("MLflow refuses %s '%s': %s", kind, part[0].key, reason)
 
     def _counts_of_nonfinite(self, points: Sequence[Point]) -> list[Point]:
         """How often each loss was NaN or infinite up to a step, for each step in which it was."""
@@ -209,17 +229,28 @@ class MLflowSink:
 
     def add_example(self, picture: Path, step: int) -> None:
         """Keeps the grid as an artifact."""
-        self._client.log_artifact(self.run_id, str(picture), EXAMPLES_FOLDER)
+        self._keep(picture, EXAMPLES_FOLDER)
 
     def close(self, status: RunStatus, reason: str) -> None:
         """Uploads the files as they are at the end, and sets the status, its reason as a tag."""
         for name in _FILES:
-            path = self._directory / name
-            if path.exists():
-                self._client.log_artifact(self.run_id, str(path))
+            self._keep(self._directory / name)
         if reason:
             self._client.set_tag(self.run_id, "reason", reason)
         self._client.set_terminated(self.run_id, status)
+
+    def _keep(self, path: Path, folder: str | None = None) -> None:
+        """Uploads a file, if it is there; one that MLflow refuses is left out with a warning."""
+        from mlflow.exceptions import MlflowException
+
+        if not path.exists():
+            return
+        try:
+            self._client.log_artifact(self.run_id, str(path), folder)
+        except MlflowException as error:
+            if error.error_code not in (*_REFUSED, "PERMISSION_DENIED"):
+                raise
+            log.warning("MLflow refuses '%s': %s", path.name, " ".join(str(error).split())[:200])
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
+from nectargan.credentials import HIDDEN, without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.loggers.base import Follower, RunStatus, Sink
@@ -31,13 +32,19 @@ def build_sinks(
         tags: What MLflow is to know about the run beside its config.
     """
     logging, sinks = config.logging, list[Sink]()
+    uri = logging.mlflow.tracking_uri or default_tracking_uri(output)
+    if logging.mlflow.enable and HIDDEN in uri:
+        raise RunError(
+            f"MLflow's address '{uri}' was kept without its user and password; give it again with "
+            "--mlflow-uri."
+        )
     if logging.tensorboard.enable:
         every = logging.tensorboard.every_n_steps
         sinks.append(TensorBoardSink(directory / "tensorboard", every))
     if logging.mlflow.enable:
         sinks.append(
             MLflowSink(
-                logging.mlflow.tracking_uri or default_tracking_uri(output),
+                uri,
                 config.common.experiment_name,
                 directory,
                 params=flatten(config.model_dump(mode="json", exclude_none=True)),
@@ -54,11 +61,12 @@ def save_tags(directory: Path, tags: Mapping[str, str]) -> None:
         part.write_text(json.dumps(dict(tags), indent=4), encoding="utf-8")
 
 
-def synchronize(directory: Path) -> dict[str, bool]:
+def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, bool]:
     """Sends to the sinks of a run what they lack. Sending it twice changes nothing.
 
     Args:
         directory: The directory of a run that has ended.
+        tracking_uri: Of MLflow, in place of the one in the config.
 
     Returns:
         Whether anything was sent, by name of the sink.
@@ -67,6 +75,9 @@ def synchronize(directory: Path) -> dict[str, bool]:
         RunError: it is no run directory, the run is at work, or a sink cannot be reached.
     """
     config = _config_of(directory)
+    if tracking_uri is not None:
+        overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
+        config = ConfigManager(directory / CONFIG_FILE, overrides).data
     sent = {}
     with locked(directory):
         status, reason = end_of(directory)
@@ -80,7 +91,7 @@ def synchronize(directory: Path) -> dict[str, bool]:
                 Follower(sink, directory, go_on=True).catch_up(status, reason)
             except Exception as error:
                 # A tracker, its client and its network may raise anything.
-                told = " ".join(str(error).split())[:300]
+                told = without_credentials(" ".join(str(error).split()))[:300]
                 raise RunError(f"{sink.name} did not get everything: {told}.") from error
     return sent
 

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import json
+import logging
 import math
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from nectargan.loggers.base import Point
 from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.tracking import Tracker
+from nectargan.losses.loss_manager import LossManager
 
 
 def only_run(uri: str, experiment: str) -> Run:
@@ -114,52 +121,199 @@ def test_the_default_store(tmp_path: Path) -> None:
     assert default_tracking_uri(tmp_path) == f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}"
 
 
-@pytest.fixture
-def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
-    """A real MLflow server on a free port of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "server.db").write_bytes(empty_store.read_bytes())
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "served")]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    try:
+class Server:
+    """A real MLflow server on a port of this machine, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+        command += ["--port", str(self._port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
+        command += ["--artifacts-destination", str(self._folder / "served")]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         deadline = time.monotonic() + 90
         while True:
             try:
-                with urllib.request.urlopen(f"{uri}/health", timeout=2):  # noqa: S310
-                    break
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):  # noqa: S310
+                    return
             except OSError:
-                assert process.poll() is None, "the server ended"
+                assert self._process.poll() is None, "the server ended"
                 assert time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.2)
-        yield uri
-    finally:
-        import os
-        import signal
 
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def server(empty_store: Path, tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "server.db").write_bytes(empty_store.read_bytes())
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
-def test_a_real_server(server: str, directory: Path, tmp_path: Path) -> None:
-    sink = MLflowSink(server, "faces", directory, params={"a": 1})
+def test_a_real_server(server: Server, directory: Path, tmp_path: Path) -> None:
+    sink = MLflowSink(server.uri, "faces", directory, params={"a": 1})
     sink.open(0)
     sink.write([Point("loss/a/raw", 0.5, 10, 1234)])
     sink.close("KILLED", "")
-    run = only_run(server, "faces")
+    run = only_run(server.uri, "faces")
     assert run.info.status == "KILLED"
-    assert history(server, run, "loss/a/raw") == [(10, 0.5, 1234)]
+    assert history(server.uri, run, "loss/a/raw") == [(10, 0.5, 1234)]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "the server keeps the files"
     assert len(list((tmp_path / "served").rglob("losses.csv"))) == 1
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
+def test_a_server_that_dies_and_comes_back_gets_everything(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop goes on meanwhile; one warning when it is away, one when it is back."""
+    losses = LossManager()
+    losses.register_loss_fn("a", lambda x: x)
+    sink = MLflowSink(server.uri, "faces", tmp_path / "run", every_n_steps=1)
+    step = 0
+
+    def work(steps: int) -> None:
+        nonlocal step
+        for _ in range(steps):
+            step += 1
+            losses.start_step(1, step)
+            losses.compute_loss("a", torch.tensor(step / 8))
+
+    caplog.set_level(logging.WARNING, "nectargan")
+    with Tracker(losses, tmp_path / "run", [sink], window_steps=5) as tracker:
+        work(20)
+        tracker.flush()
+        wait_for(lambda: "loss/a/raw" in only_run_or_none(server.uri))
+        server.kill()
+        began = time.monotonic()
+        work(40)
+        assert time.monotonic() - began < 5, "a step does not wait for a server"
+        tracker.flush()
+        wait_for(lambda: len(caplog.records) == 1)
+        server.start()
+        wait_for(lambda: len(caplog.records) == 2)
+        work(20)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("MLflow is behind: ")
+    assert messages[1:] == ["MLflow is back"]
+    run = only_run(server.uri, "faces")
+    assert run.info.status == "FINISHED"
+    got = [(s, v) for s, v, _ in history(server.uri, run, "loss/a/raw")]
+    assert got == [(s, s / 8) for s in range(1, 81)]
+
+
+def only_run_or_none(uri: str) -> dict[str, float]:
+    try:
+        return only_run(uri, "faces").data.metrics
+    except (AttributeError, ValueError):
+        return {}
+
+
+def test_a_server_that_never_answers_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        losses = LossManager()
+        losses.register_loss_fn("a", lambda x: x)
+        sink = MLflowSink(uri, "faces", tmp_path / "run")
+        began = time.monotonic()
+        with Tracker(losses, tmp_path / "run", [sink], drain_seconds=0.5):
+            losses.compute_loss("a", torch.tensor(1.0))
+        assert time.monotonic() - began < 10
+    assert caplog.records[-1].getMessage().startswith("MLflow did not get everything")
+    assert (tmp_path / "run" / "losses.csv").read_text().count("\n") == 2
+
+
+def test_one_refused_metric_or_param_takes_no_others_with_it(
+    store: str, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = {f"p{i}": i for i in range(150)} | {"a//b": 1, "fine": 2}
+    sink = MLflowSink(store, "faces", directory, params)
+    sink.open(0)
+    good = [Point("good", i, i, i) for i in range(1, 8)]
+    sink.write([*good[:3], Point("bad//name", 1.0, 1, 1), *good[3:], Point("../x", 1.0, 1, 1)])
+    sink.close("FINISHED", "")
+    run = only_run(store, "faces")
+    assert history(store, run, "good") == [(i, i, i) for i in range(1, 8)]
+    assert len(run.data.params) == 151
+    assert run.data.params["fine"] == "2"
+    refused = [r.getMessage() for r in caplog.records if "refuses" in r.getMessage()]
+    assert [text.split("'")[1] for text in refused] == ["a//b", "bad//name", "../x"]
+
+
+def test_a_resumed_run_gets_no_step_twice(store: str, directory: Path) -> None:
+    first = MLflowSink(store, "faces", directory, {"lr": 1, "same": 5})
+    first.open(0)
+    first.write([Point("a", float(i), i, 100 + i) for i in range(1, 6)])
+    first.close("KILLED", "out of patience")
+    run = only_run(store, "faces")
+    assert run.data.tags["reason"] == "out of patience"
+
+    again = MLflowSink(store, "faces", directory, {"lr": 2, "same": 5, "new": 3})
+    again.open(4)
+    assert only_run(store, "faces").info.status == "RUNNING"
+    again.write([Point("a", float(i), i, 900 + i) for i in range(4, 9)])
+    again.write([Point("b", 1.0, 2, 902)])
+    again.close("FINISHED", "")
+    run = only_run(store, "faces")
+    assert run.info.status == "FINISHED"
+    # Steps 4 and 5 were there already, and stay as they were.
+    times = [*(100 + i for i in range(1, 6)), *(900 + i for i in range(6, 9))]
+    assert history(store, run, "a") == [(i, i, t) for i, t in enumerate(times, start=1)]
+    assert history(store, run, "b") == [(2, 1.0, 902)]
+    assert run.data.params == {"lr": "1", "same": "5", "new": "3"}
+    assert run.data.tags["changed.lr"] == "2"
+
+
+def test_a_process_that_died_while_making_its_run_leaves_one_run(
+    store: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = MLflowSink(store, "faces", directory)
+    first.open(0)
+    path = directory / "mlflow_run.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "run_id": None}))
+    again = MLflowSink(store, "faces", directory)
+    again.open(0)
+    assert again.run_id == first.run_id
+    only_run(store, "faces")
+
+
+def test_losses_that_are_not_finite_are_counted(store: str, directory: Path) -> None:
+    sink = MLflowSink(store, "faces", directory)
+    sink.open(0)
+    values = [1.0, math.inf, 2.0, math.nan, -math.inf]
+    points = [Point("loss/G_L1/raw", value, i, i) for i, value in enumerate(values, start=1)]
+    sink.write(points)
+    sink.write(points)  # sent again, as after a failure
+    run = only_run(store, "faces")
+    assert history(store, run, "nonfinite/G_L1") == [(2, 1.0, 2), (4, 2.0, 4), (5, 3.0, 5)]

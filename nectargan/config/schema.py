@@ -98,6 +98,9 @@ class Dataloader(Section):
     a quarter of it suffices, else RAM if half of it does, else reads them each time."""
     drop_last: bool = False
     """Leave out the last batch of an epoch if it is smaller than batch_size."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What to do with an image that cannot be read any more in mid-run: stop after saving, or skip
+    it with a warning; more than a hundredth of all is never skipped."""
     load: Load = Load()
     """Sizes and channels."""
     augmentations: Augmentations = Augmentations()

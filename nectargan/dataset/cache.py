@@ -64,17 +64,21 @@ def cached_bytes(dataset: PairedDataset) -> int:
     return len(dataset) * sum(dataset.channels) * prod(dataset.decoded_size)
 
 
-def fill(dataset: PairedDataset) -> Tensor:
+def fill(dataset: PairedDataset) -> tuple[Tensor, dict[int, str]]:
     """Decodes all pairs, several at a time, into one uint8 tensor ``(N, C, H, W)`` in RAM.
 
-    Raises:
-        DataError: an image cannot be read.
+    Returns:
+        The tensor, and what is wrong with pairs that cannot be read, by index.
     """
+    problems: dict[int, str] = {}
     shape = (len(dataset), sum(dataset.channels), *dataset.decoded_size)
     images = torch.empty(shape, dtype=torch.uint8)
 
     def decode(index: int) -> None:
-        images[index] = dataset.decode(index)
+        try:
+            images[index] = dataset.decode(index)
+        except DataError as error:
+            problems[index] = str(error)
 
     # Pillow decodes and resizes without holding the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -84,7 +88,7 @@ def fill(dataset: PairedDataset) -> Tensor:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return images
+    return images, dict(sorted(problems.items()))
 
 
 def free_ram() -> int:

@@ -76,7 +76,7 @@ def cut(images: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
     first, down, right = crops.view(n, 3, 1, 1).unbind(1)
     i = torch.arange(height, device=images.device).view(1, -1, 1)
     j = torch.arange(width, device=images.device)
-    pixels = ((first + i * down) + j * right).view(n, 1, -1).expand(-1, channels, -1)
+    pixels = ((first + i * down) + j * right).flatten(1).unsqueeze(1).expand(-1, channels, -1)
     return images.flatten(2).gather(2, pixels).view(n, channels, height, width)
 
 

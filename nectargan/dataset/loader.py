@@ -7,9 +7,10 @@ however many workers read them.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 
 import numpy as np
@@ -20,8 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from nectargan.dataset.cache import Place, fill
 from nectargan.dataset.crops import cut
 from nectargan.dataset.paired_dataset import PairedDataset, normalize
+from nectargan.errors import DataError
 
 Pair = tuple[Tensor, Tensor]
+_Read = tuple[Tensor, dict[int, str]]
+
+log = logging.getLogger("nectargan")
 
 
 class PairLoader:
@@ -38,6 +43,7 @@ class PairLoader:
             to read them again each time.
         num_workers: Processes that read images if they are not cached; 0 reads in this one.
         augment: Applied to each batch at the end: (input, target) to the same.
+        skip_bad: Leave out pairs that cannot be read any more, up to a hundredth of all.
 
     Attributes:
         images_per_epoch: Pairs in an epoch.
@@ -53,6 +59,7 @@ class PairLoader:
         cache: Place = "off",
         num_workers: int = 0,
         augment: Callable[[Tensor, Tensor], Pair] | None = None,
+        skip_bad: bool = False,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -63,6 +70,8 @@ class PairLoader:
         self._shuffle = shuffle
         self._num_workers = num_workers
         self._augment = augment
+        self._skip_bad = skip_bad
+        self._bad: dict[int, str] = {}
         self._images: Tensor | None = None
         self._workers: _Workers | None = None
 
@@ -79,10 +88,10 @@ class PairLoader:
 
         Yields:
             Input ``(N, input_nc, H, W)`` and target ``(N, output_nc, H, W)``, float32 in [-1, 1],
-            on the device.
+            on the device. N is less where pairs are skipped, and may be 0 then.
 
         Raises:
-            DataError: an image cannot be read any more.
+            DataError: an image cannot be read any more, or too many cannot.
         """
         order, channels = self._order(epoch), list(self.dataset.channels)
         order = order[skip * self.batch_size :]
@@ -90,9 +99,10 @@ class PairLoader:
         of_batches = None
         if crops is not None:
             of_batches = self._batches(self._to_device(torch.from_numpy(crops)[order]))
-        for i, images in enumerate(self._decoded(order)):
+        for i, (images, kept) in enumerate(self._decoded(order)):
             if of_batches is not None:
-                images = cut(images, of_batches[i], self.dataset.crop_size)
+                mine = of_batches[i] if kept is None else of_batches[i][self._to_device(kept)]
+                images = cut(images, mine, self.dataset.crop_size)
             source, target = torch.split(normalize(images), channels, dim=1)
             yield self._augment(source, target) if self._augment else (source, target)
 
@@ -103,26 +113,54 @@ class PairLoader:
         rng = np.random.default_rng((self.dataset.seed, epoch, 0))
         return torch.from_numpy(rng.permutation(count))[: self.images_per_epoch]
 
-    def _decoded(self, order: Tensor) -> Iterator[Tensor]:
-        """uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device."""
+    def _decoded(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device, and which places of the
+        batch they are, if some are left out."""
         if self.cache == "off":
             if self._workers is None:
                 self._workers = _Workers(self.dataset, self._num_workers, self._device)
-            for images in self._workers.read(self._batches(order)):
-                yield self._to_device(images)
+            batches = self._batches(order)
+            for indices, (images, problems) in zip(
+                batches, self._workers.read(batches), strict=True
+            ):
+                self._meet({int(indices[place]): text for place, text in problems.items()})
+                yield self._to_device(images), _others(len(indices), problems)
             return
+        for indices, images in self._cached(order):
+            # Without bad pairs, nothing here looks at the indices: they may be on the device.
+            bad = [i for i, n in enumerate(indices.tolist()) if n in self._bad] if self._bad else []
+            kept = _others(len(indices), bad)
+            yield (images, None) if kept is None else (images[self._to_device(kept)], kept)
+
+    def _cached(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         if self._images is None:
-            images = fill(self.dataset)
+            images, problems = fill(self.dataset)
+            self._meet(problems)
             self._images = images.to(self._device) if self.cache == "device" else images
         is_there = self._images.device == self._device
         for indices in self._batches(self._to_device(order) if is_there else order):
             if is_there:
-                yield self._images.index_select(0, indices)
+                yield indices, self._images.index_select(0, indices)
             else:
                 # Pinned, so that the copy needs no waiting; torch keeps and reuses such memory.
                 shape = (len(indices), *self._images.shape[1:])
                 batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pins)
-                yield self._to_device(torch.index_select(self._images, 0, indices, out=batch))
+                torch.index_select(self._images, 0, indices, out=batch)
+                yield indices, self._to_device(batch)
+
+    def _meet(self, problems: Mapping[int, str]) -> None:
+        """Raises DataError for pairs that cannot be read, or says so once and goes on."""
+        new = {index: text for index, text in problems.items() if index not in self._bad}
+        if new and not self._skip_bad:
+            raise DataError(next(iter(new.values())))
+        self._bad |= new
+        for text in new.values():
+            log.warning("%s It is skipped.", text)
+        if len(self._bad) > len(self.dataset) / 100:
+            raise DataError(
+                f"{len(self._bad)} of {len(self.dataset)} pairs cannot be read, more than 1 %; the "
+                f"last: {list(self._bad.values())[-1]}"
+            )
 
     def _batches(self, rows: Tensor) -> tuple[Tensor, ...]:
         return torch.split(rows, self.batch_size)
@@ -147,23 +185,50 @@ class _Workers:
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
+            collate_fn=_Collate(dataset),
             worker_init_fn=init_worker,
             # A loader draws a seed for each pass. From its own generator: dropout's draws must not
             # depend on the loaders.
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
-    def read(self, batches: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    def read(self, batches: tuple[Tensor, ...]) -> Iterator[_Read]:
         self._batches[:] = [indices.tolist() for indices in batches]
         return iter(self._loader)
 
 
-class _Decoded(Dataset[Tensor]):
+class _Decoded(Dataset[Tensor | str]):
+    """Decoded pairs, or what is wrong with them: an exception would come with its traceback."""
+
     def __init__(self, dataset: PairedDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self._dataset.decode(index)
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return self._dataset.decode(index)
+        except DataError as error:
+            return str(error)
+
+
+class _Collate:
+    """Stacks the pairs that could be read; the others stay as problems, by place in the batch."""
+
+    def __init__(self, dataset: PairedDataset) -> None:
+        self._shape = (sum(dataset.channels), *dataset.decoded_size)
+
+    def __call__(self, items: list[Tensor | str]) -> _Read:
+        images = [item for item in items if isinstance(item, Tensor)]
+        problems = {place: item for place, item in enumerate(items) if isinstance(item, str)}
+        if not images:
+            return torch.empty((0, *self._shape), dtype=torch.uint8), problems
+        return torch.stack(images), problems
+
+
+def _others(count: int, places: Collection[int]) -> Tensor | None:
+    """All places of a batch but some; ``None`` for all."""
+    if not places:
+        return None
+    return torch.tensor([place for place in range(count) if place not in places], dtype=torch.long)
 
 
 def init_worker(worker_id: int) -> None:

@@ -183,7 +183,9 @@ def _images(folder: Path) -> list[Path]:
     images = (
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        # A link that leads nowhere is an image that cannot be read, not one that is not there.
+        if path.is_file() or (path.is_symlink() and not path.is_dir())
     )
     return sorted(images, key=lambda path: _natural(path.name))
 

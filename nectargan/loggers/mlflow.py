@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class MLflowSink:
         self._params = {key: str(value) for key, value in (params or {}).items()}
         self._tags = dict(tags or {})
         self._client: Any = None
+        self._late_tags: deque[tuple[str, str]] = deque()
         self._last_steps: dict[str, int] = {}
         self._nonfinite: dict[str, set[int]] = {}
 
@@ -194,10 +196,20 @@ class MLflowSink:
             if not math.isinf(p.value) and p.step > self._last_steps.get(p.series, -1)
         ]
         self._log("metrics", metrics, _METRICS_PER_CALL)
+        self._send_tags()
+
+    def tag(self, key: str, value: str) -> None:
+        """Sets a tag, soon. The one method that may be called from any thread."""
+        self._late_tags.append((key, value))
+
+    def _send_tags(self) -> None:
+        while self._late_tags:
+            self._client.set_tag(self.run_id, *self._late_tags[0])
+            self._late_tags.popleft()
 
     def _log(self, kind: str, entities: Sequence[Any], per_call: int) -> None:
-        """Logs metrics, params or tags. One that MLflow refuses is left out, with a warning; it does
-        not take along all that come in the same call."""
+        """Logs metrics, params or tags. One that MLflow refuses is left out, with a warning, and
+        takes along nothing else that comes in the same call."""
         from mlflow.exceptions import MlflowException
 
         for i in range(0, len(entities), per_call):
@@ -235,6 +247,7 @@ class MLflowSink:
         """Uploads the files as they are at the end, and sets the status, its reason as a tag."""
         for name in _FILES:
             self._keep(self._directory / name)
+        self._send_tags()
         if reason:
             self._client.set_tag(self.run_id, "reason", reason)
         self._client.set_terminated(self.run_id, status)

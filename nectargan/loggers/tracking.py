@@ -79,6 +79,7 @@ class Tracker:
         window_seconds: See `LossRecorder`.
         go_on: Go on with the record that is in ``directory``.
         drain_seconds: Longest time to wait at the end for sinks that are behind.
+        watchers: Called with the rows of each window, when they are on record.
 
     Attributes:
         watch: Finds losses that are not finite, as soon as they are on record.
@@ -97,6 +98,7 @@ class Tracker:
         window_seconds: float = 2.0,
         go_on: bool = False,
         drain_seconds: float = 30.0,
+        watchers: Iterable[Callable[[list[LossRow]], object]] = (),
     ) -> None:
         self.directory = directory
         self._drain_seconds = drain_seconds
@@ -105,6 +107,7 @@ class Tracker:
         self._csv = csv
         self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds)
         self.watch = NonFiniteWatch()
+        self._watchers = [self.watch.look, *watchers]
         self._go_on = go_on
         self._followers = [Follower(sink, directory, go_on=go_on) for sink in self.sinks]
         self._losses: Ledger | None = None
@@ -193,7 +196,8 @@ class Tracker:
     def _write_losses(self, rows: list[LossRow]) -> None:
         if self._losses is not None:
             self._losses.append(rows)
-        self.watch.look(rows)
+        for watcher in self._watchers:
+            watcher(rows)
 
 
 def status_of(error: BaseException | None) -> RunStatus:

@@ -110,18 +110,19 @@ def load_last(run: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none.
     """
-    paths = list_checkpoints(run)
-    for path in reversed(paths):
+    problems: list[CheckpointError] = []
+    for path in reversed(list_checkpoints(run)):
         try:
             content = load_checkpoint(path)
+            if not content.get("training"):
+                raise CheckpointError(f"'{path}' has only networks, nothing to go on from.")
         except CheckpointError as error:
-            log.warning("%s Going on from the one before.", error)
+            problems.append(error)
             continue
-        if content.get("training"):
-            return content
-    if paths:
-        raise CheckpointError(f"No checkpoint in '{run}' can be resumed from.")
-    raise CheckpointError(f"'{run}' holds no checkpoint.")
+        for problem in problems:
+            log.warning("%s Going on from one before it.", problem)
+        return content
+    raise problems[0] if problems else CheckpointError(f"'{run}' holds no checkpoint.")
 
 
 def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu") -> UnetGenerator:

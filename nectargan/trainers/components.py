@@ -305,6 +305,7 @@ def build_data(config: Config, device: torch.device) -> Data:
         "device": device,
         "cache": choose_place(options.cache, [train, fixed], device),
         "num_workers": options.num_workers,
+        "skip_bad": options.on_bad_image == "skip",
     }
     return Data(
         splits,

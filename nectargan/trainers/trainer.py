@@ -18,12 +18,13 @@ from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, DataError, NonFiniteError, RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.mlflow import check_reachable, default_tracking_uri
+from nectargan.loggers.mlflow import MLflowSink, check_reachable, default_tracking_uri
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
+from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
 from nectargan.trainers.environment import describe_environment
@@ -98,6 +99,7 @@ class Trainer(ABC):
         self.best: dict[str, Any] | None = None
         self._resumption = resumption
         self._said_nonfinite = False
+        self._collapse = CollapseWatch(("D_real", "D_fake"))
 
     # --- what a subclass brings ----------------------------------------------------------------
 
@@ -194,11 +196,13 @@ class Trainer(ABC):
         while self.batch < total:
             with uninterrupted():
                 source, target = next(batches)
+                self.batch += 1
+                if not len(source):
+                    continue  # all its images were bad, and are skipped
                 self.step += 1
-                fraction = (self.batch + 1) / total
+                fraction = self.batch / total
                 self.losses.start_step(self.epoch, self.step, fraction=fraction)
                 step(source, target)
-                self.batch += 1
             if display:
                 display.step(self.epoch, self.step, tracker.last)
             if tracker.watch.found is not None:
@@ -271,6 +275,16 @@ class Trainer(ABC):
             )
         self._said_nonfinite = True
         log.warning("%s", tracker.watch.describe())
+
+    def _look_for_a_collapse(self, rows: list[LossRow]) -> None:
+        if self._collapse.found is not None:
+            return
+        self._collapse.look(rows)
+        if self._collapse.found is not None:
+            log.warning("%s", self._collapse.describe())
+            for sink in self._tracker.sinks:
+                if isinstance(sink, MLflowSink):
+                    sink.tag("collapse", self._collapse.describe())
 
     def _is_time_to_save(self) -> bool:
         minutes = self.config.save.every_minutes
@@ -374,6 +388,7 @@ class Trainer(ABC):
                 window_seconds=options.window_seconds,
                 go_on=resumption is not None,
                 drain_seconds=options.drain_seconds,
+                watchers=[self._look_for_a_collapse],
             )
             try:
                 yield

@@ -21,7 +21,8 @@ def dataset(pairs_root: Path) -> PairedDataset:
 
 
 def test_all_pairs_decoded_in_order(dataset: PairedDataset) -> None:
-    images = fill(dataset)
+    images, problems = fill(dataset)
+    assert problems == {}
     assert images.numel() * images.element_size() == cached_bytes(dataset) == 6 * 6 * 36 * 40
     assert torch.equal(images, torch.stack([dataset.decode(i) for i in range(6)]))
 

@@ -96,13 +96,62 @@ def test_a_cache_reads_every_file_once(pairs: list[Pair], monkeypatch: pytest.Mo
     assert sorted(read) == list(range(6))
 
 
-@pytest.mark.parametrize(("cache", "workers"), [("ram", 0), ("off", 0), ("off", 1)])
+WAYS = [("ram", 0), ("device", 0), ("off", 0), ("off", 1)]
+
+
+@pytest.mark.parametrize(("cache", "workers"), WAYS)
 def test_a_file_that_went_bad_is_named(tmp_path: Path, cache: str, workers: int) -> None:
     path = tmp_path / "bad.png"
     path.write_text("no image")
     loader = PairLoader(dataset([Pair("bad", path)]), 1, CPU, cache=cache, num_workers=workers)
-    with pytest.raises(DataError, match=r"bad\.png: the image cannot be read"):
+    with pytest.raises(DataError, match=r"bad\.png: the image cannot be read") as raised:
         next(loader.epoch())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def hundred(pairs: list[Pair], tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
+    """A hundred pairs, the sixth of which cannot be read."""
+    path = tmp_path_factory.mktemp("hundred") / "bad.png"
+    path.write_text("no image")
+    many = [pairs[i % len(pairs)] for i in range(100)]
+    many[5] = Pair("bad", path)
+    return many
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(("cache", "workers"), WAYS)
+def test_one_bad_file_in_a_hundred_may_be_skipped(
+    hundred: list[Pair],
+    pairs: list[Pair],
+    caplog: pytest.LogCaptureFixture,
+    cache: str,
+    workers: int,
+    size: int,
+) -> None:
+    options = {"cache": cache, "num_workers": workers, "shuffle": True, "skip_bad": True}
+    loader = PairLoader(dataset(hundred), size, CPU, **options)
+    whole = PairLoader(dataset([*hundred[:5], pairs[0], *hundred[6:]]), size, CPU, shuffle=True)
+    for epoch in (1, 2):
+        order = np.random.default_rng((1, epoch, 0)).permutation(100)
+        expected = epochs(whole, epoch)[torch.from_numpy(order != 5)]
+        assert torch.equal(epochs(loader, epoch), expected)
+        sizes = [len(source) for source, _ in loader.epoch(epoch)]
+        assert sorted(set(sizes)) == [size - 1, size]
+        assert len(sizes) == len(loader)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "bad.png: the image cannot be read" in message
+    assert message.endswith("It is skipped.")
+
+
+@pytest.mark.parametrize(("cache", "workers"), WAYS)
+def test_more_than_a_hundredth_is_never_skipped(
+    hundred: list[Pair], cache: str, workers: int
+) -> None:
+    few = hundred[:99]
+    loader = PairLoader(dataset(few), 4, CPU, cache=cache, num_workers=workers, skip_bad=True)
+    with pytest.raises(DataError, match="1 of 99 pairs cannot be read, more than 1 %"):
+        epochs(loader, 1)
 
 
 def test_everything_a_worker_gets_can_be_pickled(

@@ -150,7 +150,7 @@ def test_a_torn_checkpoint_is_passed_over(tiny: Make, caplog: pytest.LogCaptureF
     whole = Pix2pixTrainer(tiny(**options))
     whole.train()
     assert_same(resumed(run), whole)
-    assert any("is damaged. Going on from the one before." in r.message for r in caplog.records)
+    assert any("is damaged. Going on from one before it." in r.message for r in caplog.records)
 
 
 def test_nothing_to_go_on_from(tiny: Make, tmp_path: Path) -> None:

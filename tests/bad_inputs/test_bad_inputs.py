@@ -1,0 +1,313 @@
+"""Bad input of every kind: one sentence on standard error, exit code 2, nothing made or changed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from nectargan.cli.main import main
+from nectargan.config.schema import Config
+from tests.conftest import draw_pairs
+
+Make = Callable[..., Config]
+
+
+class Case(NamedTuple):
+    """One bad input.
+
+    Attributes:
+        name: What is wrong.
+        prepare: Makes files in a folder; returns the arguments of ``nectargan``.
+        sentence: A part of what must be said.
+    """
+
+    name: str
+    prepare: Callable[[Path], list[str]]
+    sentence: str
+
+
+def base(folder: Path) -> dict[str, Any]:
+    """A config that is right, with its data."""
+    return {
+        "common": {"device": "cpu", "output_directory": str(folder / "runs")},
+        "dataloader": {
+            "dataroot": str(folder / "data"),
+            "load": {"load_size": 36, "crop_size": 32},
+        },
+        "train": {
+            "generator": {
+                "features": 2,
+                "n_downs": 1,
+                "learning_rate": {"epochs": 1, "epochs_decay": 0},
+            },
+            "discriminator": {"base_channels": 2, "n_layers": 1},
+        },
+        "logging": {"tensorboard": {"enable": False}, "mlflow": {"enable": False}},
+    }
+
+
+def config_with(key: str, value: Any) -> Callable[[Path], list[str]]:
+    """Trains on a config with one option changed."""
+
+    def prepare(folder: Path) -> list[str]:
+        config = base(folder)
+        section = config
+        *path, last = key.split(".")
+        for name in path:
+            section = section.setdefault(name, {})
+        section[last] = value
+        (folder / "c.json").write_text(json.dumps(config))
+        return ["train", "-c", str(folder / "c.json")]
+
+    return prepare
+
+
+def config_text(text: str | bytes, suffix: str = "json") -> Callable[[Path], list[str]]:
+    """Trains on a file with some content."""
+
+    def prepare(folder: Path) -> list[str]:
+        path = folder / f"c.{suffix}"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return ["train", "-c", str(path)]
+
+    return prepare
+
+
+def flags(*arguments: str) -> Callable[[Path], list[str]]:
+    """Trains on the right config with some arguments more."""
+
+    def prepare(folder: Path) -> list[str]:
+        (folder / "c.json").write_text(json.dumps(base(folder)))
+        return ["train", "-c", str(folder / "c.json"), *arguments]
+
+    return prepare
+
+
+def data(spoil: Callable[[Path], object]) -> Callable[[Path], list[str]]:
+    """Trains on a data set that was spoilt."""
+
+    def prepare(folder: Path) -> list[str]:
+        spoil(folder / "data")
+        return flags()(folder)
+
+    return prepare
+
+
+def checkpoint(content: Callable[[Path], object]) -> Callable[[Path], list[str]]:
+    """Resumes a run with a spoilt checkpoint."""
+
+    def prepare(folder: Path) -> list[str]:
+        run = folder / "runs" / "NectarGAN_v1"
+        (run / "checkpoints").mkdir(parents=True)
+        content(run / "checkpoints" / "epoch_0001.pt")
+        return ["train", "--resume", str(run)]
+
+    return prepare
+
+
+def image(path: str, size: tuple[int, int], mode: str = "RGB") -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        Image.new(mode, size).save(root / path)
+
+    return spoil
+
+
+def zip_as_png(root: Path) -> None:
+    with zipfile.ZipFile(root / "train" / "z.png", "w") as file:
+        file.writestr("a", "b")
+
+
+def symlink_loop(root: Path) -> None:
+    (root / "train" / "loop.png").symlink_to(root / "train" / "loop.png")
+
+
+def truncated(root: Path) -> None:
+    path = root / "train" / "0.png"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def bomb(root: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(root / "train" / "bomb.png")
+
+
+def without_partner(root: Path) -> None:
+    import shutil
+
+    shutil.rmtree(root / "train")
+    for folder, name in (("trainA", "1.png"), ("trainB", "1.png"), ("trainA", "2.png")):
+        (root / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((36, 36, 3), np.uint8)).save(root / folder / name)
+
+
+def empty_split(root: Path) -> None:
+    for path in (root / "train").iterdir():
+        path.unlink()
+
+
+class Evil:
+    """Would write a file if it were unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("/tmp/evil"),)  # noqa: S108
+
+
+def other_architecture(path: Path) -> None:
+    config = base(path.parents[3])
+    content = {
+        "format": 2,
+        "nectargan_version": "1",
+        "config": config,
+        "epoch": 1,
+        "step": 1,
+        "networks": {"generator": {"x": torch.zeros(1)}, "discriminator": {}},
+        "training": {
+            "epoch": 1,
+            "batch": None,
+            "best": None,
+            "random": {},
+            "ledgers": {},
+            "optimizers": {},
+            "scaler": {},
+        },
+    }
+    torch.save(content, path)
+
+
+RECURSIVE = "train: &a\n  loss: *a\n"
+
+BACKWARDS = {"schedule": "linear", "start_epoch": 9, "end_epoch": 2, "target_value": 0.0}
+ODD_ARGUMENTS = {"function": "torch.nn.L1Loss", "arguments": {"a": 1}}
+NO_FIT = {"load_size": 34, "crop_size": 33}
+NAME, GIVEN = "common.experiment_name", "train.loss.G_X"
+
+CASES = [
+    # Configs.
+    Case("unknown section", config_with("trian", {}), "Did you mean 'train'"),
+    Case("unknown key", config_with("common.sede", 1), "Did you mean 'seed'"),
+    Case("nested typo", config_with("train.generator.optimizer.beta3", 1), "beta3"),
+    Case("wrong type", config_with("dataloader.batch_size", "two"), "dataloader.batch_size"),
+    Case("a number as text", config_with("common.seed", "5"), "common.seed"),
+    Case("negative", config_with("dataloader.num_workers", -1), "dataloader.num_workers"),
+    Case("zero", config_with("dataloader.batch_size", 0), "dataloader.batch_size"),
+    Case("a bool for a number", config_with("common.seed", True), "common.seed"),
+    Case("NaN", config_text('{"train": {"loss": {"G_L1": NaN}}}'), "NaN"),
+    Case("infinity", config_text('{"train": {"loss": {"G_L1": 1e999}}}'), "G_L1"),
+    Case("not JSON", config_text("{'a': 1}"), "JSON"),
+    Case("empty", config_text(""), "c.json"),
+    Case("a list", config_text("[1]"), "c.json"),
+    Case("a key twice", config_text('{"common": {}, "common": {}}'), "common"),
+    Case("binary", config_text(bytes(range(256))), "c.json"),
+    Case("YAML with Python tags", config_text("a: !!python/object/apply:os.getcwd []", "yaml"), ""),
+    Case("recursive YAML", config_text(RECURSIVE, "yaml"), ""),
+    Case("deep JSON", config_text("[" * 100_000), "c.json"),
+    Case("a directory", lambda folder: ["train", "-c", str(folder)], "directory"),
+    Case("no such file", lambda folder: ["train", "-c", str(folder / "no.json")], "no.json"),
+    Case("schedule: end before start", config_with("train.loss.G_L1", BACKWARDS), "epoch"),
+    Case("schedule: unknown", config_with("train.loss.G_L1.schedule", "lineer"), "'linear'"),
+    Case("a term that is no Module", config_with(f"{GIVEN}.function", "pathlib.Path"), "nn.Module"),
+    Case("a term that is not there", config_with(f"{GIVEN}.function", "no.Loss"), "no.Loss"),
+    Case("a term with wrong arguments", config_with(GIVEN, ODD_ARGUMENTS), f"{GIVEN}.arguments"),
+    Case("an unknown loss", config_with("train.loss.G_L3", 1.0), "Did you mean 'G_L1'"),
+    Case("crop larger than load", config_with("dataloader.load.crop_size", 40), "crop_size"),
+    Case("sizes that do not fit the network", config_with("dataloader.load", NO_FIT), "33"),
+    Case("a name with ../", config_with(NAME, "../x"), "experiment_name"),
+    Case("a name with quotes", config_with(NAME, "a'b\"c"), "experiment_name"),
+    Case("a name of 300 characters", config_with(NAME, "x" * 300), "experiment_name"),
+    Case("a loss named with ..", config_with("train.loss", {"a/../b": ODD_ARGUMENTS}), "a/../b"),
+    Case("a tracking folder", config_with("logging.mlflow.tracking_uri", "mlruns"), "tracking_uri"),
+    Case("sinks without a ledger", config_with("logging", {"csv": False}), "csv"),
+    # Command lines.
+    Case("conflicting flags", flags("--mlflow-required", "--no-mlflow"), "contradict"),
+    Case("no such device", flags("--device", "tpu"), "tpu"),
+    Case("a device index that does not exist", flags("--device", "cuda:99"), "cuda:99"),
+    Case("a graph without CUDA", flags("--set", "train.cuda_graph=on"), "train.cuda_graph is 'on'"),
+    Case("--set without a value", flags("--set", "common.seed"), "common.seed"),
+    Case("--set of an unknown key", flags("--set", "common.sede=1"), "seed"),
+    Case("epochs of 0", flags("--epochs", "0"), "epochs"),
+    Case("a precision that is none", flags("--precision", "fp8"), "fp8"),
+    Case("an unknown option", flags("--lr", "1"), "--lr"),
+    Case("--csv in no directory", flags("--csv", "/no/such/place.csv"), "/no/such/place.csv"),
+    Case("--resume of nothing", flags("--resume", "/no/run"), "/no/run"),
+    Case("export of nothing", lambda f: ["export-csv", str(f / "x"), "-o", str(f / "y")], "no run"),
+    Case("plot of nothing", lambda f: ["plot", str(f / "x")], "no run directory"),
+    Case("sync of nothing", lambda f: ["sync", str(f / "x")], "no run directory"),
+    Case("runs of nothing", lambda f: ["runs", str(f / "x")], "no directory"),
+    # Data.
+    Case("no data", flags("-d", "/no/data"), "/no/data"),
+    Case("no images", data(empty_split), "train"),
+    Case("a zip named png", data(zip_as_png), "z.png"),
+    Case("a truncated image", data(truncated), "0.png"),
+    Case("an odd width", data(image("train/odd.png", (73, 36))), "odd.png"),
+    Case("a 1 x 1 image", data(image("train/dot.png", (1, 1))), "dot.png"),
+    Case("floats", data(image("train/f.tiff", (72, 36), "F")), "f.tiff"),
+    Case("a symlink loop", data(symlink_loop), "loop.png"),
+    Case("a decompression bomb", data(bomb), "bomb.png"),
+    Case("an image without a partner", data(without_partner), "2"),
+    # Checkpoints.
+    Case("no checkpoint", checkpoint(lambda path: None), "holds no checkpoint"),
+    Case("an empty one", checkpoint(Path.touch), "is damaged"),
+    Case("pickled code", checkpoint(lambda p: p.write_bytes(pickle.dumps(Evil()))), "is damaged"),
+    Case("code in a zip", checkpoint(lambda path: torch.save(Evil(), path)), "is damaged"),
+    Case("a foreign one", checkpoint(lambda path: torch.save({"a": 1}, path)), "no checkpoint of"),
+    Case("another architecture", checkpoint(other_architecture), "does not fit"),
+]  # fmt: skip
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if not path.is_symlink()
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(case: Case, tmp_path: Path) -> None:
+    draw_pairs(tmp_path / "data", "train", 2, side=36)
+    arguments = case.prepare(tmp_path)
+    before = tree(tmp_path)
+    result = CliRunner().invoke(main, arguments)
+    said = [line for line in result.stderr.splitlines() if not line.startswith("Usage:")]
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.output
+    assert sum(line.startswith("Error: ") for line in said) == 1, result.stderr
+    assert case.sentence in result.stderr
+    assert tree(tmp_path) == before, "something was made or changed"
+    assert not Path("/tmp/evil").exists()  # noqa: S108
+
+
+def test_there_are_at_least_forty() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 40
+
+
+RIGHT = {
+    "16 bits": image("train/x.png", (72, 36), "I;16"),
+    "CMYK": image("train/x.jpg", (72, 36), "CMYK"),
+    "a name with a newline": image("train/a\nb.png", (72, 36)),
+    "unicode": image("train/ö ' \" 雪.png", (72, 36)),
+    "animated": lambda root: Image.new("RGB", (72, 36)).save(
+        root / "train" / "x.webp", save_all=True, append_images=[Image.new("RGB", (72, 36), "red")]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_odd_images_that_are_fine(name: str, tmp_path: Path) -> None:
+    draw_pairs(tmp_path / "data", "train", 1, side=36)
+    arguments = data(RIGHT[name])(tmp_path)
+    result = CliRunner().invoke(main, [*arguments, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "train: 2 pairs" in result.output

@@ -20,6 +20,8 @@ from nectargan.loggers.recorder import LossRecorder
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
 
+_PATIENCE = 5.0
+
 log = logging.getLogger("nectargan")
 
 
@@ -183,7 +185,11 @@ class Tracker:
     def _finish_followers(self, status: RunStatus, reason: str) -> None:
         for follower in self._followers:
             follower.finish(status, reason)
-        deadline = time.monotonic() + self._drain_seconds
+        # Whoever interrupts a run does not want to wait; `sync` sends the rest.
+        patience = (
+            min(self._drain_seconds, _PATIENCE) if status == "KILLED" else self._drain_seconds
+        )
+        deadline = time.monotonic() + patience
         for follower in self._followers:
             if not follower.wait(max(0.0, deadline - time.monotonic())):
                 log.warning(

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, DataError, NonFiniteError, RunError
+from nectargan.errors import CheckpointError, DataError, RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.mlflow import MLflowSink, check_reachable, default_tracking_uri
-from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.captured_step import graph_obstacle
-from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
-from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
-from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
 from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.random_state import random_state, set_random_state
-from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
-from nectargan.trainers.run_directory import CONFIG_FILE, create_run_directory, locked, write_status
-from nectargan.trainers.sinks import build_sinks, save_tags
+from nectargan.trainers.resumption import Resumption
+from nectargan.trainers.run import Run, open_run, tracking_uri
 
 LOWER_IS_BETTER = ("val/l1",)
-
-log = logging.getLogger("nectargan")
 
 
 class Display(Protocol):
@@ -98,8 +86,7 @@ class Trainer(ABC):
         self.step = 0
         self.best: dict[str, Any] | None = None
         self._resumption = resumption
-        self._said_nonfinite = False
-        self._collapse = CollapseWatch(("D_real", "D_fake"))
+        self._is_in_step = False
 
     # --- what a subclass brings ----------------------------------------------------------------
 
@@ -154,34 +141,39 @@ class Trainer(ABC):
         if self._resumption is not None:
             self._go_on_from(self._resumption.checkpoint)
         step = self.make_step()
-        with self._open_run(), self._tracker as tracker:
+        with open_run(self.config, self.losses, self._tags(), self._resumption) as run:
+            self.directory = run.directory
             if display:
-                display.start(self.directory, self.config.train.epochs, len(self.data.train))
+                display.start(run.directory, self.config.train.epochs, len(self.data.train))
             try:
                 while self.epoch < self.config.train.epochs or self.batch is not None:
-                    self._train_epoch(step, tracker, display)
+                    self._train_epoch(step, run, display)
             except (KeyboardInterrupt, SystemExit, DataError):
-                with uninterrupted():
-                    self._save(tracker)
+                # A second Ctrl-C ends a step in its middle: that is no state to go on from.
+                if not self._is_in_step:
+                    with uninterrupted():
+                        self._save(run)
                 raise
             except OSError as error:
                 # Images that cannot be read are a DataError.
                 raise RunError(
-                    f"'{error.filename or self.directory}' cannot be written: {error.strerror}; "
-                    f"make room and go on with --resume '{self.directory}'."
+                    f"'{error.filename or run.directory}' cannot be written: {error.strerror}; "
+                    f"make room and go on with --resume '{run.directory}'."
                 ) from error
             finally:
                 if display:
                     display.stop()
-                self._writer.wait()
-        return self.directory
+                run.wait()
+        return run.directory
 
     def _train_epoch(
         self,
         step: Callable[[Tensor, Tensor], object],
-        tracker: Tracker,
+        run: Run,
         display: Display | None,
     ) -> None:
+        tracker = run.tracker
+
         # Learning rates of this epoch, on record before the first step. Signals wait wherever the
         # state and the record change together, so that a checkpoint never lies between the two.
         if self.batch is None:
@@ -196,23 +188,24 @@ class Trainer(ABC):
         while self.batch < total:
             with uninterrupted():
                 source, target = next(batches)
+                self._is_in_step = True
                 self.batch += 1
-                if not len(source):
-                    continue  # all its images were bad, and are skipped
-                self.step += 1
-                fraction = self.batch / total
-                self.losses.start_step(self.epoch, self.step, fraction=fraction)
-                step(source, target)
+                # All its images may have been bad, and are skipped then.
+                if len(source):
+                    self.step += 1
+                    fraction = self.batch / total
+                    self.losses.start_step(self.epoch, self.step, fraction=fraction)
+                    step(source, target)
+                self._is_in_step = False
             if display:
                 display.step(self.epoch, self.step, tracker.last)
-            if tracker.watch.found is not None:
-                self._meet_nonfinite(tracker)
-            if self._is_time_to_save():
-                self._save(tracker)
+            run.meet_nonfinite()
+            if run.is_time_to_save:
+                self._save(run)
 
         # Everything computed so far onto the record; this waits for the device.
         tracker.flush()
-        self._meet_nonfinite(tracker)
+        run.meet_nonfinite()
         seconds = time.perf_counter() - began
 
         # Validation and examples.
@@ -230,65 +223,21 @@ class Trainer(ABC):
         # The checkpoint.
         rate, last = self.config.save.model_save_rate, self.epoch >= self.config.train.epochs
         if is_best or last or self.epoch % rate == 0:
-            self._save(tracker, is_best)
+            self._save(run, is_best)
         if display:
             display.epoch_end(self.epoch, metrics)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
-    def _save(self, tracker: Tracker, is_best: bool = False) -> None:
-        """Writes a checkpoint; the step is held up for a copy from the device only."""
-        if not self.config.save.save_model:
-            return
-        tracker.flush()
-        # The last checkpoint before a loss went bad is to stay the last one.
-        self._meet_nonfinite(tracker)
-        state = on_host(self.state())
+    def _save(self, run: Run, is_best: bool = False) -> None:
         training = {
-            **{section: content for section, content in state.items() if section != "networks"},
             "epoch": self.epoch,
             "batch": self.batch,
             "best": self.best,
             "random": random_state(self.device),
-            "ledgers": tracker.sizes(),
         }
-        done = self.epoch if self.batch is None else self.epoch - 1
-        name = checkpoint_name(self.epoch, None if self.batch is None else self.step)
-        write = functools.partial(
-            save_checkpoint,
-            config=self.config.model_copy(deep=True),
-            epoch=done,
-            step=self.step,
-            networks=state["networks"],
-            training=training,
-        )
-        self._writer.save(name, write, is_best)
-        self._saved_at = time.monotonic()
-
-    def _meet_nonfinite(self, tracker: Tracker) -> None:
-        """Raises NonFiniteError if a loss on record is not finite, or says so once."""
-        if tracker.watch.found is None or self._said_nonfinite:
-            return
-        if self.config.train.on_nonfinite == "stop":
-            raise NonFiniteError(
-                f"{tracker.watch.describe()} The last checkpoint before is in '{self.directory}'."
-            )
-        self._said_nonfinite = True
-        log.warning("%s", tracker.watch.describe())
-
-    def _look_for_a_collapse(self, rows: list[LossRow]) -> None:
-        if self._collapse.found is not None:
-            return
-        self._collapse.look(rows)
-        if self._collapse.found is not None:
-            log.warning("%s", self._collapse.describe())
-            for sink in self._tracker.sinks:
-                if isinstance(sink, MLflowSink):
-                    sink.tag("collapse", self._collapse.describe())
-
-    def _is_time_to_save(self) -> bool:
-        minutes = self.config.save.every_minutes
-        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+        within = self.batch is not None
+        run.save(self.epoch, within, self.step, self.state(), training, is_best)
 
     def _note_best(self, metrics: Mapping[str, float]) -> bool:
         """Whether this epoch is the best so far, by the metric of ``save.keep_best``."""
@@ -324,14 +273,7 @@ class Trainer(ABC):
     @property
     def tracking_uri(self) -> str:
         """The MLflow server or database."""
-        uri = self.config.logging.mlflow.tracking_uri
-        return uri or default_tracking_uri(self._output)
-
-    @property
-    def _output(self) -> Path:
-        if self._resumption is not None:
-            return self._resumption.directory.parent
-        return Path(self.config.common.output_directory)
+        return tracking_uri(self.config, self._resumption)
 
     def _tags(self) -> dict[str, str]:
         return {
@@ -340,60 +282,7 @@ class Trainer(ABC):
             "cuda_graph": "off" if self.graph_obstacle else "on",
             "objective": self.config.train.objective,
             "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
-            "run_directory": str(self.directory.resolve()),
         }
 
     def _seed(self) -> None:
         seed_everything(self.config.common.seed, self.config.common.deterministic)
-
-    @contextmanager
-    def _open_run(self) -> Iterator[None]:
-        """Makes the run directory, or goes on with the one to resume, and locks it."""
-        resumption, save = self._resumption, self.config.save
-        mlflow = self.config.logging.mlflow
-        if mlflow.enable and mlflow.required:
-            check_reachable(self.tracking_uri)
-        if resumption is None:
-            common = self.config.common
-            self.directory = create_run_directory(
-                Path(common.output_directory),
-                common.experiment_name,
-                common.experiment_version,
-                save.auto_increment_version,
-            )
-        else:
-            self.directory = resumption.directory
-        self.losses.experiment_directory = self.directory
-        with locked(self.directory):
-            try:
-                if resumption is not None:
-                    sizes = resumption.checkpoint["training"]["ledgers"]
-                    cut_record(self.directory, resumption.checkpoint["step"], sizes)
-                    record_resumption(resumption)
-                tags = self._tags()
-                save_tags(self.directory, tags)
-                save_config(self.config, self.directory / CONFIG_FILE)
-                write_status(self.directory, "RUNNING")
-            except OSError as error:
-                raise RunError(f"'{self.directory}' cannot be written: {error.strerror}.") from None
-            self._writer = CheckpointWriter(self.directory, save.keep_last)
-            self._saved_at = time.monotonic()
-            options = self.config.logging
-            self._tracker = Tracker(
-                self.losses,
-                self.directory,
-                build_sinks(self.config, self.directory, self._output, tags),
-                csv=options.csv,
-                window_steps=options.window_steps,
-                window_seconds=options.window_seconds,
-                go_on=resumption is not None,
-                drain_seconds=options.drain_seconds,
-                watchers=[self._look_for_a_collapse],
-            )
-            try:
-                yield
-            except BaseException as error:
-                with suppress(OSError):
-                    write_status(self.directory, status_of(error), reason_of(error))
-                raise
-            write_status(self.directory, "FINISHED")

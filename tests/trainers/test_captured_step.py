@@ -17,6 +17,7 @@ from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers import pix2pix_trainer
 from nectargan.trainers.captured_step import CapturedStep, graph_obstacle, preserved
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from nectargan.trainers.run import open_run
 from tests.graph_stand_in import CpuGraphs
 
 Make = Callable[..., Config]
@@ -365,7 +366,7 @@ def test_100_recorded_steps_on_a_gpu_wait_for_nothing(tiny: Make, graph: str, ca
         )
     )
     step = trainer.make_step()
-    with trainer._open_run():
+    with open_run(trainer.config, trainer.losses, {}):
         number = 0
         for epoch in range(1, 36):
             if epoch == 2:

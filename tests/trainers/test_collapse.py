@@ -39,8 +39,12 @@ def test_a_window_counts_by_the_mean_over_its_steps() -> None:
 
 
 def test_a_run_is_warned_of_and_tagged_once(
-    tiny: Callable[..., Config], caplog: pytest.LogCaptureFixture
+    tiny: Callable[..., Config],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    watch = CollapseWatch(("D_real", "D_fake"), threshold=100.0, windows=5)
+    monkeypatch.setattr("nectargan.trainers.run.CollapseWatch", lambda names: watch)
     trainer = Pix2pixTrainer(
         tiny(
             logging__window_steps=1,
@@ -48,7 +52,6 @@ def test_a_run_is_warned_of_and_tagged_once(
             train__generator__learning_rate={"epochs": 4, "epochs_decay": 0},
         )
     )
-    trainer._collapse = CollapseWatch(("D_real", "D_fake"), threshold=100.0, windows=5)
     run = trainer.train()
     (message,) = [r.getMessage() for r in caplog.records if "has won" in r.getMessage()]
     assert "up to step 5" in message

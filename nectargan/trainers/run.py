@@ -1,0 +1,207 @@
+"""`Run`: the directory of a run while it is trained."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nectargan.config.config_manager import save_config
+from nectargan.config.schema import Config
+from nectargan.errors import NonFiniteError, RunError
+from nectargan.loggers.base import Sink
+from nectargan.loggers.ledger import LossRow
+from nectargan.loggers.mlflow import MLflowSink, check_reachable, default_tracking_uri
+from nectargan.loggers.tracking import Tracker, reason_of, status_of
+from nectargan.losses.loss_manager import LossManager
+from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
+from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
+from nectargan.trainers.collapse import CollapseWatch
+from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
+from nectargan.trainers.run_directory import (
+    CONFIG_FILE,
+    create_run_directory,
+    locked,
+    write_status,
+)
+from nectargan.trainers.sinks import build_sinks, save_tags
+
+log = logging.getLogger("nectargan")
+
+
+class Run:
+    """Record and checkpoints of a run, for as long as `open_run` keeps it open.
+
+    Attributes:
+        directory: The run directory.
+        tracker: The record.
+    """
+
+    def __init__(
+        self, config: Config, directory: Path, losses: LossManager, sinks: list[Sink], go_on: bool
+    ) -> None:
+        options = config.logging
+        self.directory = directory
+        self.tracker = Tracker(
+            losses,
+            directory,
+            sinks,
+            csv=options.csv,
+            window_steps=options.window_steps,
+            window_seconds=options.window_seconds,
+            go_on=go_on,
+            drain_seconds=options.drain_seconds,
+            watchers=[self._look_for_a_collapse],
+        )
+        self._config = config
+        self._writer = CheckpointWriter(directory, config.save.keep_last)
+        self._saved_at = time.monotonic()
+        self._collapse = CollapseWatch(("D_real", "D_fake"))
+        self._said_nonfinite = False
+
+    @property
+    def is_time_to_save(self) -> bool:
+        """Whether ``save.every_minutes`` have passed."""
+        minutes = self._config.save.every_minutes
+        return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def save(
+        self,
+        epoch: int,
+        within: bool,
+        step: int,
+        state: Mapping[str, Any],
+        training: Mapping[str, Any],
+        is_best: bool = False,
+    ) -> None:
+        """Writes a checkpoint in the background; waits only for the copy from the device.
+
+        Args:
+            epoch: The epoch at hand.
+            within: Whether it goes on.
+            step: Steps done.
+            state: "networks" and other sections.
+            training: Further entries of the section "training".
+            is_best: Whether it becomes the best one.
+
+        Raises:
+            NonFiniteError: a loss is not finite, and the run is to stop then.
+            RunError: the checkpoint before could not be written.
+        """
+        if not self._config.save.save_model:
+            return
+        self.tracker.flush()
+        # The last checkpoint before a loss went bad is to stay the last one.
+        self.meet_nonfinite()
+        copy = on_host(state)
+        write = functools.partial(
+            save_checkpoint,
+            config=self._config.model_copy(deep=True),
+            epoch=epoch - within,
+            step=step,
+            networks=copy.pop("networks"),
+            training={**copy, **training, "ledgers": self.tracker.sizes()},
+        )
+        self._writer.save(checkpoint_name(epoch, step if within else None), write, is_best)
+        self._saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written; raises RunError if it cannot be."""
+        self._writer.wait()
+
+    def meet_nonfinite(self) -> None:
+        """Does what ``train.on_nonfinite`` says if a loss on record is not finite.
+
+        Raises:
+            NonFiniteError: the run is to stop.
+        """
+        watch = self.tracker.watch
+        if watch.found is None or self._said_nonfinite:
+            return
+        if self._config.train.on_nonfinite == "stop":
+            raise NonFiniteError(
+                f"{watch.describe()} The last checkpoint before is in '{self.directory}'."
+            )
+        self._said_nonfinite = True
+        log.warning("%s", watch.describe())
+
+    def _look_for_a_collapse(self, rows: list[LossRow]) -> None:
+        if self._collapse.found is not None:
+            return
+        self._collapse.look(rows)
+        if self._collapse.found is not None:
+            log.warning("%s", self._collapse.describe())
+            for sink in self.tracker.sinks:
+                if isinstance(sink, MLflowSink):
+                    sink.tag("collapse", self._collapse.describe())
+
+
+def output_of(config: Config, resumption: Resumption | None) -> Path:
+    """The directory that a run's directory is in."""
+    return Path(config.common.output_directory) if not resumption else resumption.directory.parent
+
+
+def tracking_uri(config: Config, resumption: Resumption | None = None) -> str:
+    """The MLflow server or database of a run."""
+    named = config.logging.mlflow.tracking_uri
+    return named or default_tracking_uri(output_of(config, resumption))
+
+
+@contextmanager
+def open_run(
+    config: Config,
+    losses: LossManager,
+    tags: Mapping[str, str],
+    resumption: Resumption | None = None,
+) -> Iterator[Run]:
+    """Makes the directory of a run, or goes on with one, for the time of a ``with`` statement.
+
+    Args:
+        config: The resolved config.
+        losses: The manager whose losses are recorded.
+        tags: What MLflow is to know beside the config.
+        resumption: A run to go on with.
+
+    Raises:
+        RunError: the directory cannot be made or written or is in use, or MLflow is required and
+            cannot be reached.
+    """
+    if config.logging.mlflow.enable and config.logging.mlflow.required:
+        check_reachable(tracking_uri(config, resumption))
+    if resumption is not None:
+        directory = resumption.directory
+    else:
+        common = config.common
+        directory = create_run_directory(
+            Path(common.output_directory),
+            common.experiment_name,
+            common.experiment_version,
+            config.save.auto_increment_version,
+        )
+    tags = {**tags, "run_directory": str(directory.resolve())}
+    losses.experiment_directory = directory
+    with locked(directory):
+        try:
+            if resumption is not None:
+                sizes = resumption.checkpoint["training"]["ledgers"]
+                cut_record(directory, resumption.checkpoint["step"], sizes)
+                record_resumption(resumption)
+            save_tags(directory, tags)
+            save_config(config, directory / CONFIG_FILE)
+            write_status(directory, "RUNNING")
+        except OSError as error:
+            raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
+        sinks = build_sinks(config, directory, output_of(config, resumption), tags)
+        run = Run(config, directory, losses, sinks, go_on=resumption is not None)
+        try:
+            with run.tracker:
+                yield run
+        except BaseException as error:
+            with suppress(OSError):
+                write_status(directory, status_of(error), reason_of(error))
+            raise
+        write_status(directory, "FINISHED")

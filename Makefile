@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
 
-.PHONY: install demo check test bench clean
+.PHONY: install demo check test bench audit clean
 
 install: .venv/installed
 
@@ -25,6 +25,17 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/mypy --strict tools
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+	@$(MAKE) --no-print-directory audit || echo "The audit found flaws, or could not be made."
+
+# Known flaws of the pinned versions, as far as the index can be reached. It changes by the day, so
+# it says what it finds and fails no check.
+audit: .venv-audit/installed
+	.venv-audit/bin/pip-audit -r tools/constraints.txt --no-deps --disable-pip --progress-spinner off
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	touch $@
 
 # One thread a worker: the tests are small, and threads of many workers only get in their way.
 test: install
@@ -38,4 +49,4 @@ bench: install
 	$(BIN)/python tools/performance_page.py bench_train.json bench_logging.json
 
 clean:
-	rm -rf .venv $(DEMO) build *.egg-info
+	rm -rf .venv .venv-audit $(DEMO) build *.egg-info

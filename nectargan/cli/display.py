@@ -50,15 +50,19 @@ class PlainDisplay:
         self._epochs = epochs
         self._rows: Mapping[str, LossRow] = {}
         self._began = time.monotonic()
+        self._first: int | None = None
         click.echo(f"Training in {directory}")
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
         """Keeps the rows for the line of the epoch."""
         self._rows = losses
+        # Of this process: a resumed run did not make the earlier ones.
+        self._first = epoch if self._first is None else self._first
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch."""
-        left = (time.monotonic() - self._began) / epoch * (self._epochs - epoch)
+        done = epoch - (self._first or epoch) + 1
+        left = (time.monotonic() - self._began) / done * (self._epochs - epoch)
         click.echo(
             f"epoch {epoch}/{self._epochs}  {_losses(self._rows)}  {_metrics(metrics)}  "
             f"{_duration(left)} left"

@@ -73,26 +73,29 @@ def _summarize(directory: Path) -> RunSummary:
 
 def _last_step(path: Path) -> tuple[int, dict[str, float]]:
     last: dict[str, float] = {}
-    epoch = step = 0
-    for fields in _rows(path, tail=1 << 16):
-        if int(fields[0]) != step:
-            step, epoch, last = int(fields[0]), int(fields[1]), {}
-        last[fields[3]] = float(fields[4])
-    return epoch, last
+    at = (0, 0)
+    for step, epoch, loss, raw in _rows(path, tail=1 << 16):
+        if (step, epoch) != at:
+            at, last = (step, epoch), {}
+        last[loss] = raw
+    return at[1], last
 
 
 def _best(path: Path) -> tuple[float, int] | None:
-    values = [(float(row[4]), int(row[1])) for row in _rows(path) if row[3] == BEST_BY]
+    values = [(value, epoch) for _, epoch, metric, value in _rows(path) if metric == BEST_BY]
     return max(values, key=lambda each: each[0], default=None)
 
 
-def _rows(path: Path, tail: int | None = None) -> Iterator[list[str]]:
-    """The fields of all rows, or of those in the last ``tail`` bytes."""
+def _rows(path: Path, tail: int | None = None) -> Iterator[tuple[int, int, str, float]]:
+    """Step, epoch, name and value of all rows, or of those in the last ``tail`` bytes. What is no
+    row is passed over: a damaged run must not hide the others."""
     if not path.exists():
         return
     begin = max(0, path.stat().st_size - tail) if tail else 0
-    skip = True  # the header, or a row that begins before the tail
     for lines, _ in read_blocks(path, begin):
-        for line in lines.decode("utf-8", errors="replace").splitlines()[skip:]:
-            yield line.split(",")
-        skip = False
+        for line in lines.decode("utf-8", errors="replace").splitlines():
+            try:
+                step, epoch, _, name, value = line.split(",")[:5]
+                yield int(step), int(epoch), name, float(value)
+            except ValueError:
+                continue

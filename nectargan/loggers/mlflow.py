@@ -36,6 +36,14 @@ def default_tracking_uri(output_directory: Path) -> str:
     return f"sqlite:///{(output_directory.resolve() / 'mlflow.db').as_posix()}"
 
 
+def remember_run(directory: Path, known: Mapping[str, str] | None) -> None:
+    """Writes down which MLflow run is that of a run directory, if the directory does not say so
+    itself any more; raises OSError."""
+    path = directory / RUN_FILE
+    if known is not None and not path.exists():
+        _write_json(path, {"mark": "", "run_id": known["run_id"]})
+
+
 def check_reachable(tracking_uri: str) -> None:
     """Raises `RunError` unless a server or database answers."""
     try:

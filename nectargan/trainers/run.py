@@ -12,10 +12,16 @@ from typing import Any
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
+from nectargan.credentials import without_credentials
 from nectargan.errors import NonFiniteError, RunError
 from nectargan.loggers.base import Sink
 from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.mlflow import MLflowSink, check_reachable, default_tracking_uri
+from nectargan.loggers.mlflow import (
+    MLflowSink,
+    check_reachable,
+    default_tracking_uri,
+    remember_run,
+)
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
@@ -104,10 +110,22 @@ class Run:
             epoch=epoch - within,
             step=step,
             networks=copy.pop("networks"),
-            training={**copy, **training, "ledgers": self.tracker.sizes()},
+            training={
+                **copy,
+                **training,
+                "ledgers": self.tracker.sizes(),
+                "mlflow": self._mlflow_run(),
+            },
         )
         self._writer.save(checkpoint_name(epoch, step if within else None), write, is_best)
         self._saved_at = time.monotonic()
+
+    def _mlflow_run(self) -> dict[str, str] | None:
+        """Id and place of the MLflow run, once there is one."""
+        for sink in self.tracker.sinks:
+            if isinstance(sink, MLflowSink) and sink.run_id is not None:
+                return {"run_id": sink.run_id, "uri": without_credentials(sink.tracking_uri)}
+        return None
 
     def wait(self) -> None:
         """Waits for the checkpoint that is being written; raises RunError if it cannot be."""
@@ -189,6 +207,7 @@ def open_run(
             if resumption is not None:
                 sizes = resumption.checkpoint["training"]["ledgers"]
                 cut_record(directory, resumption.checkpoint["step"], sizes)
+                remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
                 record_resumption(resumption)
             save_tags(directory, tags)
             save_config(config, directory / CONFIG_FILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -279,3 +280,33 @@ def test_or_goes_on_and_says_so_once(tiny: Make, caplog: pytest.LogCaptureFixtur
     assert read_status(run) == ("FINISHED", "")
     (message,) = [r.message for r in caplog.records if "Loss" in r.message]
     assert message.startswith("Loss 'G_L1' is nan with weight 100 in epoch 1, step 2;")
+
+
+def test_the_mlflow_run_goes_on_even_if_only_the_checkpoint_knows_it(tiny: Make) -> None:
+    from mlflow.tracking import MlflowClient
+
+    class Patient(Stopping):
+        def train_step(self, source: Tensor, target: Tensor) -> None:
+            deadline = time.monotonic() + 60
+            while self.step == 4 and '"run_id": "' not in read(self.directory / "mlflow_run.json"):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            super().train_step(source, target)
+
+    def read(path: Path) -> str:
+        return path.read_text() if path.exists() else ""
+
+    trainer = Patient(tiny(logging__mlflow={"enable": True, "every_n_steps": 1}), 4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    run = trainer.directory
+    known = load_last(run)["training"]["mlflow"]
+    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    assert client.get_run(known["run_id"]).info.status == "KILLED"
+    (run / "mlflow_run.json").unlink()
+    resumed(run)
+    experiment = client.get_experiment_by_name("tiny")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.run_id, found.info.status) == (known["run_id"], "FINISHED")
+    history = client.get_metric_history(known["run_id"], "loss/G_L1/raw")
+    assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]

@@ -166,17 +166,22 @@ def _table(path: Path) -> pd.DataFrame:
 
 def points(run: Path) -> dict[tuple[str, int], float]:
     """What the ledgers say that the sinks must have."""
-    losses, metrics = pd.read_csv(run / "losses.csv"), pd.read_csv(run / "metrics.csv")
+    losses, metrics = (_rows(run / file) for file in ("losses.csv", "metrics.csv"))
     found: dict[tuple[str, int], float] = {}
-    for row in losses.itertuples():
-        found[f"loss/{row.loss}/raw", int(row.step)] = float(row.raw)
-        found[f"loss/{row.loss}/weighted", int(row.step)] = float(row.weighted)
-        found[f"weight/{row.loss}", int(row.step)] = float(row.weight)
-    for row in metrics.itertuples():
-        found[str(row.metric), int(row.step)] = float(row.value)
+    for row in losses:
+        found[f"loss/{row['loss']}/raw", row["step"]] = row["raw"]
+        found[f"loss/{row['loss']}/weighted", row["step"]] = row["weighted"]
+        found[f"weight/{row['loss']}", row["step"]] = row["weight"]
+    for row in metrics:
+        found[row["metric"], row["step"]] = row["value"]
     if len(found) != 3 * len(losses) + len(metrics):
         raise BrokenError("a series has a step twice in the ledgers")
     return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+    return rows
 
 
 def tensorboard_points(run: Path) -> list[tuple[str, int, float]]:
@@ -195,6 +200,8 @@ def mlflow_points(run: Path) -> list[tuple[str, int, float]]:
 
     client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(NAME)
+    if experiment is None:
+        raise BrokenError("MLflow has no experiment")
     found = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{run.name}'")
     if len(found) != 1:
         raise BrokenError(f"{len(found)} MLflow runs are named '{run.name}'")

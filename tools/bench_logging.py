@@ -15,18 +15,22 @@ from functools import partial
 from pathlib import Path
 
 import click
+import numpy as np
 import psutil
 import torch
 from benchmarking import Row, interleaved, report
 
-from nectargan.loggers.ledger import LOSSES_FILE, Ledger, LossRow
+from nectargan.loggers.ledger import LOSSES_FILE, Ledger, LossRow, first_step_from
 from nectargan.loggers.recorder import LossRecorder
 from nectargan.losses.loss_manager import LossManager
 from nectargan.scheduling.data import Schedule
 
 NAMES = ("G_GAN", "G_L1", "D_real", "D_fake")
-RAMP = Schedule("linear", 1, 200, 100.0, 1.0)
-MIB = 2**20
+COUNT = click.IntRange(min=1)
+STEPS_PER_EPOCH = 400
+START = 1_700_000_000_000  # Unix time in milliseconds
+# Longer than any run here: past its end, a schedule has less to compute.
+RAMP = Schedule("linear", 1, 10_000, 100.0, 1.0)
 
 
 # --- the manager -------------------------------------------------------------------------------
@@ -42,20 +46,24 @@ def manager_rows(directory: Path, rounds: int, steps: int) -> list[Row]:
             for name in NAMES:
                 raw[name].abs() * 2.0
 
-    def managed(schedule: Schedule | None, recorded: bool) -> Callable[[], None]:
+    ledgers = [Ledger(directory / f"manager_{n}.csv", LossRow) for n in range(2)]
+    recorders = [LossRecorder(ledger.append) for ledger in ledgers]
+
+    def managed(
+        schedule: Schedule | None, recorder: LossRecorder | None = None
+    ) -> Callable[[], None]:
         manager = LossManager()
         for name in NAMES:
             manager.register_loss_fn(name, torch.abs, loss_weight=2.0, schedule=schedule)
-        if recorded:
-            ledger = Ledger(directory / f"manager_{schedule is None}.csv", LossRow)
-            manager.register_hook(LossRecorder(ledger.append))
+        if recorder is not None:
+            manager.register_hook(recorder)
         made = 0
 
         def run() -> None:
             nonlocal made
             for _ in range(steps):
                 made += 1
-                manager.start_step(1 + made // 100, made)
+                manager.start_step(1 + made // STEPS_PER_EPOCH, made)
                 for name in NAMES:
                     manager.compute_loss(name, raw[name])
 
@@ -63,14 +71,17 @@ def manager_rows(directory: Path, rounds: int, steps: int) -> list[Row]:
 
     actions = {
         "by hand": by_hand,
-        "a loss in the manager, no hooks": managed(None, False),
-        "a loss in the manager, no hooks, scheduled": managed(RAMP, False),
-        "a loss in the manager, recorder": managed(None, True),
-        "a loss in the manager, recorder, scheduled": managed(RAMP, True),
+        "a loss in the manager, no hooks": managed(None),
+        "a loss in the manager, no hooks, scheduled": managed(RAMP),
+        "a loss in the manager, recorder": managed(None, recorders[0]),
+        "a loss in the manager, recorder, scheduled": managed(RAMP, recorders[1]),
     }
     for action in actions.values():
         action()
     seconds = interleaved(actions, rounds)
+    for recorder, ledger in zip(recorders, ledgers, strict=True):
+        recorder.flush()
+        ledger.close()
     rows = []
     for name in list(actions)[1:]:
         pairs = zip(seconds[name], seconds["by hand"], strict=True)
@@ -90,7 +101,7 @@ def write_ledger(path: Path, count: int) -> None:
         for first in range(0, count, block):
             steps = first // len(NAMES) + 1
             lines = [
-                f"{steps + i // 4},{1 + (steps + i // 4) // 400},{1_700_000_000_000 + i},"
+                f"{steps + i // 4},{1 + (steps + i // 4) // STEPS_PER_EPOCH},{START + first + i},"
                 f"{NAMES[i % 4]},{0.1 + i / 1e6:.8f},100,{10 + i / 1e4:.6f}\n"
                 for i in range(min(block, count - first))
             ]
@@ -103,16 +114,25 @@ def ledger_rows(large: Path, small: Path, rounds: int, batch: int) -> list[Row]:
         "appending a row to the small ledger": Ledger(small, LossRow, go_on=True),
         "appending a row to the large ledger": Ledger(large, LossRow, go_on=True),
     }
-    rows = [
-        LossRow(i, 1, 1_700_000_000_000 + i, NAMES[i % 4], 0.125, 100.0, 12.5) for i in range(batch)
+    # The same text for both, and as the recorder gives it: float32 values, steps that never fall.
+    last = first_step_from(large, large.stat().st_size)
+    raw = np.linspace(0.1, 1.0, batch, dtype=np.float32)
+    batches = [
+        [
+            LossRow(step + i // 4, 1, START + step + i, NAMES[i % 4], value, 100.0, value * 100)
+            for i, value in enumerate(raw)
+        ]
+        for step in range(last, last + (rounds + 1) * batch, batch)
     ]
-    for ledger in ledgers.values():
-        ledger.append(rows)
+    waiting = {name: iter(batches) for name in ledgers}
+
+    def append(name: str) -> None:
+        ledgers[name].append(next(waiting[name]))
+
+    for name in ledgers:
+        append(name)
     before = psutil.Process().memory_info().rss
-    seconds = interleaved(
-        {name: partial(ledger.append, rows) for name, ledger in ledgers.items()},
-        rounds,
-    )
+    seconds = interleaved({name: partial(append, name) for name in ledgers}, rounds)
     grown = psutil.Process().memory_info().rss - before
     for ledger in ledgers.values():
         ledger.close()
@@ -121,7 +141,7 @@ def ledger_rows(large: Path, small: Path, rounds: int, batch: int) -> list[Row]:
     return [
         Row.of(first, "us", each[first]),
         Row.compared(second, "us", each, first, limit=1.05),
-        Row.of("memory grown while appending", "MiB", [grown / MIB], limit=20.0),
+        Row.of("memory grown while appending", "MB", [grown / 1e6], limit=20.0),
     ]
 
 
@@ -132,15 +152,15 @@ from nectargan.analysis.history import load_losses
 load_losses({str(run)!r})
 """
     export = f"""
-from nectargan.analysis.history import export_csv
-from pathlib import Path
-export_csv([{str(run)!r}], Path({str(out)!r}), every=100)
+from nectargan.cli.main import main
+arguments = ["export-csv", {str(run)!r}, "-o", {str(out)!r}, "--every", "100"]
+main(arguments, standalone_mode=False)
 """
     rows = []
     for name, code in (("load_losses", load), ("export-csv --every 100", export)):
         seconds, peak = _child(code)
         rows.append(Row.of(f"{name} of the large ledger", "s", [seconds]))
-        rows.append(Row.of(f"{name}, peak memory", "GiB", [peak / 2**30], limit=1.5))
+        rows.append(Row.of(f"{name}, peak memory", "GB", [peak / 1e9], limit=1.5))
     return rows
 
 
@@ -156,11 +176,20 @@ def _child(code: str) -> tuple[float, float]:
 
 @click.command()
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
-@click.option("--rows", default=10_000_000, show_default=True, help="Of the large ledger.")
-@click.option("--rounds", default=21, show_default=True, help="Rounds of all actions in turn.")
-@click.option("--steps", default=2000, show_default=True, help="Steps of the manager in a round.")
-def main(json_path: Path | None, rows: int, rounds: int, steps: int) -> None:
+@click.option(
+    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Of the large ledger."
+)
+@click.option(
+    "--rounds", type=COUNT, default=21, show_default=True, help="Rounds of all actions in turn."
+)
+@click.option(
+    "--steps", type=COUNT, default=2000, show_default=True, help="Steps of the manager in a round."
+)
+@click.option("--quick", is_flag=True, help="Few rows, rounds and steps: to try the tool itself.")
+def main(json_path: Path | None, rows: int, rounds: int, steps: int, quick: bool) -> None:
     """Benchmark of the record."""
+    if quick:
+        rows, rounds, steps = min(rows, 40_000), min(rounds, 3), min(steps, 20)
     with tempfile.TemporaryDirectory(prefix="bench_logging_") as scratch:
         root = Path(scratch)
         found = manager_rows(root, rounds, steps)

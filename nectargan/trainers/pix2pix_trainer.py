@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -84,10 +85,13 @@ class Pix2pixTrainer(Trainer):
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Sets the learning rates of the epoch; returns them."""
-        for scheduler in self.lr_schedulers.values():
-            # Made, or restored, with the rate of its first epoch.
-            if scheduler.last_epoch < epoch - 1:
-                scheduler.step()
+        with warnings.catch_warnings():
+            # Of a run that is resumed between its last batch and the end of the epoch.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            for scheduler in self.lr_schedulers.values():
+                # Made, or restored, with the rate of its first epoch.
+                if scheduler.last_epoch < epoch - 1:
+                    scheduler.step()
         return {
             f"lr/{name}": lr.scheduler.schedule.current_value
             for name, lr in self.lr_schedulers.items()

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,8 @@ import pandas as pd
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.trainers.checkpoint import load_generator
+from nectargan.trainers.checkpoint import load_generator, load_last
+from nectargan.trainers.run_directory import read_status
 
 from .conftest import Run
 
@@ -232,3 +235,56 @@ def test_a_signal_ends_a_run_cleanly(
     experiment = client.get_experiment_by_name("tiny")
     (mlrun,) = client.search_runs([experiment.experiment_id])
     assert mlrun.info.status == "KILLED"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupted_run_is_saved_and_does_not_wait_long_for_a_silent_server(
+    config_file: Path, tmp_path: Path
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        flags = ["--set", "logging.mlflow.enable=true", "--mlflow-uri", uri]
+        with endless(config_file, *flags, "--set", "save.save_model=true") as process:
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+            assert time.monotonic() - began < 10
+    assert process.returncode == 143
+    run = only_run(tmp_path)
+    assert err.splitlines()[-1].endswith(f"to send the rest: nectargan sync '{run}'")
+    checkpoint = load_last(run)
+    assert checkpoint["step"] == pd.read_csv(run / "losses.csv")["step"].max()
+    assert read_status(run) == ("KILLED", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_second_ctrl_c_ends_at_once(config_file: Path, tmp_path: Path) -> None:
+    """A loss that takes a minute stands for a step that hangs."""
+    slow = {"function": "tests.cli.slow_loss.SlowLoss"}
+    config = json.loads(config_file.read_text())
+    config["train"]["loss"]["G_SLOW"] = slow
+    config_file.write_text(json.dumps(config))
+    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(config_file)]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root)
+    try:
+        losses = tmp_path / "runs" / "tiny_v1" / "losses.csv"
+        deadline = time.monotonic() + 60
+        while not losses.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None, "the first one waits for the step"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    run = only_run(tmp_path)
+    assert read_status(run) == ("KILLED", "")
+    assert list(run.glob("checkpoints/*")) == [], "half a step is no state to go on from"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import http.server
 import json
 import logging
 import math
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -317,3 +319,34 @@ def test_losses_that_are_not_finite_are_counted(store: str, directory: Path) -> 
     sink.write(points)  # sent again, as after a failure
     run = only_run(store, "faces")
     assert history(store, run, "nonfinite/G_L1") == [(2, 1.0, 2), (4, 2.0, 4), (5, 3.0, 5)]
+
+
+class _Broken(http.server.BaseHTTPRequestHandler):
+    """Answers everything with 500."""
+
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+
+def test_a_server_that_answers_500_is_told_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as broken:
+        threading.Thread(target=broken.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{broken.server_address[1]}"
+        losses = LossManager()
+        losses.register_loss_fn("a", lambda x: x)
+        sink = MLflowSink(uri, "faces", tmp_path / "run")
+        with Tracker(losses, tmp_path / "run", [sink], drain_seconds=2.5):
+            losses.compute_loss("a", torch.tensor(1.0))
+        broken.shutdown()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert messages[0].startswith("MLflow is behind: ")
+    assert "500" in messages[0]
+    assert messages[1].startswith("MLflow did not get everything")

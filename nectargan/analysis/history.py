@@ -103,7 +103,7 @@ def _stream(
         raise RunError(f"'{run}' is no run directory: {file}: {error.strerror}.") from None
     except RunError:
         raise
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise RunError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from None
 
 

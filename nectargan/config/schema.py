@@ -243,8 +243,9 @@ class Save(Section):
     """Epochs from one checkpoint to the next; the last epoch always has one."""
     every_minutes: NotNegative = 10.0
     """Minutes from one checkpoint to the next within an epoch; 0 for none."""
-    keep_last: Count | None = None
-    """How many checkpoints of epochs' ends to keep; all without one."""
+    keep_last: Count | None = 5
+    """How many checkpoints of epochs' ends to keep, each of which holds all that a resumed run
+    needs, some 650 MB for the default networks; null for all."""
     keep_best: Literal["val/l1", "val/psnr", "val/ssim"] | None = None
     """Also save each epoch that is the best so far by this metric, as best.pt."""
     auto_increment_version: bool = True

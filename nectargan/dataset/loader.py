@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
+from typing import cast
 
 import numpy as np
 import torch
@@ -79,6 +80,18 @@ class PairLoader:
         """Batches in an epoch."""
         return -(-self.images_per_epoch // self.batch_size)
 
+    def prepare(self) -> None:
+        """Reads what is to be kept, which the first batch would do otherwise.
+
+        Raises:
+            DataError: an image cannot be read any more, or too many cannot.
+        """
+        if self.cache == "off" or self._images is not None:
+            return
+        images, problems = fill(self.dataset)
+        self._meet(problems)
+        self._images = images.to(self._device) if self.cache == "device" else images
+
     def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Pair]:
         """The batches of an epoch.
 
@@ -133,19 +146,17 @@ class PairLoader:
             yield (images, None) if kept is None else (images[self._to_device(kept)], kept)
 
     def _cached(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._images is None:
-            images, problems = fill(self.dataset)
-            self._meet(problems)
-            self._images = images.to(self._device) if self.cache == "device" else images
-        is_there = self._images.device == self._device
+        self.prepare()
+        kept = cast(Tensor, self._images)
+        is_there = kept.device == self._device
         for indices in self._batches(self._to_device(order) if is_there else order):
             if is_there:
-                yield indices, self._images.index_select(0, indices)
+                yield indices, kept.index_select(0, indices)
             else:
                 # Pinned, so that the copy needs no waiting; torch keeps and reuses such memory.
-                shape = (len(indices), *self._images.shape[1:])
+                shape = (len(indices), *kept.shape[1:])
                 batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pins)
-                torch.index_select(self._images, 0, indices, out=batch)
+                torch.index_select(kept, 0, indices, out=batch)
                 yield indices, self._to_device(batch)
 
     def _meet(self, problems: Mapping[int, str]) -> None:

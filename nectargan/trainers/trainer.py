@@ -146,6 +146,8 @@ class Trainer(ABC):
             if display:
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
             try:
+                # Here, where Ctrl-C need not wait for the end of a step: it may take minutes.
+                self.data.train.prepare()
                 while self.epoch < self.config.train.epochs or self.batch is not None:
                     self._train_epoch(step, run, display)
             except (KeyboardInterrupt, SystemExit, DataError):

@@ -24,11 +24,11 @@ class _Step(NamedTuple):
     step: int
     epoch: int
     time: int
-    values: dict[str, _Value]
+    values: dict[str, list[_Value]]
 
 
 class _Window(NamedTuple):
-    steps: list[_Step]
+    losses: list[tuple[_Step, str, float]]  # with the weight, in the order of `pairs`
     pairs: Tensor  # (losses, 2) float32: raw and weighted of all steps, in order, on the host
     copied: Any  # torch.cuda.Event that tells when `pairs` has arrived; None on other devices
 
@@ -64,8 +64,6 @@ class LossRecorder:
         self._window_steps = window_steps
         self._window_seconds = window_seconds
         self._step = 0
-        self._epoch = 0
-        self._time = 0
         self._values: dict[str, list[_Value]] = {}
         self._steps: list[_Step] = []
         self._window_began = time.monotonic()
@@ -74,40 +72,44 @@ class LossRecorder:
     def __call__(self, event: LossEvent) -> None:
         """Takes one event; the hook to register with a `LossManager`."""
         if event.step != self._step:
-            # A Ctrl-C halfway would leave rows both written and still to be written.
-            with uninterrupted():
-                self._end_step()
-            self._step, self._epoch = event.step, event.epoch
-            self._time = time.time_ns() // 1_000_000
+            self._begin_step(event)
         value = _Value(event.weight, event.raw, event.weighted)
         self._values.setdefault(event.name, []).append(value)
 
     def flush(self) -> None:
         """Writes everything that was recorded so far, waiting for the device if need be."""
-        self._end_step()
         self._step = 0
         self._end_window()
         self._land()
 
-    def _end_step(self) -> None:
-        if not self._values:
-            return
-        if not self._steps:
-            self._window_began = time.monotonic()
-        values = {name: _mean(each) for name, each in self._values.items()}
-        self._steps.append(_Step(self._step, self._epoch, self._time, values))
-        self._values = {}
+    def _begin_step(self, event: LossEvent) -> None:
+        now = time.monotonic()
         full = len(self._steps) >= self._window_steps
-        if full or time.monotonic() - self._window_began >= self._window_seconds:
-            self._end_window()
+        if full or (self._steps and now - self._window_began >= self._window_seconds):
+            # A Ctrl-C halfway would leave rows both written and still to be written. Within a
+            # window nothing needs this guard: a step joins it by one append, when it begins.
+            with uninterrupted():
+                self._end_window()
+        if not self._steps:
+            self._window_began = now
+        values: dict[str, list[_Value]] = {}
+        self._steps.append(_Step(event.step, event.epoch, time.time_ns() // 1_000_000, values))
+        self._values = values
+        self._step = event.step
 
     def _end_window(self) -> None:
         """Starts the copy of this window, and writes the one before."""
         self._land()
         if not self._steps:
             return
-        values = [value for step in self._steps for value in step.values.values()]
-        pairs = _stack([scalar for value in values for scalar in value[1:]]).view(-1, 2)
+        losses = [
+            (step, name, _mean(values))
+            for step in self._steps
+            for name, values in step.values.items()
+        ]
+        if not losses:
+            return
+        pairs = _stack([scalar for *_, value in losses for scalar in value[1:]]).view(-1, 2)
         copied = None
         if pairs.is_cuda:
             host = torch.empty(pairs.shape, dtype=pairs.dtype, pin_memory=True)
@@ -115,7 +117,8 @@ class LossRecorder:
             stream = torch.cuda.current_stream(pairs.device)
             pairs = host.copy_(pairs, non_blocking=True)
             copied.record(stream)
-        self._in_flight = _Window(self._steps, pairs, copied)
+        weights = [(step, name, value.weight) for step, name, value in losses]
+        self._in_flight = _Window(weights, pairs, copied)
         self._steps = []
         if copied is None:
             self._land()
@@ -127,11 +130,10 @@ class LossRecorder:
         window = self._in_flight
         if window.copied is not None:
             window.copied.synchronize()
-        losses = [(at, name, v.weight) for at in window.steps for name, v in at.values.items()]
         rows = [
             LossRow(at.step, at.epoch, at.time, name, raw, weight, weighted)
             for (at, name, weight), (raw, weighted) in zip(
-                losses, window.pairs.cpu().numpy(), strict=True
+                window.losses, window.pairs.cpu().numpy(), strict=True
             )
         ]
         self.last |= {row.loss: row for row in rows}

@@ -85,7 +85,8 @@ def test_rows_are_written_when_a_window_lasts_too_long(monkeypatch: pytest.Monke
     for step in range(1, 9):
         recorder(event("a", step, step))
         now[0] += 0.75
-    assert [[row.step for row in rows] for rows in windows.written] == [[1, 2, 3, 4]]
+    # Steps begin at 0, 0.75, 1.5, 2.25 ...: the fourth finds a window that has lasted 2 seconds.
+    assert [[row.step for row in rows] for rows in windows.written] == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_flushing_twice_writes_once() -> None:

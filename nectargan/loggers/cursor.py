@@ -74,12 +74,12 @@ class Cursor:
     def _load(self) -> None:
         try:
             state: Any = json.loads(self._path.read_text(encoding="utf-8"))
-            self.offsets = {file: int(state["offsets"][file]) for file in _FILES}
+            self.offsets = {file: max(0, int(state["offsets"][file])) for file in _FILES}
             self.examples = {str(name) for name in state["examples"]}
             self.status = state["status"]
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
             # Not ours, or damaged: what is sent again does no harm.
             self.offsets, self.examples = dict.fromkeys(_FILES, 0), set()
         # A ledger that was cut since, by a run that was resumed.

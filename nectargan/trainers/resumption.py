@@ -101,9 +101,9 @@ def record_resumption(resumption: Resumption) -> None:
 
 
 def cut_record(directory: Path, step: int, sizes: Mapping[str, int]) -> None:
-    """Brings the record back to a checkpoint: example grids past ``step`` go, ledgers get the
-    sizes that they had then, and rows past them move to
-    ``orphaned/``, under the number of the attempt that made them.
+    """Brings the record back to a checkpoint: example grids past ``step`` go, ledgers get the sizes
+    (bytes, by file name) that they had then, and rows past them move to ``orphaned/``, under the
+    number of the attempt that made them.
 
     Raises:
         RunError: a ledger is shorter than it was.

@@ -24,7 +24,7 @@ from nectargan.loggers.mlflow import (
 )
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
-from nectargan.trainers.checkpoint import checkpoint_name, save_checkpoint
+from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
@@ -141,8 +141,11 @@ class Run:
         if watch.found is None or self._said_nonfinite:
             return
         if self._config.train.on_nonfinite == "stop":
+            self._writer.wait()
+            saved = bool(list_checkpoints(self.directory))
+            where = f"The last checkpoint before is in '{self.directory}'."
             raise NonFiniteError(
-                f"{watch.describe()} The last checkpoint before is in '{self.directory}'."
+                f"{watch.describe()} {where if saved else 'No checkpoint was made before.'}"
             )
         self._said_nonfinite = True
         log.warning("%s", watch.describe())

@@ -49,7 +49,7 @@ class Trainer(ABC):
 
     Args:
         config: The run; see `Config`.
-        resumption: A run to go on with, from `find_resumption`; its config takes the place of
+        resumption: A run to go on with, from `resumption_of`; its config takes the place of
             ``config``.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 
 from nectargan.cli.main import main
 from nectargan.config.schema import Config
-from tests.conftest import draw_pairs
+from tests.conftest import TINY, draw_pairs
 
 Make = Callable[..., Config]
 
@@ -39,22 +40,10 @@ class Case(NamedTuple):
 
 def base(folder: Path) -> dict[str, Any]:
     """A config that is right, with its data."""
-    return {
-        "common": {"device": "cpu", "output_directory": str(folder / "runs")},
-        "dataloader": {
-            "dataroot": str(folder / "data"),
-            "load": {"load_size": 36, "crop_size": 32},
-        },
-        "train": {
-            "generator": {
-                "features": 2,
-                "n_downs": 1,
-                "learning_rate": {"epochs": 1, "epochs_decay": 0},
-            },
-            "discriminator": {"base_channels": 2, "n_layers": 1},
-        },
-        "logging": {"tensorboard": {"enable": False}, "mlflow": {"enable": False}},
-    }
+    config = copy.deepcopy(TINY)
+    config["common"]["output_directory"] = str(folder / "runs")
+    config["dataloader"]["dataroot"] = str(folder / "data")
+    return config
 
 
 def config_with(key: str, value: Any) -> Callable[[Path], list[str]]:

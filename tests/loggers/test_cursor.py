@@ -129,7 +129,19 @@ def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert Cursor(tmp_path, "MLflow").is_behind
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"offsets": 3}', "null", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"offsets": 3}',
+        "null",
+        "\x00",
+        '{"offsets": {"losses.csv": Infinity, "metrics.csv": 0}}',
+        '{"offsets": {"losses.csv": -5, "metrics.csv": 0}, "examples": [], "status": null}',
+    ],
+)
 def test_a_damaged_cursor_begins_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "sinks").mkdir()
     (tmp_path / "sinks" / "x.json").write_text(text)

@@ -267,11 +267,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Make) -> None:
     text = str(raised.value)
     assert text.startswith("Loss 'G_L1' is inf with weight 100 in epoch 2, step 5; the last finite")
     assert "G_GAN" in text
+    assert text.endswith(f"The last checkpoint before is in '{trainer.directory}'.")
     assert raised.value.exit_code == 3
     assert [path.name for path in list_checkpoints(trainer.directory)] == ["epoch_0001.pt"]
     assert read_status(trainer.directory)[0] == "FAILED"
     raw = pd.read_csv(trainer.directory / "losses.csv").query("step == 5 and loss == 'G_L1'")["raw"]
     assert raw.tolist() == [float("inf")]
+
+
+def test_where_no_checkpoint_was_made_none_is_promised(tiny: Make) -> None:
+    trainer = explode(tiny(logging__window_steps=1), 2, float("nan"))
+    with pytest.raises(NonFiniteError, match=r"G_L1' is nan .* No checkpoint was made before\.$"):
+        trainer.train()
 
 
 def test_or_goes_on_and_says_so_once(tiny: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -251,7 +251,9 @@ def test_a_server_that_never_answers_does_not_hold_up_the_end(
         with Tracker(losses, tmp_path / "run", [sink], drain_seconds=0.5):
             losses.compute_loss("a", torch.tensor(1.0))
         assert time.monotonic() - began < 10
-    assert caplog.records[-1].getMessage().startswith("MLflow did not get everything")
+    # The thread that was given up may still say, last of all, why it could not go on.
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("MLflow did not get everything") for text in said) == 1
     assert (tmp_path / "run" / "losses.csv").read_text().count("\n") == 2
 
 

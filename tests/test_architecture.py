@@ -25,8 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"scheduling"},
     "losses": {"scheduling"},
     "loggers": {"losses"},
-    "analysis": {"loggers", "scheduling"},
-    "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers"},
+    "analysis": {"loggers", "scheduling", "config"},
+    "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers", "analysis"},
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
 FOR_ALL = {"credentials", "errors", "files", "interrupts", "version"}

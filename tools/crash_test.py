@@ -26,8 +26,8 @@ import pandas as pd
 import torch
 
 from nectargan.dataset.synthetic import synthesize
+from nectargan.loggers.run_directory import list_runs, read_status
 from nectargan.trainers.checkpoint import load_last
-from nectargan.trainers.run_directory import list_runs, read_status
 
 NAME = "crash"
 CONFIG: dict[str, Any] = {

@@ -21,7 +21,7 @@ def runs(directory: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nectargan.trainers.run_list import BEST_BY, summarize_runs
+    from nectargan.analysis.run_list import BEST_BY, summarize_runs
 
     table = Table("run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind")
     for run in summarize_runs(directory):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _size(value: object) -> object:
@@ -19,6 +19,15 @@ def _text(value: object) -> object:
     return str(value) if type(value) in (int, float) else value
 
 
+def _name(name: str) -> str:
+    plain = all(c.isalnum() or c in "_-. " for c in name)
+    if not plain or not name.strip() or name.startswith(".") or len(name) > 100:
+        raise ValueError(
+            "it must be 1 to 100 letters, digits, '_', '-', '.' or spaces, with no dot in front"
+        )
+    return name
+
+
 def on_or_off(value: object) -> object:
     """YAML reads on and off as booleans; where both are words of ours, they are read back."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
@@ -31,6 +40,7 @@ Count = Annotated[int, Field(ge=1)]
 Channels = Annotated[int, Field(ge=1, le=4)]
 Size = Annotated[int | list[int], BeforeValidator(_size)]
 Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[Text, AfterValidator(_name)]  # of a file, and of things in a tracker
 
 
 class Section(BaseModel):

@@ -9,10 +9,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from nectargan.config.base import Section
 from nectargan.errors import NectarGANError
 from nectargan.scheduling.data import Schedule
+from nectargan.scheduling.notation import parse_notation
 
 
 class ScheduleConfig(Section):
-    """A `Schedule` as a config file spells it; what is left out has the default of `Schedule`."""
+    """A `Schedule` as a config file spells it; what is left out has the default of `Schedule`.
+
+    May also be written in one line; see `nectargan.scheduling.notation`.
+    """
 
     schedule: str
     """Name of a built-in schedule, such as "linear"."""
@@ -41,6 +45,16 @@ class ScheduleConfig(Section):
         """The schedule itself; raises `ScheduleError` or `UnknownScheduleError`."""
         return Schedule(**self.model_dump(exclude_none=True))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_one_line(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse_notation(value)
+        except NectarGANError as error:
+            raise ValueError(str(error)) from None
+
     @model_validator(mode="after")
     def _can_be_built(self) -> ScheduleConfig:
         try:
@@ -51,7 +65,7 @@ class ScheduleConfig(Section):
 
 
 def _weight_kind(value: object) -> str | None:
-    if isinstance(value, ScheduleConfig):
+    if isinstance(value, (ScheduleConfig, str)):
         return "schedule"
     if isinstance(value, dict):
         return "schedule" if "schedule" in value else "term"

@@ -15,11 +15,11 @@ from nectargan.config.augmentation_options import Augmentations
 from nectargan.config.base import (
     Channels,
     Count,
+    Name,
     NotNegative,
     Positive,
     Section,
     Size,
-    Text,
     on_or_off,
 )
 from nectargan.config.choices import (
@@ -53,20 +53,10 @@ class Common(Section):
     """Only deterministic algorithms: two runs on a CPU are then equal to the bit."""
     output_directory: str = "runs"
     """Where run directories are made."""
-    experiment_name: Text = "NectarGAN"
+    experiment_name: Name = "NectarGAN"
     """First part of the run directory's name; also the MLflow experiment."""
     experiment_version: Count = 1
     """Lowest number to give to the run directory."""
-
-    @field_validator("experiment_name")
-    @classmethod
-    def _is_a_file_name(cls, name: str) -> str:
-        plain = all(c.isalnum() or c in "_-. " for c in name)
-        if not plain or not name.strip() or name.startswith(".") or len(name) > 100:
-            raise ValueError(
-                "it must be 1 to 100 letters, digits, '_', '-', '.' or spaces, with no dot in front"
-            )
-        return name
 
 
 class Load(Section):
@@ -276,6 +266,15 @@ class MLflowLogging(Section):
     """Steps from one point of a loss to the next."""
     required: bool = False
     """Refuse to start if MLflow cannot be reached; else it gets everything when it is back."""
+    group: Name | None = None
+    """Name of a parent run, made or found, below which the run is listed."""
+    system_metrics: bool = True
+    """Whether use of processor, memory, disk and GPU is logged as well."""
+    log_model: bool = True
+    """Whether the generator of the best checkpoint, or of the last, is logged as a model at the
+    end."""
+    register_model: Name | None = None
+    """Name in MLflow's model registry under which that model is registered."""
     tracking_uri: str | None = None
     """Server or database; without one, mlflow.db (SQLite) in the output directory."""
 
@@ -304,6 +303,11 @@ class Logging(Section):
     """Steps after which losses are brought from the device and written."""
     window_seconds: Positive = 2.0
     """Seconds after which they are written even if fewer steps were made."""
+    histogram_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs from one set of histograms (generated images, weights, gradients) to the next, for
+    TensorBoard; 0 for none."""
+    loss_map_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs from one heat map of the losses per pixel to the next; 0 for none."""
     drain_seconds: NotNegative = 30.0
     """Longest time to wait at the end for TensorBoard and MLflow to have everything."""
     tensorboard: TensorBoardLogging = TensorBoardLogging()

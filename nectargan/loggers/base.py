@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.cursor import Cursor
-from nectargan.loggers.examples import EXAMPLES_FOLDER, example_step
+from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -63,8 +63,12 @@ class Sink(Protocol):
     def write(self, points: Sequence[Point]) -> None:
         """Takes the next points, in the order of the ledger."""
 
-    def add_example(self, picture: Path, step: int) -> None:
-        """Takes an example grid, a PNG file."""
+    def add_file(self, kind: str, path: Path, step: int) -> None:
+        """Takes a file that the run makes once an epoch.
+
+        ``kind`` is "examples" or "loss_maps", PNG pictures, or "histograms", an NPZ file; there may
+        be more kinds one day, and a sink passes over those that it does not know.
+        """
 
     def close(self, status: RunStatus, reason: str) -> None:
         """Ends the record with the true status, and the message of the error that ended the run if
@@ -195,11 +199,11 @@ class Follower:
                     self.sink.write(points)
                 cursor.offsets[file] = offset
                 cursor.save()
-        for picture in sorted((self._directory / EXAMPLES_FOLDER).glob("epoch_*.png")):
-            step = example_step(picture.name)
-            if step is not None and picture.name not in cursor.examples:
-                self.sink.add_example(picture, step)
-                cursor.examples.add(picture.name)
+        for name in list_epoch_files(self._directory):
+            if name not in cursor.files:
+                kind = name.partition("/")[0]
+                self.sink.add_file(kind, self._directory / name, step_of(name) or 0)
+                cursor.files.add(name)
                 cursor.save()
 
     def _points(self, file: str, lines: bytes) -> Iterator[Point]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nectargan.files import replacing
-from nectargan.loggers.examples import example_step
+from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, first_step_from, offset_of_step
 
 FOLDER = "sinks"
@@ -16,7 +16,7 @@ _FILES = (LOSSES_FILE, METRICS_FILE)
 
 
 class Cursor:
-    """What a sink has taken of a run: bytes of each ledger, and example grids.
+    """What a sink has taken of a run: bytes of each ledger, and the files of epochs.
 
     It is written after the sink has taken something, so it may be behind the sink but never ahead.
 
@@ -26,7 +26,7 @@ class Cursor:
 
     Attributes:
         offsets: Bytes taken, by ledger.
-        examples: Names of the pictures taken.
+        files: Paths of the epochs' files taken, relative to the run directory.
         status: The status that the sink was closed with; ``None`` while it is open.
     """
 
@@ -34,7 +34,7 @@ class Cursor:
         self._directory = directory
         self._path = directory / FOLDER / (re.sub(r"\W+", "_", sink) + ".json")
         self.offsets = dict.fromkeys(_FILES, 0)
-        self.examples: set[str] = set()
+        self.files: set[str] = set()
         self.status: str | None = None
         self._load()
 
@@ -42,7 +42,9 @@ class Cursor:
     def is_behind(self) -> bool:
         """Whether the sink lacks something, if only its status."""
         sizes = {file: _size(self._directory / file) for file in _FILES}
-        return self.status is None or any(self.offsets[file] < sizes[file] for file in _FILES)
+        if self.status is None or any(self.offsets[file] < sizes[file] for file in _FILES):
+            return True
+        return not self.files.issuperset(list_epoch_files(self._directory))
 
     def rewind(self) -> int:
         """Goes back to the start of a step, in both ledgers, for a sink that is opened again.
@@ -56,7 +58,7 @@ class Cursor:
         step = min(first_step_from(path, self.offsets[file]) for file, path in paths.items())
         for file, path in paths.items():
             self.offsets[file] = min(self.offsets[file], offset_of_step(path, step))
-        self.examples = {name for name in self.examples if (example_step(name) or 0) < step}
+        self.files = {name for name in self.files if (step_of(name) or 0) < step}
         self.status = None
         return step
 
@@ -65,7 +67,7 @@ class Cursor:
         self._path.parent.mkdir(exist_ok=True)
         state = {
             "offsets": self.offsets,
-            "examples": sorted(self.examples),
+            "files": sorted(self.files),
             "status": self.status,
         }
         with replacing(self._path) as part:
@@ -75,13 +77,13 @@ class Cursor:
         try:
             state: Any = json.loads(self._path.read_text(encoding="utf-8"))
             self.offsets = {file: max(0, int(state["offsets"][file])) for file in _FILES}
-            self.examples = {str(name) for name in state["examples"]}
+            self.files = {str(name) for name in state["files"]}
             self.status = state["status"]
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, OverflowError):
             # Not ours, or damaged: what is sent again does no harm.
-            self.offsets, self.examples = dict.fromkeys(_FILES, 0), set()
+            self.offsets, self.files = dict.fromkeys(_FILES, 0), set()
         # A ledger that was cut since, by a run that was resumed.
         for file in _FILES:
             self.offsets[file] = min(self.offsets[file], _size(self._directory / file))

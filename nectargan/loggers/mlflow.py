@@ -16,7 +16,7 @@ from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.loggers.base import Point, RunStatus
-from nectargan.loggers.examples import EXAMPLES_FOLDER
+from nectargan.loggers.epoch_files import EXAMPLES
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 
 log = logging.getLogger("nectargan")
@@ -247,9 +247,10 @@ class MLflowSink:
                 counts.append(Point(f"nonfinite/{name}", count, point.step, point.time))
         return counts
 
-    def add_example(self, picture: Path, step: int) -> None:
-        """Keeps the grid as an artifact."""
-        self._keep(picture, EXAMPLES_FOLDER)
+    def add_file(self, kind: str, path: Path, step: int) -> None:
+        """Keeps a picture as an artifact."""
+        if kind == EXAMPLES:
+            self._keep(path, kind)
 
     def close(self, status: RunStatus, reason: str) -> None:
         """Uploads the files as they are at the end, and sets the status, its reason as a tag."""

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nectargan.loggers.base import Point, RunStatus
+from nectargan.loggers.epoch_files import EXAMPLES
 
 
 class TensorBoardSink:
@@ -40,11 +41,12 @@ class TensorBoardSink:
             self._writer.add_scalar(point.series, point.value, point.step, point.time / 1000)
         self._writer.flush()
 
-    def add_example(self, picture: Path, step: int) -> None:
-        """Adds the grid under ``examples``."""
-        with Image.open(picture) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image("examples", pixels, step, dataformats="HWC")
+    def add_file(self, kind: str, path: Path, step: int) -> None:
+        """Adds a picture under its kind."""
+        if kind == EXAMPLES:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            self._writer.add_image(kind, pixels, step, dataformats="HWC")
 
     def close(self, status: RunStatus, reason: str) -> None:
         """Closes the event file; it has no place for a status."""

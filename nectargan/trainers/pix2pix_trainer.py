@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.errors import CheckpointError
-from nectargan.loggers.examples import EXAMPLES_FOLDER, example_name
+from nectargan.loggers.epoch_files import EXAMPLES, epoch_file
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep, CudaGraphs
@@ -170,7 +170,7 @@ class Pix2pixTrainer(Trainer):
             if self.data.val is not None:
                 metrics = validate(self.generate, self.data.val.epoch(), self.device)
             if save.save_examples and (epoch % save.example_save_rate == 0 or last):
-                picture = self.directory / EXAMPLES_FOLDER / example_name(epoch, self.step)
+                picture = self.directory / epoch_file(EXAMPLES, epoch, self.step)
                 save_grid(self.generate, self.data.examples, self.device, picture)
         return metrics
 

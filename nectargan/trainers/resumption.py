@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.loggers.examples import EXAMPLES_FOLDER, example_step
+from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, cut_ledger
+from nectargan.loggers.run_directory import is_locked, list_runs, read_status
 from nectargan.trainers.checkpoint import list_checkpoints
 from nectargan.trainers.components import resolve_losses
-from nectargan.trainers.run_directory import is_locked, list_runs, read_status
 
 LOG_FILE = "resumptions.jsonl"
 
@@ -101,9 +101,9 @@ def record_resumption(resumption: Resumption) -> None:
 
 
 def cut_record(directory: Path, step: int, sizes: Mapping[str, int]) -> None:
-    """Brings the record back to a checkpoint: example grids past ``step`` go, ledgers get the sizes
-    (bytes, by file name) that they had then, and rows past them move to ``orphaned/``, under the
-    number of the attempt that made them.
+    """Brings the record back to a checkpoint: pictures and histograms past ``step`` go, ledgers get
+    the sizes (bytes, by file name) that they had then, and rows past them move to ``orphaned/``,
+    under the number of the attempt that made them.
 
     Raises:
         RunError: a ledger is shorter than it was.
@@ -113,9 +113,9 @@ def cut_record(directory: Path, step: int, sizes: Mapping[str, int]) -> None:
     attempt = 1
     while any(folder.glob(f"attempt-{attempt}.*")):
         attempt += 1
-    for picture in (directory / EXAMPLES_FOLDER).glob("*.png"):
-        if (example_step(picture.name) or 0) > step:
-            picture.unlink()
+    for name in list_epoch_files(directory):
+        if (step_of(name) or 0) > step:
+            (directory / name).unlink()
     for file, size in sizes.items():
         suffix = ".csv" if file == LOSSES_FILE else f".{file}"
         cut_ledger(directory / file, size, folder / f"attempt-{attempt}{suffix}")

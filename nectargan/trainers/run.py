@@ -22,18 +22,18 @@ from nectargan.loggers.mlflow import (
     default_tracking_uri,
     remember_run,
 )
+from nectargan.loggers.run_directory import (
+    CONFIG_FILE,
+    create_run_directory,
+    locked,
+    write_status,
+)
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
-from nectargan.trainers.run_directory import (
-    CONFIG_FILE,
-    create_run_directory,
-    locked,
-    write_status,
-)
 from nectargan.trainers.sinks import build_sinks, save_tags
 
 log = logging.getLogger("nectargan")

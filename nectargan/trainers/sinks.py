@@ -11,11 +11,11 @@ from nectargan.config.schema import Config
 from nectargan.credentials import HIDDEN, without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
-from nectargan.loggers.base import Follower, RunStatus, Sink
+from nectargan.loggers.base import Follower, Sink
 from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.trainers.resumption import flatten
-from nectargan.trainers.run_directory import CONFIG_FILE, locked, read_status, write_status
 
 TAGS_FILE = "tags.json"
 
@@ -94,21 +94,6 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
                 told = without_credentials(" ".join(str(error).split()))[:300]
                 raise RunError(f"{sink.name} did not get everything: {told}.") from error
     return sent
-
-
-def end_of(directory: Path) -> tuple[RunStatus, str]:
-    """How a run ended, and why. One that died without a word is marked as killed.
-
-    Args:
-        directory: The run directory, which nobody else is at work in.
-    """
-    status, reason = read_status(directory)
-    if status in ("FINISHED", "FAILED"):
-        return status, reason  # type: ignore[return-value]
-    if status != "KILLED":
-        reason = "it died without a word"
-        write_status(directory, "KILLED", reason)
-    return "KILLED", reason
 
 
 def _config_of(directory: Path) -> Config:

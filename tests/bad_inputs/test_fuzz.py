@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nectargan.analysis.history import load_losses, load_metrics
+from nectargan.analysis.run_list import summarize_runs
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
 from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.ledger import LossRow, cut_ledger, first_step_from, offset_of_step
+from nectargan.loggers.run_directory import read_status
 from nectargan.trainers.checkpoint import load_checkpoint, load_generator, save_checkpoint
 from nectargan.trainers.components import build_generator
-from nectargan.trainers.run_directory import read_status
-from nectargan.trainers.run_list import summarize_runs
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

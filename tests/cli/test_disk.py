@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nectargan.loggers.run_directory import read_status
 from nectargan.trainers.checkpoint import load_last
-from nectargan.trainers.run_directory import read_status
 
 resource = pytest.importorskip("resource", reason="limits of POSIX")
 

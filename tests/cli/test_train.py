@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
+from nectargan.loggers.run_directory import read_status
 from nectargan.trainers.checkpoint import load_generator, load_last
-from nectargan.trainers.run_directory import read_status
 
 from .conftest import Run
 

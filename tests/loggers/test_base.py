@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nectargan.errors import RunError
 from nectargan.loggers import base
 from nectargan.loggers.base import Follower, Point, RunStatus
-from nectargan.loggers.examples import example_name
+from nectargan.loggers.epoch_files import epoch_file
 from nectargan.loggers.ledger import (
     LOSSES_FILE,
     METRICS_FILE,
@@ -36,7 +36,7 @@ class FakeSink:
         self.failures, self.open_failures = failures, open_failures
         self.close_failures = close_failures
         self.points: list[Point] = []
-        self.examples: list[tuple[str, int]] = []
+        self.files: list[tuple[str, str, int]] = []
         self.statuses: list[RunStatus] = []
         self.threads: set[str] = set()
         self.recovered = threading.Event()
@@ -54,8 +54,8 @@ class FakeSink:
         self.points += points
         self.recovered.set()
 
-    def add_example(self, picture: Path, step: int) -> None:
-        self.examples.append((picture.name, step))
+    def add_file(self, kind: str, path: Path, step: int) -> None:
+        self.files.append((kind, path.name, step))
 
     def close(self, status: RunStatus, reason: str) -> None:
         if self.close_failures:
@@ -158,20 +158,25 @@ def test_points_arrive_while_the_ledger_grows(tmp_path: Path) -> None:
     assert [p.step for p in sink.points if p.series == "weight/a"] == [1, 2, 3, 4, 5]
 
 
-def test_examples_are_sent_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "examples"
-    folder.mkdir()
+def test_files_of_epochs_are_sent_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
     for name in (
-        example_name(2, 80),
-        example_name(1, 40),
-        ".epoch_0003_step_00000120.png.x.part",
-        "holiday.png",
-        "epoch_best.png",
+        epoch_file("examples", 2, 80),
+        epoch_file("examples", 1, 40),
+        epoch_file("histograms", 1, 40, ".npz"),
+        "examples/.epoch_0003_step_00000120.png.x.part",
+        "examples/holiday.png",
+        "examples/epoch_best.png",
+        "elsewhere/epoch_0001_step_00000040.png",
     ):
-        (folder / name).write_bytes(b"")
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
     sink = FakeSink()
     assert follow(sink, tmp_path)
-    assert sink.examples == [(example_name(1, 40), 40), (example_name(2, 80), 80)]
+    assert sink.files == [
+        ("examples", "epoch_0001_step_00000040.png", 40),
+        ("examples", "epoch_0002_step_00000080.png", 80),
+        ("histograms", "epoch_0001_step_00000040.npz", 40),
+    ]
 
 
 def test_rows_that_a_failing_sink_has_seen_are_not_sent_again(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nectargan.errors import RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
-from nectargan.loggers.examples import example_name
+from nectargan.loggers.epoch_files import EXAMPLES, epoch_file
 from nectargan.loggers.ledger import (
     Ledger,
     LossRow,
@@ -112,13 +112,13 @@ def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     cursor = Cursor(tmp_path, "MLflow")
     assert cursor.is_behind
     cursor.offsets["losses.csv"] = path.stat().st_size
-    cursor.examples = {"a.png"}
+    cursor.files = {"examples/a.png"}
     cursor.status = "FINISHED"
     cursor.save()
     again = Cursor(tmp_path, "MLflow")
-    assert (again.offsets, again.examples, again.status) == (
+    assert (again.offsets, again.files, again.status) == (
         cursor.offsets,
-        {"a.png"},
+        {"examples/a.png"},
         "FINISHED",
     )
     assert not again.is_behind
@@ -139,7 +139,7 @@ def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         "null",
         "\x00",
         '{"offsets": {"losses.csv": Infinity, "metrics.csv": 0}}',
-        '{"offsets": {"losses.csv": -5, "metrics.csv": 0}, "examples": [], "status": null}',
+        '{"offsets": {"losses.csv": -5, "metrics.csv": 0}, "files": [], "status": null}',
     ],
 )
 def test_a_damaged_cursor_begins_anew(tmp_path: Path, text: str) -> None:
@@ -157,11 +157,11 @@ def test_rewinding_forgets_whole_steps_of_both_ledgers(tmp_path: Path) -> None:
     lines = losses.read_bytes().splitlines(keepends=True)
     cursor.offsets["losses.csv"] = len(b"".join(lines[:6]))
     cursor.offsets["metrics.csv"] = offset_of_step(tmp_path / "metrics.csv", 2)
-    cursor.examples = {example_name(1, 1), example_name(1, 2), example_name(1, 3)}
+    cursor.files = {epoch_file(EXAMPLES, 1, step) for step in (1, 2, 3)}
     assert cursor.rewind() == 2
     assert cursor.offsets["losses.csv"] == len(b"".join(lines[:3]))
     assert cursor.offsets["metrics.csv"] == offset_of_step(tmp_path / "metrics.csv", 2)
-    assert cursor.examples == {example_name(1, 1)}
+    assert cursor.files == {epoch_file(EXAMPLES, 1, 1)}
 
 
 def test_a_cursor_is_never_past_a_ledger_that_was_cut(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def test_artifacts_lie_beside_the_database(store: str, directory: Path, tmp_path
     sink.open(0)
     picture = directory / "grid.png"
     picture.write_bytes(b"png")
-    sink.add_example(picture, 40)
-    sink.add_example(picture, 40)
+    sink.add_file("examples", picture, 40)
+    sink.add_file("examples", picture, 40)
     (kept,) = (tmp_path / "mlartifacts" / "faces").rglob("grid.png")
     assert kept.parent.name == "examples"
     assert kept.read_bytes() == b"png"

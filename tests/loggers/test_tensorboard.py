@@ -42,7 +42,7 @@ def test_examples_arrive_as_they_are(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "grid.png")
     sink = TensorBoardSink(tmp_path / "tb")
     sink.open(0)
-    sink.add_example(tmp_path / "grid.png", 40)
+    sink.add_file("examples", tmp_path / "grid.png", 40)
     sink.close("FINISHED", "")
     (event,) = read(tmp_path / "tb").Images("examples")
     assert event.step == 40

@@ -243,7 +243,7 @@ def test_a_sink_that_is_away_does_not_stop_the_loop(
         def open(self, first_step: int) -> None:
             raise ConnectionError("no route")
 
-        write = add_example = close = lambda self, *_: None
+        write = add_file = close = lambda self, *_: None
 
     losses = manager()
     with Tracker(losses, tmp_path, [Away()], drain_seconds=0.05):

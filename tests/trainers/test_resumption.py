@@ -15,10 +15,10 @@ from torch import Tensor
 
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, NonFiniteError, RunError
+from nectargan.loggers.run_directory import is_locked, locked, read_status
 from nectargan.trainers.checkpoint import list_checkpoints, load_checkpoint, load_last
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.resumption import find_unfinished, resumption_of
-from nectargan.trainers.run_directory import is_locked, locked, read_status
 
 Make = Callable[..., Config]
 

@@ -11,11 +11,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nectargan.analysis.run_list import summarize_runs
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
+from nectargan.loggers.run_directory import locked, read_status, write_status
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.run_directory import locked, read_status, write_status
-from nectargan.trainers.run_list import summarize_runs
 from nectargan.trainers.sinks import synchronize
 
 Make = Callable[..., Config]

@@ -10,8 +10,7 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
-from nectargan.trainers.run_directory import CONFIG_FILE, locked, read_status
-from nectargan.trainers.sinks import end_of
+from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked, read_status
 
 BEST_BY = "val/ssim"
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from nectargan.errors import RunError
 from nectargan.files import replacing
+from nectargan.loggers.base import RunStatus
 
 LOCK_FILE = ".lock"
 STATUS_FILE = "status.json"
@@ -121,6 +122,21 @@ def read_status(directory: Path) -> tuple[str, str]:
         return str(content["status"]), str(content["reason"])
     except (OSError, ValueError, TypeError, KeyError):
         return "", ""
+
+
+def end_of(directory: Path) -> tuple[RunStatus, str]:
+    """How a run ended, and why. One that died without a word is marked as killed.
+
+    Args:
+        directory: The run directory, which nobody else is at work in.
+    """
+    status, reason = read_status(directory)
+    if status in ("FINISHED", "FAILED"):
+        return status, reason  # type: ignore[return-value]
+    if status != "KILLED":
+        reason = "it died without a word"
+        write_status(directory, "KILLED", reason)
+    return "KILLED", reason
 
 
 def _highest_version(output: Path, experiment: str) -> int:

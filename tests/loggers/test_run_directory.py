@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nectargan.errors import RunError
-from nectargan.trainers.run_directory import create_run_directory
+from nectargan.loggers.run_directory import create_run_directory
 
 
 def test_versions_count_up_from_one(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"train": {"loss": {"G": {"schedule": "linear", "endepoch": 3}}}}, "'end_epoch'"),
     ({"train": {"loss": {"G": {"schedule": "lin"}}}}, "train.loss.G .* 'lin' is no schedule"),
     ({"train": {"loss": {"G": {**RAMP, "end_epoch": 50}}}}, "train.loss.G .* before it starts"),
-    ({"train": {"loss": {"G": "much"}}}, "is no schedule; write .* a plain number"),
+    ({"train": {"loss": {"G": "much"}}}, "is no schedule; write .*a plain number"),
     ({"train": {"loss": {"G": True}}}, "cannot be true: it must be a number"),
     ({"train": {"loss": {"G": float("nan")}}}, "train.loss.G .* cannot be nan"),
     ({"train": {"loss": {"G": {"function": "a.B", "wieght": 1}}}}, "'weight'"),

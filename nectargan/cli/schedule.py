@@ -23,10 +23,8 @@ def schedule(config: str, output: Path) -> None:
     """Draw the loss weights and learning rates of CONFIG over its epochs."""
     from nectargan.analysis.plots import plot_schedules
     from nectargan.config.config_manager import ConfigManager
-    from nectargan.trainers.components import loss_weights, lr_schedules
+    from nectargan.trainers.components import all_schedules
 
     data = ConfigManager(config).data
-    schedules = {f"weight/{name}": weight for name, weight in loss_weights(data).items()}
-    schedules |= {f"lr/{name}": rate for name, rate in lr_schedules(data).items()}
-    plot_schedules(schedules, data.train.epochs, output)
+    plot_schedules(all_schedules(data), data.train.epochs, output)
     click.echo(f"Drew {output}.")

@@ -35,6 +35,8 @@ _KEYS = {
     "seed": "common.seed",
     "loss_subspec": "train.objective",
     "mlflow_uri": "logging.mlflow.tracking_uri",
+    "group": "logging.mlflow.group",
+    "register_model": "logging.mlflow.register_model",
 }
 
 
@@ -57,6 +59,8 @@ _KEYS = {
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--loss-subspec", type=click.Choice(get_args(Objective)), help="Objective.")
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database.")
+@click.option("--group", metavar="NAME", help="List the run under this parent run in MLflow.")
+@click.option("--register-model", metavar="NAME", help="Register the best generator in MLflow.")
 @click.option("--mlflow-required", is_flag=True, help="Refuse to start if MLflow is away.")
 @click.option("--no-mlflow", is_flag=True, help="Do not log to MLflow.")
 @click.option("--no-tensorboard", is_flag=True, help="Do not log to TensorBoard.")

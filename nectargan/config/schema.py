@@ -340,3 +340,20 @@ class Config(Section):
     """Files."""
     logging: Logging = Logging()
     """Record."""
+
+    @property
+    def best_by(self) -> str | None:
+        """The metric by which an epoch is the best; a model to be registered needs one."""
+        fallback = "val/ssim" if self.logging.mlflow.register_model else None
+        return self.save.keep_best or fallback
+
+    @model_validator(mode="after")
+    def _what_is_registered_is_made(self) -> Config:
+        mlflow = self.logging.mlflow
+        makes = mlflow.enable and mlflow.log_model and self.save.save_model
+        if mlflow.register_model and not makes:
+            raise ValueError(
+                "logging.mlflow.register_model needs logging.mlflow.enable, "
+                "logging.mlflow.log_model and save.save_model"
+            )
+        return self

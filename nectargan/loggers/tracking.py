@@ -13,8 +13,10 @@ from typing import Any, Protocol
 from nectargan.errors import RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
+from nectargan.loggers.epoch_means import epoch_means
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
-from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.mlflow import MLflowSink
+from nectargan.loggers.mlflow_client import default_tracking_uri
 from nectargan.loggers.nonfinite import NonFiniteWatch
 from nectargan.loggers.recorder import LossRecorder
 from nectargan.loggers.tensorboard import TensorBoardSink
@@ -152,6 +154,11 @@ class Tracker:
             self._metrics.append(
                 MetricRow(step, epoch, now, name, float(value)) for name, value in values.items()
             )
+
+    def epoch_means(self, first_step: int) -> dict[str, float]:
+        """Mean raw value of each loss since ``first_step``, as far as it is on record; see
+        `nectargan.loggers.epoch_means`. Empty without a ledger."""
+        return epoch_means(self._losses.path, first_step) if self._losses is not None else {}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each ledger so far, by file name."""

@@ -138,14 +138,22 @@ def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu"
     Raises:
         CheckpointError: see `load_checkpoint`; or its parts do not fit together.
     """
-    content = load_checkpoint(path)
+    return generator_of(load_checkpoint(path), path).to(device).eval()
+
+
+def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetGenerator:
+    """The generator in the content of a checkpoint that was read from ``path``.
+
+    Raises:
+        CheckpointError: its parts do not fit together.
+    """
     try:
         generator = build_generator(ConfigManager(content["config"]).data)
         generator.load_state_dict(content["networks"]["generator"])
     except (ConfigError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"The generator in '{path}' cannot be loaded: {reason}.") from None
-    return generator.to(device).eval()
+    return generator
 
 
 def list_checkpoints(run: Path) -> list[Path]:

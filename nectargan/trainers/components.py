@@ -99,6 +99,12 @@ def lr_schedules(config: Config) -> dict[str, Schedule]:
     }
 
 
+def all_schedules(config: Config) -> dict[str, Schedule]:
+    """Weights and learning rates over the epochs, under the names of their series."""
+    weights = {f"weight/{name}": weight for name, weight in loss_weights(config).items()}
+    return weights | {f"lr/{name}": rate for name, rate in lr_schedules(config).items()}
+
+
 # --- losses ------------------------------------------------------------------------------------
 
 

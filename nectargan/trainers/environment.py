@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import torch
 
+from nectargan.credentials import without_credentials
 from nectargan.version import __version__
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """Versions, device and git commit, as tags for a tracker."""
+    """Versions, device, command line and git commit, as tags for a tracker.
+
+    Those that begin with ``mlflow.`` fill the columns that its UI has for them.
+    """
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     tags = {
         "nectargan.version": __version__,
         "torch.version": torch.__version__,
+        "cuda.version": torch.version.cuda or "none",
         "python.version": platform.python_version(),
         "device": gpu,
         "host": platform.node(),
+        "command": command_line(),
+        "mlflow.source.name": Path(sys.argv[0]).name or "python",
+        "mlflow.source.type": "LOCAL",
     }
+    user = _user()
+    if user:
+        tags["mlflow.user"] = user
     commit = _git("rev-parse", "HEAD")
     if commit:
-        tags["git.commit"] = commit
+        tags["git.commit"] = tags["mlflow.source.git.commit"] = commit
         tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
     return tags
+
+
+def command_line() -> str:
+    """The command that started this process, as a shell takes it, without credentials."""
+    program = Path(sys.argv[0]).name or "python"
+    return without_credentials(shlex.join([program, *sys.argv[1:]]))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a name for its user
+        return os.environ.get("USERNAME", "")
 
 
 def _git(*arguments: str) -> str:

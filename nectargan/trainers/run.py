@@ -16,12 +16,10 @@ from nectargan.credentials import without_credentials
 from nectargan.errors import NonFiniteError, RunError
 from nectargan.loggers.base import Sink
 from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.mlflow import (
-    MLflowSink,
-    check_reachable,
-    default_tracking_uri,
-    remember_run,
-)
+from nectargan.loggers.mlflow import MLflowSink
+from nectargan.loggers.mlflow_client import check_reachable, default_tracking_uri
+from nectargan.loggers.mlflow_facts import DatasetFacts
+from nectargan.loggers.mlflow_run import remember_run
 from nectargan.loggers.run_directory import (
     CONFIG_FILE,
     create_run_directory,
@@ -34,7 +32,8 @@ from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, sav
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
-from nectargan.trainers.sinks import build_sinks, save_tags
+from nectargan.trainers.run_facts import save_facts
+from nectargan.trainers.sinks import build_sinks
 
 log = logging.getLogger("nectargan")
 
@@ -177,6 +176,7 @@ def open_run(
     config: Config,
     losses: LossManager,
     tags: Mapping[str, str],
+    datasets: list[DatasetFacts],
     resumption: Resumption | None = None,
 ) -> Iterator[Run]:
     """Makes the directory of a run, or goes on with one, for the time of a ``with`` statement.
@@ -185,6 +185,7 @@ def open_run(
         config: The resolved config.
         losses: The manager whose losses are recorded.
         tags: What MLflow is to know beside the config.
+        datasets: The data sets of the run.
         resumption: A run to go on with.
 
     Raises:
@@ -212,12 +213,12 @@ def open_run(
                 cut_record(directory, resumption.checkpoint["step"], sizes)
                 remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
                 record_resumption(resumption)
-            save_tags(directory, tags)
+            save_facts(directory, tags, datasets)
             save_config(config, directory / CONFIG_FILE)
             write_status(directory, "RUNNING")
         except OSError as error:
             raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
-        sinks = build_sinks(config, directory, output_of(config, resumption), tags)
+        sinks = build_sinks(config, directory, output_of(config, resumption), live=True)
         run = Run(config, directory, losses, sinks, go_on=resumption is not None)
         try:
             with run.tracker:

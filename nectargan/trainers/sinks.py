@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.credentials import HIDDEN, without_credentials
 from nectargan.errors import RunError
-from nectargan.files import replacing
 from nectargan.loggers.base import Follower, Sink
-from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.mlflow import MLflowSink
+from nectargan.loggers.mlflow_client import default_tracking_uri
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
 from nectargan.loggers.tensorboard import TensorBoardSink
-from nectargan.trainers.resumption import flatten
-
-TAGS_FILE = "tags.json"
+from nectargan.trainers.run_facts import run_facts
 
 
-def build_sinks(
-    config: Config, directory: Path, output: Path, tags: Mapping[str, str]
-) -> list[Sink]:
+def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> list[Sink]:
     """TensorBoard and MLflow, as far as they are enabled.
 
     Args:
         config: The run's config.
         directory: The run directory.
         output: Where the database is, if the config names no tracking URI.
-        tags: What MLflow is to know about the run beside its config.
+        live: Whether the run is trained now, on this machine.
     """
     logging, sinks = config.logging, list[Sink]()
     uri = logging.mlflow.tracking_uri or default_tracking_uri(output)
@@ -47,18 +41,14 @@ def build_sinks(
                 uri,
                 config.common.experiment_name,
                 directory,
-                params=flatten(config.model_dump(mode="json", exclude_none=True)),
-                tags=tags,
+                run_facts(config, directory),
                 every_n_steps=logging.mlflow.every_n_steps,
+                group=logging.mlflow.group,
+                system_metrics=live and logging.mlflow.system_metrics,
+                register_model=logging.mlflow.register_model,
             )
         )
     return sinks
-
-
-def save_tags(directory: Path, tags: Mapping[str, str]) -> None:
-    """Keeps the tags of a run, for `synchronize`; raises OSError."""
-    with replacing(directory / TAGS_FILE) as part:
-        part.write_text(json.dumps(dict(tags), indent=4), encoding="utf-8")
 
 
 def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, bool]:
@@ -81,8 +71,7 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
     sent = {}
     with locked(directory):
         status, reason = end_of(directory)
-        tags = _read_tags(directory)
-        for sink in build_sinks(config, directory, directory.parent, tags):
+        for sink in build_sinks(config, directory, directory.parent, live=False):
             follower = Follower(sink, directory)
             sent[sink.name] = follower.is_behind
             if not follower.is_behind:
@@ -101,11 +90,3 @@ def _config_of(directory: Path) -> Config:
     if not path.is_file():
         raise RunError(f"'{directory}' is no run directory: it has no {CONFIG_FILE}.")
     return ConfigManager(path).data
-
-
-def _read_tags(directory: Path) -> dict[str, str]:
-    try:
-        tags = json.loads((directory / TAGS_FILE).read_text(encoding="utf-8"))
-        return {str(key): str(value) for key, value in tags.items()}
-    except (OSError, ValueError, AttributeError):
-        return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.run import Run, open_run, tracking_uri
+from nectargan.trainers.run_facts import describe_datasets
 
 LOWER_IS_BETTER = ("val/l1",)
 
@@ -62,7 +64,8 @@ class Trainer(ABC):
         epoch: The current epoch, from 1, or the last one done; 0 before training.
         batch: Batches done in the current epoch; ``None`` between two epochs.
         step: Steps made so far.
-        best: Metric, value and epoch of the best epoch so far, by ``save.keep_best``.
+        epoch_began: Steps made before the current epoch.
+        bests: The best value so far of each metric of validation, and its epoch.
         directory: The run directory; there is one once `train` has begun.
 
     Raises:
@@ -84,7 +87,8 @@ class Trainer(ABC):
         self.epoch = 0
         self.batch: int | None = None
         self.step = 0
-        self.best: dict[str, Any] | None = None
+        self.epoch_began = 0
+        self.bests: dict[str, tuple[float, int]] = {}
         self._resumption = resumption
         self._is_in_step = False
 
@@ -141,7 +145,8 @@ class Trainer(ABC):
         if self._resumption is not None:
             self._go_on_from(self._resumption.checkpoint)
         step = self.make_step()
-        with open_run(self.config, self.losses, self._tags(), self._resumption) as run:
+        datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
+        with open_run(self.config, self.losses, self._tags(), datasets, self._resumption) as run:
             self.directory = run.directory
             if display:
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
@@ -183,6 +188,7 @@ class Trainer(ABC):
                 rates = self.on_epoch_start(self.epoch + 1)
                 tracker.log_metrics(self.step + 1, self.epoch + 1, rates)
                 self.epoch, self.batch = self.epoch + 1, 0
+                self.epoch_began = self.step
 
         # One pass over the training images, in an order set by seed and epoch.
         began, skipped, total = time.perf_counter(), self.batch, len(self.data.train)
@@ -214,16 +220,18 @@ class Trainer(ABC):
         images = self.data.train.images_per_epoch - skipped * self.data.train.batch_size
         metrics = {
             **self.on_epoch_end(self.epoch),
+            **tracker.epoch_means(self.epoch_began + 1),
             "time/epoch_seconds": seconds,
             "time/images_per_second": max(images, 0) / seconds,
         }
         with uninterrupted():
-            tracker.log_metrics(self.step, self.epoch, metrics)
+            improved = self._note_bests(metrics)
+            tracker.log_metrics(self.step, self.epoch, {**metrics, **self._best_series()})
             self.batch = None
-            is_best = self._note_best(metrics)
 
         # The checkpoint.
         rate, last = self.config.save.model_save_rate, self.epoch >= self.config.train.epochs
+        is_best = self.config.best_by in improved
         if is_best or last or self.epoch % rate == 0:
             self._save(run, is_best)
         if display:
@@ -235,28 +243,37 @@ class Trainer(ABC):
         training = {
             "epoch": self.epoch,
             "batch": self.batch,
-            "best": self.best,
+            "epoch_began": self.epoch_began,
+            "bests": {metric: list(best) for metric, best in self.bests.items()},
             "random": random_state(self.device),
         }
         within = self.batch is not None
         run.save(self.epoch, within, self.step, self.state(), training, is_best)
 
-    def _note_best(self, metrics: Mapping[str, float]) -> bool:
-        """Whether this epoch is the best so far, by the metric of ``save.keep_best``."""
-        metric = self.config.save.keep_best
-        if metric is None or metric not in metrics:
-            return False
-        value, sign = metrics[metric], -1.0 if metric in LOWER_IS_BETTER else 1.0
-        comparable = self.best is not None and self.best["metric"] == metric
-        if self.best is not None and comparable and sign * value <= sign * self.best["value"]:
-            return False
-        self.best = {"metric": metric, "value": value, "epoch": self.epoch}
-        return True
+    def _note_bests(self, metrics: Mapping[str, float]) -> set[str]:
+        """Takes over what is better than ever; returns the names of those metrics."""
+        improved = set()
+        for name, value in metrics.items():
+            if name.startswith("val/") and math.isfinite(value):
+                sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+                if name not in self.bests or sign * value > sign * self.bests[name][0]:
+                    self.bests[name] = (value, self.epoch)
+                    improved.add(name)
+        return improved
+
+    def _best_series(self) -> dict[str, float]:
+        """``best/<metric>`` and ``best/<metric>_epoch``, by which a table of runs can be sorted."""
+        series: dict[str, float] = {}
+        for name, (value, epoch) in self.bests.items():
+            short = name.removeprefix("val/")
+            series |= {f"best/{short}": value, f"best/{short}_epoch": float(epoch)}
+        return series
 
     def _go_on_from(self, checkpoint: Mapping[str, Any]) -> None:
         training = checkpoint["training"]
         self.epoch, self.batch = training["epoch"], training["batch"]
-        self.step, self.best = checkpoint["step"], training["best"]
+        self.step, self.epoch_began = checkpoint["step"], training["epoch_began"]
+        self.bests = {name: (best[0], best[1]) for name, best in training["bests"].items()}
         self.restore({"networks": checkpoint["networks"], **training})
         set_random_state(training["random"], self.device)
 

@@ -15,13 +15,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from nectargan.loggers.base import Point
-from nectargan.loggers.mlflow import MLflowSink, default_tracking_uri
+from nectargan.loggers.mlflow import MLflowSink
+from nectargan.loggers.mlflow_client import default_tracking_uri
+from nectargan.loggers.mlflow_facts import RunFacts
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 
@@ -51,7 +55,7 @@ def directory(tmp_path: Path) -> Path:
 
 def test_a_run_has_its_points_params_tags_and_files(store: str, directory: Path) -> None:
     params = {f"p{i}": i for i in range(230)} | {"train.loss.G_L1.schedule": "linear"}
-    sink = MLflowSink(store, "faces", directory, params, {"git.commit": "abc"})
+    sink = MLflowSink(store, "faces", directory, RunFacts(params, {"git.commit": "abc"}))
     sink.open(0)
     # More than MLflow takes in one call.
     points = [Point("loss/a/raw", step / 7, step, 5000 + step) for step in range(1, 1500)]
@@ -90,13 +94,34 @@ def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None
 def test_artifacts_lie_beside_the_database(store: str, directory: Path, tmp_path: Path) -> None:
     sink = MLflowSink(store, "faces", directory)
     sink.open(0)
+    (config,) = (tmp_path / "mlartifacts" / "faces").rglob("config.json")
+    assert config.read_text() == "{}"
+
+
+def test_a_picture_is_in_the_image_grid_once_however_often_it_is_sent(
+    store: str, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = MLflowSink(store, "faces", directory)
+    sink.open(0)
     picture = directory / "grid.png"
-    picture.write_bytes(b"png")
-    sink.add_file("examples", picture, 40)
-    sink.add_file("examples", picture, 40)
-    (kept,) = (tmp_path / "mlartifacts" / "faces").rglob("grid.png")
-    assert kept.parent.name == "examples"
-    assert kept.read_bytes() == b"png"
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(picture)
+    for step in (40, 40, 80):
+        sink.add_file("examples", picture, step)
+    sink.add_file("histograms", picture, 80)
+    kept = sorted((tmp_path / "mlartifacts" / "faces").rglob("images/*"))
+    # MLflow's UI reads key, step and time from the names.
+    assert [path.name.split("+")[:3] for path in kept] == [["examples", "step", "40"]] * 2 + [
+        ["examples", "step", "80"]
+    ] * 2
+    assert [path.suffix for path in kept] == [".webp", ".png"] * 2
+    assert np.array_equal(np.asarray(Image.open(kept[1])), pixels)
+    assert Image.open(kept[0]).size == (256, 154)
+    assert only_run(store, "faces").data.tags["mlflow.loggedImages"] == "True"
+
+    picture.write_bytes(b"no picture")
+    sink.add_file("examples", picture, 120)
+    assert "MLflow gets no" in caplog.text
 
 
 def test_two_runs_share_an_experiment(store: str, directory: Path, tmp_path: Path) -> None:
@@ -111,7 +136,7 @@ def test_two_runs_share_an_experiment(store: str, directory: Path, tmp_path: Pat
 
 
 def test_opening_again_does_not_make_a_second_run(store: str, directory: Path) -> None:
-    sink = MLflowSink(store, "faces", directory, params={"a": 1})
+    sink = MLflowSink(store, "faces", directory, RunFacts({"a": 1}))
     sink.open(0)
     first = sink.run_id
     sink.open(0)
@@ -171,7 +196,7 @@ def server(empty_store: Path, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_a_real_server(server: Server, directory: Path, tmp_path: Path) -> None:
-    sink = MLflowSink(server.uri, "faces", directory, params={"a": 1})
+    sink = MLflowSink(server.uri, "faces", directory, RunFacts({"a": 1}))
     sink.open(0)
     sink.write([Point("loss/a/raw", 0.5, 10, 1234)])
     sink.close("KILLED", "")
@@ -261,7 +286,7 @@ def test_one_refused_metric_or_param_takes_no_others_with_it(
     store: str, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = {f"p{i}": i for i in range(150)} | {"a//b": 1, "fine": 2}
-    sink = MLflowSink(store, "faces", directory, params)
+    sink = MLflowSink(store, "faces", directory, RunFacts(params))
     sink.open(0)
     good = [Point("good", i, i, i) for i in range(1, 8)]
     sink.write([*good[:3], Point("bad//name", 1.0, 1, 1), *good[3:], Point("../x", 1.0, 1, 1)])
@@ -275,14 +300,14 @@ def test_one_refused_metric_or_param_takes_no_others_with_it(
 
 
 def test_a_resumed_run_gets_no_step_twice(store: str, directory: Path) -> None:
-    first = MLflowSink(store, "faces", directory, {"lr": 1, "same": 5})
+    first = MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 5}))
     first.open(0)
     first.write([Point("a", float(i), i, 100 + i) for i in range(1, 6)])
     first.close("KILLED", "out of patience")
     run = only_run(store, "faces")
     assert run.data.tags["reason"] == "out of patience"
 
-    again = MLflowSink(store, "faces", directory, {"lr": 2, "same": 5, "new": 3})
+    again = MLflowSink(store, "faces", directory, RunFacts({"lr": 2, "same": 5, "new": 3}))
     again.open(4)
     assert only_run(store, "faces").info.status == "RUNNING"
     again.write([Point("a", float(i), i, 900 + i) for i in range(4, 9)])

@@ -241,7 +241,7 @@ def test_only_the_last_ones_and_the_best_are_kept(
     run = trainer.train()
     names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["best.pt", "epoch_0004.pt", "epoch_0005.pt", "last.pt"]
-    assert trainer.best == {"metric": "val/ssim", "value": 0.5, "epoch": 2}
+    assert trainer.bests == {"val/ssim": (0.5, 2)}
     assert load_checkpoint(run / "checkpoints" / "best.pt")["epoch"] == 2
 
 

@@ -1,0 +1,164 @@
+"""The story of a run, for MLflow."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nectargan.config.schema import Config
+from nectargan.dataset.pairs import SplitSummary
+from nectargan.files import replacing
+from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
+from nectargan.trainers.components import all_schedules, height_and_width
+from nectargan.trainers.run_params import run_params
+
+FACTS_FILE = "facts.json"
+
+_CONTEXTS = {"train": "training", "val": "validation"}
+
+
+def save_facts(directory: Path, tags: Mapping[str, str], datasets: list[DatasetFacts]) -> None:
+    """Keeps what only the process that trains can know, for `run_facts`; raises OSError."""
+    content = {"tags": dict(tags), "datasets": [each._asdict() for each in datasets]}
+    with replacing(directory / FACTS_FILE) as part:
+        part.write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def run_facts(config: Config, directory: Path) -> RunFacts:
+    """What MLflow is to know about a run besides its points.
+
+    Args:
+        config: The run's config.
+        directory: The run directory, with what `save_facts` kept there.
+    """
+    tags, datasets = _read(directory / FACTS_FILE)
+    return RunFacts(
+        params=run_params(config),
+        tags=tags,
+        note=_note(config, directory, tags, datasets),
+        datasets=datasets,
+        first_pictures={"schedules.png": _draw_schedules(config)},
+        last_pictures={"losses.png": functools.partial(_draw_losses, directory)},
+        export_model=(
+            functools.partial(export_generator, directory)
+            if config.logging.mlflow.log_model
+            else None
+        ),
+    )
+
+
+def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[DatasetFacts]:
+    """The data sets that a run trains on and is validated on.
+
+    The digest is of names and sizes of files: it notices images that come, go or change in length,
+    and costs no reading.
+    """
+    path = Path(root).resolve()
+    facts = []
+    for split, context in _CONTEXTS.items():
+        if split in splits:
+            summary = splits[split]
+            files = [file for pair in summary.pairs for file in (pair.a, pair.b) if file]
+            names = sorted(f"{_below(file, path)} {file.stat().st_size}\n" for file in files)
+            digest = hashlib.sha256("".join(names).encode()).hexdigest()[:16]
+            profile: dict[str, Any] = {
+                "pairs": len(summary.pairs),
+                "layout": summary.layout,
+                "smallest": list(summary.smallest),
+                "largest": list(summary.largest),
+            }
+            facts.append(DatasetFacts(path.name, context, str(path), digest, profile))
+    return facts
+
+
+def export_generator(directory: Path) -> ExportedModel | None:
+    """The generator of the best checkpoint of a run, else of the last; ``None`` without any."""
+    import torch
+
+    from nectargan.models.image_to_image import ImageToImage
+    from nectargan.trainers.checkpoint import (
+        FOLDER,
+        generator_of,
+        list_checkpoints,
+        load_checkpoint,
+    )
+    from nectargan.trainers.checkpoint_writer import BEST
+
+    best, checkpoints = directory / FOLDER / BEST, list_checkpoints(directory)
+    if not checkpoints:
+        return None
+    path = best if best.exists() else checkpoints[-1]
+    content = load_checkpoint(path)
+    load = content["config"]["dataloader"]["load"]
+    height, width = height_and_width(load["crop_size"])
+    # A smooth ramp: the data may be gone by now.
+    example = torch.linspace(0, 1, height * width).view(1, 1, height, width)
+    return ExportedModel(
+        ImageToImage(generator_of(content, path)).eval(),
+        example.expand(2, load["input_nc"], -1, -1).contiguous().numpy(),
+        content["step"],
+        path.name,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], list[DatasetFacts]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        tags = {str(key): str(value) for key, value in content["tags"].items()}
+        return tags, [DatasetFacts(**each) for each in content["datasets"]]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}, []
+
+
+def _note(
+    config: Config, directory: Path, tags: Mapping[str, str], datasets: list[DatasetFacts]
+) -> str:
+    """A description in Markdown, with the command that repeats the run."""
+    pairs = next((each.profile.get("pairs") for each in datasets), "?")
+    height, width = height_and_width(config.dataloader.load.crop_size)
+    told = [each for each in run_params(config).items() if each[0].startswith(("loss.", "lr."))]
+    lines = [
+        f"{config.train.objective} objective ({config.train.gan_mode}), {config.train.epochs} "
+        f"epochs of {pairs} pairs at {height} x {width}, batch {config.dataloader.batch_size}, "
+        f"on {tags.get('device', 'an unknown device')}.",
+        "",
+        "| parameter | value |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in told),
+        "",
+        "Repeat it with",
+        "",
+        f"    nectargan-train -c {(directory.resolve() / 'config.json').as_posix()}",
+        "",
+        "(`config.json` is among the artifacts as well.)",
+    ]
+    if "command" in tags:
+        lines += ["", "It was started by", "", f"    {tags['command']}"]
+    return "\n".join(lines)
+
+
+def _draw_schedules(config: Config) -> Draw:
+    def draw(path: Path) -> None:
+        from nectargan.analysis.plots import plot_schedules
+
+        plot_schedules(all_schedules(config), config.train.epochs, path)
+
+    return draw
+
+
+def _draw_losses(directory: Path, path: Path) -> None:
+    from nectargan.analysis.plots import plot_run
+
+    plot_run(directory, path)
+
+
+def _below(file: Path, root: Path) -> str:
+    """The path of ``file`` as seen from ``root``, the same on every machine."""
+    try:
+        return file.resolve().relative_to(root).as_posix()
+    except ValueError:  # a link to somewhere else
+        return file.name

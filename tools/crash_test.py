@@ -195,7 +195,7 @@ def tensorboard_points(run: Path) -> list[tuple[str, int, float]]:
 
 
 def mlflow_points(run: Path) -> list[tuple[str, int, float]]:
-    """All metrics of the one MLflow run of a run directory."""
+    """All metrics of the one MLflow run of a run directory, as far as they are of the training."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
@@ -211,6 +211,7 @@ def mlflow_points(run: Path) -> list[tuple[str, int, float]]:
     return [
         (key, each.step, each.value)
         for key in found[0].data.metrics
+        if not key.startswith("system/")  # of the machine, at times of its own
         for each in client.get_metric_history(run_id, key)
     ]
 

@@ -27,6 +27,7 @@ def default_tracking_uri(output_directory: Path) -> str:
 def connect(tracking_uri: str) -> Any:
     """A client of a server or database; contacts it only when it is used."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if tracking_uri.startswith("http"):
         # MLflow's own defaults block a call for up to four minutes; we come back anyway.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -108,7 +108,8 @@ class CapturedStep:
     """Runs a step by replaying it. Its updates, losses and hooks are those of the eager step.
 
     The first full batch captures it. Batches of another size take the eager step. If a loss is
-    registered or replaced later on, the step is captured again.
+    registered or replaced later on, the step is captured again. Parameters have the gradients of
+    the last update, however it was made.
 
     Args:
         step: The eager step; ``(source, target)`` to one update of all networks.
@@ -143,12 +144,15 @@ class CapturedStep:
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._captured = CapturedLosses(losses)
         self._replay: Work | None = None
+        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._was_eager = False
         self._gave_up = False
 
     def __call__(self, source: Tensor, target: Tensor) -> None:
         """One update of all networks."""
         if self._gave_up or len(source) != self._batch_size:
             self._step(source, target)
+            self._was_eager = True
             return
         if self._replay is None or self._captured.is_stale:
             try:
@@ -162,6 +166,11 @@ class CapturedStep:
         self._captured.refresh()
         self._replay()
         self._captured.fire()
+        if self._was_eager:
+            # The eager step left gradients of its own, which no replay fills.
+            for parameter, gradient in self._gradients:
+                parameter.grad = gradient
+            self._was_eager = False
 
     def _capture(self, source: Tensor, target: Tensor) -> Work:
         inputs = source.clone(), target.clone()
@@ -175,6 +184,7 @@ class CapturedStep:
         with preserved(self._modules, self._optimizers, source.device):
             self._backend.warm_up(work, _WARM_UPS)
         replay = self._backend.capture(work)
+        self._gradients = [(p, p.grad) for m in self._modules for p in m.parameters()]
         self._inputs, self._captured = inputs, captured
         return replay
 

@@ -100,6 +100,26 @@ def test_captured_and_eager_runs_are_equal(
     assert_equal(captured, plain)
 
 
+def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: CpuGraphs) -> None:
+    """Whether that was captured, as all steps but the third, or eager."""
+    options = {**SCHEDULED, "dataloader__batch_size": 4}
+    trainers = [eager(tiny(**options)), Pix2pixTrainer(tiny(**options))]
+    steps = [trainer.make_step() for trainer in trainers]
+    whole, rest = trainers[0].data.train.epoch(1)
+    for number, batch in enumerate([whole, whole, rest, whole, whole], start=1):
+        gradients = []
+        for trainer, step in zip(trainers, steps, strict=True):
+            torch.manual_seed(number)
+            trainer.losses.start_step(1, number)
+            step(*batch)
+            gradients.append([p.grad for n in trainer._networks.values() for p in n.parameters()])
+        for ours, theirs in zip(*gradients, strict=True):
+            assert ours is not None
+            assert theirs is not None
+            assert torch.equal(ours, theirs), number
+    assert graphs.captures == 1
+
+
 def test_the_whole_step_is_captured(tiny: Make, graphs: CpuGraphs) -> None:
     Pix2pixTrainer(tiny()).train()
     assert graphs.names.count("_fused_adam_") == 2

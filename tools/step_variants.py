@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import nectargan
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.interrupts import uninterrupted
-from nectargan.losses.lm_data import LossEvent
+from nectargan.losses.lm_data import LMLoss, LossEvent
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.components import height_and_width
 from nectargan.trainers.devices import autocast
@@ -100,6 +100,10 @@ class Gate:
         """What a tracker calls."""
         self._fn = fn
         return self
+
+    def get_registered_losses(self, query: Iterable[str] | None = None) -> dict[str, LMLoss]:
+        """The manager's."""
+        return self._manager.get_registered_losses(query)
 
     def remove(self) -> None:
         """What a tracker calls in the end; the gate is closed then."""

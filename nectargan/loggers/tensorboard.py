@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,37 @@ import numpy as np
 from PIL import Image
 
 from nectargan.loggers.base import Point, RunStatus
-from nectargan.loggers.epoch_files import EXAMPLES
+from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS
+from nectargan.loggers.histograms import load_histograms
+from nectargan.loggers.tensorboard_layout import charts, hparams_summaries, success_summary
 
 
 class TensorBoardSink:
-    """Writes scalars and example grids to event files.
+    """Writes scalars, pictures and histograms to event files, a layout and a row of HParams.
 
     Args:
         directory: Where the event files go.
         every_n_steps: Steps from one point of a loss to the next.
+        discriminator_losses: Names of the losses that have charts of their own.
+        hparams: The run's parameters, for the HParams table; ``None`` for no row in it.
+        hparams_columns: Parameters that other runs of the table may have, with their types.
     """
 
     name = "TensorBoard"
 
-    def __init__(self, directory: Path, every_n_steps: int = 10) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        every_n_steps: int = 10,
+        discriminator_losses: Collection[str] = (),
+        hparams: Mapping[str, str | float | bool] | None = None,
+        hparams_columns: Mapping[str, type] | None = None,
+    ) -> None:
         self.every_n_steps = every_n_steps
         self._directory = directory
+        self._discriminator_losses = discriminator_losses
+        self._hparams = hparams
+        self._hparams_columns = hparams_columns or {}
         self._writer: Any = None
 
     def open(self, first_step: int) -> None:
@@ -34,6 +49,16 @@ class TensorBoardSink:
 
         # Even 0 makes a session mark, without which that of a resumed run would be ignored.
         self._writer = SummaryWriter(str(self._directory), purge_step=first_step)
+        if first_step == 0:
+            self._describe()
+
+    def _describe(self) -> None:
+        """Adds what is said once about a run, into its own directory: `SummaryWriter.add_hparams`
+        would make another one, which TensorBoard shows as a run."""
+        self._writer.add_custom_scalars(charts(self._discriminator_losses))
+        if self._hparams is not None:
+            for summary in hparams_summaries(self._hparams, self._hparams_columns):
+                self._writer.file_writer.add_summary(summary, 0)
 
     def write(self, points: Sequence[Point]) -> None:
         """Adds each point as a scalar, at the time that the ledger has for it."""
@@ -42,12 +67,32 @@ class TensorBoardSink:
         self._writer.flush()
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
-        """Adds a picture under its kind."""
-        if kind == EXAMPLES:
+        """Adds a picture, or each histogram of a file, under its kind, at the file's time."""
+        made_at = path.stat().st_mtime
+        if kind in (EXAMPLES, LOSS_MAPS):
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            self._writer.add_image(kind, pixels, step, dataformats="HWC")
+            self._writer.add_image(kind, pixels, step, made_at, dataformats="HWC")
+        if kind == HISTOGRAMS:
+            for name, histogram in load_histograms(path).items():
+                low, high, total, squares = histogram.moments.tolist()
+                self._writer.add_histogram_raw(
+                    f"{kind}/{name}",
+                    min=low,
+                    max=high,
+                    num=int(histogram.counts.sum()),
+                    sum=total,
+                    sum_squares=squares,
+                    # Right-hand edges; the left-hand one of the first bin is the minimum.
+                    bucket_limits=histogram.edges[1:].tolist(),
+                    bucket_counts=histogram.counts.tolist(),
+                    global_step=step,
+                    walltime=made_at,
+                )
 
     def close(self, status: RunStatus, reason: str) -> None:
-        """Closes the event file; it has no place for a status."""
+        """Closes the event file. Only a run that is finished has its status noted, in the HParams
+        table: TensorBoard would keep that of a run which ended early when it is resumed."""
+        if self._hparams is not None and status == "FINISHED":
+            self._writer.file_writer.add_summary(success_summary(), 0)
         self._writer.close()

@@ -33,6 +33,9 @@ class HasHooks(Protocol):
     def register_hook(self, fn: Callable[[LossEvent], object]) -> Any:
         """Registers ``fn`` and returns a handle with ``remove()``."""
 
+    def get_registered_losses(self, query: Iterable[str] | None = None) -> Mapping[str, Any]:
+        """The losses by name; with ``query``, those that have one of these tags."""
+
 
 def track(
     loss_manager: HasHooks,
@@ -48,7 +51,8 @@ def track(
         loss_manager: The manager that computes the losses.
         directory: The run directory, made if need be: ``losses.csv`` and ``metrics.csv``.
         mlflow: A tracking URI, or ``True`` for SQLite in ``directory/mlflow.db``.
-        tensorboard: Whether to write event files to ``directory/tensorboard``.
+        tensorboard: Whether to write event files to ``directory/tensorboard``. Losses that are
+            registered by now with the tag "D" have charts of their own.
         mlflow_every_n_steps: Steps from one point of a loss to the next in MLflow.
         tensorboard_every_n_steps: The same in TensorBoard.
 
@@ -58,7 +62,10 @@ def track(
     directory = Path(directory)
     sinks: list[Sink] = []
     if tensorboard:
-        sinks.append(TensorBoardSink(directory / "tensorboard", tensorboard_every_n_steps))
+        of_discriminator = loss_manager.get_registered_losses(["D"])
+        sinks.append(
+            TensorBoardSink(directory / "tensorboard", tensorboard_every_n_steps, of_discriminator)
+        )
     if mlflow:
         uri = mlflow if isinstance(mlflow, str) else default_tracking_uri(directory)
         name = directory.resolve().name

@@ -16,8 +16,9 @@ from nectargan.losses.losses import AdversarialLoss, LaplacianLoss, SobelLoss
 from nectargan.losses.vgg import VGGPerceptualLoss
 
 OBJECTIVES = ("basic", "basic+vgg", "extended", "extended+vgg")
+DISCRIMINATOR = ("D_real", "D_fake")
 # They judge the discriminator's logits; all others compare the generated image with the target.
-ADVERSARIAL = ("G_GAN", "D_real", "D_fake")
+ADVERSARIAL = ("G_GAN", *DISCRIMINATOR)
 
 # 1 and 100 as in Isola et al. 2017, who also halve the loss of D to slow it down against G.
 _BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}

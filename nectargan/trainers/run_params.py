@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nectargan.config.loss_options import ScheduleConfig
 from nectargan.config.schema import Config, LearningRate
+from nectargan.losses.pix2pix_objective import objective_weights
 from nectargan.scheduling.notation import notation_of
 from nectargan.trainers.components import resolve_losses
 from nectargan.trainers.resumption import flatten
@@ -53,6 +54,17 @@ def run_params(config: Config) -> dict[str, Param]:
     return {
         key: value if isinstance(value, (bool, int, float, str)) else str(value)
         for key, value in params.items()
+    }
+
+
+def other_params(config: Config) -> dict[str, type]:
+    """What `run_params` of a run with other losses or schedules may have, with the types: a table
+    of both needs a column for it."""
+    names = dict.fromkeys([*objective_weights(), *resolve_losses(config).train.loss])
+    return {"lr.discriminator": str} | {
+        f"loss.{name}.{what}": kind
+        for name in names
+        for what, kind in (("weight", float), ("schedule", str))
     }
 
 

@@ -13,7 +13,9 @@ from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_client import default_tracking_uri
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
 from nectargan.loggers.tensorboard import TensorBoardSink
+from nectargan.losses.pix2pix_objective import DISCRIMINATOR
 from nectargan.trainers.run_facts import run_facts
+from nectargan.trainers.run_params import other_params, run_params
 
 
 def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> list[Sink]:
@@ -33,8 +35,15 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
             "--mlflow-uri."
         )
     if logging.tensorboard.enable:
-        every = logging.tensorboard.every_n_steps
-        sinks.append(TensorBoardSink(directory / "tensorboard", every))
+        sinks.append(
+            TensorBoardSink(
+                directory / "tensorboard",
+                logging.tensorboard.every_n_steps,
+                DISCRIMINATOR,
+                run_params(config),
+                other_params(config),
+            )
+        )
     if logging.mlflow.enable:
         sinks.append(
             MLflowSink(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.errors import CheckpointError
-from nectargan.loggers.epoch_files import EXAMPLES, epoch_file
+from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
+from nectargan.loggers.histograms import save_histograms
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep, CudaGraphs
@@ -24,9 +26,16 @@ from nectargan.trainers.components import (
     lr_schedules,
 )
 from nectargan.trainers.devices import autocast, compiled
+from nectargan.trainers.histograms import training_histograms
+from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.trainer import Trainer
-from nectargan.trainers.validation import evaluating, save_grid, validate
+from nectargan.trainers.validation import (
+    evaluating,
+    generate_examples,
+    save_grid,
+    validate,
+)
 
 Forward = Callable[..., Tensor]
 
@@ -163,16 +172,39 @@ class Pix2pixTrainer(Trainer):
         return generated
 
     def on_epoch_end(self, epoch: int) -> Mapping[str, float]:
-        """Validates, and draws the examples when they are due; returns the metrics."""
-        save, last = self.config.save, epoch == self.config.train.epochs
+        """Validates, and makes the pictures and histograms that are due; returns the metrics."""
         metrics: dict[str, float] = {}
         with evaluating(self.generator):
             if self.data.val is not None:
                 metrics = validate(self.generate, self.data.val.epoch(), self.device)
-            if save.save_examples and (epoch % save.example_save_rate == 0 or last):
-                picture = self.directory / epoch_file(EXAMPLES, epoch, self.step)
-                save_grid(self.generate, self.data.examples, self.device, picture)
+            self._save_epoch_files(epoch)
         return metrics
+
+    def _save_epoch_files(self, epoch: int) -> None:
+        save, logging = self.config.save, self.config.logging
+        rates = {
+            EXAMPLES: save.example_save_rate if save.save_examples else 0,
+            LOSS_MAPS: logging.loss_map_every_n_epochs,
+            HISTOGRAMS: logging.histogram_every_n_epochs,
+        }
+        last = epoch == self.config.train.epochs
+        due = {kind for kind, rate in rates.items() if rate and (epoch % rate == 0 or last)}
+        if not due:
+            return
+        pairs = self.data.examples
+        made = generate_examples(self.generate, pairs, self.device)
+        if EXAMPLES in due:
+            save_grid(pairs, made, self._epoch_file(EXAMPLES, epoch))
+        if LOSS_MAPS in due:
+            maps = loss_maps(self.losses.get_registered_losses(), pairs, made)
+            if maps:
+                save_loss_maps(maps, pairs, made, self._epoch_file(LOSS_MAPS, epoch))
+        if HISTOGRAMS in due:
+            found = training_histograms(self._networks, made)
+            save_histograms(found, self._epoch_file(HISTOGRAMS, epoch, ".npz"))
+
+    def _epoch_file(self, kind: str, epoch: int, suffix: str = ".png") -> Path:
+        return self.directory / epoch_file(kind, epoch, self.step, suffix)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Networks, optimisers and scaler; learning rates follow from the epoch and the config."""

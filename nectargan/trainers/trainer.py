@@ -186,7 +186,8 @@ class Trainer(ABC):
         if self.batch is None:
             with uninterrupted():
                 rates = self.on_epoch_start(self.epoch + 1)
-                tracker.log_metrics(self.step + 1, self.epoch + 1, rates)
+                metrics = {"epoch": float(self.epoch + 1), **rates}
+                tracker.log_metrics(self.step + 1, self.epoch + 1, metrics)
                 self.epoch, self.batch = self.epoch + 1, 0
                 self.epoch_began = self.step
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from nectargan.dataset.paired_dataset import denormalize, normalize
 from nectargan.files import replacing
 
+Pair = tuple[Tensor, Tensor]
+
 _GAP = 2  # pixels between the images of a grid
 
 
@@ -54,27 +56,41 @@ def validate(
 
 
 @torch.no_grad()
-def save_grid(
-    generate: Callable[[Tensor], Tensor],
-    pairs: Sequence[tuple[Tensor, Tensor]],
-    device: torch.device,
-    path: Path,
-) -> None:
-    """Writes a PNG with a row for each pair: input, generated, target.
+def generate_examples(
+    generate: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: torch.device
+) -> list[Tensor]:
+    """What is generated for the inputs of some pairs, one by one.
 
     Args:
         generate: As in `validate`.
         pairs: uint8 images (input, target), each ``(C, H, W)``.
         device: Where to compute.
+
+    Returns:
+        Images ``(C, H, W)``, float32 in [-1, 1], on the device.
+    """
+    return [generate(normalize(source[None].to(device)))[0].float() for source, _ in pairs]
+
+
+def save_grid(pairs: Sequence[Pair], made: Sequence[Tensor], path: Path) -> None:
+    """Writes a PNG with a row for each pair: input, generated, target.
+
+    Args:
+        pairs: As in `generate_examples`.
+        made: What that returned for them.
         path: The file.
     """
-    rows = []
-    for source, target in pairs:
-        made = generate(normalize(source[None].to(device)))
-        rows.append([_rgb(source), _rgb(denormalize(made.float())[0].cpu()), _rgb(target)])
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as part:
-        Image.fromarray(_tile(rows)).save(part, format="PNG")
+        Image.fromarray(_tile(example_rows(pairs, made))).save(part, format="PNG")
+
+
+def example_rows(pairs: Sequence[Pair], made: Sequence[Tensor]) -> list[list[np.ndarray]]:
+    """For each pair, input, generated and target as uint8 ``(H, W, 3)``."""
+    return [
+        [_rgb(source), _rgb(denormalize(image).cpu()), _rgb(target)]
+        for (source, target), image in zip(pairs, made, strict=True)
+    ]
 
 
 def _rgb(image: Tensor) -> np.ndarray:

@@ -293,3 +293,45 @@ def test_a_compiled_run_is_the_same_run(tiny: Make) -> None:
     plain = losses_of(Pix2pixTrainer(tiny(**options)).train())
     compiled = losses_of(Pix2pixTrainer(tiny(train__compile="default", **options)).train())
     pd.testing.assert_frame_equal(compiled, plain, rtol=1e-4)
+
+
+EVERYTHING = {"logging__loss_map_every_n_epochs": 1, "logging__histogram_every_n_epochs": 1}
+
+
+def test_maps_and_histograms_change_no_number_of_the_run(tiny: Make) -> None:
+    plain, watched = Pix2pixTrainer(tiny()), Pix2pixTrainer(tiny(**EVERYTHING))
+    tables = [losses_of(trainer.train()) for trainer in (plain, watched)]
+    pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=True)
+    for a, b in zip(plain.generator.parameters(), watched.generator.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not (plain.directory / "loss_maps").exists()
+    assert not (plain.directory / "histograms").exists()
+
+
+def test_tensorboard_has_what_the_run_directory_has(tiny: Make) -> None:
+    trainer = Pix2pixTrainer(tiny(logging__tensorboard={"enable": True}, **EVERYTHING))
+    run = trainer.train()
+    everything = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance=everything)
+    events.Reload()
+    for kind in ("examples", "loss_maps"):
+        assert [e.step for e in events.Images(kind)] == [3, 6]
+    names = [
+        f"histograms/{name}"
+        for name in (
+            "output/generator",
+            "weights/generator",
+            "gradients/generator",
+            "weights/discriminator",
+            "gradients/discriminator",
+        )
+    ]
+    assert events.Tags()["histograms"] == names
+    count = sum(p.numel() for p in trainer.discriminator.parameters())
+    for name in names[3:]:
+        shown = events.Histograms(name)
+        assert [(e.step, e.histogram_value.num) for e in shown] == [(3, count), (6, count)]
+    # The epoch has the step axis of the losses.
+    assert [(e.step, e.value) for e in events.Scalars("epoch")] == [(1, 1.0), (4, 2.0)]
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    assert "_hparams_/session_start_info" in events.Tags()["tensors"]

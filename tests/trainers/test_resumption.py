@@ -40,6 +40,9 @@ OPTIONS = {
         "input": {"gaussnoise_chance": 0.5},
     },
 }
+KINDS = ("examples", "loss_maps", "histograms")
+HISTOGRAM = "histograms/gradients/discriminator"
+EVERYTHING = {"images": 0, "histograms": 0}
 
 
 class Stopping(Pix2pixTrainer):
@@ -317,3 +320,32 @@ def test_the_mlflow_run_goes_on_even_if_only_the_checkpoint_knows_it(tiny: Make)
     assert (found.info.run_id, found.info.status) == (known["run_id"], "FINISHED")
     history = client.get_metric_history(known["run_id"], "loss/G_L1/raw")
     assert [metric.step for metric in history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_resumed_run_has_each_picture_and_histogram_once(tiny: Make) -> None:
+    """It dies in the fourth epoch and goes on after the second: the third one is made again."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = {
+        **OPTIONS,
+        "logging__tensorboard": {"enable": True},
+        "logging__loss_map_every_n_epochs": 1,
+        "logging__histogram_every_n_epochs": 1,
+        "save__model_save_rate": 2,
+    }
+    run = stopped(tiny(**options), 11, ValueError("a bug in a loss"))
+
+    def files() -> list[str]:
+        return sorted(path.name for kind in KINDS for path in (run / kind).iterdir())
+
+    def shown() -> list[list[int]]:
+        events = EventAccumulator(str(run / "tensorboard"), size_guidance=EVERYTHING)
+        events.Reload()
+        pictures = [events.Images(kind) for kind in KINDS[:2]]
+        return [[e.step for e in p] for p in [*pictures, events.Histograms(HISTOGRAM)]]
+
+    assert shown() == [[3, 6, 9]] * 3
+    assert len(files()) == 9
+    resumed(run)
+    assert shown() == [[3, 6, 9, 12]] * 3
+    assert len(files()) == 12

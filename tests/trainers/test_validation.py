@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from nectargan.dataset.paired_dataset import normalize
-from nectargan.trainers.validation import evaluating, save_grid, validate
+from nectargan.trainers.validation import evaluating, generate_examples, save_grid, validate
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,9 @@ def test_the_grid_shows_input_generated_and_target(
     source = torch.randint(0, 256, (source_nc, 10, 12), dtype=torch.uint8)
     target = torch.randint(0, 256, (target_nc, 10, 12), dtype=torch.uint8)
     path = tmp_path / "examples" / "grid.png"
-    save_grid(lambda x: torch.ones(1, target_nc, 10, 12), [(source, target)] * 2, CPU, path)
+    pairs = [(source, target)] * 2
+    made = generate_examples(lambda x: torch.ones(1, target_nc, 10, 12), pairs, CPU)
+    save_grid(pairs, made, path)
     grid = np.asarray(Image.open(path))
     assert grid.shape == (2 * 10 + 2, 3 * 12 + 4, 3)
 
@@ -89,6 +91,15 @@ def test_the_grid_shows_input_generated_and_target(
         np.testing.assert_array_equal(grid[top : top + 10, :12], shown(source))
         np.testing.assert_array_equal(grid[top : top + 10, 14:26], 255)
         np.testing.assert_array_equal(grid[top : top + 10, 28:], shown(target))
+
+
+def test_examples_are_generated_one_by_one_from_normalized_inputs() -> None:
+    pairs = [(torch.full((3, 4, 5), value, dtype=torch.uint8),) * 2 for value in (0, 255)]
+    made = generate_examples(lambda x: x.half() / 2, pairs, CPU)
+    assert [(m.shape, m.dtype, m.unique().tolist()) for m in made] == [
+        ((3, 4, 5), torch.float32, [-0.5]),
+        ((3, 4, 5), torch.float32, [0.5]),
+    ]
 
 
 def test_evaluating_restores_the_mode() -> None:

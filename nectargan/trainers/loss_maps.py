@@ -1,0 +1,127 @@
+"""Heat maps of the losses that have a value for every pixel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nectargan.dataset.paired_dataset import normalize
+from nectargan.files import replacing
+from nectargan.losses.lm_data import LMLoss
+from nectargan.losses.losses import LaplacianLoss, SobelLoss
+from nectargan.losses.pix2pix_objective import ADVERSARIAL
+from nectargan.trainers.validation import Pair, example_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PER_PIXEL = (nn.L1Loss, nn.MSELoss, SobelLoss, LaplacianLoss)
+
+_CELL, _BAR = 1.6, 0.7  # inches: the longer side of an image, title and scale
+_FONT, _DPI = 9, 160
+_TOP_OF_SCALE = 99.5  # per cent; one bright pixel must not make all others black
+
+
+def per_pixel_losses(losses: Mapping[str, LMLoss]) -> dict[str, nn.Module]:
+    """Those losses that compare images pixel by pixel, in a form that returns the map.
+
+    The class of a loss's function decides, under whatever name it is registered.
+    """
+    forms: dict[str, nn.Module] = {}
+    for name, loss in losses.items():
+        if isinstance(loss.function, PER_PIXEL) and name not in ADVERSARIAL:
+            # A shallow copy: what the loss holds on the device is shared.
+            forms[name] = copy.copy(loss.function)
+            forms[name].reduction = "none"  # type: ignore[assignment]
+    return forms
+
+
+@torch.no_grad()
+def loss_maps(
+    losses: Mapping[str, LMLoss], pairs: Sequence[Pair], made: Sequence[Tensor]
+) -> dict[str, list[np.ndarray]]:
+    """What each pixel costs, before weighting: the mean over its channels.
+
+    Args:
+        losses: The losses of the run.
+        pairs: uint8 images (input, target), each ``(C, H, W)``.
+        made: What was generated for them, float32 ``(C, H, W)`` in [-1, 1].
+
+    Returns:
+        By name of the loss, for each pair a map ``(H, W)`` whose mean is the loss.
+    """
+    maps: dict[str, list[np.ndarray]] = {}
+    for name, form in per_pixel_losses(losses).items():
+        for (_, target), image in zip(pairs, made, strict=True):
+            cost = form(image[None], normalize(target[None].to(image.device)))
+            # A class of one's own may derive from one of these and still return a scalar.
+            if cost.shape == image[None].shape:
+                maps.setdefault(name, []).append(cost[0].float().mean(0).cpu().numpy())
+    return maps
+
+
+def save_loss_maps(
+    maps: Mapping[str, Sequence[np.ndarray]],
+    pairs: Sequence[Pair],
+    made: Sequence[Tensor],
+    path: Path,
+) -> None:
+    """Writes a PNG with a row for each pair: input, generated, target, and a heat map of each loss.
+
+    All rows share the scale of a loss, which is drawn below them.
+
+    Args:
+        maps: From `loss_maps`.
+        pairs: As there.
+        made: As there.
+        path: The file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    rows = example_rows(pairs, made)
+    figure, grid = _grid(len(rows), 3 + len(maps), rows[0][0].shape)
+    for column, title in enumerate(("input", "generated", "target")):
+        grid[0, column].set_title(title, fontsize=_FONT, loc="left")
+        for axes, images in zip(grid, rows, strict=True):
+            axes[column].imshow(images[column])
+    for (name, values), column in zip(maps.items(), grid.T[3:], strict=True):
+        column[0].set_title(name, fontsize=_FONT, loc="left")
+        scale = {"cmap": "inferno", "vmin": 0.0, "vmax": _limit(values)}
+        shown = [axes.imshow(each, **scale) for axes, each in zip(column, values, strict=True)]
+        bar = figure.colorbar(
+            shown[0], ax=list(column), location="bottom", extend="max", pad=0.02, aspect=14
+        )
+        bar.set_label("raw loss of a pixel", fontsize=_FONT - 2)
+        bar.ax.tick_params(labelsize=_FONT - 2)
+        bar.locator = MaxNLocator(3)
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=_DPI)
+
+
+def _grid(rows: int, columns: int, shape: Sequence[int]) -> tuple[Figure, Any]:
+    """A figure with axes ``(rows, columns)`` for images of a shape (H, W, ...), without frames."""
+    from matplotlib.figure import Figure
+
+    height, width = (_CELL * side / max(shape[:2]) for side in shape[:2])
+    size = (columns * width, rows * height + _BAR)
+    figure = Figure(figsize=size, layout="compressed")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return figure, grid
+
+
+def _limit(values: Sequence[np.ndarray]) -> float:
+    """The upper end of the scale that all maps of a loss share."""
+    finite = np.concatenate([each[np.isfinite(each)] for each in values])
+    return (float(np.percentile(finite, _TOP_OF_SCALE)) if finite.size else 0.0) or 1.0

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from nectargan.credentials import without_credentials
 from nectargan.errors import NectarGANError
 
 INTERRUPTED = 130
@@ -25,7 +26,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except NectarGANError as error:
-            click.ClickException(str(error)).show()
+            click.ClickException(without_credentials(str(error))).show()
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)

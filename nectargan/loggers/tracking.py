@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.interrupts import is_second, uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
@@ -233,4 +234,4 @@ def reason_of(error: BaseException | None) -> str:
     """The message of the error that ended a run; empty for none, and for an interrupt."""
     if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
         return ""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+    return without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))[:1000]

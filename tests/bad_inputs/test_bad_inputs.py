@@ -215,6 +215,7 @@ CASES = [
     Case("a name of 300 characters", config_with(NAME, "x" * 300), "experiment_name"),
     Case("a loss named with ..", config_with("train.loss", {"a/../b": ODD_ARGUMENTS}), "a/../b"),
     Case("a tracking folder", config_with("logging.mlflow.tracking_uri", "mlruns"), "tracking_uri"),
+    Case("a password in a bad address", flags("--mlflow-uri", "ftp://ada:sesame@h"), "ftp://***@h"),
     Case("sinks without a ledger", config_with("logging", {"csv": False}), "csv"),
     # Command lines.
     Case("conflicting flags", flags("--mlflow-required", "--no-mlflow"), "contradict"),

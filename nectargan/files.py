@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PART = ".part"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -18,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be written; nothing has changed then.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     os.close(handle)
     part = Path(name)
     try:
@@ -34,6 +36,15 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def remove_parts(directory: Path) -> None:
+    """Removes what `replacing` left below a directory when its process was killed; raises OSError.
+
+    Nobody else may be at work there.
+    """
+    for part in directory.rglob(f".*{_PART}"):
+        part.unlink()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -27,7 +27,10 @@ def uninterrupted() -> Iterator[None]:
     def keep(number: int, frame: FrameType | None) -> None:
         if pending:
             restore()
-            signal.raise_signal(number)
+            try:
+                signal.raise_signal(pending[0])
+            finally:
+                signal.raise_signal(number)
         pending.append(number)
 
     def restore() -> None:
@@ -45,3 +48,12 @@ def uninterrupted() -> Iterator[None]:
         restore()
     if pending:
         signal.raise_signal(pending[0])
+
+
+def is_second(error: BaseException | None) -> bool:
+    """Whether an interrupt came while another one was handled: somebody wants to leave at once."""
+    found = 0
+    while error is not None:
+        found += isinstance(error, (KeyboardInterrupt, SystemExit))
+        error = error.__context__
+    return found > 1

@@ -27,15 +27,32 @@ def test_they_are_gone_from_any_text(
     assert without_credentials(text) == text
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:////tmp/a@b/mlflow.db"])
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://ada:ses/ame@h/db", "postgresql://***@h/db"),
+        ("http://token@h:5000/x", "http://***@h:5000/x"),
+        ("mysql://h/db?user=ada&password=ses-ame&a=1", "mysql://h/db?user=***&password=***&a=1"),
+        ("mssql://h/db?a=1;PWD=ses;b=2", "mssql://h/db?a=1;PWD=***;b=2"),
+        ("databricks://h?access_token=sesame", "databricks://h?access_token=***"),
+    ],
+)
+def test_wherever_a_uri_has_them(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown
+    assert without_credentials(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:5000", "sqlite:////tmp/a@b/mlflow.db", "http://h/a@b?x=1"]
+)
 def test_other_uris_stay(uri: str) -> None:
     assert without_credentials(uri) == uri
 
 
+@pytest.mark.parametrize("uri", ["http://ada:sesame@127.0.0.1:9", "http://127.0.0.1:9/?pwd=sesame"])
 def test_they_reach_no_file_of_a_run(
-    tiny: Callable[..., Config], caplog: pytest.LogCaptureFixture
+    tiny: Callable[..., Config], caplog: pytest.LogCaptureFixture, uri: str
 ) -> None:
-    uri = "http://ada:sesame@127.0.0.1:9"
     options = {"enable": True, "tracking_uri": uri}
     trainer = Pix2pixTrainer(tiny(logging__mlflow=options, logging__drain_seconds=0.1))
     run = trainer.train()

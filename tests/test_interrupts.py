@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from nectargan.interrupts import uninterrupted
+from nectargan.interrupts import is_second, uninterrupted
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -21,11 +21,23 @@ def test_a_signal_waits_for_the_end_of_the_block() -> None:
 
 def test_a_second_signal_does_not_wait() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), uninterrupted():
+    with pytest.raises(KeyboardInterrupt) as raised, uninterrupted():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         done.append("never")
     assert done == []
+    assert is_second(raised.value)
+
+
+def test_a_second_interrupt_is_known_by_the_first() -> None:
+    assert not is_second(None)
+    assert not is_second(KeyboardInterrupt())
+    with pytest.raises(SystemExit) as raised:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise SystemExit(143)
+    assert is_second(raised.value)
 
 
 def test_the_handlers_are_put_back() -> None:

@@ -111,8 +111,17 @@ def write_status(directory: Path, status: str, reason: str = "") -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with replacing(directory / STATUS_FILE) as part:
-        part.write_text(json.dumps({"status": status, "reason": reason}), encoding="utf-8")
+    path = directory / STATUS_FILE
+    text = json.dumps({"status": status, "reason": reason})
+    try:
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+    except OSError:
+        if not path.exists():
+            raise
+        # A full disk has no room for another file, but in the one that is there.
+        with path.open("r+b") as file:
+            file.truncate(file.write(text.encode("utf-8")))
 
 
 def read_status(directory: Path) -> tuple[str, str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
-from nectargan.interrupts import uninterrupted
+from nectargan.interrupts import is_second, uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
 from nectargan.loggers.epoch_means import epoch_means
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
@@ -183,29 +184,38 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with uninterrupted():
-            self._handle.remove()
-            try:
-                self._recorder.flush()
-            except BaseException as failure:
-                error = error or failure
-                raise
-            finally:
-                for ledger in (self._losses, self._metrics):
-                    if ledger is not None:
-                        ledger.close()
-                self._finish_followers(status_of(error), reason_of(error))
+        try:
+            with uninterrupted():
+                self._handle.remove()
+                try:
+                    self._recorder.flush()
+                except BaseException as failure:
+                    error = error or failure
+                    raise
+                finally:
+                    for ledger in (self._losses, self._metrics):
+                        if ledger is not None:
+                            ledger.close()
+                    for follower in self._followers:
+                        follower.finish(status_of(error), reason_of(error))
+        finally:
+            self._wait_for_followers(error)
 
-    def _finish_followers(self, status: RunStatus, reason: str) -> None:
-        for follower in self._followers:
-            follower.finish(status, reason)
+    def _wait_for_followers(self, error: BaseException | None) -> None:
         # Whoever interrupts a run does not want to wait; `sync` sends the rest.
-        patience = (
-            min(self._drain_seconds, _PATIENCE) if status == "KILLED" else self._drain_seconds
-        )
+        patience = self._drain_seconds
+        if status_of(error) == "KILLED":
+            patience = 0.0 if is_second(error) else min(patience, _PATIENCE)
         deadline = time.monotonic() + patience
+        try:
+            for follower in self._followers:
+                follower.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            self._tell_who_is_behind()
+
+    def _tell_who_is_behind(self) -> None:
         for follower in self._followers:
-            if not follower.wait(max(0.0, deadline - time.monotonic())):
+            if not follower.wait(0.0):
                 log.warning(
                     "%s did not get everything, which the CSV files have; to send the rest: "
                     "nectargan sync '%s'",
@@ -231,4 +241,4 @@ def reason_of(error: BaseException | None) -> str:
     """The message of the error that ended a run; empty for none, and for an interrupt."""
     if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
         return ""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+    return without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))[:1000]

@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
@@ -25,11 +26,45 @@ from nectargan.version import __version__
 FORMAT = 2
 FOLDER = "checkpoints"
 
-_PARTS = {"format", "nectargan_version", "config", "epoch", "step", "networks"}
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
 # Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
 log = logging.getLogger("nectargan")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Checkpoint(_Part):
+    """What every checkpoint has. A foreign file may hold anything under the same names."""
+
+    format: int
+    nectargan_version: str
+    config: dict[str, Any]
+    epoch: _Count
+    step: _Count
+    networks: dict[str, dict[str, Any]]
+
+
+class _MLflowRun(_Part):
+    run_id: str
+
+
+class _Training(_Part):
+    """What a run is resumed from, as far as it is the same for every trainer.
+
+    The ledgers are named one by one: they are files that will be cut.
+    """
+
+    epoch: _Count
+    batch: _Count | None
+    epoch_began: _Count
+    bests: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
+    random: dict[str, Any]
+    ledgers: dict[Literal["losses.csv", "metrics.csv"], _Count]
+    mlflow: _MLflowRun | None = None
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
@@ -93,14 +128,23 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    if not isinstance(content, dict) or not content.keys() >= _PARTS:
-        raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN.")
-    if content["format"] not in (1, FORMAT):
+    _check(content, _Checkpoint, f"'{path}' is no checkpoint of NectarGAN")
+    if not 1 <= content["format"] <= FORMAT:
         raise CheckpointError(
             f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
             f"{FORMAT}."
         )
-    return content
+    return dict(content)
+
+
+def _check(content: Any, model: type[_Part], complaint: str) -> None:
+    try:
+        model.model_validate(content)
+    except ValidationError as error:
+        item = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, item["loc"]))
+        reason = f"{where}: {item['msg']}" if where else item["msg"]
+        raise CheckpointError(f"{complaint} ({reason}).") from None
 
 
 def load_last(run: Path) -> dict[str, Any]:
@@ -114,8 +158,9 @@ def load_last(run: Path) -> dict[str, Any]:
     for path in reversed(list_checkpoints(run)):
         try:
             content = load_checkpoint(path)
-            if not content.get("training"):
+            if content.get("training") == {}:
                 raise CheckpointError(f"'{path}' has only networks, nothing to go on from.")
+            _check(content.get("training"), _Training, f"'{path}' is nothing to go on from")
         except CheckpointError as error:
             problems.append(error)
             continue

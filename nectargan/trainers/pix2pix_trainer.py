@@ -227,7 +227,7 @@ class Pix2pixTrainer(Trainer):
                 groups = adam.state_dict()["param_groups"]
                 adam.load_state_dict({"state": state["optimizers"][name], "param_groups": groups})
             self.scaler.load_state_dict(state["scaler"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"The checkpoint does not fit the networks: {reason}.") from None
         # The scheduler's first value is that of the epoch at hand, or of the next one.

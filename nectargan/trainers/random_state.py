@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from nectargan.errors import CheckpointError
+
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, in types that need no pickle."""
@@ -21,11 +23,21 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts back what `random_state` returned; that of CUDA only on a CUDA device."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    """Puts back what `random_state` returned; that of CUDA only on a CUDA device.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    try:
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+        torch.set_rng_state(state["torch"])
+        if device.type == "cuda" and state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], device)
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"The checkpoint's random generators cannot be used: {reason}."
+        ) from None

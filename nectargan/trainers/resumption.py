@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
+from nectargan.files import remove_parts
 from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, cut_ledger
 from nectargan.loggers.run_directory import is_locked, list_runs, read_status
@@ -101,14 +102,16 @@ def record_resumption(resumption: Resumption) -> None:
 
 
 def cut_record(directory: Path, step: int, sizes: Mapping[str, int]) -> None:
-    """Brings the record back to a checkpoint: pictures and histograms past ``step`` go, ledgers get
-    the sizes (bytes, by file name) that they had then, and rows past them move to ``orphaned/``,
-    under the number of the attempt that made them.
+    """Brings the record back to a checkpoint: files that were half written, pictures and histograms
+    past ``step`` go, ledgers get the sizes (bytes, by file name) that they had then, and rows past
+    them move to ``orphaned/``, under the number of the attempt that made them.
 
     Raises:
         RunError: a ledger is shorter than it was.
         OSError: a file cannot be written.
     """
+    # A checkpoint that was being written when its process was killed is large.
+    remove_parts(directory)
     folder = directory / "orphaned"
     attempt = 1
     while any(folder.glob(f"attempt-{attempt}.*")):

@@ -162,7 +162,10 @@ class Run:
 
 def output_of(config: Config, resumption: Resumption | None) -> Path:
     """The directory that a run's directory is in."""
-    return Path(config.common.output_directory) if not resumption else resumption.directory.parent
+    if resumption is None:
+        return Path(config.common.output_directory)
+    # Of "." the parent would be "." again.
+    return resumption.directory.resolve().parent
 
 
 def tracking_uri(config: Config, resumption: Resumption | None = None) -> str:

@@ -80,7 +80,7 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
     sent = {}
     with locked(directory):
         status, reason = end_of(directory)
-        for sink in build_sinks(config, directory, directory.parent, live=False):
+        for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
             follower = Follower(sink, directory)
             sent[sink.name] = follower.is_behind
             if not follower.is_behind:

@@ -156,10 +156,10 @@ class Trainer(ABC):
                 while self.epoch < self.config.train.epochs or self.batch is not None:
                     self._train_epoch(step, run, display)
             except (KeyboardInterrupt, SystemExit, DataError):
-                # A second Ctrl-C ends a step in its middle: that is no state to go on from.
+                # A second Ctrl-C ends a step in its middle: that is no state to go on from. It
+                # ends this as well: what is written is whole at any moment.
                 if not self._is_in_step:
-                    with uninterrupted():
-                        self._save(run)
+                    self._save(run)
                 raise
             except OSError as error:
                 # Images that cannot be read are a DataError.

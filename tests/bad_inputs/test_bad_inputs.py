@@ -151,26 +151,33 @@ class Evil:
         return Path.touch, (Path("/tmp/evil"),)  # noqa: S108
 
 
-def other_architecture(path: Path) -> None:
-    config = base(path.parents[3])
-    content = {
-        "format": 2,
-        "nectargan_version": "1",
-        "config": config,
-        "epoch": 1,
-        "step": 1,
-        "networks": {"generator": {"x": torch.zeros(1)}, "discriminator": {}},
-        "training": {
+def crafted(**parts: Any) -> Callable[[Path], None]:
+    """A checkpoint that could be ours, with some parts of its section "training" changed."""
+
+    def make(path: Path) -> None:
+        (path.parents[3] / "other.csv").write_text("step\n1\n2\n")
+        training = {
             "epoch": 1,
             "batch": None,
-            "best": None,
+            "epoch_began": 0,
+            "bests": {},
             "random": {},
             "ledgers": {},
             "optimizers": {},
             "scaler": {},
-        },
-    }
-    torch.save(content, path)
+        }
+        content = {
+            "format": parts.pop("format", 2),
+            "nectargan_version": "1",
+            "config": parts.pop("config", base(path.parents[3])),
+            "epoch": 1,
+            "step": 1,
+            "networks": {"generator": {"x": torch.zeros(1)}, "discriminator": {}},
+            "training": {**training, **parts},
+        }
+        torch.save(content, path)
+
+    return make
 
 
 RECURSIVE = "train: &a\n  loss: *a\n"
@@ -215,6 +222,7 @@ CASES = [
     Case("a name of 300 characters", config_with(NAME, "x" * 300), "experiment_name"),
     Case("a loss named with ..", config_with("train.loss", {"a/../b": ODD_ARGUMENTS}), "a/../b"),
     Case("a tracking folder", config_with("logging.mlflow.tracking_uri", "mlruns"), "tracking_uri"),
+    Case("a password in a bad address", flags("--mlflow-uri", "ftp://ada:sesame@h"), "ftp://***@h"),
     Case("sinks without a ledger", config_with("logging", {"csv": False}), "csv"),
     # Command lines.
     Case("conflicting flags", flags("--mlflow-required", "--no-mlflow"), "contradict"),
@@ -249,7 +257,12 @@ CASES = [
     Case("pickled code", checkpoint(lambda p: p.write_bytes(pickle.dumps(Evil()))), "is damaged"),
     Case("code in a zip", checkpoint(lambda path: torch.save(Evil(), path)), "is damaged"),
     Case("a foreign one", checkpoint(lambda path: torch.save({"a": 1}, path)), "no checkpoint of"),
-    Case("another architecture", checkpoint(other_architecture), "does not fit"),
+    Case("another architecture", checkpoint(crafted()), "does not fit"),
+    Case("a newer version", checkpoint(crafted(format=3)), "reads up to 2"),
+    Case("a file as its config", checkpoint(crafted(config="c.json")), "config: "),
+    Case("an epoch below 0", checkpoint(crafted(epoch=-1)), "epoch: "),
+    Case("a batch that is text", checkpoint(crafted(batch="x")), "batch"),
+    Case("other files to cut", checkpoint(crafted(ledgers={"../../other.csv": 5})), "ledgers."),
 ]  # fmt: skip
 
 

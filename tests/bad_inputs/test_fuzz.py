@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +18,16 @@ from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
 from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.ledger import LossRow, cut_ledger, first_step_from, offset_of_step
+from nectargan.loggers.mlflow_run import remember_run
 from nectargan.loggers.run_directory import read_status
-from nectargan.trainers.checkpoint import load_checkpoint, load_generator, save_checkpoint
+from nectargan.trainers.checkpoint import (
+    load_checkpoint,
+    load_generator,
+    load_last,
+    save_checkpoint,
+)
 from nectargan.trainers.components import build_generator
+from nectargan.trainers.random_state import random_state, set_random_state
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -177,3 +185,54 @@ def test_checkpoints_of_noise(folder: Path, whole: bytes, noise: bytes, head: bo
     path = folder / "noise.pt"
     path.write_bytes(whole[:1000] + noise if head else noise)
     only_ours(load_checkpoint, path)
+
+
+WEIRD = TREES | st.sampled_from([torch.zeros(3), -1, 2**70])
+
+
+@pytest.fixture(scope="module")
+def resumable(folder: Path) -> dict[str, Any]:
+    config = ConfigManager({"train": {"generator": {"features": 1, "n_downs": 0}}}).data
+    training = {
+        "epoch": 1,
+        "batch": None,
+        "epoch_began": 0,
+        "bests": {"val/l1": [0.5, 1]},
+        "random": random_state(torch.device("cpu")),
+        "ledgers": {"losses.csv": 5},
+        "mlflow": {"run_id": "a", "uri": "b"},
+    }
+    networks = {"generator": build_generator(config).state_dict()}
+    path = folder / "whole_run" / "checkpoints" / "epoch_0001.pt"
+    path.parent.mkdir(parents=True)
+    save_checkpoint(path, config, 1, 1, networks, training)
+    return load_last(folder / "whole_run")
+
+
+@MANY
+@given(data=st.data())
+def test_checkpoints_that_hold_anything(
+    folder: Path, resumable: dict[str, Any], data: st.DataObject
+) -> None:
+    content = {**resumable, "training": {**resumable["training"]}}
+    content["training"]["random"] = {**content["training"]["random"]}
+    content["networks"] = {**content["networks"]}
+    where = data.draw(
+        st.sampled_from([p for p in paths(content) if p[:1] != ("config",) or len(p) == 1])
+    )
+    section = content
+    for key in where[:-1]:
+        section[key] = {**section[key]}
+        section = section[key]
+    section[where[-1]] = data.draw(WEIRD)
+    path = folder / "whole_run" / "checkpoints" / "epoch_0001.pt"
+    torch.save(content, path)
+    only_ours(load_generator, path)
+    only_ours(go_on_from, path.parents[1])
+
+
+def go_on_from(run: Path) -> None:
+    training = load_last(run)["training"]
+    assert training["ledgers"].keys() <= {"losses.csv", "metrics.csv"}
+    set_random_state(training["random"], torch.device("cpu"))
+    remember_run(run, training.get("mlflow"))

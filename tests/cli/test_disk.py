@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import pytest
 
-from nectargan.loggers.run_directory import read_status
+from nectargan.loggers.run_directory import read_status, write_status
 from nectargan.trainers.checkpoint import load_last
 
 resource = pytest.importorskip("resource", reason="limits of POSIX")
@@ -45,10 +47,11 @@ def test_a_ledger_that_does_not_fit_leaves_all_whole(config_file: Path) -> None:
     done = train("-c", str(config_file), *long, limit=130_000)
     (run,) = (config_file.parent / "runs").iterdir()
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        f"Error: '{run / 'losses.csv'}' cannot be written: File too large; make room and go on "
-        f"with --resume '{run}'."
-    ]
+    # Whichever of them is the longer one.
+    (said,) = done.stderr.splitlines()
+    ending = f"File too large; make room and go on with --resume '{run}'."
+    ledgers = [run / "losses.csv", run / "metrics.csv"]
+    assert said in [f"Error: '{path}' cannot be written: {ending}" for path in ledgers]
     assert read_status(run)[0] == "FAILED"
     losses = pd.read_csv(run / "losses.csv")
     checkpoint = load_last(run)
@@ -61,3 +64,29 @@ def test_a_ledger_that_does_not_fit_leaves_all_whole(config_file: Path) -> None:
     assert read_status(run)[0] == "FINISHED"
     steps = pd.read_csv(run / "losses.csv")["step"].unique().tolist()
     assert steps == list(range(1, 3 * (checkpoint["epoch"] + 2) + 1))
+
+
+def test_event_files_that_do_not_fit(config_file: Path) -> None:
+    """TensorBoard's own thread ends with an error, which is no traceback of ours."""
+    flags = ["--set", "logging.tensorboard.enable=true", "--set", "logging.drain_seconds=1"]
+    flags += ["--set", "save.save_examples=false", "--set", "save.save_model=false"]
+    done = train("-c", str(config_file), *flags, "--epochs", "30", limit=11_000)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: '")
+
+
+def test_a_full_disk_leaves_the_true_status(config_file: Path) -> None:
+    """Not even the status fits into a file of its own any more, but in the one that is there."""
+    run = config_file.parent
+    write_status(run, "RUNNING", "x" * 500)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nectargan.loggers.run_directory.replacing", _full)
+        write_status(run, "FAILED", "no room")
+        with pytest.raises(OSError, match="No space left"):
+            write_status(run / "elsewhere", "FAILED")
+    assert read_status(run) == ("FAILED", "no room")
+
+
+def _full(path: Path) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -3,6 +3,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +20,8 @@ from torch import nn
 
 import nectargan
 from nectargan.errors import LossError, RunError
-from nectargan.loggers import ledger, recorder
+from nectargan.interrupts import uninterrupted
+from nectargan.loggers import ledger, recorder, tracking
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 from nectargan.scheduling.data import Schedule
@@ -252,3 +256,53 @@ def test_a_sink_that_is_away_does_not_stop_the_loop(
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Away is behind: no route"
     assert messages[-1].endswith(f"to send the rest: nectargan sync '{tmp_path}'")
+
+
+class SilentSink:
+    """Never answers."""
+
+    name = "Silent"
+    every_n_steps = 1
+
+    def __init__(self) -> None:
+        self.called = threading.Event()
+
+    def open(self, first_step: int) -> None:
+        self.called.set()
+        threading.Event().wait()
+
+
+def interrupt_twice_in_a_step() -> None:
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_now_and_soon() -> None:
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    raise KeyboardInterrupt
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("interrupt", [interrupt_twice_in_a_step, interrupt_now_and_soon])
+def test_a_second_interrupt_waits_for_no_sink(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    interrupt: Callable[[], None],
+) -> None:
+    monkeypatch.setattr(tracking, "_PATIENCE", 60.0)
+    losses, sink = manager(), SilentSink()
+    began = time.monotonic()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Tracker(losses, tmp_path, [sink], drain_seconds=60),  # type: ignore[list-item]
+    ):
+        plain_loop(losses, epochs=1)
+        assert sink.called.wait(30)
+        interrupt()
+    assert time.monotonic() - began < 30
+    assert len(pd.read_csv(tmp_path / "losses.csv")) == 10, "the record is whole"
+    assert [r.getMessage().split(",")[0] for r in caplog.records] == [
+        "Silent did not get everything"
+    ]

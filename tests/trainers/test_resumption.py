@@ -139,7 +139,10 @@ def test_rows_past_the_checkpoint_are_kept_aside(tiny: Make) -> None:
     assert pd.read_csv(run / "losses.csv")["step"].max() == 5
     whole = Pix2pixTrainer(tiny(**options))
     whole.train()
+    half = run / "checkpoints" / ".epoch_0002.pt.a1.part"
+    half.write_bytes(b"as of a process that was killed")
     assert_same(resumed(run), whole)
+    assert not half.exists()
     orphans = pd.read_csv(run / "orphaned" / "attempt-1.csv")
     assert orphans["step"].unique().tolist() == [4, 5]
     assert (run / "orphaned" / "attempt-1.metrics.csv").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nectargan.analysis.run_list import summarize_runs
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
+from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.run_directory import locked, read_status, write_status
+from nectargan.trainers.checkpoint import load_last
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from nectargan.trainers.resumption import resumption_of
+from nectargan.trainers.run import tracking_uri
 from nectargan.trainers.sinks import synchronize
 
 Make = Callable[..., Config]
@@ -35,7 +40,13 @@ def unsent(tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path
         )
     ).train()
     messages = [record.getMessage() for record in caplog.records]
-    assert messages[-1].endswith(f"to send the rest: nectargan sync '{run}'")
+    # The thread that was given up may say last of all why it could not go on.
+    assert any(text.endswith(f"to send the rest: nectargan sync '{run}'") for text in messages)
+    # Nor has TensorBoard everything yet where its import takes long; its thread goes on.
+    deadline = time.monotonic() + 60
+    while Cursor(run, "TensorBoard").is_behind:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     config = json.loads((run / "config.json").read_text())
     config["logging"]["mlflow"]["tracking_uri"] = f"sqlite:///{tmp_path / 'later.db'}"
     (run / "config.json").write_text(json.dumps(config))
@@ -78,6 +89,21 @@ def test_sync_sends_what_is_missing_and_nothing_twice(unsent: Path, tmp_path: Pa
     events = EventAccumulator(str(unsent / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     assert [e.step for e in events.Scalars("val/ssim")] == [3, 6]
+
+
+def test_from_within_the_run_directory(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database lies in the parent directory, which "." does not name."""
+    run = Pix2pixTrainer(tiny(logging__mlflow={"enable": True})).train()
+    (run / "sinks" / "MLflow.json").unlink()
+    monkeypatch.chdir(run)
+    here = Path()
+    assert synchronize(here) == {"MLflow": True}
+    assert not (here / "mlflow.db").exists()
+    checkpoint = load_last(here)
+    config = Config.model_validate(checkpoint["config"])
+    resumption = resumption_of(here, checkpoint, config)
+    assert tracking_uri(config, resumption) == tracking_uri(config)
+    assert sent(tracking_uri(config))[2] == "FINISHED"
 
 
 def test_a_server_that_stays_away_is_one_sentence(unsent: Path) -> None:

@@ -1,0 +1,145 @@
+"""Runs side by side: what differs in their configs, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nectargan.analysis.figures import (
+    Size,
+    check_size,
+    format_of,
+    limits_of,
+    make_panels,
+    save_figure,
+    set_log_scale,
+    thinned,
+    weight_axis,
+)
+from nectargan.analysis.frames import load_runs, losses_of
+from nectargan.analysis.smoothing import MovingAverage, usual_weight
+from nectargan.analysis.sources import Run, open_sources
+from nectargan.config.schema import Config
+from nectargan.errors import RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS_ABOUT_RUNS = ("source", "reason", "step")
+
+
+def compare_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+    """One row a run: the options in which the runs differ, and their last and best values.
+
+    The columns are those of `load_runs`, without the options that all runs have in common: first
+    options by their dotted keys, then ``status`` and ``epoch``, ``loss/<name>/raw`` and
+    ``val/<metric>`` of the end, ``best/<metric>`` and ``best/<metric>_epoch``. What a run does not
+    have is missing (NaN).
+
+    Args:
+        runs: As for `load_losses`.
+        mlflow_uri: As for `load_losses`.
+
+    Raises:
+        RunError: as from `load_losses`.
+        ConfigError: the config of a run cannot be read.
+    """
+    frame = load_runs(runs, mlflow_uri)
+    options = [key for key in frame.columns if key.partition(".")[0] in Config.model_fields]
+    differing = [key for key in options if frame[key].nunique(dropna=False) > 1]
+    values = [key for key in frame.columns if key not in {*options, *_COLUMNS_ABOUT_RUNS}]
+    return frame[differing + values]
+
+
+class _Curve(NamedTuple):
+    """What is drawn of one loss of one run, thinned."""
+
+    steps: Any
+    raw: Any
+    weights: Any
+
+
+def plot_comparison(
+    runs: Run | Sequence[Run],
+    output: Path,
+    *,
+    log: bool = False,
+    smooth: float | None = None,
+    size: Size | None = None,
+    mlflow_uri: str | None = None,
+) -> None:
+    """Draws a panel for each loss: a smoothed line for each run, its weight dotted.
+
+    Args:
+        runs: As for `load_losses`.
+        output: The file: .png, .svg or .pdf.
+        log: Logarithmic axes for losses, as far as they are above 0.
+        smooth: Weight of the `MovingAverage`, in [0, 1); 0 for none. By default it averages over a
+            fiftieth of the steps.
+        size: Width and height in inches.
+        mlflow_uri: As for `load_losses`.
+
+    Raises:
+        RunError: a run cannot be read, none has losses, an option has no sensible value, or the
+            file cannot be written.
+    """
+    format_of(output)  # before all the reading
+    check_size(size)
+    curves: dict[str, dict[str, _Curve]] = {}
+    sources = open_sources(runs, mlflow_uri)
+    for source in sources:
+        for loss, rows in losses_of(source).groupby("loss", observed=True, sort=False):
+            curves.setdefault(str(loss), {})[source.name] = _curve(rows, smooth)
+    if not curves:
+        raise RunError("None of the runs has losses to plot yet.")
+    colors = _colors([source.name for source in sources])
+    figure, panels = make_panels(list(curves), "raw losses (lines) and weights (dotted)", size)
+    for loss, panel in panels.items():
+        _draw_runs(panel, curves[loss], colors, log)
+    from matplotlib.lines import Line2D
+
+    figure.legend(
+        handles=[Line2D([], [], color=color, label=name) for name, color in colors.items()],
+        loc="outside lower center",
+        ncols=min(4, len(colors)),
+        fontsize=8,
+        frameon=False,
+    )
+    save_figure(figure, output)
+
+
+def _curve(rows: Any, smooth: float | None) -> _Curve:
+    average = MovingAverage(usual_weight(len(rows)) if smooth is None else smooth)
+    shown = thinned(len(rows))
+    return _Curve(
+        rows["step"].to_numpy()[shown],
+        average(rows["raw"].to_numpy())[shown],
+        rows["weight"].to_numpy()[shown],
+    )
+
+
+def _draw_runs(
+    panel: Any, curves: Mapping[str, _Curve], colors: Mapping[str, Any], log: bool
+) -> None:
+    weights = weight_axis(panel)
+    for run, (steps, raw, weight) in curves.items():
+        panel.plot(steps, raw, color=colors[run], lw=1.3)
+        weights.plot(steps, weight, ":", color=colors[run], lw=1.3, drawstyle="steps-post")
+    if log:
+        set_log_scale(panel, np.concatenate([curve.raw for curve in curves.values()]))
+    panel.set_xlabel("step")
+    panel.set_ylabel("raw")
+    weights.set_ylim(*limits_of(np.concatenate([curve.weights for curve in curves.values()])))
+
+
+def _colors(runs: Sequence[str]) -> dict[str, Any]:
+    """A color for each run; neighbours differ as much as so many runs allow."""
+    from matplotlib import colormaps
+
+    if len(runs) <= 10:
+        return {run: f"C{number}" for number, run in enumerate(runs)}
+    colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))
+    return dict(zip(runs, colors, strict=True))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from nectargan.errors import RunError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.table import Table
 
 _COLUMNS_ABOUT_RUNS = ("source", "reason", "step")
 
@@ -52,6 +55,66 @@ def compare_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd
     differing = [key for key in options if frame[key].nunique(dropna=False) > 1]
     values = [key for key in frame.columns if key not in {*options, *_COLUMNS_ABOUT_RUNS}]
     return frame[differing + values]
+
+
+def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -> str:
+    """A frame of `compare_runs` as text.
+
+    Args:
+        frame: The frame.
+        form: "md", a Markdown table; "csv", full precision; "json", a list of objects, with null
+            for what is missing or not finite.
+    """
+    if form == "csv":
+        return str(frame.to_csv(lineterminator="\n"))
+    if form == "json":
+        rows = frame.reset_index().to_dict(orient="records")
+        plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+        return json.dumps(plain, indent=4, ensure_ascii=False) + "\n"
+    from rich import box
+    from rich.console import Console
+
+    text = io.StringIO()
+    table = comparison_table(frame)
+    table.box = box.MARKDOWN
+    Console(file=text, width=100_000, markup=False).print(table)
+    return "\n".join(line.strip() for line in text.getvalue().strip().splitlines()) + "\n"
+
+
+def comparison_table(frame: pd.DataFrame) -> Table:
+    """A frame of `compare_runs` for the terminal: a row for each run, or a column if there are
+    more columns than runs. Epochs of best values are behind these, in parentheses."""
+    from rich.table import Table
+
+    shown = frame.map(_shown)
+    for name in [name for name in shown.columns if f"{name}_epoch" in shown.columns]:
+        epochs = shown.pop(f"{name}_epoch")
+        shown[name] = [f"{v} ({e})" if e else v for v, e in zip(shown[name], epochs, strict=True)]
+    if len(shown.columns) > len(shown):
+        shown = shown.T
+    table = Table("", *map(str, shown.columns))
+    for name, row in shown.iterrows():
+        table.add_row(str(name), *row)
+    return table
+
+
+def _shown(value: object) -> str:
+    import pandas as pd
+
+    if pd.api.types.is_float(value) and not pd.isna(value):
+        return f"{value:.4g}"
+    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
+
+
+def _plain(value: Any) -> object:
+    """A value as JSON has it; a float32 as the shortest number that it is."""
+    import pandas as pd
+
+    if pd.isna(value) or value in (np.inf, -np.inf):
+        return None
+    if isinstance(value, (float, np.floating)):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class _Curve(NamedTuple):

@@ -67,9 +67,19 @@ def weight_axis(panel: Axes) -> Axes:
 
 def set_log_scale(panel: Axes, values: Any) -> None:
     """Makes a panel logarithmic, unless a value is 0 or below, which it could not show."""
+    from matplotlib.ticker import LogFormatter
+
+    class PlainNumbers(LogFormatter):
+        """Labels where matplotlib has them, as 0.2 instead of 2 x 10^-1."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() > 0:
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(PlainNumbers())
+        panel.yaxis.set_minor_formatter(PlainNumbers(minor_thresholds=(2, 0.5)))
 
 
 def thinned(count: int) -> slice:

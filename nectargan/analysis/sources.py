@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -34,8 +35,12 @@ class Source(Protocol):
     name: str
     place: str
 
-    def tables(self, file: str, as_text: bool = False) -> Iterator[Any]:
-        """What ``losses.csv`` or ``metrics.csv`` holds, in parts; see `tables.read_ledger`."""
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """What ``losses.csv`` or ``metrics.csv`` holds, in parts; see `tables.read_ledger`.
+
+        ``as_text`` and ``columns`` spare work where there is a ledger; a sink may ignore them."""
 
     def config(self) -> Config | None:
         """The config of the run, where it is known."""
@@ -55,9 +60,11 @@ class RunDirectory:
         self.place = str(directory)
         self.directory = directory
 
-    def tables(self, file: str, as_text: bool = False) -> Iterator[Any]:
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
         """Reads the ledger."""
-        return read_ledger(self.directory, file, as_text)
+        return read_ledger(self.directory, file, as_text, columns)
 
     def config(self) -> Config | None:
         """Reads ``config.json``, which a loop under `nectargan.track` does not have."""
@@ -118,11 +125,16 @@ def _found(run: str, mlflow_uri: str | None) -> list[Source]:
         return [MLflowRun(run.removeprefix(MLFLOW), mlflow_uri)]
     if not _is_pattern(run):
         return [_in_directory(Path(run))]
-    matches = [Path(match) for match in sorted(glob.glob(run))]
+    matches = [Path(match) for match in sorted(glob.glob(run), key=_in_natural_order)]
     found = [RunDirectory(path) for path in matches if (path / LOSSES_FILE).exists()]
     if not found:
         raise RunError(f"'{run}' matches no run directory.")
     return list(found)
+
+
+def _in_natural_order(name: str) -> list[tuple[int, str]]:
+    """Version 10 comes after version 9."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _in_directory(directory: Path) -> Source:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, MetricRow, read_blocks
@@ -40,7 +38,9 @@ def schema_of(file: str, as_text: bool = False) -> Any:
     return pa.schema([(name, types.get(name, pa.int64())) for name in _ROWS[file]._fields])
 
 
-def read_ledger(directory: Path, file: str, as_text: bool = False) -> Iterator[Any]:
+def read_ledger(
+    directory: Path, file: str, as_text: bool = False, columns: Sequence[str] = ()
+) -> Iterator[Any]:
     """Reads a ledger in parts; memory in use does not grow with it.
 
     A last line that is not finished, as of a run in progress, is left out.
@@ -49,6 +49,7 @@ def read_ledger(directory: Path, file: str, as_text: bool = False) -> Iterator[A
         directory: Run directory.
         file: ``losses.csv`` or ``metrics.csv``.
         as_text: Keep values as the ledger spells them, once they have proved to be numbers.
+        columns: Only these; ``()`` for all.
 
     Yields:
         ``pyarrow.Table`` of `schema_of`; none for a ledger without rows.
@@ -65,7 +66,7 @@ def read_ledger(directory: Path, file: str, as_text: bool = False) -> Iterator[A
                 if found != header.encode():
                     raise RunError(f"'{path}' does not begin with the columns {header}.")
             if lines:
-                yield _parsed(lines, schema_of(file, as_text))
+                yield _parsed(lines, schema_of(file, as_text), columns)
         if path.stat().st_size <= len(header):
             raise RunError(f"'{path}' does not begin with the columns {header}.")
     except OSError as error:
@@ -76,7 +77,7 @@ def read_ledger(directory: Path, file: str, as_text: bool = False) -> Iterator[A
         raise RunError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from None
 
 
-def _parsed(lines: bytes, schema: Any) -> Any:
+def _parsed(lines: bytes, schema: Any, columns: Sequence[str]) -> Any:
     import pyarrow as pa
     from pyarrow import compute, csv
 
@@ -89,29 +90,13 @@ def _parsed(lines: bytes, schema: Any) -> Any:
             column_types={field.name: field.type for field in schema},
             null_values=[],
             strings_can_be_null=False,
+            include_columns=list(columns),
         ),
     )
-    for field in schema:
+    for field in table.schema:
         if field.type == pa.string():
             compute.cast(table[field.name], pa.float32())
     return table
-
-
-def whole_steps(tables: Iterable[Any]) -> Iterator[Any]:
-    """The same rows in parts that end where a step ends."""
-    import pyarrow as pa
-
-    held: Any = None
-    for part in tables:
-        table = part if held is None else pa.concat_tables([held, part])
-        steps: Any = table["step"].to_numpy()
-        others = np.flatnonzero(steps != steps[-1]) if len(steps) else steps
-        end = int(others[-1]) + 1 if len(others) else 0
-        held = table.slice(end)
-        if end:
-            yield table.slice(0, end)
-    if held is not None:
-        yield held
 
 
 def codes_and_names(column: Any) -> tuple[Any, list[str]]:

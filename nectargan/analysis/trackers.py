@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +64,9 @@ class TensorBoardDirectory:
             )
         return series
 
-    def tables(self, file: str, as_text: bool = False) -> Iterator[Any]:
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
         """The series as the ledger would have them."""
         yield _table_of(file, self._series)
 
@@ -133,7 +135,9 @@ class MLflowRun:
             )
         return series
 
-    def tables(self, file: str, as_text: bool = False) -> Iterator[Any]:
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
         """The series as the ledger would have them."""
         yield _table_of(file, self._series)
 
@@ -185,23 +189,15 @@ def _series(steps: list[int], times: list[int], values: list[float]) -> Series:
 
 
 def _table_of(file: str, series: Mapping[str, Series]) -> Any:
-    import pandas as pd
     import pyarrow as pa
 
-    rows = _losses(series) if file == LOSSES_FILE else _metrics(series)
-    rows["epoch"] = _epochs(series.get("epoch"), rows["step"].to_numpy())
     schema = schema_of(file)
-    name = "loss" if file == LOSSES_FILE else "metric"
-    rows = rows.sort_values(["step", name], kind="stable")
-    rows[name] = pd.Categorical(rows[name])
-    # NaN is a value here, not a missing one.
-    columns = [
-        pa.array(rows[each.name].to_numpy(), each.type)
-        if each.name != name
-        else pa.array(rows[name].astype(str).to_numpy(object), pa.string()).dictionary_encode()
-        for each in schema
-    ]
-    return pa.table(columns, schema=schema)
+    rows = _losses(series) if file == LOSSES_FILE else _metrics(series)
+    rows["epoch"] = _epochs(series.get("epoch"), rows["step"].to_numpy(np.int64))
+    rows = rows.sort_values(["step", "loss" if file == LOSSES_FILE else "metric"])
+    # From NumPy's arrays, in which NaN is a value: from pandas it would come as a missing one.
+    columns = [pa.array(rows[column].to_numpy()) for column in schema.names]
+    return pa.table(columns, schema.names).cast(schema)
 
 
 def _losses(series: Mapping[str, Series]) -> Any:
@@ -240,5 +236,5 @@ def _epochs(series: Series | None, steps: Any) -> Any:
     of the first point before that. Without the series, 0: it is not known."""
     if series is None or not len(series.steps):
         return np.zeros(len(steps), np.int64)
-    at = np.searchsorted(series.steps, steps.astype(np.int64), side="right") - 1
+    at = np.searchsorted(series.steps, steps, side="right") - 1
     return series.values.astype(np.int64)[np.maximum(at, 0)]

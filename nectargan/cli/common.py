@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nectargan.errors import NectarGANError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 INTERRUPTED = 130
+_WIDTH_OF_A_PIPE = 200
 
 
 class Command(click.Command):
@@ -34,3 +38,11 @@ class Command(click.Command):
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"Warning: {message}", err=True)
+
+
+def make_console() -> Console:
+    """Where tables are printed to."""
+    from rich.console import Console
+
+    # A pipe has no width of its own; a table that was cut to 80 columns would be of no use there.
+    return Console(width=None if Console().is_terminal else _WIDTH_OF_A_PIPE, markup=False)

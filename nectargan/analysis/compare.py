@@ -68,9 +68,12 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
     if form == "csv":
         return str(frame.to_csv(lineterminator="\n"))
     if form == "json":
-        rows = frame.reset_index().to_dict(orient="records")
-        plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
-        return json.dumps(plain, indent=4, ensure_ascii=False) + "\n"
+        columns = {str(key): map(_plain, column.array) for key, column in frame.items()}
+        runs = [
+            dict(zip(["run", *columns], row, strict=True))
+            for row in zip(frame.index, *columns.values(), strict=True)
+        ]
+        return json.dumps(runs, indent=4, ensure_ascii=False) + "\n"
     from rich import box
     from rich.console import Console
 
@@ -93,8 +96,8 @@ def comparison_table(frame: pd.DataFrame) -> Table:
     if len(shown.columns) > len(shown):
         shown = shown.T
     table = Table("", *map(str, shown.columns))
-    for name, row in shown.iterrows():
-        table.add_row(str(name), *row)
+    for row in shown.itertuples():
+        table.add_row(*map(str, row))
     return table
 
 
@@ -112,7 +115,7 @@ def _plain(value: Any) -> object:
 
     if pd.isna(value) or value in (np.inf, -np.inf):
         return None
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, np.float32):
         return float(str(value))
     return value.item() if isinstance(value, np.generic) else value
 

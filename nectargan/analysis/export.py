@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nectargan.analysis.frames import named
+from nectargan.analysis.frames import named, parts_of
 from nectargan.analysis.reshaping import (
     Tables,
     epoch_means,
@@ -19,7 +18,7 @@ from nectargan.analysis.reshaping import (
 )
 from nectargan.analysis.smoothing import check_weight
 from nectargan.analysis.sources import Run, RunDirectory, Source, open_sources
-from nectargan.analysis.tables import codes_and_names, schema_of
+from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
 from nectargan.files import replacing
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
@@ -111,9 +110,7 @@ def export_losses(
     def tables() -> Iterator[Any]:
         columns = _columns(sources, chosen) if selection.wide else []
         for source, losses in zip(sources, chosen, strict=True):
-            # First the columns: a run may have no rows.
-            empty = schema_of(LOSSES_FILE, as_text).empty_table()
-            parts = chain([empty], source.tables(LOSSES_FILE, as_text))
+            parts = parts_of(source, LOSSES_FILE, as_text)
             for table in _reshaped(parts, selection, losses, columns):
                 yield named(table, source.name) if len(sources) > 1 else table
 

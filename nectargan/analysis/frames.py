@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nectargan.analysis.run_list import last_step
@@ -109,22 +109,26 @@ def losses_of(source: Source) -> pd.DataFrame:
 def _frame(sources: Sequence[Source], file: str, several: bool) -> pd.DataFrame:
     import pyarrow as pa
 
-    tables = list(named_tables(sources, file) if several else sources[0].tables(file))
-    table = pa.concat_tables(tables) if tables else named(schema_of(file).empty_table(), "")
-    tables.clear()
+    table = pa.concat_tables(
+        [
+            named(part, source.name) if several else part
+            for source in sources
+            for part in parts_of(source, file)
+        ]
+    )
     # Columns are freed as soon as they are converted: both kinds are never there as a whole.
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return frame
 
 
-def named_tables(sources: Iterable[Source], file: str, as_text: bool = False) -> Iterator[Any]:
-    """The ledgers of several runs, one after the other, with the name of the run in front."""
-    for source in sources:
-        for table in source.tables(file, as_text):
-            yield named(table, source.name)
+def parts_of(source: Source, file: str, as_text: bool = False) -> Iterator[Any]:
+    """The tables of a source; the first is empty and has the columns, whatever comes."""
+    yield schema_of(file, as_text).empty_table()
+    yield from source.tables(file, as_text)
 
 
 def named(table: Any, name: str) -> Any:
+    """A table with the name of its run in front."""
     import numpy as np
     import pyarrow as pa
 

@@ -73,7 +73,7 @@ class _Epoch:
         values = np.stack([table[value].to_numpy() for value in _VALUES]).astype(np.float64)
         is_finite = np.isfinite(values)
         values[~is_finite] = 0.0
-        # In the order of the rows: a dictionary may have names that are not among them.
+        # In the order of the rows, and only what is among them.
         for code in dict.fromkeys(codes.tolist()):
             mine = codes == code
             sums = np.stack([values[:, mine].sum(axis=1), is_finite[:, mine].sum(axis=1)])
@@ -128,7 +128,9 @@ def _widened(table: Any, losses: Sequence[str]) -> Any:
     steps = table["step"].to_numpy()
     is_first = np.append(True, steps[1:] != steps[:-1])[: len(steps)]
     codes, names = codes_and_names(table["loss"])
-    column_of = np.array([losses.index(name) for name in names], np.int64)
+    # A dictionary may have names that are not among the rows any more.
+    places = {name: place for place, name in enumerate(losses)}
+    column_of = np.array([places.get(name, -1) for name in names], np.int64)
     # For each step and loss, the row that it is in.
     cells = (np.cumsum(is_first) - 1) * len(losses) + column_of[codes]
     if len(np.unique(cells)) < len(cells):

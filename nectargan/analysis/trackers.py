@@ -158,6 +158,7 @@ class MLflowRun:
             return read_loss_tags(path.parent) if path else None
 
     def _artifact(self, name: str, folder: str) -> Path | None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         if name not in [each.path for each in self._ask("list_artifacts", self._id)]:
             return None
         return Path(self._ask("download_artifacts", self._id, name, folder))

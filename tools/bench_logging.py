@@ -167,7 +167,7 @@ for rows in more_rows(path, {max(1, count // BATCH)}):
 def reading_rows(run: Path, out: Path) -> list[Row]:
     """Seconds and peak memory of reading the large ledger, each in a process of its own."""
     load = f"""
-from nectargan.analysis.history import load_losses
+from nectargan.analysis import load_losses
 load_losses({str(run)!r})
 """
     export = f"""

@@ -40,7 +40,7 @@ class Source(Protocol):
     ) -> Iterator[Any]:
         """What ``losses.csv`` or ``metrics.csv`` holds, in parts; see `tables.read_ledger`.
 
-        ``as_text`` and ``columns`` spare work where there is a ledger; a sink may ignore them."""
+        ``columns`` spares work where there is a ledger; a sink may ignore it."""
 
     def config(self) -> Config | None:
         """The config of the run, where it is known."""

@@ -68,7 +68,7 @@ class TensorBoardDirectory:
         self, file: str, as_text: bool = False, columns: Sequence[str] = ()
     ) -> Iterator[Any]:
         """The series as the ledger would have them."""
-        yield _table_of(file, self._series)
+        yield _table_of(file, as_text, self._series)
 
     def config(self) -> Config | None:
         """That of the run directory which the event files are in, if they are in one."""
@@ -139,7 +139,7 @@ class MLflowRun:
         self, file: str, as_text: bool = False, columns: Sequence[str] = ()
     ) -> Iterator[Any]:
         """The series as the ledger would have them."""
-        yield _table_of(file, self._series)
+        yield _table_of(file, as_text, self._series)
 
     def config(self) -> Config | None:
         """That among the run's artifacts."""
@@ -189,16 +189,16 @@ def _series(steps: list[int], times: list[int], values: list[float]) -> Series:
     return Series(step[is_last], time[is_last], value[is_last])
 
 
-def _table_of(file: str, series: Mapping[str, Series]) -> Any:
+def _table_of(file: str, as_text: bool, series: Mapping[str, Series]) -> Any:
     import pyarrow as pa
 
-    schema = schema_of(file)
+    schema = schema_of(file, as_text)
     rows = _losses(series) if file == LOSSES_FILE else _metrics(series)
     rows["epoch"] = _epochs(series.get("epoch"), rows["step"].to_numpy(np.int64))
     rows = rows.sort_values(["step", "loss" if file == LOSSES_FILE else "metric"])
     # From NumPy's arrays, in which NaN is a value: from pandas it would come as a missing one.
     columns = [pa.array(rows[column].to_numpy()) for column in schema.names]
-    return pa.table(columns, schema.names).cast(schema)
+    return pa.table(columns, schema.names).cast(schema_of(file)).cast(schema)
 
 
 def _losses(series: Mapping[str, Series]) -> Any:

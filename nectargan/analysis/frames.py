@@ -9,7 +9,6 @@ from nectargan.analysis.run_list import last_step
 from nectargan.analysis.sources import Run, RunDirectory, Source, is_several, open_sources
 from nectargan.analysis.tables import schema_of
 from nectargan.config.choices import LOWER_IS_BETTER
-from nectargan.config.dotted import dotted
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def named(table: Any, name: str) -> Any:
 
 def _row(source: Source) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What is known of a run: how it stands, its config, its values."""
+    from nectargan.config.dotted import dotted
+
     status, reason = source.status()
     config = source.config()
     step, epoch, losses = _last_losses(source)

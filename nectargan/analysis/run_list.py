@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
@@ -52,6 +51,8 @@ def summarize_runs(output: Path) -> list[RunSummary]:
 
 
 def _summarize(directory: Path) -> RunSummary:
+    from nectargan.config.config_manager import ConfigManager
+
     status, reason = read_status(directory)
     if status == "RUNNING":
         try:

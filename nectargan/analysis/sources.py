@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nectargan.analysis.tables import read_ledger
-from nectargan.config.config_manager import ConfigManager
-from nectargan.config.schema import Config
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import read_loss_tags
 from nectargan.loggers.run_directory import CONFIG_FILE, is_locked, read_status
+
+if TYPE_CHECKING:
+    from nectargan.config.schema import Config
 
 Run = str | PathLike[str]
 MLFLOW = "mlflow:"
@@ -68,8 +69,7 @@ class RunDirectory:
 
     def config(self) -> Config | None:
         """Reads ``config.json``, which a loop under `nectargan.track` does not have."""
-        path = self.directory / CONFIG_FILE
-        return ConfigManager(path).data if path.exists() else None
+        return read_config(self.directory / CONFIG_FILE)
 
     def status(self) -> tuple[str, str]:
         """Reads ``status.json``; a run at which nobody is at work any more does not count as
@@ -82,6 +82,14 @@ class RunDirectory:
     def tags(self) -> dict[str, list[str]] | None:
         """Reads ``losses.json``."""
         return read_loss_tags(self.directory)
+
+
+def read_config(path: Path) -> Config | None:
+    """The config in a file; ``None`` if there is no such file."""
+    # Models of a config take longer to import than most ledgers to read.
+    from nectargan.config.config_manager import ConfigManager
+
+    return ConfigManager(path).data if path.exists() else None
 
 
 def open_sources(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> list[Source]:

@@ -8,20 +8,21 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.sources import EVENT_FILES, MLFLOW, RunDirectory
+from nectargan.analysis.sources import EVENT_FILES, MLFLOW, RunDirectory, read_config
 from nectargan.analysis.tables import schema_of
-from nectargan.config.config_manager import ConfigManager
-from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE
 from nectargan.loggers.loss_tags import LOSS_TAGS_FILE, read_loss_tags
 from nectargan.loggers.mlflow_client import check_reachable, connect, default_tracking_uri
 from nectargan.loggers.run_directory import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from nectargan.config.schema import Config
 
 _LOSS = re.compile(r"loss/(?P<name>.+)/(?P<value>raw|weighted)|weight/(?P<weighed>.+)")
 
@@ -145,7 +146,7 @@ class MLflowRun:
         """That among the run's artifacts."""
         with tempfile.TemporaryDirectory() as folder:
             path = self._artifact(CONFIG_FILE, folder)
-            return ConfigManager(path).data if path else None
+            return read_config(path) if path else None
 
     def status(self) -> tuple[str, str]:
         """As MLflow has it."""

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from nectargan.analysis.compare import (
-    comparison_table,
     compare_runs,
+    comparison_table,
     plot_comparison,
     render_comparison,
 )

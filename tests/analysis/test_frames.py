@@ -190,7 +190,7 @@ def test_importing_is_cheap() -> None:
     code = "import sys, nectargan.analysis; print({'pandas', 'torch'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
-    code = "import sys; from nectargan.analysis import load_runs; load_runs; print('torch' in sys.modules)"
+    code = "import sys; from nectargan.analysis import load_runs; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     with pytest.raises(ImportError):

@@ -113,7 +113,7 @@ def test_size_and_format(tmp_path: Path, figures: list[Figure]) -> None:
     with pytest.raises(RunError, match=r"out\.gif' names no picture; it must end in \.png"):
         plot_run(tmp_path / "r", tmp_path / "out.gif")
     for size in ((0, 3), (3, -1), (1000, 3), (math.nan, 3)):
-        with pytest.raises(RunError, match="cannot be .* inches; each must be above 0"):
+        with pytest.raises(RunError, match=r"cannot be .* inches; each must be above 0"):
             plot_run(tmp_path / "r", tmp_path / "new.png", size=size)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.pdf", "r"]
 

@@ -160,14 +160,14 @@ ledger = Ledger(path, LossRow, go_on=True)
 for rows in more_rows(path, {max(1, count // BATCH)}):
     ledger.append(rows)
 """
-    (_, before), (_, after) = _child(imports), _child(imports + append)
+    (_, before), (_, after) = run_child(imports), run_child(imports + append)
     return Row.of("memory grown while appending", "MB", [(after - before) / 1e6], limit=20.0)
 
 
 def reading_rows(run: Path, out: Path) -> list[Row]:
     """Seconds and peak memory of reading the large ledger, each in a process of its own."""
     load = f"""
-from nectargan.analysis.history import load_losses
+from nectargan.analysis import load_losses
 load_losses({str(run)!r})
 """
     export = f"""
@@ -177,13 +177,13 @@ main(arguments, standalone_mode=False)
 """
     rows = []
     for name, code in (("load_losses", load), ("export-csv --every 100", export)):
-        seconds, peak = _child(code)
+        seconds, peak = run_child(code)
         rows.append(Row.of(f"{name} of the large ledger", "s", [seconds]))
         rows.append(Row.of(f"{name}, peak memory", "GB", [peak / 1e9], limit=1.5))
     return rows
 
 
-def _child(code: str) -> tuple[float, float]:
+def run_child(code: str) -> tuple[float, float]:
     """Seconds and peak resident bytes of a Python process."""
     code += "\nfrom benchmarking import peak_memory\nprint(peak_memory())"
     command = [sys.executable, "-c", code]

@@ -1,1 +1,18 @@
-"""Runs after the fact: tables and pictures made from their ledgers."""
+"""Runs after the fact: tables and pictures made from their records.
+
+pandas is loaded when the first of these functions is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["load_losses", "load_metrics", "load_runs"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from nectargan.analysis import frames
+
+        return getattr(frames, name)
+    raise AttributeError(f"module 'nectargan.analysis' has no attribute '{name}'")

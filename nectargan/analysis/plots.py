@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,51 +9,108 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nectargan.analysis.history import load_losses
+from nectargan.analysis.figures import (
+    MOST_POINTS,
+    Size,
+    limits_of,
+    make_panels,
+    save_figure,
+    set_log_scale,
+    thinned,
+    weight_axis,
+)
+from nectargan.analysis.frames import losses_of
+from nectargan.analysis.smoothing import MovingAverage, usual_weight
+from nectargan.analysis.sources import Source, open_sources
 from nectargan.errors import RunError
-from nectargan.files import replacing
 from nectargan.scheduling.data import Schedule
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
-_COLUMNS = 3
-_PANEL = (4.0, 2.6)  # inches
-_MOST_POINTS = 2000  # more than a panel has pixels
+_NETWORKS = {"G": "generator", "D": "discriminator"}
 
 
-def plot_run(run: str | PathLike[str], output: Path) -> None:
-    """Draws a panel for each loss: raw values and their moving mean, the weight dotted.
+def plot_run(
+    run: str | PathLike[str],
+    output: Path,
+    *,
+    log: bool = False,
+    split: bool = False,
+    smooth: float | None = None,
+    size: Size | None = None,
+    mlflow_uri: str | None = None,
+) -> list[Path]:
+    """Draws a panel for each loss: raw values and their moving average, the weight dotted.
 
     Args:
-        run: Run directory.
-        output: The PNG file.
+        run: Run directory, ``mlflow:<run id>`` or a directory with event files.
+        output: The file: .png, .svg or .pdf.
+        log: Logarithmic axes for losses, as far as they are above 0.
+        split: A file for the losses of the generator and one for those of the discriminator, with
+            ``_G`` and ``_D`` before the suffix of ``output``; ``_other`` for losses of neither.
+        smooth: Weight of the `MovingAverage`, in [0, 1); 0 for none. By default it averages over a
+            fiftieth of the steps.
+        size: Width and height in inches.
+        mlflow_uri: As for `load_losses`.
+
+    Returns:
+        The files written.
 
     Raises:
-        RunError: the run cannot be read or has no losses, or the file cannot be written.
+        RunError: the run cannot be read or has no losses, an option has no sensible value, or a
+            file cannot be written.
     """
-    losses = load_losses(run)
+    (source,) = open_sources(run, mlflow_uri)
+    losses = losses_of(source)
     if losses.empty:
         raise RunError(f"'{run}' has no losses to plot yet.")
-    groups = {str(name): group for name, group in losses.groupby("loss", sort=False)}
-    figure, panels = _panels(len(groups), Path(run).resolve().name)
-    for panel, (name, group) in zip(panels, groups.items(), strict=False):
-        every = max(1, len(group) // _MOST_POINTS)
-        # One infinity would swallow the mean of all that comes after it.
-        finite = group["raw"].where(np.isfinite(group["raw"]))
-        mean = finite.ewm(span=max(2, len(group) // 50)).mean()
-        panel.plot(group["step"][::every], group["raw"][::every], color="C0", alpha=0.25, lw=0.8)
-        panel.plot(group["step"][::every], mean[::every], color="C0", lw=1.6)
-        panel.set_title(name, loc="left", fontsize=10)
-        panel.set_xlabel("step")
-        panel.set_ylabel("raw", color="C0")
-        weights = panel.twinx()
-        weights.plot(
-            group["step"][::every], group["weight"][::every], "C1:", lw=1.6, drawstyle="steps-post"
-        )
-        weights.set_ylabel("weight", color="C1")
-        weights.set_ylim(*_with_margin(group["weight"]))
-    _save(figure, output)
+    groups = {str(name): rows for name, rows in losses.groupby("loss", observed=True, sort=False)}
+    parts = _split(source, groups) if split else {"": list(groups)}
+    files = []
+    for part, names in parts.items():
+        title = f"{source.name}, {_NETWORKS.get(part, part)}" if part else source.name
+        file = output.with_stem(f"{output.stem}_{part}") if part else output
+        figure, panels = make_panels(names, title, size)
+        for name, panel in panels.items():
+            _draw_loss(panel, groups[name], smooth, log)
+        handles, labels = panels[names[0]].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        save_figure(figure, file)
+        files.append(file)
+    return files
+
+
+def _split(source: Source, names: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The losses of each network, by their tags, or by their names where nobody noted tags."""
+    tags = source.tags() or {}
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        marks = tags.get(name, [name.partition("_")[0]])
+        part = next((network for network in _NETWORKS if network in marks), "other")
+        parts.setdefault(part, []).append(name)
+    return parts
+
+
+def _draw_loss(panel: Axes, rows: Any, smooth: float | None, log: bool) -> None:
+    smooth = usual_weight(len(rows)) if smooth is None else smooth
+    raw, shown = rows["raw"].to_numpy(), thinned(len(rows))
+    steps = rows["step"].to_numpy()[shown]
+    average = MovingAverage(smooth)(raw)
+    style: dict[str, Any] = {"alpha": 0.25, "lw": 0.8} if smooth else {"lw": 1.2}
+    panel.plot(steps, raw[shown], color="C0", label="raw", **style)
+    if smooth:
+        panel.plot(steps, average[shown], color="C0", lw=1.6, label=f"raw, smoothed ({smooth:.3g})")
+    if log:
+        set_log_scale(panel, raw)
+    panel.set_xlabel("step")
+    panel.set_ylabel("raw", color="C0")
+    weights = weight_axis(panel)
+    weight = rows["weight"].to_numpy()
+    weights.plot(steps, weight[shown], "C1:", lw=1.6, drawstyle="steps-post")
+    panel.plot([], [], "C1:", lw=1.6, label="weight")  # for the legend, which knows one axis
+    weights.yaxis.label.set_color("C1")
+    weights.set_ylim(*limits_of(weight[np.isfinite(weight)] if len(weight) else [0.0]))
 
 
 def plot_schedules(schedules: Mapping[str, Schedule], epochs: int, output: Path) -> None:
@@ -63,50 +119,19 @@ def plot_schedules(schedules: Mapping[str, Schedule], epochs: int, output: Path)
     Args:
         schedules: By name of the panel.
         epochs: Length of the run.
-        output: The PNG file.
+        output: The file: .png, .svg or .pdf.
 
     Raises:
         RunError: the file cannot be written.
     """
-    figure, panels = _panels(len(schedules), f"{epochs} epochs")
-    for panel, (name, schedule) in zip(panels, schedules.items(), strict=False):
+    figure, panels = make_panels(list(schedules), f"{epochs} epochs")
+    for (name, panel), schedule in zip(panels.items(), schedules.values(), strict=True):
         x: Any = np.arange(1, epochs + 1)
         if schedule.interval == "step":
-            x = np.linspace(1, epochs, max(2, min(_MOST_POINTS, epochs * 20)))
+            x = np.linspace(1, epochs, max(2, min(MOST_POINTS, epochs * 20)))
         y = [schedule.value_at(float(epoch)) for epoch in x]
         panel.plot(x, y, color="C1", lw=1.6, marker="." if epochs <= 30 else None)
         panel.set_title(f"{name}: {schedule.name}", loc="left", fontsize=10)
         panel.set_xlabel("epoch")
-        panel.set_ylim(*_with_margin(y))
-    _save(figure, output)
-
-
-def _panels(count: int, title: str) -> tuple[Figure, list[Any]]:
-    from matplotlib.figure import Figure
-
-    columns = 2 if count == 4 else min(count, _COLUMNS)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel in panels:
-        panel.grid(alpha=0.3)
-        panel.spines["top"].set_visible(False)
-    for empty in panels[count:]:
-        empty.set_visible(False)
-    return figure, panels
-
-
-def _with_margin(values: Any) -> tuple[float, float]:
-    """Limits of an axis on which a constant is a line in the middle, not noise."""
-    low, high = float(np.min(values)), float(np.max(values))
-    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - margin, high + margin
-
-
-def _save(figure: Figure, output: Path) -> None:
-    try:
-        with replacing(output) as part:
-            figure.savefig(part, format="png", dpi=110)
-    except OSError as error:
-        raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None
+        panel.set_ylim(*limits_of(y))
+    save_figure(figure, output)

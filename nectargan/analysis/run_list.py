@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
@@ -52,6 +51,8 @@ def summarize_runs(output: Path) -> list[RunSummary]:
 
 
 def _summarize(directory: Path) -> RunSummary:
+    from nectargan.config.config_manager import ConfigManager
+
     status, reason = read_status(directory)
     if status == "RUNNING":
         try:
@@ -59,7 +60,7 @@ def _summarize(directory: Path) -> RunSummary:
                 status, reason = end_of(directory)
         except RunError:
             pass  # somebody is at work in it
-    epoch, losses = _last_step(directory / LOSSES_FILE)
+    _, epoch, losses = last_step(directory / LOSSES_FILE)
     try:
         epochs = ConfigManager(directory / CONFIG_FILE).data.train.epochs
     except NectarGANError:
@@ -70,14 +71,18 @@ def _summarize(directory: Path) -> RunSummary:
     return RunSummary(directory, status, reason, epoch, epochs, losses, best, behind)
 
 
-def _last_step(path: Path) -> tuple[int, dict[str, float]]:
+def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
+    """Step, epoch and raw losses of the last step in a ledger; 0, 0 and nothing for an empty one.
+
+    Only the end of the file is read, and what is no row is passed over.
+    """
     last: dict[str, float] = {}
     at = (0, 0)
     for step, epoch, loss, raw in _rows(path, tail=1 << 16):
         if (step, epoch) != at:
             at, last = (step, epoch), {}
         last[loss] = raw
-    return at[1], last
+    return *at, last
 
 
 def _best(path: Path) -> tuple[float, int] | None:

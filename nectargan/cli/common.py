@@ -6,15 +6,19 @@ import errno
 import logging
 import threading
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nectargan.credentials import without_credentials
 from nectargan.errors import NectarGANError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 INTERRUPTED = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_WIDTH_OF_A_PIPE = 200
 
 
 class Command(click.Command):
@@ -54,3 +58,11 @@ def _show_thread_error(args: threading.ExceptHookArgs) -> None:
         click.echo(f"Warning: {args.exc_value}", err=True)
     else:
         threading.__excepthook__(args)
+
+
+def make_console() -> Console:
+    """Where tables are printed to."""
+    from rich.console import Console
+
+    # A pipe has no width of its own; a table that was cut to 80 columns would be of no use there.
+    return Console(width=None if Console().is_terminal else _WIDTH_OF_A_PIPE, markup=False)

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 
 from nectargan.cli.common import Command
+from nectargan.config.choices import PictureFormat
+from nectargan.errors import RunError
 
-RUN = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)
+MLFLOW_URI = click.option(
+    "--mlflow-uri",
+    metavar="URI",
+    help="Where 'mlflow:' runs are.  [default: $MLFLOW_TRACKING_URI, else runs/mlflow.db]",
+)
+SMOOTH = click.option(
+    "--smooth",
+    type=float,
+    metavar="W",
+    help="Weight of an exponential moving average, as in TensorBoard: 0 <= W < 1.",
+)
+LOG = click.option("--log", is_flag=True, help="Logarithmic axes for losses above 0.")
+
+
+def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        width, height = map(float, text.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' is no size; write W,H in inches, such as 7,4.5.", ctx, param
+        ) from None
+    return width, height
+
+
+SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure, in inches.")
 
 
 @click.command("export-csv", cls=Command)
-@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="CSV file.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="CSV file, Parquet if it ends in .parquet, or - for standard output.",
+)
 @click.option("--wide", is_flag=True, help="A row per step, a column per series.")
 @click.option(
     "--every",
@@ -22,29 +59,69 @@ RUN = click.Path(path_type=Path)
     metavar="N",
     help="Only the first step and every N-th.",
 )
-def export_csv(runs: tuple[Path, ...], output: Path, wide: bool, every: int) -> None:
-    """Write the losses of one or more run directories to one CSV file.
+@SMOOTH
+@click.option("--epoch-means", is_flag=True, help="A row per loss and epoch: means.")
+@click.option("--losses", multiple=True, metavar="A,B", help="Only these; may be repeated.")
+@click.option(
+    "--query", multiple=True, metavar="TAG", help="Only losses with this tag; may be repeated."
+)
+@MLFLOW_URI
+def export_csv(
+    runs: tuple[str, ...],
+    output: Path,
+    mlflow_uri: str | None,
+    losses: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Write the losses of one or more runs to one file.
 
-    Several runs get a column "run".
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files. Several
+    runs get a column "run".
     """
-    from nectargan.analysis import history
+    from nectargan.analysis.export import Selection, export_losses
 
-    rows = history.export_csv(runs, output, wide=wide, every=every)
+    names = [name.strip() for some in losses for name in some.split(",")]
+    selection = Selection(losses=names, **options)
+    if str(output) == "-":
+        export_losses(runs, sys.stdout.buffer, selection, mlflow_uri)
+        return
+    rows = export_losses(runs, output, selection, mlflow_uri)
     click.echo(f"Wrote {rows} rows to {output}.")
 
 
 @click.command(cls=Command)
-@click.argument("run", type=RUN)
+@click.argument("run")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
-    help="PNG file.  [default: losses.png in the run directory]",
+    type=PATH,
+    help="Picture, .png, .svg or .pdf.  [default: losses.png in the run directory]",
 )
-def plot(run: Path, output: Path | None) -> None:
-    """Draw the losses and weights of a run directory."""
+@click.option(
+    "--format", "form", type=click.Choice(get_args(PictureFormat)), help="Of the picture."
+)
+@LOG
+@click.option("--split", is_flag=True, help="One file for the generator, one for D: _G and _D.")
+@SMOOTH
+@SIZE
+@MLFLOW_URI
+def plot(run: str, output: Path | None, form: str | None, **options: Any) -> None:
+    """Draw the losses and weights of a run.
+
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files.
+    """
     from nectargan.analysis.plots import plot_run
 
-    output = output or run / "losses.png"
-    plot_run(run, output)
-    click.echo(f"Drew {output}.")
+    for file in plot_run(run, _picture(run, output, form), **options):
+        click.echo(f"Drew {file}.")
+
+
+def _picture(run: str, output: Path | None, form: str | None) -> Path:
+    if output is None:
+        # Beside the ledger where there is one.
+        return (Path(run) if Path(run).is_dir() else Path()) / f"losses.{form or 'png'}"
+    if form is None or not output.suffix:
+        return output.with_suffix(f".{form}") if form else output
+    if output.suffix.lower() != f".{form}":
+        raise RunError(f"--output {output} and --format {form} contradict each other; give one.")
+    return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nectargan.cli.compare import compare
 from nectargan.cli.data import data
 from nectargan.cli.history import export_csv, plot
 from nectargan.cli.runs import runs, sync
@@ -18,5 +19,5 @@ def main() -> None:
     """Train paired image-to-image GANs, with every weighted loss on record."""
 
 
-for command in (train, data, runs, sync, export_csv, plot, schedule):
+for command in (train, data, runs, sync, export_csv, plot, compare, schedule):
     main.add_command(command)

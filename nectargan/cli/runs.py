@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nectargan.cli.common import Command
+from nectargan.cli.common import Command, make_console
 
 DIRECTORY = click.Path(path_type=Path)
 
@@ -18,7 +18,6 @@ def runs(directory: Path) -> None:
 
     A run that died without a word is marked as killed.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from nectargan.analysis.run_list import BEST_BY, summarize_runs
@@ -30,9 +29,7 @@ def runs(directory: Path) -> None:
         best = f"{run.best[0]:.4g} in epoch {run.best[1]}" if run.best else ""
         epoch = f"{run.epoch}/{run.epochs}"
         table.add_row(run.directory.name, status, epoch, losses, best, ", ".join(run.behind))
-    # A pipe has no width of its own; a table that was cut to 80 columns would be of no use there.
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table)
+    make_console().print(table)
 
 
 @click.command(cls=Command)

@@ -12,3 +12,7 @@ Norm = Literal["instance", "batch"]
 Cache = Literal["auto", "ram", "device", "off"]
 CudaGraph = Literal["auto", "on", "off"]
 Compile = Literal["off", "default"]
+PictureFormat = Literal["png", "svg", "pdf"]
+
+# Of the metrics of validation; of all others, more is better.
+LOWER_IS_BETTER = ("val/l1",)

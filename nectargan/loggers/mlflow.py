@@ -16,6 +16,7 @@ from typing import Any
 from nectargan.loggers.base import Point, RunStatus
 from nectargan.loggers.epoch_files import EXAMPLES, LOSS_MAPS
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.loggers.loss_tags import LOSS_TAGS_FILE
 from nectargan.loggers.mlflow_client import RunClient, connect, one_line
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, RunFacts
 from nectargan.loggers.mlflow_model import log_model
@@ -24,7 +25,7 @@ from nectargan.loggers.system_metrics import SystemMetrics
 
 log = logging.getLogger("nectargan")
 
-_FILES = ("config.json", LOSSES_FILE, METRICS_FILE)
+_FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
 _SYSTEM = "system/"
 _THUMBNAIL = 256  # pixels; MLflow's own size for the pictures of its image grid
 

@@ -51,6 +51,7 @@ class LossRecorder:
 
     Attributes:
         last: The newest row written, by name of the loss.
+        tags: The tags of each loss, as they were when it was first recorded.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LossRecorder:
         window_seconds: float = 2.0,
     ) -> None:
         self.last: dict[str, LossRow] = {}
+        self.tags: dict[str, tuple[str, ...]] = {}
         self._write = write
         self._window_steps = window_steps
         self._window_seconds = window_seconds
@@ -75,6 +77,8 @@ class LossRecorder:
             self._begin_step(event)
         value = _Value(event.weight, event.raw, event.weighted)
         self._values.setdefault(event.name, []).append(value)
+        if event.name not in self.tags:
+            self.tags[event.name] = event.tags
 
     def flush(self) -> None:
         """Writes everything that was recorded so far, waiting for the device if need be."""

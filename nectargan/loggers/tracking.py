@@ -16,6 +16,7 @@ from nectargan.interrupts import is_second, uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
 from nectargan.loggers.epoch_means import epoch_means
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
+from nectargan.loggers.loss_tags import write_loss_tags
 from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_client import default_tracking_uri
 from nectargan.loggers.nonfinite import NonFiniteWatch
@@ -125,6 +126,7 @@ class Tracker:
         self._losses: Ledger | None = None
         self._metrics: Ledger | None = None
         self._handle: Any = None
+        self._tagged = 0
 
     def __enter__(self) -> Tracker:
         if self._csv:
@@ -226,6 +228,9 @@ class Tracker:
     def _write_losses(self, rows: list[LossRow]) -> None:
         if self._losses is not None:
             self._losses.append(rows)
+            if len(self._recorder.tags) > self._tagged:
+                write_loss_tags(self.directory, self._recorder.tags)
+                self._tagged = len(self._recorder.tags)
         for watcher in self._watchers:
             watcher(rows)
 

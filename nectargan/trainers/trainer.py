@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, DataError, RunError
 from nectargan.interrupts import uninterrupted
@@ -24,8 +25,6 @@ from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.run import Run, open_run, tracking_uri
 from nectargan.trainers.run_facts import describe_datasets
-
-LOWER_IS_BETTER = ("val/l1",)
 
 
 class Display(Protocol):

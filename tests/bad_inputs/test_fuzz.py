@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nectargan.analysis.history import load_losses, load_metrics
+from nectargan.analysis import load_losses, load_metrics, load_runs
 from nectargan.analysis.run_list import summarize_runs
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
@@ -136,6 +136,7 @@ def test_ledgers_that_are_damaged(
         (run / name).write_bytes((HEADER if whole else b"") + lines)
     only_ours(load_losses, run)
     only_ours(load_metrics, run)
+    only_ours(load_runs, run)
     only_ours(summarize_runs, folder)
     path = run / "losses.csv"
     only_ours(first_step_from, path, offset)

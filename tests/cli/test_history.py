@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -33,25 +34,69 @@ def test_wide_export_of_several_runs(run: Run, two_runs: list[Path]) -> None:
     assert table["loss/G_L1/raw"][3:].tolist() == raw.tolist()
 
 
+def test_tidy_rows_on_standard_output(run: Run, two_runs: list[Path]) -> None:
+    result = run("export-csv", two_runs[0], "-o", "-", "--losses", "G_L1, D_real", "--every", 6)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    table = pd.read_csv(io.StringIO(result.stdout))
+    assert table[["step", "loss"]].to_numpy().tolist() == [
+        [1, "D_real"],
+        [1, "G_L1"],
+        [6, "D_real"],
+        [6, "G_L1"],
+    ]
+    assert list(Path().iterdir()) == []
+
+
+def test_the_trainer_notes_the_tags_to_ask_for(run: Run, two_runs: list[Path]) -> None:
+    options = ["--query", "pixel", "--query", "D", "--epoch-means", "--wide"]
+    result = run("export-csv", two_runs[0], "-o", "out.parquet", *options)
+    assert result.stdout == "Wrote 2 rows to out.parquet.\n"
+    frame = pd.read_parquet("out.parquet")
+    names = {name for name in frame if name.startswith("weight/")}
+    assert names == {"weight/G_L1", "weight/D_real", "weight/D_fake"}
+    ledger = pd.read_csv(two_runs[0] / "losses.csv")
+    means = ledger[ledger["loss"] == "G_L1"].groupby("epoch")["raw"].mean()
+    assert frame["loss/G_L1/raw"].tolist() == pytest.approx(means.tolist(), rel=1e-6)
+
+
 def test_plot_draws_a_picture(run: Run, two_runs: list[Path]) -> None:
     assert run("plot", two_runs[0]).exit_code == 0
     with Image.open(two_runs[0] / "losses.png") as image:
         assert image.width > 600
         assert len(image.convert("RGB").getcolors(1 << 24)) > 50
     assert run("plot", two_runs[0], "-o", "mine.png").stdout == "Drew mine.png.\n"
+    result = run("plot", two_runs[0], "--format", "svg", "--split", "--log", "--size", "6,3")
+    drawn = [two_runs[0] / f"losses_{network}.svg" for network in "DG"]
+    assert result.stdout == "".join(f"Drew {path}.\n" for path in drawn)
+    assert 'width="432pt"' in drawn[0].read_text()
+    assert run("plot", two_runs[0], "-o", "mine", "--format", "pdf").stdout == "Drew mine.pdf.\n"
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        ["export-csv", "nowhere", "-o", "x.csv"],
-        ["plot", "nowhere", "-o", "x.png"],
-        ["export-csv", "."],
-        ["export-csv", ".", "-o", "x.csv", "--every", "0"],
+        (["export-csv", "nowhere", "-o", "x.csv"], "'nowhere' is no run directory"),
+        (["export-csv", "runs/*", "-o", "x.csv"], "'runs/*' matches no run directory"),
+        (["plot", "nowhere", "-o", "x.png"], "'nowhere' is no run directory"),
+        (["export-csv", "."], "Missing option '-o'"),
+        (["export-csv", ".", "-o", "x.csv", "--every", "0"], "0 is not in the range"),
+        (["export-csv", ".", "-o", "x.csv", "--smooth", "1"], "must be in [0, 1)"),
+        (["export-csv", ".", "-o", "x", "--smooth", ".5", "--epoch-means"], "contradict"),
+        (["export-csv", ".", "-o", "x", "--losses", "a", "--query", "b"], "contradict"),
+        (["export-csv", "mlflow:abc", "-o", "x.csv"], "No MLflow was named"),
+        (["plot", ".", "--size", "big"], "'big' is no size; write W,H"),
+        (["plot", ".", "--size", "3"], "'3' is no size"),
+        (["plot", ".", "-o", "x.png", "--format", "svg"], "contradict each other"),
+        (["plot", ".", "--format", "gif"], "'gif' is not one of"),
     ],
 )
-def test_bad_input(run: Run, arguments: list[str]) -> None:
+def test_bad_input(
+    run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Error: " in result.stderr
+    assert message in result.stderr
     assert list(Path().iterdir()) == []

@@ -1,0 +1,134 @@
+"""What all pictures share: panels in a grid, and files that are replaced in one piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from nectargan.config.choices import PictureFormat
+from nectargan.errors import RunError
+from nectargan.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Size = tuple[float, float]
+MOST_POINTS = 2000  # more than a panel has pixels
+
+_COLUMNS = 3
+_PANEL = (4.0, 2.6)  # inches
+_LARGEST = 100.0  # inches
+
+
+def make_panels(
+    names: Sequence[str], title: str, size: Size | None = None
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each name, which is its title.
+
+    Args:
+        names: All different; at least one.
+        title: Of the figure.
+        size: Width and height of the figure in inches; else so much for each panel.
+
+    Raises:
+        RunError: ``size`` is no size.
+    """
+    from matplotlib.figure import Figure
+
+    columns = 2 if len(names) == 4 else min(len(names), _COLUMNS)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(
+        figsize=check_size(size) or (_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=11)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[len(names) :]:
+        unused.set_visible(False)
+    panels = dict(zip(names, axes, strict=False))
+    for name, panel in panels.items():
+        panel.set_title(name, loc="left", fontsize=10)
+        panel.grid(alpha=0.3)
+        panel.spines["top"].set_visible(False)
+    return figure, panels
+
+
+def weight_axis(panel: Axes) -> Axes:
+    """A second axis on the right of a panel, for weights."""
+    axis = panel.twinx()
+    axis.spines["top"].set_visible(False)
+    axis.set_ylabel("weight")
+    return axis
+
+
+def set_log_scale(panel: Axes, values: Any) -> None:
+    """Makes a panel logarithmic, unless a value is 0 or below, which it could not show."""
+    from matplotlib.ticker import LogFormatter
+
+    class PlainNumbers(LogFormatter):
+        """Labels where matplotlib has them, as 0.2 instead of 2 x 10^-1."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    finite = values[np.isfinite(values)]
+    if len(finite) and finite.min() > 0:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(PlainNumbers())
+        panel.yaxis.set_minor_formatter(PlainNumbers(minor_thresholds=(2, 0.5)))
+
+
+def thinned(count: int) -> slice:
+    """Every so manieth of ``count`` points that no more are drawn than one could see."""
+    return slice(None, None, max(1, count // MOST_POINTS))
+
+
+def limits_of(values: Any) -> Size:
+    """Limits of an axis on which a constant is a line in the middle, not noise."""
+    low, high = float(np.min(values)), float(np.max(values))
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def check_size(size: Size | None) -> Size | None:
+    """Raises `RunError` unless ``size`` can be that of a figure, in inches."""
+    if size is not None and not all(0 < side <= _LARGEST for side in size):
+        raise RunError(
+            f"A picture cannot be {size[0]:g} x {size[1]:g} inches; each must be above 0 and at "
+            f"most {_LARGEST:g}."
+        )
+    return size
+
+
+def format_of(output: Path) -> str:
+    """The format of a picture, by the suffix of its file.
+
+    Raises:
+        RunError: it is none that we write.
+    """
+    suffix, known = output.suffix.lower().removeprefix("."), get_args(PictureFormat)
+    if suffix not in known:
+        raise RunError(f"'{output}' names no picture; it must end in .{', .'.join(known)}.")
+    return suffix
+
+
+def save_figure(figure: Figure, output: Path) -> None:
+    """Writes a figure in the format of its suffix.
+
+    Raises:
+        RunError: the file cannot be written, or its suffix is that of no format.
+    """
+    from matplotlib import rc_context
+
+    form = format_of(output)
+    # Journals want fonts as outlines that can be edited, not the bitmaps of Type 3.
+    with rc_context({"pdf.fonttype": 42}):
+        try:
+            with replacing(output) as part:
+                figure.savefig(part, format=form, dpi=150)
+        except OSError as error:
+            raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None

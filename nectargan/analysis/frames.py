@@ -1,0 +1,178 @@
+"""The record of runs as pandas frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nectargan.analysis.run_list import last_step
+from nectargan.analysis.sources import Run, RunDirectory, Source, is_several, open_sources
+from nectargan.analysis.tables import schema_of
+from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+    """Every loss of one or more runs, a row per loss and step.
+
+    The frame has the same columns wherever it is read from:
+
+    ============ ======== ==========================================================
+    ``run``      category name of the run; only for a list of runs, or a pattern
+    ``step``     int64    update of the generator, from 1
+    ``epoch``    int64    from 1; 0 where a sink does not know it
+    ``time``     int64    Unix time in milliseconds
+    ``loss``     category name of the loss
+    ``raw``      float32  what the loss function returned
+    ``weight``   float32  the weight that was applied
+    ``weighted`` float32  their product
+    ============ ======== ==========================================================
+
+    Rows are in the order of runs and steps; within a step as they were computed, or by name where
+    they come from a sink. TensorBoard and MLflow have the steps of their stride alone, and their
+    epoch is that of the last point of the series ``epoch`` up to a step. MLflow has no infinities:
+    ``raw`` and ``weighted`` are NaN there.
+
+    Args:
+        runs: A run directory; a pattern, ``"runs/*"``, for the run directories among its matches;
+            ``"mlflow:<run id>"``; a directory with TensorBoard's event files; or a list of these.
+            A run that is still in progress is read as far as it has come.
+        mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
+            ``runs/mlflow.db``.
+
+    Raises:
+        RunError: there is no such run, its record is damaged, or MLflow cannot be reached.
+    """
+    return _frame(open_sources(runs, mlflow_uri), LOSSES_FILE, is_several(runs))
+
+
+def load_metrics(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+    """Every measurement of one or more runs: learning rates, validation, times.
+
+    Columns ``run``, ``step``, ``epoch`` and ``time`` as from `load_losses`, ``metric`` (category)
+    and ``value`` (float32). Sinks may have series of their own beside those of ``metrics.csv``.
+
+    Args:
+        runs: As for `load_losses`.
+        mlflow_uri: As for `load_losses`.
+
+    Raises:
+        RunError: as from `load_losses`.
+    """
+    return _frame(open_sources(runs, mlflow_uri), METRICS_FILE, is_several(runs))
+
+
+def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+    """One row a run: how it stands, its config, its last and best values.
+
+    The index ``run`` has the names of the runs. Columns:
+
+    - ``source``: where it was read from; ``status`` (category; missing where it is not known) and
+      ``reason``; ``epoch`` and ``step``, the last ones on record, 0 for none;
+    - every option of the config under its dotted key, ``train.loss.G_L1``, schedules in their
+      one-line notation; missing for a run without a config;
+    - the last value of series: ``loss/<name>/raw`` and ``val/<metric>`` (float32);
+    - ``best/<metric>`` (float32) and ``best/<metric>_epoch`` (Int64) of every metric of validation.
+
+    Args:
+        runs: As for `load_losses`.
+        mlflow_uri: As for `load_losses`.
+
+    Raises:
+        RunError: as from `load_losses`.
+        ConfigError: the config of a run cannot be read.
+    """
+    import pandas as pd
+
+    sources = open_sources(runs, mlflow_uri)
+    rows = [_row(source) for source in sources]
+    # The union of all columns, each kind in the order of its first appearance.
+    columns = [dict.fromkeys(key for row in rows for key in row[kind]) for kind in range(3)]
+    flat = [{key: value for kind in row for key, value in kind.items()} for row in rows]
+    index = pd.Index([source.name for source in sources], name="run")
+    frame = pd.DataFrame(flat, index, [key for kind in columns for key in kind])
+    types = {"status": "category", "reason": "str"}
+    for key in columns[2]:
+        types[key] = "Int64" if key.endswith("_epoch") else "float32"
+    return frame.astype(types)
+
+
+def losses_of(source: Source) -> pd.DataFrame:
+    """As `load_losses`, of one source."""
+    return _frame([source], LOSSES_FILE, several=False)
+
+
+def _frame(sources: Sequence[Source], file: str, several: bool) -> pd.DataFrame:
+    import pyarrow as pa
+
+    table = pa.concat_tables(
+        [
+            named(part, source.name) if several else part
+            for source in sources
+            for part in parts_of(source, file)
+        ]
+    )
+    # Columns are freed as soon as they are converted: both kinds are never there as a whole.
+    frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
+    return frame
+
+
+def parts_of(source: Source, file: str, as_text: bool = False) -> Iterator[Any]:
+    """The tables of a source; the first is empty and has the columns, whatever comes."""
+    yield schema_of(file, as_text).empty_table()
+    yield from source.tables(file, as_text)
+
+
+def named(table: Any, name: str) -> Any:
+    """A table with the name of its run in front."""
+    import numpy as np
+    import pyarrow as pa
+
+    codes = pa.array(np.zeros(len(table), np.int32))
+    return table.add_column(0, "run", pa.DictionaryArray.from_arrays(codes, pa.array([name])))
+
+
+def _row(source: Source) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What is known of a run: how it stands, its config, its values."""
+    from nectargan.config.dotted import dotted
+
+    status, reason = source.status()
+    config = source.config()
+    step, epoch, losses = _last_losses(source)
+    stand: dict[str, Any] = {"source": source.place, "status": status or None, "reason": reason}
+    stand |= {"epoch": epoch, "step": step}
+    values = {f"loss/{name}/raw": raw for name, raw in losses.items()}
+    return stand, dotted(config) if config else {}, values | _validation(source)
+
+
+def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
+    """Step, epoch and raw losses of the last step on record."""
+    if isinstance(source, RunDirectory):
+        return last_step(source.directory / LOSSES_FILE)
+    frame = losses_of(source)
+    last = frame[frame["step"] == frame["step"].max()]
+    if last.empty:
+        return 0, 0, {}
+    raw = dict(zip(last["loss"], last["raw"], strict=True))
+    return int(last["step"].iloc[0]), int(last["epoch"].iloc[0]), raw
+
+
+def _validation(source: Source) -> dict[str, Any]:
+    if isinstance(source, RunDirectory) and not (source.directory / METRICS_FILE).exists():
+        return {}
+    frame = _frame([source], METRICS_FILE, several=False)
+    values: dict[str, Any] = {}
+    bests: dict[str, Any] = {}
+    for metric, points in frame.groupby("metric", observed=True, sort=False):
+        if not str(metric).startswith("val/"):
+            continue
+        values[str(metric)] = points["value"].iloc[-1]
+        finite = points["value"][points["value"].abs() < float("inf")]
+        if not finite.empty:
+            best: Any = finite.idxmin() if metric in LOWER_IS_BETTER else finite.idxmax()
+            name = f"best/{str(metric).removeprefix('val/')}"
+            bests |= {name: finite[best], f"{name}_epoch": points["epoch"][best]}
+    return values | bests

@@ -1,0 +1,58 @@
+"""The exponential moving average that curves are smoothed with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nectargan.errors import RunError
+
+
+class MovingAverage:
+    """An exponential moving average over a series that comes in parts, as TensorBoard draws it.
+
+    ``m = weight * m + (1 - weight) * x``, starting from 0, and divided by ``1 - weight**n`` after
+    ``n`` values, so that the start is not drawn towards 0. A value that is not finite is passed on
+    as it is and leaves the average alone: what comes after it is as smooth as if it had not been
+    there.
+
+    Args:
+        weight: How much of the average is kept from one value to the next, in [0, 1); 0 changes
+            nothing, 0.99 averages over some hundred values.
+
+    Raises:
+        RunError: ``weight`` is not in [0, 1).
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = check_weight(weight)
+        self._average = 0.0
+        self._count = 0
+
+    def __call__(self, values: Any) -> Any:
+        """Smooths the next values, an array ``(n,)``; returns another, float32."""
+        import pandas as pd
+
+        values = np.asarray(values, np.float64)
+        is_finite = np.isfinite(values)
+        # The average so far goes first, which makes pandas go on from it.
+        series = pd.Series(np.concatenate([[self._average], np.where(is_finite, values, np.nan)]))
+        averages = series.ewm(alpha=1 - self.weight, adjust=False, ignore_na=True).mean().to_numpy()
+        counts = self._count + np.cumsum(is_finite)
+        if len(values):
+            self._average, self._count = float(averages[-1]), int(counts[-1])
+        unbiased = averages[1:] / (1 - self.weight ** np.maximum(counts, 1))
+        return np.where(is_finite, unbiased, values).astype(np.float32)
+
+
+def check_weight(weight: float) -> float:
+    """Raises `RunError` unless ``weight`` can be that of a moving average."""
+    if not 0 <= weight < 1:
+        raise RunError(f"A curve cannot be smoothed by {weight:g}; it must be in [0, 1).")
+    return weight
+
+
+def usual_weight(count: int) -> float:
+    """A weight that shows the course of ``count`` values: it averages over a fiftieth of them."""
+    return 1 - 2 / (max(2, count // 50) + 1)

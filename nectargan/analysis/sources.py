@@ -1,0 +1,160 @@
+"""Where the record of a run can be read: a run directory, TensorBoard's event files, MLflow."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nectargan.analysis.tables import read_ledger
+from nectargan.errors import RunError
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.loggers.loss_tags import read_loss_tags
+from nectargan.loggers.run_directory import CONFIG_FILE, is_locked, read_status
+
+if TYPE_CHECKING:
+    from nectargan.config.schema import Config
+
+Run = str | PathLike[str]
+MLFLOW = "mlflow:"
+EVENT_FILES = "events.out.tfevents.*"
+
+
+class Source(Protocol):
+    """The record of one run, wherever it is kept.
+
+    Attributes:
+        name: What tables and pictures call the run.
+        place: What the user called it.
+    """
+
+    name: str
+    place: str
+
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """What ``losses.csv`` or ``metrics.csv`` holds, in parts; see `tables.read_ledger`.
+
+        ``columns`` spares work where there is a ledger; a sink may ignore it."""
+
+    def config(self) -> Config | None:
+        """The config of the run, where it is known."""
+
+    def status(self) -> tuple[str, str]:
+        """How the run stands, and why; empty where it is not known."""
+
+    def tags(self) -> dict[str, list[str]] | None:
+        """The tags of each loss, where they are known."""
+
+
+class RunDirectory:
+    """A run directory: the ledger itself."""
+
+    def __init__(self, directory: Path) -> None:
+        self.name = directory.resolve().name
+        self.place = str(directory)
+        self.directory = directory
+
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """Reads the ledger."""
+        return read_ledger(self.directory, file, as_text, columns)
+
+    def config(self) -> Config | None:
+        """Reads ``config.json``, which a loop under `nectargan.track` does not have."""
+        return read_config(self.directory / CONFIG_FILE)
+
+    def status(self) -> tuple[str, str]:
+        """Reads ``status.json``; a run at which nobody is at work any more does not count as
+        running."""
+        status, reason = read_status(self.directory)
+        if status == "RUNNING" and not is_locked(self.directory):
+            return "KILLED", "it died without a word"
+        return status, reason
+
+    def tags(self) -> dict[str, list[str]] | None:
+        """Reads ``losses.json``."""
+        return read_loss_tags(self.directory)
+
+
+def read_config(path: Path) -> Config | None:
+    """The config in a file; ``None`` if there is no such file."""
+    # Models of a config take longer to import than most ledgers to read.
+    from nectargan.config.config_manager import ConfigManager
+
+    return ConfigManager(path).data if path.exists() else None
+
+
+def open_sources(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> list[Source]:
+    """Finds runs; their names are all different.
+
+    Args:
+        runs: One or more of: a run directory; a pattern such as ``"runs/*"``, which stands for the
+            run directories among its matches; ``mlflow:<run id>``; a directory with TensorBoard's
+            event files.
+        mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
+            ``runs/mlflow.db``.
+
+    Raises:
+        RunError: there is no such run, or MLflow cannot be reached.
+    """
+    if isinstance(runs, (str, PathLike)):
+        runs = [runs]
+    sources = [source for run in runs for source in _found(os.fspath(run), mlflow_uri)]
+    if not sources:
+        raise RunError("No run was named; name one or more run directories.")
+    names = Counter(source.name for source in sources)
+    for source in sources:
+        if names[source.name] > 1:
+            source.name = source.place
+    return sources
+
+
+def is_several(runs: Run | Sequence[Run]) -> bool:
+    """Whether ``runs`` may stand for several runs: a list or a pattern, whatever it matches."""
+    return not isinstance(runs, (str, PathLike)) or _is_pattern(os.fspath(runs))
+
+
+def _is_pattern(run: str) -> bool:
+    return glob.has_magic(run) and not run.startswith(MLFLOW) and not Path(run).exists()
+
+
+def _found(run: str, mlflow_uri: str | None) -> list[Source]:
+    if run.startswith(MLFLOW):
+        from nectargan.analysis.trackers import MLflowRun
+
+        return [MLflowRun(run.removeprefix(MLFLOW), mlflow_uri)]
+    if not _is_pattern(run):
+        return [_in_directory(Path(run))]
+    matches = [Path(match) for match in sorted(glob.glob(run), key=_in_natural_order)]
+    found = [RunDirectory(path) for path in matches if (path / LOSSES_FILE).exists()]
+    if not found:
+        raise RunError(f"'{run}' matches no run directory.")
+    return list(found)
+
+
+def _in_natural_order(name: str) -> list[tuple[int, str]]:
+    """Version 10 comes after version 9."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+
+
+def _in_directory(directory: Path) -> Source:
+    if not (directory / LOSSES_FILE).exists() and any(directory.glob(EVENT_FILES)):
+        from nectargan.analysis.trackers import TensorBoardDirectory
+
+        return TensorBoardDirectory(directory)
+    if not directory.is_dir():
+        raise RunError(f"'{directory}' is no run directory: there is none.")
+    if not any((directory / file).exists() for file in (LOSSES_FILE, METRICS_FILE, CONFIG_FILE)):
+        raise RunError(
+            f"'{directory}' is no run directory: it has no {LOSSES_FILE}, and no event files of "
+            "TensorBoard."
+        )
+    return RunDirectory(directory)

@@ -1,0 +1,242 @@
+"""What TensorBoard and MLflow have of a run, as the tables that the ledger would give."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nectargan.analysis.sources import EVENT_FILES, MLFLOW, RunDirectory, read_config
+from nectargan.analysis.tables import schema_of
+from nectargan.credentials import without_credentials
+from nectargan.errors import RunError
+from nectargan.loggers.ledger import LOSSES_FILE
+from nectargan.loggers.loss_tags import LOSS_TAGS_FILE, read_loss_tags
+from nectargan.loggers.mlflow_client import check_reachable, connect, default_tracking_uri
+from nectargan.loggers.run_directory import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from nectargan.config.schema import Config
+
+_LOSS = re.compile(r"loss/(?P<name>.+)/(?P<value>raw|weighted)|weight/(?P<weighed>.+)")
+
+
+class Series(NamedTuple):
+    """The points of one series in the order of their steps, each an array ``(points,)``."""
+
+    steps: Any  # int64
+    times: Any  # int64, Unix time in milliseconds
+    values: Any  # float32
+
+
+class TensorBoardDirectory:
+    """A directory with event files; what a resumed run purged is not seen."""
+
+    def __init__(self, directory: Path) -> None:
+        # The sink keeps its files in the run directory.
+        self._home = directory.resolve().parent
+        is_ours = directory.resolve().name == "tensorboard"
+        self.name = self._home.name if is_ours else directory.resolve().name
+        self.place = str(directory)
+        self._directory = directory
+
+    @cached_property
+    def _series(self) -> dict[str, Series]:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        if not any(self._directory.glob(EVENT_FILES)):
+            raise RunError(f"'{self.place}' has no event files of TensorBoard.")
+        # Every scalar, and as little as possible of what is large.
+        sizes = {"scalars": 0, "images": 1, "histograms": 1, "compressedHistograms": 1}
+        events = EventAccumulator(str(self._directory), size_guidance=sizes).Reload()
+        series = {}
+        for tag in events.Tags()["scalars"]:
+            points = events.Scalars(tag)
+            series[tag] = _series(
+                [point.step for point in points],
+                [round(point.wall_time * 1000) for point in points],
+                [point.value for point in points],
+            )
+        return series
+
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """The series as the ledger would have them."""
+        yield _table_of(file, as_text, self._series)
+
+    def config(self) -> Config | None:
+        """That of the run directory which the event files are in, if they are in one."""
+        return RunDirectory(self._home).config()
+
+    def status(self) -> tuple[str, str]:
+        """As `config`."""
+        return RunDirectory(self._home).status()
+
+    def tags(self) -> dict[str, list[str]] | None:
+        """As `config`."""
+        return read_loss_tags(self._home)
+
+
+class MLflowRun:
+    """A run in MLflow, which is asked over the network or in a database.
+
+    Args:
+        run_id: Its id.
+        uri: Server or database; see `tracking_uri`.
+
+    Raises:
+        RunError: MLflow cannot be reached, or has no such run.
+    """
+
+    def __init__(self, run_id: str, uri: str | None = None) -> None:
+        uri = tracking_uri(uri)
+        self._uri = without_credentials(uri)
+        self._id = run_id
+        self.place = MLFLOW + run_id
+        database = Path(uri.removeprefix("sqlite:///"))
+        # Asked for a database that is not there, MLflow would make one.
+        if uri.startswith("sqlite:///") and not database.is_file():
+            raise RunError(f"MLflow cannot be reached at '{uri}': there is no such file.")
+        check_reachable(uri)
+        self._client = connect(uri)
+        self._run = self._ask("get_run", run_id)
+        self.name = str(self._run.info.run_name or self.place)
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return getattr(self._client, method)(*arguments)
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER"):
+                reason = f"it has no run '{self._id}'"
+            else:
+                reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
+            raise RunError(
+                f"'{self.place}' cannot be read from MLflow at '{self._uri}': {reason}."
+            ) from None
+
+    @cached_property
+    def _series(self) -> dict[str, Series]:
+        series = {}
+        for key in self._run.data.metrics:
+            history = self._ask("get_metric_history", self._id, key)
+            history.sort(key=lambda metric: (metric.step, metric.timestamp))
+            series[key] = _series(
+                [metric.step for metric in history],
+                [metric.timestamp for metric in history],
+                [metric.value for metric in history],
+            )
+        return series
+
+    def tables(
+        self, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    ) -> Iterator[Any]:
+        """The series as the ledger would have them."""
+        yield _table_of(file, as_text, self._series)
+
+    def config(self) -> Config | None:
+        """That among the run's artifacts."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._artifact(CONFIG_FILE, folder)
+            return read_config(path) if path else None
+
+    def status(self) -> tuple[str, str]:
+        """As MLflow has it."""
+        return str(self._run.info.status), str(self._run.data.tags.get("reason", ""))
+
+    def tags(self) -> dict[str, list[str]] | None:
+        """Those among the run's artifacts."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = self._artifact(LOSS_TAGS_FILE, folder)
+            return read_loss_tags(path.parent) if path else None
+
+    def _artifact(self, name: str, folder: str) -> Path | None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        if name not in [each.path for each in self._ask("list_artifacts", self._id)]:
+            return None
+        return Path(self._ask("download_artifacts", self._id, name, folder))
+
+
+def tracking_uri(uri: str | None) -> str:
+    """The MLflow to ask: ``uri``, else ``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db``.
+
+    Raises:
+        RunError: there is none of them.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri
+    if Path("runs/mlflow.db").exists():
+        return default_tracking_uri(Path("runs"))
+    raise RunError(
+        "No MLflow was named; give --mlflow-uri, set MLFLOW_TRACKING_URI, or work where there is "
+        "'runs/mlflow.db'."
+    )
+
+
+def _series(steps: list[int], times: list[int], values: list[float]) -> Series:
+    """Of several points in one step, the last: it was sent again by a run that was resumed."""
+    step = np.asarray(steps, np.int64)
+    time, value = np.asarray(times, np.int64), np.asarray(values, np.float64).astype(np.float32)
+    is_last = np.append(step[1:] != step[:-1], True)[: len(step)]
+    return Series(step[is_last], time[is_last], value[is_last])
+
+
+def _table_of(file: str, as_text: bool, series: Mapping[str, Series]) -> Any:
+    import pyarrow as pa
+
+    schema = schema_of(file, as_text)
+    rows = _losses(series) if file == LOSSES_FILE else _metrics(series)
+    rows["epoch"] = _epochs(series.get("epoch"), rows["step"].to_numpy(np.int64))
+    rows = rows.sort_values(["step", "loss" if file == LOSSES_FILE else "metric"])
+    # From NumPy's arrays, in which NaN is a value: from pandas it would come as a missing one.
+    columns = [pa.array(rows[column].to_numpy()) for column in schema.names]
+    return pa.table(columns, schema.names).cast(schema_of(file)).cast(schema)
+
+
+def _losses(series: Mapping[str, Series]) -> Any:
+    import pandas as pd
+
+    parts: dict[str, dict[str, Any]] = {}
+    for key, points in series.items():
+        if match := _LOSS.fullmatch(key):
+            value = match["value"] or "weight"
+            frame = pd.DataFrame({value: points.values, "time": points.times}, index=points.steps)
+            parts.setdefault(match["name"] or match["weighed"], {})[value] = frame
+    frames = [pd.DataFrame(columns=["step", "time", "loss", "raw", "weight", "weighted"])]
+    for name, values in parts.items():
+        frame = pd.concat([each[value] for value, each in values.items()], axis=1)
+        times = pd.concat([each["time"] for each in values.values()])
+        frame["time"] = times[~times.index.duplicated()]
+        frame = frame.reindex(columns=["time", "raw", "weight", "weighted"])
+        frames.append(frame.rename_axis("step").reset_index().assign(loss=name))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def _metrics(series: Mapping[str, Series]) -> Any:
+    import pandas as pd
+
+    frames = [pd.DataFrame(columns=["step", "time", "metric", "value"])]
+    for key, (steps, times, values) in series.items():
+        if not _LOSS.fullmatch(key):
+            frames.append(
+                pd.DataFrame({"step": steps, "time": times, "metric": key, "value": values})
+            )
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def _epochs(series: Series | None, steps: Any) -> Any:
+    """The epoch of each step: that of the last point of the series ``epoch`` in it or before, and
+    of the first point before that. Without the series, 0: it is not known."""
+    if series is None or not len(series.steps):
+        return np.zeros(len(steps), np.int64)
+    at = np.searchsorted(series.steps, steps, side="right") - 1
+    return series.values.astype(np.int64)[np.maximum(at, 0)]

@@ -1,0 +1,58 @@
+"""``nectargan compare``: runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nectargan.cli.common import Command, make_console
+from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH
+from nectargan.errors import RunError
+
+
+@click.command(cls=Command)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(path_type=Path),
+    help="Draw losses and weights here, too: .png, .svg or .pdf.",
+)
+@LOG
+@SMOOTH
+@SIZE
+@MLFLOW_URI
+def compare(
+    runs: tuple[str, ...], form: Any, picture: Path | None, mlflow_uri: str | None, **options: Any
+) -> None:
+    """Print what differs in the configs of runs, beside their last and best values.
+
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files. --log,
+    --smooth and --size are for --plot.
+    """
+    from nectargan.analysis import compare as comparison
+
+    for name, value in options.items():
+        if picture is None and value:
+            raise RunError(f"--{name} needs --plot, whose picture it is for.")
+    frame = comparison.compare_runs(runs, mlflow_uri)
+    if len(frame) < 2:
+        raise RunError(f"'{runs[0]}' is one run; name two or more to compare.")
+    if picture is not None:
+        comparison.plot_comparison(runs, picture, mlflow_uri=mlflow_uri, **options)
+    if form == "table":
+        make_console().print(comparison.comparison_table(frame))
+    else:
+        click.echo(comparison.render_comparison(frame, form), nl=False)
+    if picture is not None:
+        click.echo(f"Drew {picture}.", err=True)

@@ -1,0 +1,138 @@
+"""Measures what tables of runs cost: loading, exporting, comparing. Each in a process of its own,
+its start included.
+
+python tools/bench_analysis.py
+python tools/bench_analysis.py --json figures.json
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from bench_logging import NAMES, run_child, write_ledger
+from benchmarking import Row, report
+
+from nectargan.config.config_manager import ConfigManager
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, MetricRow
+from nectargan.loggers.loss_tags import write_loss_tags
+
+COUNT = click.IntRange(min=1)
+EPOCHS = 10
+TAGS = {name: (name[0], "adversarial") for name in NAMES}
+
+_COMMAND = """
+from nectargan.cli.main import main
+main({arguments!r}, standalone_mode=False)
+"""
+_LOAD = """
+from nectargan.analysis import load_losses
+assert len(load_losses({run!r})) == {rows}
+"""
+
+
+class Case(NamedTuple):
+    """Something to measure.
+
+    Attributes:
+        name: What the rows are called.
+        code: Python that does it.
+        seconds: Limit of the time.
+        megabytes: Limit of the peak memory.
+        rows: Rows that are read, for a rate; 0 for none.
+    """
+
+    name: str
+    code: str
+    seconds: float | None
+    megabytes: float | None
+    rows: int = 0
+
+
+def command(*arguments: object) -> str:
+    """Python that runs ``nectargan ARGUMENTS``."""
+    return _COMMAND.format(arguments=[str(argument) for argument in arguments])
+
+
+def make_run(directory: Path, rows: int, seed: int = 0) -> Path:
+    """A run directory with ``rows`` losses, a config and a validation in each epoch."""
+    directory.mkdir()
+    write_ledger(directory / LOSSES_FILE, rows)
+    write_loss_tags(directory, TAGS)
+    weight = f"linear 100->{seed} @ 1-{EPOCHS}"
+    overrides = [("common.seed", seed), ("train.loss.G_L1", weight)]
+    ConfigManager(None, overrides).save(directory / "config.json")
+    metrics = [
+        MetricRow(epoch * rows // 4 // EPOCHS, epoch, epoch, "val/ssim", epoch / 20 + seed / 100)
+        for epoch in range(1, EPOCHS + 1)
+    ]
+    lines = [",".join(MetricRow._fields), *(",".join(map(str, row)) for row in metrics)]
+    (directory / METRICS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return directory
+
+
+def cases(root: Path, rows: int) -> list[Case]:
+    """What the issue has targets for, and each shape of an export."""
+    large = make_run(root / "large", rows)
+    small = make_run(root / "small", rows // 10)
+    (root / "runs").mkdir()
+    for seed in range(20):
+        make_run(root / "runs" / f"v{seed}", rows // 100, seed)
+    runs, out = root / "runs" / "*", root / "out.csv"
+    load = _LOAD.format(run=str(small), rows=rows // 10)
+    found = [
+        Case("load_losses, a tenth of the rows", load, 1.5, 300),
+        Case("load_losses", _LOAD.format(run=str(large), rows=rows), None, 1500),
+        Case("compare, 20 runs", command("compare", runs), 5, None),
+        Case(
+            "compare --plot, 20 runs", command("compare", runs, "--plot", root / "p.png"), 5, None
+        ),
+        Case("export-csv", command("export-csv", large, "-o", out), 20, 300, rows),
+    ]
+    shapes = (
+        ["--every", "100"],
+        ["--query", "G"],
+        ["--smooth", "0.99"],
+        ["--epoch-means"],
+        ["--wide"],
+    )
+    for options in shapes:
+        code = command("export-csv", large, "-o", out, *options)
+        found.append(Case(f"export-csv {' '.join(options)}", code, None, 300, rows))
+    parquet = command("export-csv", large, "-o", root / "out.parquet")
+    return [*found, Case("export-csv to Parquet", parquet, None, 300, rows)]
+
+
+def measured(case: Case, rounds: int) -> list[Row]:
+    """Seconds and peak memory of a case."""
+    seconds, peaks = zip(*(run_child(case.code) for _ in range(rounds)), strict=True)
+    row = Row.of(case.name, "s", seconds, case.seconds)
+    if case.rows:
+        row.details["rows per second"] = case.rows / row.median
+    peak = [peak / 1e6 for peak in peaks]
+    return [row, Row.of(f"{case.name}, peak memory", "MB", peak, case.megabytes)]
+
+
+@click.command()
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option(
+    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Of the largest ledger."
+)
+@click.option("--rounds", type=COUNT, default=3, show_default=True, help="Of each measurement.")
+@click.option("--quick", is_flag=True, help="Few rows: to try the tool itself.")
+def main(json_path: Path | None, rows: int, rounds: int, quick: bool) -> None:
+    """Benchmark of tables made from the record."""
+    rows = min(rows, 40_000) if quick else rows
+    root = Path(tempfile.mkdtemp(prefix="bench_analysis_"))
+    try:
+        found = [row for case in cases(root, rows) for row in measured(case, rounds)]
+    finally:
+        shutil.rmtree(root)
+    report(found, [], json_path)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +68,7 @@ def _summarize(directory: Path) -> RunSummary:
         epochs = 0
     names = cursor_names(directory)
     behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
-    best = _best(directory / METRICS_FILE)
+    best = best_of(directory, BEST_BY)
     return RunSummary(directory, status, reason, epoch, epochs, losses, best, behind)
 
 
@@ -85,9 +86,14 @@ def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
     return *at, last
 
 
-def _best(path: Path) -> tuple[float, int] | None:
-    values = [(value, epoch) for _, epoch, metric, value in _rows(path) if metric == BEST_BY]
-    return max(values, key=lambda each: each[0], default=None)
+def best_of(
+    directory: Path, metric: str, lower_is_better: bool = False
+) -> tuple[float, int] | None:
+    """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
+    rows = _rows(directory / METRICS_FILE)
+    values = [(v, epoch) for _, epoch, name, v in rows if name == metric and math.isfinite(v)]
+    choose = min if lower_is_better else max
+    return choose(values, key=lambda each: each[0], default=None)
 
 
 def _rows(path: Path, tail: int | None = None) -> Iterator[tuple[int, int, str, float]]:

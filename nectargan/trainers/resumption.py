@@ -20,23 +20,28 @@ from nectargan.trainers.components import resolve_losses
 
 LOG_FILE = "resumptions.jsonl"
 
-# What may differ from the run so far. Anything else would make it another run.
-_MAY_CHANGE = (
+# Where and how a run computes, and what it leaves behind; not what it is.
+INCIDENTAL = (
     "common.device",
     "common.experiment_version",
     "common.output_directory",
     "dataloader.cache",
-    "dataloader.dataroot",
     "dataloader.num_workers",
     "logging.",
     "save.",
     "train.compile",
     "train.cuda_graph",
+    "train.vgg_weights",
+)
+
+# What may differ from the run so far. Anything else would make it another run.
+_MAY_CHANGE = (
+    *INCIDENTAL,
+    "dataloader.dataroot",
     "train.discriminator.learning_rate.",
     "train.generator.learning_rate.",
     "train.loss.",
     "train.separate_lr_schedules",
-    "train.vgg_weights",
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
@@ -20,7 +21,8 @@ from nectargan.files import replacing
 from nectargan.version import __version__
 
 if TYPE_CHECKING:
-    from nectargan.config.config_manager import ConfigManager
+    from nectargan.config.config_manager import ConfigManager, Override
+    from nectargan.config.schema import Config
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
     from nectargan.trainers.resumption import Resumption
 
@@ -72,6 +74,7 @@ _KEYS = {
     metavar="DIR|auto",
     help="Go on with a run; auto: with the newest unfinished one, or start one.",
 )
+@sweep_options
 @click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
 @click.version_option(__version__, prog_name="nectargan-train")
 def train(
@@ -88,8 +91,12 @@ def train(
 ) -> None:
     """Train a generator on pairs of images.
 
-    An option here goes before --set, --set before the config file, the file before the defaults.
+    An option here goes before --set, --set before the config file, the file before the defaults;
+    --sweep goes before them all.
     """
+    signal.signal(signal.SIGTERM, _terminate)
+    sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
+    sweep.check(resume, csv)
     resolve = partial(
         _resolve,
         settings=settings,
@@ -99,6 +106,9 @@ def train(
         no_tensorboard=no_tensorboard,
         options=options,
     )
+    if sweep.sweep:
+        run_sweep(sweep, lambda swept: resolve(config, swept=swept).data, _train_cell, dry_run)
+        return
     manager, resumption = _resumption(resume, config, resolve)
     _check_csv(csv, manager)
 
@@ -108,16 +118,24 @@ def train(
     if dry_run:
         _print_plan(trainer)
         return
-
-    from nectargan.cli.display import make_display
-
-    click.echo(trainer.describe())
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        trainer.train(make_display())
+        _train(trainer)
     finally:
         if hasattr(trainer, "directory"):
             _print_where(trainer, csv)
+
+
+def _train(trainer: Pix2pixTrainer) -> Path:
+    from nectargan.cli.display import make_display
+
+    click.echo(trainer.describe())
+    return trainer.train(make_display())
+
+
+def _train_cell(config: Config, resumption: Resumption | None) -> Path:
+    from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+
+    return _train(Pix2pixTrainer(config, resumption))
 
 
 def _resolve(
@@ -128,6 +146,7 @@ def _resolve(
     no_mlflow: bool,
     no_tensorboard: bool,
     options: dict[str, Any],
+    swept: Sequence[Override] = (),
 ) -> ConfigManager:
     from nectargan.config.config_manager import ConfigManager, parse_override
 
@@ -141,7 +160,7 @@ def _resolve(
         overrides.append(("logging.mlflow.enable", False))
     if no_tensorboard:
         overrides.append(("logging.tensorboard.enable", False))
-    manager = ConfigManager(config, overrides)
+    manager = ConfigManager(config, [*overrides, *swept])
     if epochs is not None:
         manager.set_epochs(epochs)
     return manager

@@ -29,6 +29,7 @@ from nectargan.loggers.run_directory import (
     locked,
     read_status,
 )
+from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.checkpoint import list_checkpoints, load_last
 from nectargan.trainers.components import (
     build_data,
@@ -37,7 +38,6 @@ from nectargan.trainers.components import (
     build_losses,
     resolve_losses,
 )
-from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import resolve_device, resolve_precision
 from nectargan.trainers.resumption import INCIDENTAL, Resumption, flatten, resumption_of
 from nectargan.trainers.sweep_axes import Axis, short_names
@@ -119,7 +119,9 @@ def grid(axes: Sequence[Axis], resolve: Resolve) -> list[Cell]:
 def make_cell(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) -> Cell:
     """The cell of some values, as they were written, by key; raises ConfigError."""
     try:
-        config = resolve_losses(resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes]))
+        config = resolve_losses(
+            resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
+        )
     except ConfigError as error:
         text = str(error)
         for axis in axes:

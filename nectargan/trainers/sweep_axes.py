@@ -28,6 +28,11 @@ class Range(NamedTuple):
     high: float
     log: bool
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether both ends are whole numbers."""
+        return self.low.is_integer() and self.high.is_integer()
+
 
 class Axis(NamedTuple):
     """One option that varies.

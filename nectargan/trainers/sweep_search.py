@@ -66,13 +66,9 @@ class Search:
         self, axes: Sequence[Axis], resolve: Resolve, metric: str, storage: str | None = None
     ) -> None:
         self._axes, self._resolve, self._metric = axes, resolve, metric
-        self._whole: set[str] = set()
-        ends = {axis.key: _ends(axis, whole=False) for axis in axes}
-        for axis in axes:
-            if axis.range is not None and self._takes_only_whole_numbers(axis, ends):
-                self._whole.add(axis.key)
-                ends[axis.key] = _ends(axis, whole=True)
+        ends = {axis.key: _ends(axis) for axis in axes}
         first = {key: items[0] for key, items in ends.items()}
+        self._whole = {axis.key for axis in axes if self._is_whole(axis, first)}
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
         self.corners = [make_cell(axes, items, resolve) for items in corners]
         self._lower_is_better = metric in LOWER_IS_BETTER
@@ -85,13 +81,12 @@ class Search:
         """The study's name, which is that of the parent run."""
         return str(self.corners[0].config.logging.mlflow.group)
 
-    def _takes_only_whole_numbers(self, axis: Axis, ends: Mapping[str, Sequence[str]]) -> bool:
-        """Whether an option refuses a fraction; the range must have whole ends then."""
-        assert axis.range is not None
-        if not (axis.range.low.is_integer() and axis.range.high.is_integer()):
+    def _is_whole(self, axis: Axis, first: Mapping[str, str]) -> bool:
+        """Whether the range has whole ends and its option refuses a fraction."""
+        if axis.range is None or not axis.range.is_whole:
             return False
         try:
-            make_cell(self._axes, {key: items[0] for key, items in ends.items()}, self._resolve)
+            make_cell(self._axes, {**first, axis.key: repr(axis.range.low)}, self._resolve)
         except ConfigError:
             return True
         return False
@@ -131,8 +126,7 @@ class Search:
     def _check_that_it_is_the_same(self) -> None:
         from optuna.distributions import check_distribution_compatibility
 
-        known = self._study.user_attrs.setdefault("metric", self._metric)
-        self._study.set_user_attr("metric", known)
+        known = self._study.user_attrs.get("metric", self._metric)
         another = f"Study '{self.name}' in '{without_credentials(self.storage)}' searches"
         if known != self._metric:
             raise RunError(f"{another} for {known}; name another --group.")
@@ -142,9 +136,14 @@ class Search:
                 try:
                     check_distribution_compatibility(distribution, wanted[key])
                 except (KeyError, ValueError):
-                    raise RunError(f"{another} other values of {key}; name another --group.") from None
+                    raise RunError(
+                        f"{another} other values of {key}; name another --group."
+                    ) from None
+        self._study.set_user_attr("metric", self._metric)
 
-    def run(self, trials: int, start: Start, announce: Callable[[int, Cell], None]) -> Iterator[Outcome]:
+    def run(
+        self, trials: int, start: Start, announce: Callable[[int, Cell], None]
+    ) -> Iterator[Outcome]:
         """Trains until the study has so many trials, those of other processes included.
 
         Args:
@@ -204,7 +203,9 @@ class Search:
             if outcome.state == "FINISHED":
                 best = best_of(outcome.directory, self._metric, self._lower_is_better)
                 if best is None:
-                    outcome = outcome._replace(state="FAILED", reason=f"no {self._metric} on record")
+                    outcome = outcome._replace(
+                        state="FAILED", reason=f"no {self._metric} on record"
+                    )
         if best is None:
             trial.set_user_attr("reason", outcome.reason)
         return outcome, best[0] if best else math.nan
@@ -266,11 +267,12 @@ class Search:
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
 
 
-def _ends(axis: Axis, whole: bool) -> list[str]:
+def _ends(axis: Axis) -> list[str]:
+    """The values to try out first; whole ends are written as whole numbers, which all take."""
     if axis.range is None:
         return axis.items
     ends = (axis.range.low, axis.range.high)
-    return [_text(int(end) if whole else end) for end in ends]
+    return [_text(int(end) if axis.range.is_whole else end) for end in ends]
 
 
 def _text(value: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
@@ -86,13 +87,11 @@ def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
     return *at, last
 
 
-def best_of(
-    directory: Path, metric: str, lower_is_better: bool = False
-) -> tuple[float, int] | None:
+def best_of(directory: Path, metric: str) -> tuple[float, int] | None:
     """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
     rows = _rows(directory / METRICS_FILE)
     values = [(v, epoch) for _, epoch, name, v in rows if name == metric and math.isfinite(v)]
-    choose = min if lower_is_better else max
+    choose = min if metric in LOWER_IS_BETTER else max
     return choose(values, key=lambda each: each[0], default=None)
 
 

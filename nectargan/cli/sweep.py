@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 
 if TYPE_CHECKING:
     from nectargan.trainers.sweep import Cell, Outcome, Resolve, Start
+    from nectargan.trainers.sweep_search import Search
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -109,7 +112,7 @@ def _run_grid(cells: Sequence[Cell], metric: str, start: Start, dry_run: bool) -
 
     check_cells(cells)
     if dry_run:
-        _print_table([find_run(cell) for cell in cells], metric)
+        _print_table([_row_of(find_run(cell), metric) for cell in cells], metric)
         click.echo("Nothing was written.")
         return 0
     outcomes = []
@@ -117,14 +120,15 @@ def _run_grid(cells: Sequence[Cell], metric: str, start: Start, dry_run: bool) -
         click.echo(f"Run {number} of {len(cells)}: {cell.name}")
         outcomes.append(run_cell(cell, start))
         _print_end(outcomes[-1])
-    best = _print_table(outcomes, metric)
-    _compare(cells[0], best)
+    rows = [_row_of(outcome, metric) for outcome in outcomes]
+    _print_table(rows, metric)
+    _compare(cells[0], rows, metric)
     return sum(outcome.state == "FAILED" for outcome in outcomes)
 
 
-def _run_search(search: Any, metric: str, trials: int, start: Start, dry_run: bool) -> int:
+def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run: bool) -> int:
     """Goes on with a search; returns how many runs of this process failed."""
-    from nectargan.trainers.sweep import Outcome, check_cells
+    from nectargan.trainers.sweep import check_cells
 
     check_cells(search.corners, metric)
     if dry_run:
@@ -143,21 +147,13 @@ def _run_search(search: Any, metric: str, trials: int, start: Start, dry_run: bo
         _print_end(outcome)
         failed += outcome.state == "FAILED"
     states = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}
-    base = search.corners[0]
-    _print_table(
-        [
-            Outcome(
-                base._replace(values=t.values),
-                states.get(t.state, t.state),
-                t.directory,
-                t.reason,
-            )
-            for t in search.trials()
-            if t.state != "WAITING"
-        ],
-        metric,
-    )
-    _compare(base, [t.directory for t in search.ranked() if t.directory is not None])
+    rows = [
+        _Row(t.values, states.get(t.state, t.state), t.reason, t.value, t.directory)
+        for t in search.trials()
+        if t.values
+    ]
+    _print_table(rows, metric)
+    _compare(search.corners[0], rows, metric)
     return failed
 
 
@@ -171,47 +167,57 @@ def _print_end(outcome: Outcome) -> None:
         click.echo(f"Finished:{run}")
 
 
-def _print_table(outcomes: Sequence[Outcome], metric: str) -> list[Path]:
-    """Prints a row for each run; returns the run directories, the best first."""
+class _Row(NamedTuple):
+    values: dict[str, str]
+    state: str
+    reason: str
+    best: float | None
+    directory: Path | None
+
+
+def _row_of(outcome: Outcome, metric: str) -> _Row:
+    from nectargan.analysis.run_list import best_of
+
+    cell, state, directory, reason = outcome
+    best = best_of(directory, metric) if directory is not None else None
+    return _Row(cell.values, state, reason, best[0] if best else None, directory)
+
+
+def _print_table(rows: Sequence[_Row], metric: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nectargan.analysis.run_list import best_of
     from nectargan.trainers.sweep_axes import short_names
-    from nectargan.trainers.trainer import LOWER_IS_BETTER
 
-    lower = metric in LOWER_IS_BETTER
-    rows, values = [], dict[Path, float]()
-    for cell, state, directory, reason in outcomes:
-        best = best_of(directory, metric, lower) if directory is not None else None
-        if best is not None and directory is not None and state == "FINISHED":
-            values[directory] = best[0]
-        shown = f"{best[0]:.4g} in epoch {best[1]}" if best else ""
-        status = f"{state}: {reason}" if reason else state
-        name = "" if directory is None else directory.name
-        rows.append([*cell.values.values(), status, shown, name])
-    columns = short_names(list(outcomes[0].cell.values)).values()
+    columns = short_names(list(rows[0].values)).values() if rows else ()
     table = Table(*columns, "status", f"best {metric}", "run")
-    for row in rows:
-        table.add_row(*row)
+    for values, state, reason, best, directory in rows:
+        status = f"{state}: {reason}" if reason else state
+        shown = "" if best is None else f"{best:.4g}"
+        table.add_row(*values.values(), status, shown, directory.name if directory else "")
+    # As in `nectargan runs`: a pipe has no width of its own.
     console = Console(width=None if Console().is_terminal else 200)
     console.print(table)
-    return sorted(values, key=lambda run: values[run] if lower else -values[run])
 
 
-def _compare(cell: Cell, runs: Sequence[Path]) -> None:
-    """Draws the best runs beside each other; names the best."""
+def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
+    """Names the best finished run, and draws the best ones beside each other."""
     from nectargan.analysis.compare import plot_comparison
 
+    finished = [row for row in rows if row.state == "FINISHED" and row.directory is not None]
+    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+    # Those without the metric, in a sweep without validation, stay in order behind the others.
+    finished.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
+    if finished and finished[0].best is not None:
+        click.echo(f"Best: {finished[0].directory}")
     # Of a shared study, some are on other machines.
-    here = [run for run in runs if run.is_dir()][:_MOST_COMPARED]
+    here = [row.directory for row in finished if row.directory and row.directory.is_dir()]
     if not here:
         return
     picture = cell.output / f"{cell.config.logging.mlflow.group}_compare.png"
     try:
-        plot_comparison(here, picture)
+        plot_comparison(here[:_MOST_COMPARED], picture)
     except NectarGANError as error:
         click.echo(f"Warning: {error}", err=True)
     else:
-        click.echo(f"Best: {runs[0]}")
         click.echo(f"Drew {picture}.")

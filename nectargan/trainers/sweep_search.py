@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nectargan.analysis.run_list import best_of
+from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.credentials import without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError
 from nectargan.trainers.sweep import Cell, Outcome, Resolve, Start, make_cell, run_cell
 from nectargan.trainers.sweep_axes import Axis
-from nectargan.trainers.trainer import LOWER_IS_BETTER
 
 # Of a process that died, after a while, the trials are known to be no longer at work.
 _HEARTBEAT_SECONDS = 60
@@ -201,7 +201,7 @@ class Search:
         if outcome.directory is not None:
             trial.set_user_attr("run", str(outcome.directory))
             if outcome.state == "FINISHED":
-                best = best_of(outcome.directory, self._metric, self._lower_is_better)
+                best = best_of(outcome.directory, self._metric)
                 if best is None:
                     outcome = outcome._replace(
                         state="FAILED", reason=f"no {self._metric} on record"
@@ -225,12 +225,6 @@ class Search:
             )
             for trial in found
         ]
-
-    def ranked(self) -> list[Trial]:
-        """The complete trials, the best first."""
-        complete = [trial for trial in self.trials() if trial.value is not None]
-        sign = 1.0 if self._lower_is_better else -1.0
-        return sorted(complete, key=lambda trial: sign * (trial.value or 0.0))
 
     def _count(self) -> int:
         return sum(t.state in ("COMPLETE", "RUNNING") or bool(t.reason) for t in self.trials())
@@ -263,7 +257,7 @@ class Search:
             yield
         except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
             uri = without_credentials(self.storage)
-            reason = without_credentials(" ".join(str(error).split()))[:200]
+            reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
 
 

@@ -52,16 +52,21 @@ def summarize_runs(output: Path) -> list[RunSummary]:
     return [_summarize(path) for path in found]
 
 
+def current_status(directory: Path) -> tuple[str, str]:
+    """How a run stands, and why. One that died without a word is marked as killed."""
+    if read_status(directory)[0] == "RUNNING":
+        try:
+            with locked(directory):
+                return end_of(directory)
+        except RunError:
+            pass  # somebody is at work in it
+    return read_status(directory)
+
+
 def _summarize(directory: Path) -> RunSummary:
     from nectargan.config.config_manager import ConfigManager
 
-    status, reason = read_status(directory)
-    if status == "RUNNING":
-        try:
-            with locked(directory):
-                status, reason = end_of(directory)
-        except RunError:
-            pass  # somebody is at work in it
+    status, reason = current_status(directory)
     _, epoch, losses = last_step(directory / LOSSES_FILE)
     try:
         epochs = ConfigManager(directory / CONFIG_FILE).data.train.epochs

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from nectargan.cli.lines import duration, losses_line, metrics_line
 from nectargan.loggers.ledger import LossRow
 from nectargan.trainers.trainer import Display
 
@@ -29,17 +30,6 @@ _REFRESH_SECONDS = 0.25
 def make_display() -> Display:
     """The display that fits standard output."""
     return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
-
-
-def _losses(rows: Mapping[str, LossRow]) -> str:
-    return "  ".join(f"{row.loss} {row.raw:.4g} x {row.weight:.4g}" for row in rows.values())
-
-
-def _metrics(values: Mapping[str, float]) -> str:
-    names = ("val/l1", "val/psnr", "val/ssim", "time/images_per_second")
-    labels = ("l1", "psnr", "ssim", "images/s")
-    shown = zip(names, labels, strict=True)
-    return "  ".join(f"{label} {values[name]:.4g}" for name, label in shown if name in values)
 
 
 class PlainDisplay:
@@ -64,8 +54,8 @@ class PlainDisplay:
         done = epoch - (self._first or epoch) + 1
         left = (time.monotonic() - self._began) / done * (self._epochs - epoch)
         click.echo(
-            f"epoch {epoch}/{self._epochs}  {_losses(self._rows)}  {_metrics(metrics)}  "
-            f"{_duration(left)} left"
+            f"epoch {epoch}/{self._epochs}  {losses_line(self._rows)}  {metrics_line(metrics)}  "
+            f"{duration(left)} left"
         )
 
     def stop(self) -> None:
@@ -101,11 +91,11 @@ class LiveDisplay:
             return
         self._drawn = now
         self._bar.update(self._task, completed=step, epoch=epoch)
-        self._losses.plain = _losses(losses)
+        self._losses.plain = losses_line(losses)
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch above the bar."""
-        line = f"epoch {epoch}/{self._epochs}  {_metrics(metrics)}"
+        line = f"epoch {epoch}/{self._epochs}  {metrics_line(metrics)}"
         self._live.console.print(line, highlight=False)
         speed = f"{metrics['time/images_per_second']:.1f} images/s"
         done = epoch * self._steps_per_epoch
@@ -114,9 +104,3 @@ class LiveDisplay:
     def stop(self) -> None:
         """Leaves the terminal as it was."""
         self._live.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -10,6 +10,8 @@ from nectargan.cli.history import export_csv, plot
 from nectargan.cli.runs import runs, sync
 from nectargan.cli.schedule import schedule
 from nectargan.cli.train import train
+from nectargan.cli.ui import ui
+from nectargan.cli.watch import watch
 from nectargan.version import __version__
 
 
@@ -19,5 +21,5 @@ def main() -> None:
     """Train paired image-to-image GANs, with every weighted loss on record."""
 
 
-for command in (train, data, runs, sync, export_csv, plot, compare, schedule):
+for command in (train, data, runs, sync, watch, ui, export_csv, plot, compare, schedule):
     main.add_command(command)

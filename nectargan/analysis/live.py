@@ -1,0 +1,187 @@
+"""A run while it goes on: its record is read on from where the last look ended."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from nectargan.analysis.run_list import current_status
+from nectargan.config.config_manager import ConfigManager
+from nectargan.errors import RunError
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, read_blocks
+from nectargan.loggers.run_directory import CONFIG_FILE, read_status
+
+# Of a long ledger, only so many bytes at its end are read at the first look.
+_FIRST_LOOK = 1 << 20
+_KEPT_STEPS = 2000
+_SPEED_SECONDS = 30
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+class LiveRun:
+    """What is known of a run, as of the last `look`.
+
+    Args:
+        directory: The run directory.
+
+    Attributes:
+        status: "RUNNING", "FINISHED", "KILLED" or "FAILED".
+        reason: Why it ended, if it was not finished.
+        epochs: Epochs that it is to last.
+        epoch: The epoch of the last step on record; 0 before the first one.
+        step: The last step on record.
+        losses: The rows of the last step, by name of the loss.
+        trends: The raw values of the last steps, by name of the loss.
+        metrics: The last value of each metric, by series.
+        metrics_epoch: The epoch of the last validation or timing; 0 before the first one.
+
+    Raises:
+        RunError: it is no run directory, or the run keeps no record.
+        ConfigError: its config cannot be read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        if not read_status(directory)[0]:
+            raise RunError(f"'{directory}' is no run directory: it has no status.json.")
+        config = ConfigManager(directory / CONFIG_FILE).data
+        if not config.logging.csv:
+            raise RunError(f"'{directory}' keeps no record to watch: logging.csv is false.")
+        self.directory = directory
+        self.epochs = config.train.epochs
+        self._batch_size = config.dataloader.batch_size
+        self._files = {name: _Tail(directory / name) for name in (LOSSES_FILE, METRICS_FILE)}
+        self._forget()
+        self.look()
+
+    def _forget(self) -> None:
+        self.epoch = self.step = self.metrics_epoch = 0
+        self.losses: dict[str, LossRow] = {}
+        self.trends: dict[str, deque[float]] = {}
+        self.metrics: dict[str, float] = {}
+        self._steps_per_epoch = 0
+        self._times: deque[tuple[int, int]] = deque(maxlen=_KEPT_STEPS)
+
+    def look(self) -> None:
+        """Reads what is new. A run that died without a word is marked as killed."""
+        # Before the record, which is whole when the status says that the run is over.
+        self.status, self.reason = current_status(self.directory)
+        if any(tail.was_replaced() for tail in self._files.values()):
+            # The run was resumed, from a checkpoint before the end of its record.
+            self._forget()
+            for tail in self._files.values():
+                tail.begin()
+        for fields in self._files[LOSSES_FILE].rows():
+            self._take_loss(fields)
+        for fields in self._files[METRICS_FILE].rows():
+            self._take_metric(fields)
+
+    def _take_loss(self, fields: Sequence[str]) -> None:
+        try:
+            step, epoch, time, name, raw, weight, weighted = fields
+            row = LossRow(
+                int(step), int(epoch), int(time), name, float(raw), float(weight), float(weighted)
+            )
+        except ValueError:
+            return  # the header
+        if row.step != self.step:
+            self.step, self.epoch, self.losses = row.step, row.epoch, {}
+            self._times.append((row.step, row.time))
+        self.losses[name] = row
+        self.trends.setdefault(name, deque(maxlen=_KEPT_STEPS)).append(row.raw)
+
+    def _take_metric(self, fields: Sequence[str]) -> None:
+        try:
+            step, epoch, _, name, value = fields
+            at, self.metrics[name] = (int(step), int(epoch)), float(value)
+        except ValueError:
+            return
+        if name.startswith("time/"):
+            # On record at the end of an epoch.
+            self._steps_per_epoch = at[0] // at[1]
+            self.metrics_epoch = at[1]
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run; ``None`` before the end of the first epoch."""
+        return self.epochs * self._steps_per_epoch or None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Over the last half minute on record; ``None`` if that is not known yet."""
+        if not self._times:
+            return None
+        last_step, last_time = self._times[-1]
+        first_step, first_time = next(
+            each for each in self._times if last_time - each[1] <= 1000 * _SPEED_SECONDS
+        )
+        if last_time == first_time:
+            return self.metrics.get("time/images_per_second")
+        return 1000 * self._batch_size * (last_step - first_step) / (last_time - first_time)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the rest takes at this speed; ``None`` if that is not known."""
+        total, speed = self.total_steps, self.images_per_second
+        if total is None or not speed:
+            return None
+        return max(0, total - self.step) * self._batch_size / speed
+
+
+class _Tail:
+    """A ledger that is read as it grows, from near its end on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets how far it was read."""
+        self._offset: int | None = None
+        self._file = 0
+
+    def was_replaced(self) -> bool:
+        """Whether the file is another one than that which was read, or was cut."""
+        if self._offset is None:
+            return False
+        try:
+            found = self._path.stat()
+        except OSError:
+            return True
+        return found.st_ino != self._file or found.st_size < self._offset
+
+    def rows(self) -> Iterator[list[str]]:
+        """The fields of each whole line since the last call."""
+        if self._offset is None:
+            try:
+                found = self._path.stat()
+            except OSError:
+                return
+            self._file, self._offset = found.st_ino, 0
+            if found.st_size > _FIRST_LOOK:
+                with self._path.open("rb") as file:
+                    file.seek(found.st_size - _FIRST_LOOK)
+                    self._offset = found.st_size - _FIRST_LOOK + len(file.readline())
+        for lines, offset in read_blocks(self._path, self._offset):
+            self._offset = offset
+            for line in lines.decode("utf-8", errors="replace").splitlines():
+                yield line.split(",")
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A curve of a line's height: the means of ``width`` equal parts, NaN as a gap."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    ends = [len(values) * part // width for part in range(width + 1)]
+    means = [fmean(list(values)[a:b]) for a, b in itertools.pairwise(ends)]
+    finite = [mean for mean in means if abs(mean) < float("inf")]
+    low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
+    return "".join(
+        _BARS[int((mean - low) / span * (len(_BARS) - 1) + 0.5) if span else 0]
+        if abs(mean) < float("inf")
+        else " "
+        for mean in means
+    )

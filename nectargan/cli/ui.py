@@ -1,0 +1,234 @@
+"""``nectargan ui``: the MLflow UI and TensorBoard on an output directory."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import click
+
+from nectargan.cli.common import Command
+from nectargan.errors import RunError
+
+_HOST = "127.0.0.1"
+_START_SECONDS = 120.0
+_STOP_SECONDS = 5.0
+_LOOK_SECONDS = 0.2
+_PORT = click.IntRange(1, 65535)
+
+
+class _Server(NamedTuple):
+    """A program that answers over HTTP.
+
+    Attributes:
+        name: What a person calls it.
+        port: Its port on this machine.
+        page: A page that answers once all is ready.
+        process: The process, the first one of a group of its own.
+        output: What it and its children say.
+    """
+
+    name: str
+    port: int
+    page: str
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.process.poll() is not None
+
+    def answers(self) -> bool:
+        """Whether the page can be had."""
+        # Not through urllib, which would ask a proxy.
+        connection = http.client.HTTPConnection(_HOST, self.port, timeout=5)
+        try:
+            connection.request("GET", self.page)
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def last_line(self) -> str:
+        """The last line that it said."""
+        self.output.seek(0)
+        lines = self.output.read().decode("utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+@click.command(cls=Command)
+@click.argument("directory", type=click.Path(path_type=Path), default="runs")
+@click.option("--mlflow-port", type=_PORT, metavar="N", help="Port of MLflow; else a free one.")
+@click.option(
+    "--tensorboard-port", type=_PORT, metavar="N", help="Port of TensorBoard; else a free one."
+)
+def ui(directory: Path, mlflow_port: int | None, tensorboard_port: int | None) -> None:
+    """Start the MLflow UI and TensorBoard on the runs in DIRECTORY (runs), for this machine only.
+
+    Ctrl-C stops both.
+    """
+    if not directory.is_dir():
+        raise RunError(f"'{directory}' is no directory.")
+    ports = _ports(mlflow_port, tensorboard_port)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        with ExitStack() as stack:
+            servers = []
+            for name, command in _commands(directory.resolve(), *ports):
+                page = "/health" if name == "MLflow" else "/"
+                port = ports[0] if name == "MLflow" else ports[1]
+                servers.append(stack.enter_context(_running(name, port, page, command)))
+            _wait_for(servers)
+            if any(not server.has_ended for server in servers):
+                click.echo("Ctrl-C stops them.")
+            _watch_over(servers)
+    except KeyboardInterrupt:
+        # What it is for: no failure.
+        click.echo("Stopped.")
+        return
+    raise RunError("Nothing runs any more.")
+
+
+def _ports(*wanted: int | None) -> list[int]:
+    """A port for each: the one that is wanted, or a free one.
+
+    Raises:
+        RunError: one is in use, or wanted twice.
+    """
+    with ExitStack() as stack:
+        ports = []
+        for port in wanted:
+            # All are held until the last one is found, so that no two are the same.
+            probe = stack.enter_context(socket.socket())
+            try:
+                probe.bind((_HOST, port or 0))
+            except OSError as error:
+                raise RunError(f"Port {port} cannot be used: {error.strerror}.") from None
+            ports.append(probe.getsockname()[1])
+        return ports
+
+
+def _commands(
+    directory: Path, mlflow_port: int, tensorboard_port: int
+) -> Iterator[tuple[str, list[str]]]:
+    """What can be started, and how; says what cannot."""
+    database = directory / "mlflow.db"
+    if importlib.util.find_spec("mlflow") is None:
+        click.echo("MLflow:      not installed", err=True)
+    elif not database.is_file():
+        click.echo(f"MLflow:      there is no {database.name} in '{directory}'", err=True)
+    else:
+        store = f"sqlite:///{database.as_posix()}"
+        # Where `MLflowSink` keeps the files of its runs.
+        artifacts = (directory / "mlartifacts").as_uri()
+        yield (
+            "MLflow",
+            [
+                *("mlflow", "server", "--host", _HOST, "--port", str(mlflow_port)),
+                *("--backend-store-uri", store, "--artifacts-destination", artifacts),
+                *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
+            ],
+        )
+    if importlib.util.find_spec("tensorboard") is None:
+        click.echo("TensorBoard: not installed", err=True)
+    else:
+        yield (
+            "TensorBoard",
+            [
+                *("tensorboard.main", "--logdir", str(directory)),
+                *("--host", _HOST, "--port", str(tensorboard_port)),
+            ],
+        )
+
+
+@contextmanager
+def _running(name: str, port: int, page: str, command: list[str]) -> Iterator[_Server]:
+    """A server for the time of a ``with`` statement; its children end with it."""
+    # Jobs of MLflow's own would be four more processes, and nothing here needs them.
+    quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command line
+            [sys.executable, "-m", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **quick},
+            # A group of their own: Ctrl-C is for us alone, who then stop all of the group.
+            start_new_session=os.name != "nt",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        try:
+            yield _Server(name, port, page, process, output)
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started."""
+    import psutil
+
+    family = list[psutil.Process]()
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+    left = family
+    try:
+        for each in family:
+            with suppress(psutil.NoSuchProcess):
+                each.terminate()
+        _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
+    finally:
+        # Also after a second Ctrl-C.
+        for each in left:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        if os.name != "nt":
+            # Children of a process that was gone already.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_for(servers: list[_Server]) -> None:
+    """Prints the address of each as soon as it answers, or why it does not."""
+    waiting, deadline = list(servers), time.monotonic() + _START_SECONDS
+    while waiting:
+        for server in list(waiting):
+            told = None
+            if server.has_ended:
+                told = f"it ended: {server.last_line()}"
+            elif server.answers():
+                told = f"http://{_HOST}:{server.port}"
+            elif time.monotonic() > deadline:
+                told = f"it does not answer: {server.last_line()}"
+            if told is not None:
+                waiting.remove(server)
+                click.echo(f"{server.name + ':':<12} {told}", err=not told.startswith("http"))
+        if waiting:
+            time.sleep(_LOOK_SECONDS)
+
+
+def _watch_over(servers: list[_Server]) -> None:
+    """Returns when none is left; says which has gone."""
+    left = [server for server in servers if not server.has_ended]
+    while left:
+        time.sleep(_LOOK_SECONDS)
+        for server in list(left):
+            if server.has_ended:
+                left.remove(server)
+                click.echo(f"{server.name} ended: {server.last_line()}", err=True)

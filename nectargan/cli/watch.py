@@ -1,0 +1,114 @@
+"""``nectargan watch``: a run while it goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nectargan.cli.common import Command
+from nectargan.cli.lines import duration, losses_line, metrics_line
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from nectargan.analysis.live import LiveRun
+
+_LOOK_SECONDS = 0.5
+# Without a terminal, a line for each epoch, and now and then one within.
+_LINE_SECONDS = 30.0
+
+
+@click.command(cls=Command)
+@click.argument("run", type=click.Path(path_type=Path))
+def watch(run: Path) -> None:
+    """Show RUN, a run directory, live until it has ended.
+
+    Ctrl-C ends the watching (exit code 130), not the run.
+    """
+    from rich.console import Console
+
+    from nectargan.analysis.live import LiveRun
+
+    live = LiveRun(run)
+    console = Console()
+    if console.is_terminal:
+        _show(live, console)
+    else:
+        _print_lines(live)
+
+
+def _show(live: LiveRun, console: Console) -> None:
+    from rich.live import Live
+
+    with Live(_picture(live), console=console, auto_refresh=False) as screen:
+        while live.status == "RUNNING":
+            time.sleep(_LOOK_SECONDS)
+            live.look()
+            screen.update(_picture(live), refresh=True)
+
+
+def _print_lines(live: LiveRun) -> None:
+    click.echo(_line(live))
+    shown, printed = (live.step, live.metrics_epoch), time.monotonic()
+    while live.status == "RUNNING":
+        time.sleep(_LOOK_SECONDS)
+        live.look()
+        is_time = time.monotonic() - printed >= _LINE_SECONDS and live.step != shown[0]
+        if is_time or live.metrics_epoch != shown[1] or live.status != "RUNNING":
+            click.echo(_line(live))
+            shown, printed = (live.step, live.metrics_epoch), time.monotonic()
+
+
+def _line(live: LiveRun) -> str:
+    parts = [
+        f"{live.status}: {live.reason}" if live.reason else live.status,
+        f"epoch {live.epoch}/{live.epochs}",
+        f"step {live.step}",
+        losses_line(live.losses),
+        metrics_line(live.metrics),
+    ]
+    if live.status == "RUNNING" and live.seconds_left is not None:
+        parts.append(f"{duration(live.seconds_left)} left")
+    return "  ".join(part for part in parts if part)
+
+
+def _picture(live: LiveRun) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    from nectargan.analysis.live import sparkline
+
+    head = Text(f"{live.directory}  {live.status}", style="bold")
+    if live.reason:
+        head.append(f": {live.reason}", style="not bold")
+
+    total = live.total_steps
+    speed, left = live.images_per_second, live.seconds_left
+    facts = [
+        f"epoch {live.epoch}/{live.epochs}",
+        f"step {live.step}" + (f"/{total}" if total else ""),
+    ]
+    if speed is not None:
+        facts.append(f"{speed:.4g} images/s")
+    if left is not None and live.status == "RUNNING":
+        facts.append(f"{duration(left)} left")
+    progress = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=total or live.epochs, completed=live.step if total else 0, width=30)
+    progress.add_row(bar, *facts)
+
+    losses = Table("loss", box=None, padding=(0, 2, 0, 0))
+    for column in ("raw", "weight", "weighted"):
+        losses.add_column(column, justify="right")
+    losses.add_column("trend of raw", no_wrap=True)
+    for name, row in live.losses.items():
+        numbers = [f"{value:.4g}" for value in (row.raw, row.weight, row.weighted)]
+        losses.add_row(name, *numbers, sparkline(live.trends[name]))
+
+    val = metrics_line({name: v for name, v in live.metrics.items() if name.startswith("val/")})
+    last = Text(f"epoch {live.metrics_epoch}:  {val}" if val else "no validation yet")
+    return Group(head, progress, losses, last)

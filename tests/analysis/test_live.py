@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from nectargan.analysis.live import LiveRun, sparkline
+from nectargan.config.config_manager import ConfigManager, save_config
+from nectargan.errors import RunError
+from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
+from nectargan.loggers.run_directory import locked, read_status, write_status
+
+
+def losses(*steps: int, per_epoch: int = 10, loss: str = "G_L1") -> list[LossRow]:
+    """A step each 100 ms, whose raw loss is its number."""
+    return [
+        LossRow(s, (s - 1) // per_epoch + 1, 1000 + 100 * s, loss, float(s), 2.0, 2.0 * s)
+        for s in steps
+    ]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A run of 20 epochs with batches of 4, which has just begun."""
+    config = ConfigManager(None, [("dataloader.batch_size", 4)])
+    config.set_epochs(20)
+    save_config(config.data, tmp_path / "config.json")
+    write_status(tmp_path, "RUNNING")
+    return tmp_path
+
+
+def test_a_run_is_followed_from_its_beginning_to_its_end(directory: Path) -> None:
+    with locked(directory):
+        live = LiveRun(directory)
+        assert (live.status, live.epoch, live.step, live.losses) == ("RUNNING", 0, 0, {})
+        assert (live.total_steps, live.images_per_second, live.seconds_left) == (None, None, None)
+
+        ledger = Ledger(directory / "losses.csv", LossRow)
+        metrics = Ledger(directory / "metrics.csv", MetricRow)
+        ledger.append(losses(*range(1, 11)) + losses(10, loss="D_real"))
+        live.look()
+        assert (live.epoch, live.step) == (1, 10)
+        assert live.losses["G_L1"] == losses(10)[0]
+        assert set(live.losses) == {"G_L1", "D_real"}
+        assert list(live.trends["G_L1"]) == list(range(1, 11))
+        assert live.images_per_second == pytest.approx(40)
+
+        metrics.append(
+            [MetricRow(10, 1, 2000, "val/l1", 0.5), MetricRow(10, 1, 2000, "time/epoch_seconds", 1)]
+        )
+        ledger.append(losses(11, 12))
+        live.look()
+        assert live.metrics["val/l1"] == 0.5
+        assert live.metrics_epoch == 1
+        assert live.total_steps == 200
+        assert live.seconds_left == pytest.approx(188 * 4 / 40)
+
+        # Half a row is none yet.
+        with (directory / "losses.csv").open("a") as file:
+            file.write("13,2,2300,G_L")
+            file.flush()
+            live.look()
+            assert live.step == 12
+            file.write("1,13.0,2.0,26.0\n")
+        live.look()
+        assert live.step == 13
+        write_status(directory, "FINISHED")
+    live.look()
+    assert live.status == "FINISHED"
+
+
+def test_one_that_died_without_a_word_is_not_waited_for(directory: Path) -> None:
+    live = LiveRun(directory)
+    assert (live.status, live.reason) == ("KILLED", "it died without a word")
+    assert read_status(directory)[0] == "KILLED"
+
+
+def test_a_record_that_was_cut_is_read_anew(directory: Path) -> None:
+    with locked(directory):
+        ledger = Ledger(directory / "losses.csv", LossRow)
+        ledger.append(losses(*range(1, 31)))
+        live = LiveRun(directory)
+        assert live.step == 30
+        ledger.close()
+        path = directory / "losses.csv"
+        kept = path.read_bytes().splitlines(keepends=True)[:21]
+        (directory / "new.csv").write_bytes(b"".join(kept))
+        (directory / "new.csv").replace(path)
+        live.look()
+        assert live.step == 20
+        assert list(live.trends["G_L1"]) == list(range(1, 21))
+
+
+def test_of_a_long_record_the_end_is_read(directory: Path) -> None:
+    with locked(directory):
+        ledger = Ledger(directory / "losses.csv", LossRow)
+        ledger.append(losses(*range(1, 60001)))
+        assert ledger.size > 2 << 20
+        live = LiveRun(directory)
+        assert live.step == 60000
+        trend = list(live.trends["G_L1"])
+        assert trend == list(range(60001 - len(trend), 60001))
+        assert len(trend) == 2000
+
+
+def test_what_cannot_be_watched(tmp_path: Path, directory: Path) -> None:
+    with pytest.raises(RunError, match=r"is no run directory: it has no status\.json"):
+        LiveRun(tmp_path / "nowhere")
+    config = json.loads((directory / "config.json").read_text())
+    config["logging"]["csv"] = False
+    config["logging"]["mlflow"]["enable"] = config["logging"]["tensorboard"]["enable"] = False
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"keeps no record to watch: logging\.csv is false"):
+        LiveRun(directory)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ([], ""),
+        ([5.0], "▁"),
+        ([1.0, 1.0, 1.0], "▁▁▁"),
+        ([0.0, 7.0], "▁█"),
+        ([float(n) for n in range(8)], "▁▂▃▄▅▆▇█"),
+        ([0.0, math.nan, 1.0, math.inf], "▁ █ "),
+        ([math.nan], " "),
+    ],
+)
+def test_sparkline(values: list[float], line: str) -> None:
+    assert sparkline(values) == line
+
+
+def test_a_long_sparkline_has_the_means_of_its_parts() -> None:
+    assert sparkline([0.0, 2.0, 3.0, 5.0, 7.0, 9.0], width=3) == "▁▄█"
+    assert len(sparkline([float(n) for n in range(1000)], width=24)) == 24

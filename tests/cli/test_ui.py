@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from nectargan.config.schema import Config
+from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+
+from .conftest import Run
+
+UI = [sys.executable, "-c", "from nectargan.cli.main import main; main()", "ui"]
+
+
+@pytest.fixture
+def output(tiny: Callable[..., Config], tmp_path: Path) -> Path:
+    """An output directory with a run that TensorBoard and MLflow know."""
+    sinks = {"logging__mlflow__enable": True, "logging__tensorboard__enable": True}
+    Pix2pixTrainer(tiny(**sinks, logging__mlflow__log_model=False)).train()
+    return tmp_path / "runs"
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*UI, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "HTTP_PROXY": "http://127.0.0.1:9"},
+    )
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def page(url: str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as answer:
+        return bytes(answer.read())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_both_answer_and_both_are_stopped(output: Path) -> None:
+    began = time.monotonic()
+    process = start(output)
+    try:
+        assert process.stdout is not None
+        urls = {}
+        while len(urls) < 2:
+            name, _, url = process.stdout.readline().partition(":")
+            assert process.poll() is None
+            urls[name] = url.strip()
+        assert time.monotonic() - began < 60, "15 s on a machine that does nothing else"
+        assert b"<title>MLflow</title>" in page(urls["MLflow"])
+        assert b"TensorBoard" in page(urls["TensorBoard"])
+        experiments = page(
+            f"{urls['MLflow']}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny"
+        )
+        assert b'"tiny"' in experiments, "of the database in the output directory"
+        assert page(f"{urls['TensorBoard']}/data/runs") != b"[]"
+        ports = [int(url.rpartition(":")[2]) for url in urls.values()]
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 3, "MLflow has a worker"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, "")
+    assert out.endswith("Stopped.\n")
+    assert [port for port in ports if is_open(port)] == []
+    assert [each for each in family if each.is_running()] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_tensorboard_alone_and_a_server_that_ends(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start(tmp_path, "--tensorboard-port", port)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"TensorBoard: http://127.0.0.1:{port}\n"
+        for child in psutil.Process(process.pid).children():
+            child.kill()
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    first, second, third = err.splitlines()
+    assert first == f"MLflow:      there is no mlflow.db in '{tmp_path}'"
+    assert second.startswith("TensorBoard ended: ")
+    assert third == "Error: Nothing runs any more."
+    assert not is_open(port)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("This is no database at all, but a text.")
+    process = start(tmp_path)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("TensorBoard: http://127.0.0.1:")
+        assert process.stderr.readline().startswith("MLflow:      it ended: ")
+        assert process.poll() is None, "TensorBoard goes on"
+        child, *_ = psutil.Process(process.pid).children()
+        process.terminate()
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, "SIGTERM does what Ctrl-C does"
+    assert not child.is_running()
+
+
+def test_bad_input(run: Run, tmp_path: Path) -> None:
+    result = run("ui", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: '{tmp_path / 'nowhere'}' is no directory.\n"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("ui", tmp_path, "--mlflow-port", port)
+    assert result.exit_code == 2
+    assert f"Port {port} cannot be used" in result.stderr
+    assert run("ui", tmp_path, "--mlflow-port", 70000).exit_code == 2

@@ -123,13 +123,21 @@ def make_cell(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) 
             resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
         )
     except ConfigError as error:
-        text = str(error)
-        for axis in axes:
-            text = text.replace(f"--set {axis.key}", f"--sweep {axis.key}")
-        raise ConfigError(text) from None
+        keys = [axis.key for axis in axes]
+        raise ConfigError(_with_its_option(str(error), keys)) from None
     mlflow = config.logging.mlflow
     mlflow.group = mlflow.group or _group_name(config.common.experiment_name, axes)
     return Cell(dict(items), config)
+
+
+def _with_its_option(text: str, keys: Sequence[str]) -> str:
+    """A sentence about an option of the config, in which those that are swept are said to be."""
+
+    def option(match: re.Match[str]) -> str:
+        is_swept = any(f"{key}.".startswith(f"{match[1]}.") for key in keys)
+        return f"--sweep {match[1]}" if is_swept else match[0]
+
+    return re.sub(r"--set ([^\s:]+)", option, text)
 
 
 def _group_name(experiment: str, axes: Sequence[Axis]) -> str:

@@ -113,7 +113,8 @@ def split_values(text: str) -> list[str]:
         elif character in _CLOSING.values() and (not closing or closing.pop() != character):
             raise ValueError(f"nothing was opened that {character!r} could close")
     if quoted or closing:
-        raise ValueError(f"a {'closing quote' if quoted else closing[-1]!r} is missing")
+        missing = '"' if quoted else closing[-1]
+        raise ValueError(f"a {missing!r} is missing")
     return [item.strip() for item in items]
 
 

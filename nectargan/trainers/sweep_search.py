@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from nectargan.trainers.sweep_axes import Axis
 # Of a process that died, after a while, the trials are known to be no longer at work.
 _HEARTBEAT_SECONDS = 60
 _GRACE_SECONDS = 180
+_RETRY_SECONDS = (0.5, 1.5)
 
 
 class Trial(NamedTuple):
@@ -106,6 +108,18 @@ class Search:
                 "'nectargan[sweep]'."
             ) from None
         optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+        for seconds in _RETRY_SECONDS:
+            try:
+                self._create_or_load()
+                return
+            except RunError:
+                # Two processes that make the tables of a new database get in each other's way.
+                time.sleep(seconds)
+        self._create_or_load()
+
+    def _create_or_load(self) -> None:
+        import optuna
+
         with self._storage_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are marked as experimental
             self.corners[0].output.mkdir(parents=True, exist_ok=True)

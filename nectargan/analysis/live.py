@@ -176,7 +176,8 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
         return ""
     width = min(width, len(values))
     ends = [len(values) * part // width for part in range(width + 1)]
-    means = [fmean(list(values)[a:b]) for a, b in itertools.pairwise(ends)]
+    points = list(values)
+    means = [fmean(points[a:b]) for a, b in itertools.pairwise(ends)]
     finite = [mean for mean in means if abs(mean) < float("inf")]
     low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
     return "".join(

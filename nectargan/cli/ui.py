@@ -89,10 +89,8 @@ def ui(directory: Path, mlflow_port: int | None, tensorboard_port: int | None) -
     try:
         with ExitStack() as stack:
             servers = []
-            for name, command in _commands(directory.resolve(), *ports):
-                page = "/health" if name == "MLflow" else "/"
-                port = ports[0] if name == "MLflow" else ports[1]
-                servers.append(stack.enter_context(_running(name, port, page, command)))
+            for program in _programs(directory.resolve(), *ports):
+                servers.append(stack.enter_context(_running(*program)))
             _wait_for(servers)
             if any(not server.has_ended for server in servers):
                 click.echo("Ctrl-C stops them.")
@@ -101,7 +99,7 @@ def ui(directory: Path, mlflow_port: int | None, tensorboard_port: int | None) -
         # What it is for: no failure.
         click.echo("Stopped.")
         return
-    raise RunError("Nothing runs any more.")
+    raise RunError("Nothing is running.")
 
 
 def _ports(*wanted: int | None) -> list[int]:
@@ -115,6 +113,9 @@ def _ports(*wanted: int | None) -> list[int]:
         for port in wanted:
             # All are held until the last one is found, so that no two are the same.
             probe = stack.enter_context(socket.socket())
+            if os.name != "nt":
+                # A port that was used a moment ago is free; on Windows this would mean others.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, port or 0))
             except OSError as error:
@@ -123,10 +124,10 @@ def _ports(*wanted: int | None) -> list[int]:
         return ports
 
 
-def _commands(
+def _programs(
     directory: Path, mlflow_port: int, tensorboard_port: int
-) -> Iterator[tuple[str, list[str]]]:
-    """What can be started, and how; says what cannot."""
+) -> Iterator[tuple[str, int, str, list[str]]]:
+    """Name, port, page and command of what can be started; says what cannot."""
     database = directory / "mlflow.db"
     if importlib.util.find_spec("mlflow") is None:
         click.echo("MLflow:      not installed", err=True)
@@ -138,6 +139,8 @@ def _commands(
         artifacts = (directory / "mlartifacts").as_uri()
         yield (
             "MLflow",
+            mlflow_port,
+            "/health",
             [
                 *("mlflow", "server", "--host", _HOST, "--port", str(mlflow_port)),
                 *("--backend-store-uri", store, "--artifacts-destination", artifacts),
@@ -149,6 +152,8 @@ def _commands(
     else:
         yield (
             "TensorBoard",
+            tensorboard_port,
+            "/",
             [
                 *("tensorboard.main", "--logdir", str(directory)),
                 *("--host", _HOST, "--port", str(tensorboard_port)),

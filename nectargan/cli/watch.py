@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from nectargan.cli.common import Command
 from nectargan.cli.lines import duration, losses_line, metrics_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from nectargan.analysis.live import LiveRun
 
@@ -28,22 +29,19 @@ def watch(run: Path) -> None:
 
     Ctrl-C ends the watching (exit code 130), not the run.
     """
-    from rich.console import Console
-
     from nectargan.analysis.live import LiveRun
 
     live = LiveRun(run)
-    console = Console()
-    if console.is_terminal:
-        _show(live, console)
+    if sys.stdout.isatty():
+        _show(live)
     else:
         _print_lines(live)
 
 
-def _show(live: LiveRun, console: Console) -> None:
+def _show(live: LiveRun) -> None:
     from rich.live import Live
 
-    with Live(_picture(live), console=console, auto_refresh=False) as screen:
+    with Live(_picture(live), auto_refresh=False) as screen:
         while live.status == "RUNNING":
             time.sleep(_LOOK_SECONDS)
             live.look()

@@ -106,6 +106,15 @@ def record_resumption(resumption: Resumption) -> None:
         file.write(json.dumps(line) + "\n")
 
 
+def changes_on_the_way(directory: Path) -> set[str]:
+    """The options, by dotted key, that a run did not have from its beginning."""
+    try:
+        lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        return {key for line in lines for key in json.loads(line)["changes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def cut_record(directory: Path, step: int, sizes: Mapping[str, int]) -> None:
     """Brings the record back to a checkpoint: files that were half written, pictures and histograms
     past ``step`` go, ledgers get the sizes (bytes, by file name) that they had then, and rows past

@@ -39,7 +39,13 @@ from nectargan.trainers.components import (
     resolve_losses,
 )
 from nectargan.trainers.devices import resolve_device, resolve_precision
-from nectargan.trainers.resumption import INCIDENTAL, Resumption, flatten, resumption_of
+from nectargan.trainers.resumption import (
+    INCIDENTAL,
+    Resumption,
+    changes_on_the_way,
+    flatten,
+    resumption_of,
+)
 from nectargan.trainers.sweep_axes import Axis, short_names
 
 # Trains a run, new or resumed, and returns its directory.
@@ -195,13 +201,15 @@ def find_run(cell: Cell) -> Outcome:
     ("UNFINISHED"). "NEW" with a directory is one that ended before it had a checkpoint."""
     found = Outcome(cell, "NEW")
     identity = cell.identity()
+    # A data set may have moved.
+    fixed = identity.keys() - {"dataloader.dataroot"}
     runs = list_runs(cell.output, cell.config.common.experiment_name)
     for directory in reversed(runs):
         try:
             config = ConfigManager(directory / CONFIG_FILE).data
         except NectarGANError:
             continue  # no run of ours, or of another version
-        if cell.identity(config) != identity:
+        if cell.identity(config) != identity or fixed & changes_on_the_way(directory):
             continue
         if read_status(directory)[0] == "FINISHED":
             return Outcome(cell, "FINISHED", directory)

@@ -100,7 +100,7 @@ def test_tensorboard_alone_and_a_server_that_ends(tmp_path: Path) -> None:
     first, second, third = err.splitlines()
     assert first == f"MLflow:      there is no mlflow.db in '{tmp_path}'"
     assert second.startswith("TensorBoard ended: ")
-    assert third == "Error: Nothing runs any more."
+    assert third == "Error: Nothing is running."
     assert not is_open(port)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,6 +118,23 @@ def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> No
     for checkpoint in run.glob("checkpoints/*"):
         checkpoint.write_bytes(b"torn")
     assert run_cell(cell, start)[1:3] == ("FINISHED", tmp_path / "runs" / "tiny_v2")
+
+
+def test_a_run_whose_weights_changed_on_the_way_is_not_that_of_the_cell(
+    cells_of: Grid, tmp_path: Path
+) -> None:
+    (cell,) = cells_of("train.loss.G_L1=10")
+    run = run_cell(cell, start).directory
+    assert run is not None
+
+    def resumed_with(**changes: Any) -> str:
+        line = {"time": 0, "epoch": 1, "step": 3, "changes": {k: [1, 2] for k in changes}}
+        (run / "resumptions.jsonl").write_text(json.dumps(line) + "\n")
+        return find_run(cell).state
+
+    assert resumed_with() == "FINISHED"
+    assert resumed_with(**{"logging.window_steps": 3, "dataloader.dataroot": 3}) == "FINISHED"
+    assert resumed_with(**{"train.loss.G_L1": 3}) == "NEW"
 
 
 def test_what_fails_is_told_and_stops_nothing(cells_of: Grid, tmp_path: Path) -> None:

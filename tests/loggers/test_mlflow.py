@@ -352,6 +352,11 @@ def test_losses_that_are_not_finite_are_counted(store: str, directory: Path) -> 
     sink.write(points)  # sent again, as after a failure
     run = only_run(store, "faces")
     assert history(store, run, "nonfinite/G_L1") == [(2, 1.0, 2), (4, 2.0, 4), (5, 3.0, 5)]
+    # Another process goes on, and sees the last ones once more.
+    again = MLflowSink(store, "faces", directory)
+    again.open(4)
+    again.write([*points[3:], Point("loss/G_L1/raw", math.nan, 6, 6)])
+    assert history(store, run, "nonfinite/G_L1")[2:] == [(5, 3.0, 5), (6, 4.0, 6)]
 
 
 class _Broken(http.server.BaseHTTPRequestHandler):

@@ -192,9 +192,9 @@ class MLflowSink:
                 series, steps = _NONFINITE + name, self._nonfinite.setdefault(name, set())
                 if point.step > self._last_steps.get(series, -1):
                     steps.add(point.step)
-                count = sum(step <= point.step for step in steps)
-                count += self._nonfinite_before.get(series, 0)
-                counts.append(Point(series, float(count), point.step, point.time))
+                count = self._nonfinite_before.get(series, 0.0)
+                count += sum(step <= point.step for step in steps)
+                counts.append(Point(series, count, point.step, point.time))
         return counts
 
     def add_file(self, kind: str, path: Path, step: int) -> None:

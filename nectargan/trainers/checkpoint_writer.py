@@ -74,7 +74,8 @@ class CheckpointWriter:
                 else "start again"
             )
             raise RunError(
-                f"No checkpoint can be written to '{self._folder}': {reason}; make room and {again}."
+                f"No checkpoint can be written to '{self._folder}': {reason}; make room and "
+                f"{again}."
             ) from error
 
     def _write(self, path: Path, write: Callable[[Path], None], best: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +82,12 @@ def _last_step(path: Path) -> tuple[int, dict[str, float]]:
 
 
 def _best(path: Path) -> tuple[float, int] | None:
-    values = [(value, epoch) for _, epoch, metric, value in _rows(path) if metric == BEST_BY]
+    # NaN would be greater and less than nothing: what comes first would be the best.
+    values = [
+        (value, epoch)
+        for _, epoch, metric, value in _rows(path)
+        if metric == BEST_BY and math.isfinite(value)
+    ]
     return max(values, key=lambda each: each[0], default=None)
 
 

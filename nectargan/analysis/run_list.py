@@ -95,6 +95,7 @@ def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
 def best_of(directory: Path, metric: str) -> tuple[float, int] | None:
     """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
     rows = _rows(directory / METRICS_FILE)
+    # NaN would be greater and less than nothing: what comes first would be the best.
     values = [(v, epoch) for _, epoch, name, v in rows if name == metric and math.isfinite(v)]
     choose = min if metric in LOWER_IS_BETTER else max
     return choose(values, key=lambda each: each[0], default=None)

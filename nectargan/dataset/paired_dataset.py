@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -181,9 +182,12 @@ def _open(path: object) -> Image.Image:
         with Image.open(str(path)) as image:
             if image.mode in UNUSABLE_MODES:
                 raise DataError(f"{path}: pixels of mode {image.mode} are not supported.")
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                # Pillow only warns of up to twice as many.
+                raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels.")
             image.load()
             return ImageOps.exif_transpose(image)
-    except UNREADABLE as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: the image cannot be read ({error}).") from error

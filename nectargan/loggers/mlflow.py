@@ -26,6 +26,7 @@ from nectargan.loggers.system_metrics import SystemMetrics
 log = logging.getLogger("nectargan")
 
 _FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
+_NONFINITE = "nonfinite/"
 _SYSTEM = "system/"
 _THUMBNAIL = 256  # pixels; MLflow's own size for the pictures of its image grid
 
@@ -75,6 +76,7 @@ class MLflowSink:
         self._late_tags: deque[tuple[str, str]] = deque()
         self._last_steps: dict[str, int] = {}
         self._nonfinite: dict[str, set[int]] = {}
+        self._nonfinite_before: dict[str, float] = {}
 
     def open(self, first_step: int) -> None:
         """Makes the run under its experiment, or goes on with the one of an earlier process."""
@@ -105,8 +107,10 @@ class MLflowSink:
         client = self._run.client
         for key in client.get_run(self.run_id).data.metrics:
             if not key.startswith(_SYSTEM):
-                history = client.get_metric_history(self.run_id, key)
-                self._last_steps[key] = max(metric.step for metric in history)
+                last = max(client.get_metric_history(self.run_id, key), key=lambda m: m.step)
+                self._last_steps[key] = last.step
+                if key.startswith(_NONFINITE):
+                    self._nonfinite_before[key] = last.value
 
     def _log_params(self) -> None:
         """Logs new parameters. A changed one keeps its first value, and gets a tag: MLflow lets
@@ -185,11 +189,13 @@ class MLflowSink:
             kind, _, name = point.series.partition("/")
             name, _, value = name.rpartition("/")
             if kind == "loss" and value == "raw" and not math.isfinite(point.value):
-                # By step: the same points may come again after a failure.
-                steps = self._nonfinite.setdefault(name, set())
-                steps.add(point.step)
-                count = float(sum(step <= point.step for step in steps))
-                counts.append(Point(f"nonfinite/{name}", count, point.step, point.time))
+                # By step: the same points may come again, after a failure or an earlier process.
+                series, steps = _NONFINITE + name, self._nonfinite.setdefault(name, set())
+                if point.step > self._last_steps.get(series, -1):
+                    steps.add(point.step)
+                count = self._nonfinite_before.get(series, 0.0)
+                count += sum(step <= point.step for step in steps)
+                counts.append(Point(series, count, point.step, point.time))
         return counts
 
     def add_file(self, kind: str, path: Path, step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import BinaryIO
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.loggers.base import RunStatus
+
+# Whoever only looks whether a lock is free has it for a moment.
+_TRIES, _PAUSE = 20, 0.02
 
 LOCK_FILE = ".lock"
 STATUS_FILE = "status.json"
@@ -70,7 +74,11 @@ def locked(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
     with file:
-        if not _lock(file):
+        for _ in range(_TRIES):
+            if _lock(file):
+                break
+            time.sleep(_PAUSE)
+        else:
             raise RunError(f"'{directory}' is in use by another process.")
         yield
 

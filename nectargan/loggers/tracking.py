@@ -200,6 +200,9 @@ class Tracker:
                             ledger.close()
                     for follower in self._followers:
                         follower.finish(status_of(error), reason_of(error))
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            error = interrupt
+            raise
         finally:
             self._wait_for_followers(error)
 

@@ -68,9 +68,14 @@ class CheckpointWriter:
             error, self._error = self._error, None
             # torch's own message is about its file format.
             reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
+            again = (
+                f"go on with --resume '{self._run}'"
+                if list_checkpoints(self._run)
+                else "start again"
+            )
             raise RunError(
-                f"No checkpoint can be written to '{self._folder}': {reason}; make room and go on "
-                f"with --resume '{self._run}'."
+                f"No checkpoint can be written to '{self._folder}': {reason}; make room and "
+                f"{again}."
             ) from error
 
     def _write(self, path: Path, write: Callable[[Path], None], best: bool) -> None:

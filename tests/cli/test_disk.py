@@ -36,7 +36,7 @@ def test_a_checkpoint_that_does_not_fit(config_file: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
         f"Error: No checkpoint can be written to '{run / 'checkpoints'}': is the disk full?; make "
-        f"room and go on with --resume '{run}'."
+        "room and start again."
     ]
     assert list((run / "checkpoints").glob("*")) == []
 

@@ -246,6 +246,17 @@ def test_unreadable_item_names_its_file(tmp_path: Path) -> None:
         PairedDataset([Pair("x", path)])[0]
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("factor", [0.75, 0.4])  # Pillow warns, Pillow raises
+def test_a_bomb_that_came_after_the_check_is_refused(
+    pairs: list[Pair], monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    data = PairedDataset(pairs, augment=False, crop_size=8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(HEIGHT * 2 * WIDTH * factor))
+    with pytest.raises(DataError, match=r"0\.png: .* pixels"):
+        data[0]
+
+
 def test_items_end(pairs: list[Pair]) -> None:
     data = PairedDataset(pairs, augment=False, crop_size=8)
     assert len(data) == 4

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nectargan.errors import RunError
-from nectargan.loggers.run_directory import create_run_directory
+from nectargan.loggers import run_directory
+from nectargan.loggers.run_directory import create_run_directory, locked
 
 
 def test_versions_count_up_from_one(tmp_path: Path) -> None:
@@ -55,3 +58,22 @@ def test_output_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(RunError, match="No run can be made in"):
         create_run_directory(tmp_path / "out", "faces")
+
+
+def test_a_glance_at_a_lock_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nectargan runs`, or another ``--resume auto``, has the lock for a moment."""
+    monkeypatch.setattr(run_directory, "_TRIES", 1500)  # half a minute, for a busy machine
+    entered = threading.Event()
+
+    def glance() -> None:
+        with locked(tmp_path):
+            entered.set()
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=glance)
+    thread.start()
+    assert entered.wait(30)
+    with locked(tmp_path):
+        thread.join()

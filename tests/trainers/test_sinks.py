@@ -141,6 +141,10 @@ def test_runs_are_summed_up(tiny: Make) -> None:
     assert (summary.epoch, summary.epochs, summary.losses) == (2, 2, last)
     assert summary.best == (ssim.max(), ssim.idxmax())
     assert summary.behind == []
+    text = (run / "metrics.csv").read_text()
+    head, rows = text.split("\n", 1)
+    (run / "metrics.csv").write_text(f"{head}\n1,1,1,val/ssim,nan\n{rows}")
+    assert summarize_runs(run.parent)[0].best == summary.best, "NaN is not the best"
     with pytest.raises(RunError, match="nowhere' is no directory"):
         summarize_runs(run / "nowhere")
 

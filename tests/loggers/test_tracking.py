@@ -178,11 +178,15 @@ def test_ctrl_c_at_any_line_of_the_record_leaves_it_exact(tmp_path: Path) -> Non
     assert line > 100
 
 
-def test_without_sinks_there_are_two_files(tmp_path: Path) -> None:
+def test_without_sinks_there_are_ledgers_and_tags(tmp_path: Path) -> None:
     losses = manager()
     with nectargan.track(losses, tmp_path / "a" / "run"):
         plain_loop(losses, 1, 2)
-    assert sorted(os.listdir(tmp_path / "a" / "run")) == ["losses.csv", "metrics.csv"]
+    assert sorted(os.listdir(tmp_path / "a" / "run")) == [
+        "losses.csv",
+        "losses.json",
+        "metrics.csv",
+    ]
 
 
 def test_nothing_is_recorded_after_the_block(tmp_path: Path) -> None:

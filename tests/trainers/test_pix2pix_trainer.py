@@ -220,7 +220,8 @@ def test_checkpoints_come_every_so_often_and_at_the_end(tiny: Make) -> None:
 def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
     own = {".lock", "config.json", "status.json", "facts.json"}
-    assert {path.name for path in run.iterdir()} == own | {"losses.csv", "metrics.csv"}
+    record = {"losses.csv", "losses.json", "metrics.csv"}
+    assert {path.name for path in run.iterdir()} == own | record
 
 
 def test_a_run_in_five_lines(tiny: Make, tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
     assert mlrun.data.tags["objective"] == "basic"
     files = {a.path for a in client.list_artifacts(mlrun.info.run_id)}
     own = {"config.json", "losses.csv", "metrics.csv", "images", "schedules.png", "losses.png"}
-    assert files == own
+    assert files == own | {"losses.json"}
     images = [a.path for a in client.list_artifacts(mlrun.info.run_id, "images")]
     assert len(images) == 4
 

@@ -20,7 +20,7 @@ from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
-COLUMNS = ["step", "time", "loss", "raw", "weight", "weighted"]
+COLUMNS = ["step", "epoch", "time", "loss", "raw", "weight", "weighted"]
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,17 @@ TOOL = Path(__file__).parents[2] / "tools" / "bench_analysis.py"
 def test_figures_make_sense_and_nothing_is_left_behind(tmp_path: Path) -> None:
     scratch, figures = tmp_path / "scratch", tmp_path / "figures.json"
     scratch.mkdir()
-    command = [sys.executable, str(TOOL), "--quick", "--rows", "8000", "--json", str(figures)]
+    command = [
+        sys.executable,
+        str(TOOL),
+        "--quick",
+        "--rows",
+        "8000",
+        "--rounds",
+        "1",
+        "--json",
+        str(figures),
+    ]
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **places})
     assert done.returncode == 0, done.stderr

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.trainers.components import resolve_losses
+from tests.documents import ROOT, blocks_of, run_blocks
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def test_the_commands_and_the_python_blocks_run_in_order(
@@ -24,24 +21,7 @@ def test_the_commands_and_the_python_blocks_run_in_order(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    names: dict[str, object] = {}
-    ran = 0
-    for language, code in BLOCKS:
-        if language == "bash":
-            done = subprocess.run(
-                ["bash", "-euc", code],
-                env={**os.environ, "PATH": path},
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stderr
-            assert "Warning" not in done.stderr
-        elif language == "python":
-            exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own README
-        else:
-            continue
-        ran += 1
+    ran, _ = run_blocks("README.md")
     assert ran >= 9
     assert {p.name for p in Path("runs").iterdir()} >= {"fronts_v1", "mlflow.db"}
     assert Path("my_runs/first/tensorboard").is_dir()
@@ -51,7 +31,7 @@ def test_the_commands_and_the_python_blocks_run_in_order(
 
 
 def test_the_yaml_example_is_a_config(tmp_path: Path) -> None:
-    (code,) = (code for language, code in BLOCKS if language == "yaml")
+    (code,) = (code for language, code in blocks_of("README.md") if language == "yaml")
     (tmp_path / "c.yaml").write_text(code)
     config = resolve_losses(ConfigManager(tmp_path / "c.yaml").data)
     assert set(config.train.loss) == {"G_GAN", "G_L1", "D_real", "D_fake", "G_HUBER"}

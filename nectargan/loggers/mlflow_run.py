@@ -14,6 +14,8 @@ RUN_FILE = "mlflow_run.json"
 GROUP_TAG = "nectargan.group"
 
 _MARK_TAG = "nectargan.mark"
+# Without it, the UI opens an experiment as one of language models, with no runs in sight.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT_TAG = "mlflow.parentRunId"
 
 
@@ -92,7 +94,9 @@ class RunFinder:
         if experiment is None:
             try:
                 return str(
-                    self._client.create_experiment(self._experiment, self._artifact_location())
+                    self._client.create_experiment(
+                        self._experiment, self._artifact_location(), tags=_KIND
+                    )
                 )
             except MlflowException:
                 # Another run made it in the same moment; if not, the look-up says what is wrong.

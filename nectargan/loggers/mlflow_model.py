@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ log = logging.getLogger("nectargan")
 
 MODEL_NAME = "generator"
 
+_VERSIONS_TAG = "mlflow.modelVersions"
 _MODEL_TAG, _STEP_TAG = "nectargan.model", "nectargan.model_step"
 
 
@@ -114,6 +116,9 @@ def _register(run: RunClient, model_id: str, name: str, tracking_uri: str) -> No
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        run.client.create_model_version(
+        version = run.client.create_model_version(
             name, f"models:/{model_id}", run_id=run.run_id, model_id=model_id
         )
+    # Without it the page of the model calls it "Not registered".
+    versions = [{"name": name, "version": str(version.version)}]
+    run.client.set_logged_model_tags(model_id, {_VERSIONS_TAG: json.dumps(versions)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def default_store() -> Iterator[Callable[[str], None]]:
     mlflow.set_tracking_uri(before)
 
 
+def told_experiment(uri: str) -> str:
+    return str(MlflowClient(uri).get_experiment_by_name("tiny").experiment_id)
+
+
 def test_the_best_generator_is_a_model_from_images_to_images(
     tiny: Make, monkeypatch: pytest.MonkeyPatch, default_store: Callable[[str], None]
 ) -> None:
@@ -55,6 +60,9 @@ def test_the_best_generator_is_a_model_from_images_to_images(
     default_store(uri)
     (told,) = MlflowClient(uri).search_model_versions("name = 'negatives'")
     assert told.version == "1" or told.version == 1
+    # What makes MLflow's page of the model link to that version.
+    (model,) = MlflowClient(uri).search_logged_models([told_experiment(uri)])
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "negatives", "version": "1"}]
     frame = mlflow.search_runs(experiment_names=["tiny"])
     assert isinstance(frame, pd.DataFrame)
     assert frame["metrics.best/ssim"].tolist() == [0.9]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,17 @@ from PIL import Image
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
+from tests import processes
 
 SIDE = 32
 
+processes.handle_signals_by_default()
+processes.adopt_orphans()
+
 # The same examples each time: what is green stays green. HYPOTHESIS_PROFILE=random looks for more.
-hypothesis.settings.register_profile("same", derandomize=True)
-hypothesis.settings.register_profile("random", print_blob=True)
+# No deadline: seconds say nothing on a busy machine.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", print_blob=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
@@ -28,6 +33,17 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 def _one_thread() -> None:
     # Sums come out the same on every machine, and parallel test workers do not fight.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ends what a test started, even if it failed; one that leaves something behind fails."""
+    before = processes.children()
+    failures = request.session.testsfailed
+    yield
+    has_failed = request.session.testsfailed > failures
+    left = processes.end(processes.children() - before, grace=0 if has_failed else 30)
+    assert has_failed or not left, f"processes were left: {left}"
 
 
 @pytest.fixture(autouse=True)

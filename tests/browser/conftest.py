@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from tests.processes import PATIENCE, wait_until
 
 CHROMIUM = os.environ.get("NECTARGAN_CHROMIUM") or shutil.which("chromium")
 # As root Chromium has no sandbox; and it is to ask nobody outside for anything.
@@ -104,18 +104,18 @@ def servers(output: Path) -> Iterator[Servers]:
             yield urls
         finally:
             ui.send_signal(signal.SIGINT)
-            ui.wait(60)
+            ui.wait(PATIENCE)
 
 
 def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 90
-    while True:
+    def answers() -> bool:
         try:
             with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
-                return
+                return True
         except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.2)
+            return False
+
+    wait_until(answers)
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +133,7 @@ def page(servers: Servers, chromium: Any) -> Iterator[Any]:
     """A page of a browser that has never been used, and reaches this machine alone."""
     context = chromium.new_context(viewport={"width": 1500, "height": 940})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(1000 * PATIENCE)
     here = ("http://127.0.0.1", "data:", "blob:")
     page.route(lambda url: not url.startswith(here), lambda route: route.abort())
     yield page

@@ -1,4 +1,4 @@
-"""A loss that takes a minute in training, and no time when it is tried out."""
+"""A loss that takes an hour in training, and no time when it is tried out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class SlowLoss(nn.Module):
-    """L1, a minute late from the second call on.
+    """L1, an hour late from the second call on.
 
     Args:
-        mark: A file that is made when the minute begins.
+        mark: A file that is made when the hour begins.
     """
 
     def __init__(self, mark: str) -> None:
@@ -25,5 +25,5 @@ class SlowLoss(nn.Module):
         self._calls += 1
         if self._calls > 1:
             self._mark.touch()
-            time.sleep(60)
+            time.sleep(3600)
         return (made - target).abs().mean()

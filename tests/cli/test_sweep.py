@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from nectargan.loggers.run_directory import read_status
+from tests.processes import PATIENCE
 
 from .conftest import Run
 
@@ -97,7 +98,7 @@ def test_a_sweep_that_is_killed_goes_on(
             line = process.stdout.readline()
             assert process.poll() is None
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == code
@@ -149,7 +150,7 @@ def test_two_processes_share_a_study(config_file: Path, tmp_path: Path) -> None:
         )
         for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     study = optuna.load_study(study_name="tiny_sweep_G_L1", storage=storage)
     assert {trial.state.name for trial in study.trials} == {"COMPLETE"}

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from nectargan.config.schema import Config
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from tests.processes import PATIENCE, end
 
 from .conftest import Run
 
@@ -46,13 +46,12 @@ def is_open(port: int) -> bool:
 
 def page(url: str) -> bytes:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=10) as answer:
+    with opener.open(url, timeout=PATIENCE) as answer:
         return bytes(answer.read())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_both_answer_and_both_are_stopped(output: Path) -> None:
-    began = time.monotonic()
     process = start(output)
     try:
         assert process.stdout is not None
@@ -61,7 +60,6 @@ def test_both_answer_and_both_are_stopped(output: Path) -> None:
             name, _, url = process.stdout.readline().partition(":")
             assert process.poll() is None
             urls[name] = url.strip()
-        assert time.monotonic() - began < 60, "15 s on a machine that does nothing else"
         assert b"<title>MLflow</title>" in page(urls["MLflow"])
         assert b"TensorBoard" in page(urls["TensorBoard"])
         experiments = page(
@@ -73,13 +71,13 @@ def test_both_answer_and_both_are_stopped(output: Path) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3, "MLflow has a worker"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert (process.returncode, err) == (0, "")
     assert out.endswith("Stopped.\n")
     assert [port for port in ports if is_open(port)] == []
-    assert [each for each in family if each.is_running()] == []
+    assert end(family, grace=0) == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -93,7 +91,7 @@ def test_tensorboard_alone_and_a_server_that_ends(tmp_path: Path) -> None:
         assert process.stdout.readline() == f"TensorBoard: http://127.0.0.1:{port}\n"
         for child in psutil.Process(process.pid).children():
             child.kill()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 2
@@ -116,11 +114,11 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert process.poll() is None, "TensorBoard goes on"
         child, *_ = psutil.Process(process.pid).children()
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, "SIGTERM does what Ctrl-C does"
-    assert not child.is_running()
+    assert end([child], grace=0) == []
 
 
 def test_bad_input(run: Run, tmp_path: Path) -> None:

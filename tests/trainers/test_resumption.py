@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from nectargan.loggers.run_directory import is_locked, locked, read_status
 from nectargan.trainers.checkpoint import list_checkpoints, load_checkpoint, load_last
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.resumption import find_unfinished, resumption_of
+from tests.processes import wait_until
 
 Make = Callable[..., Config]
 
@@ -300,10 +300,8 @@ def test_the_mlflow_run_goes_on_even_if_only_the_checkpoint_knows_it(tiny: Make)
 
     class Patient(Stopping):
         def train_step(self, source: Tensor, target: Tensor) -> None:
-            deadline = time.monotonic() + 60
-            while self.step == 4 and '"run_id": "' not in read(self.directory / "mlflow_run.json"):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            if self.step == 4:
+                wait_until(lambda: '"run_id": "' in read(self.directory / "mlflow_run.json"))
             super().train_step(source, target)
 
     def read(path: Path) -> str:

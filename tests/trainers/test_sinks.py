@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.resumption import resumption_of
 from nectargan.trainers.run import tracking_uri
 from nectargan.trainers.sinks import synchronize
+from tests.processes import wait_until
 
 Make = Callable[..., Config]
 
@@ -43,10 +43,7 @@ def unsent(tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path
     # The thread that was given up may say last of all why it could not go on.
     assert any(text.endswith(f"to send the rest: nectargan sync '{run}'") for text in messages)
     # Nor has TensorBoard everything yet where its import takes long; its thread goes on.
-    deadline = time.monotonic() + 60
-    while Cursor(run, "TensorBoard").is_behind:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not Cursor(run, "TensorBoard").is_behind)
     config = json.loads((run / "config.json").read_text())
     config["logging"]["mlflow"]["tracking_uri"] = f"sqlite:///{tmp_path / 'later.db'}"
     (run / "config.json").write_text(json.dumps(config))

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,8 +48,101 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> N
     with replacing(path) as part:
         part.write_text("half")
         # Another process that was killed at this moment would leave the same.
-        left = part.with_name(part.name.replace(".file", ".other"))
+        left = part.with_name(f".another{part.name}")
         left.write_text("half")
     remove_parts(tmp_path)
     assert os.listdir(path.parent) == ["file.part"]
     assert path.read_text() == "half"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+def test_a_link_stays_one_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target", tmp_path / "link"
+    (tmp_path / "far" / "middle").symlink_to("target")
+    link.symlink_to(Path("far") / "middle")
+    for text in ("made where it leads", "replaced"):
+        with replacing(link) as part:
+            part.write_text(text)
+        assert link.is_symlink()
+        assert (target.is_symlink(), target.read_text()) == (False, text)
+    assert sorted(os.listdir(tmp_path / "far")) == ["middle", "target"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+def test_links_that_lead_to_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"), replacing(tmp_path / "a"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+def test_devices_and_pipes_are_written_to(tmp_path: Path) -> None:
+    link = tmp_path / "null"
+    link.symlink_to("/dev/null")
+    with replacing(link) as part:
+        part.write_text("gone")
+    assert link.is_symlink()
+    assert Path("/dev/null").is_char_device()
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
+    reader.start()
+    with replacing(pipe) as part:
+        part.write_text("data")
+    reader.join(10)
+    assert got == ["data"]
+    assert pipe.is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_standard_output_goes_on_where_it_is(tmp_path: Path, name: str) -> None:
+    """Also where it is a file: its other lines stay, and so does the file."""
+    if name.startswith("/proc") and not Path(name).parent.is_dir():
+        pytest.skip("no /proc here")
+    if name == "link":
+        (tmp_path / name).symlink_to("/dev/stdout")
+        name = str(tmp_path / name)
+    code = (
+        "import sys; from pathlib import Path; from nectargan.files import replacing\n"
+        "print('before', flush=True)\n"
+        "with replacing(Path(sys.argv[1])) as part: part.write_text('data\\n')\n"
+        "print('after')"
+    )
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        subprocess.run([sys.executable, "-c", code, name], stdout=file, check=True, timeout=60)
+    assert out.read_text() == "before\ndata\nafter\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_no_file_is_writable_by_others_at_any_moment(tmp_path: Path) -> None:
+    done = threading.Event()
+    modes = set()
+
+    def replace(name: str) -> None:
+        while not done.is_set():
+            with replacing(tmp_path / name) as part:
+                modes.add(stat.S_IMODE(part.stat().st_mode))
+
+    before = os.umask(0o022)
+    threads = [threading.Thread(target=replace, args=(name,)) for name in "ab"]
+    try:
+        for thread in threads:
+            thread.start()
+        for number in range(500):
+            path = tmp_path / f"plain{number}"
+            path.touch()
+            modes.add(stat.S_IMODE(path.stat().st_mode))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        left = os.umask(before)
+    assert (modes, left) == ({0o644}, 0o022)

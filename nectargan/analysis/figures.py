@@ -11,7 +11,7 @@ import numpy as np
 
 from nectargan.config.choices import PictureFormat
 from nectargan.errors import RunError
-from nectargan.files import replacing
+from nectargan.files import is_stream, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,13 +105,15 @@ def check_size(size: Size | None) -> Size | None:
 
 
 def format_of(output: Path) -> str:
-    """The format of a picture, by the suffix of its file.
+    """The format of a picture, by the suffix of its file; PNG for a pipe or device without one.
 
     Raises:
         RunError: it is none that we write.
     """
     suffix, known = output.suffix.lower().removeprefix("."), get_args(PictureFormat)
     if suffix not in known:
+        if is_stream(output):
+            return "png"
         raise RunError(f"'{output}' names no picture; it must end in .{', .'.join(known)}.")
     return suffix
 

@@ -11,6 +11,7 @@ import click
 from nectargan.cli.common import Command
 from nectargan.config.choices import PictureFormat
 from nectargan.errors import RunError
+from nectargan.files import is_stream
 
 PATH = click.Path(path_type=Path)
 MLFLOW_URI = click.option(
@@ -86,7 +87,8 @@ def export_csv(
         export_losses(runs, sys.stdout.buffer, selection, mlflow_uri)
         return
     rows = export_losses(runs, output, selection, mlflow_uri)
-    click.echo(f"Wrote {rows} rows to {output}.")
+    # What is written to standard output is data alone.
+    click.echo(f"Wrote {rows} rows to {output}.", err=is_stream(output))
 
 
 @click.command(cls=Command)
@@ -113,13 +115,15 @@ def plot(run: str, output: Path | None, form: str | None, **options: Any) -> Non
     from nectargan.analysis.plots import plot_run
 
     for file in plot_run(run, _picture(run, output, form), **options):
-        click.echo(f"Drew {file}.")
+        click.echo(f"Drew {file}.", err=is_stream(file))
 
 
 def _picture(run: str, output: Path | None, form: str | None) -> Path:
     if output is None:
         # Beside the ledger where there is one.
         return (Path(run) if Path(run).is_dir() else Path()) / f"losses.{form or 'png'}"
+    if is_stream(output) and form in (None, "png"):
+        return output
     if form is None or not output.suffix:
         return output.with_suffix(f".{form}") if form else output
     if output.suffix.lower() != f".{form}":

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
+from nectargan.files import is_stream
 
 
 @click.command(cls=Command)
@@ -27,4 +28,4 @@ def schedule(config: str, output: Path) -> None:
 
     data = ConfigManager(config).data
     plot_schedules(all_schedules(data), data.train.epochs, output)
-    click.echo(f"Drew {output}.")
+    click.echo(f"Drew {output}.", err=is_stream(output))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -100,3 +103,14 @@ def test_bad_input(
     assert "Error: " in result.stderr
     assert message in result.stderr
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+def test_what_goes_to_a_device_is_data_alone(two_runs: list[Path]) -> None:
+    code = "from nectargan.cli.main import main; main()"
+    command = ["export-csv", str(two_runs[0]), "-o", "/dev/stdout"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == (two_runs[0] / "losses.csv").read_text()
+    assert done.stderr == "Wrote 24 rows to /dev/stdout.\n"

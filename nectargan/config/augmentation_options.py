@@ -6,9 +6,14 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from nectargan.config.base import Chance, Count, NotNegative, Positive, Section
+from nectargan.config.base import Chance, Section
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+Distortion = Annotated[float, Field(ge=-10.0, le=10.0)]
+Holes = Annotated[int, Field(ge=1, le=10_000)]
+Brightness = Annotated[float, Field(ge=0.0, le=1e4)]
+Gamma = Annotated[float, Field(gt=0.0, le=1e5)]
 
 
 class BothAugmentations(Section):
@@ -22,23 +27,23 @@ class BothAugmentations(Section):
     """Chance of one to three quarter turns; needs a square crop_size."""
     elastic_transform_chance: Chance = 0.0
     """Chance of an elastic deformation."""
-    elastic_transform_alpha: NotNegative = 1.0
+    elastic_transform_alpha: Annotated[float, Field(ge=0.0, le=1e6)] = 1.0
     """Strength of the deformation."""
-    elastic_transform_sigma: Positive = 50.0
+    elastic_transform_sigma: Annotated[float, Field(gt=0.0, le=1000.0)] = 50.0
     """Smoothness of the deformation, pixels."""
     optical_distortion_chance: Chance = 0.0
     """Chance of a lens distortion."""
-    optical_distortion_min: float = -0.05
+    optical_distortion_min: Distortion = -0.05
     """Lowest distortion coefficient."""
-    optical_distortion_max: float = 0.05
+    optical_distortion_max: Distortion = 0.05
     """Highest distortion coefficient."""
     optical_distortion_mode: Literal["camera", "fisheye"] = "camera"
     """Model of the lens."""
     coarse_dropout_chance: Chance = 0.0
     """Chance of holes in the images."""
-    coarse_dropout_holes_min: Count = 1
+    coarse_dropout_holes_min: Holes = 1
     """Fewest holes."""
-    coarse_dropout_holes_max: Count = 2
+    coarse_dropout_holes_max: Holes = 2
     """Most holes."""
     coarse_dropout_height_min: Chance = 0.1
     """Lowest height of a hole, as part of the image's."""
@@ -59,9 +64,9 @@ class InputAugmentations(Section):
 
     colorjitter_chance: Chance = 0.0
     """Chance of a change of brightness."""
-    colorjitter_min_brightness: NotNegative = 0.8
+    colorjitter_min_brightness: Brightness = 0.8
     """Lowest brightness factor."""
-    colorjitter_max_brightness: NotNegative = 1.2
+    colorjitter_max_brightness: Brightness = 1.2
     """Highest brightness factor."""
     gaussnoise_chance: Chance = 0.0
     """Chance of Gaussian noise."""
@@ -71,13 +76,13 @@ class InputAugmentations(Section):
     """Highest standard deviation."""
     motionblur_chance: Chance = 0.0
     """Chance of a motion blur."""
-    motionblur_limit: Annotated[int, Field(ge=3)] = 7
+    motionblur_limit: Annotated[int, Field(ge=3, le=255)] = 7
     """Largest kernel, pixels."""
     randgamma_chance: Chance = 0.0
     """Chance of a gamma curve."""
-    randgamma_min: Positive = 80.0
+    randgamma_min: Gamma = 80.0
     """Lowest gamma, percent."""
-    randgamma_max: Positive = 120.0
+    randgamma_max: Gamma = 120.0
     """Highest gamma, percent."""
     grayscale_chance: Chance = 0.0
     """Chance of losing all colour."""

@@ -9,9 +9,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 def _size(value: object) -> object:
     sides = value if isinstance(value, (list, tuple)) else [value, value]
-    good = len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
+    good = len(sides) == 2 and all(type(s) is int and 0 < s <= MOST_PIXELS for s in sides)
     if not good:
-        raise ValueError("it must be a whole number of pixels above 0, or [height, width]")
+        raise ValueError(
+            f"it must be a whole number of pixels from 1 to {MOST_PIXELS}, or [height, width]"
+        )
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
@@ -33,10 +35,22 @@ def on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+# Beyond what anybody could mean: what passes may be much, but it is no slip of the finger.
+MOST_EPOCHS = 100_000
+MOST_PIXELS = 65_536
+MOST = 10**9
+FLOAT32_MAX = 3.4e38
+DAY = 86_400.0
+
 Chance = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
+Positive = Annotated[float, Field(gt=0.0, le=FLOAT32_MAX)]
+NotNegative = Annotated[float, Field(ge=0.0, le=FLOAT32_MAX)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
+Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
+Width = Annotated[int, Field(ge=1, le=8192)]  # channels of a layer
+Depth = Annotated[int, Field(ge=0, le=16)]  # layers that halve an image of at most MOST_PIXELS
 Channels = Annotated[int, Field(ge=1, le=4)]
 Size = Annotated[int | list[int], BeforeValidator(_size)]
 Text = Annotated[str, BeforeValidator(_text)]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from nectargan.config.base import MOST_EPOCHS
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
@@ -21,6 +22,10 @@ from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import replacing
 
 Override = tuple[str, Any]
+
+# Far more than a config can need; what is above would exhaust the stack, or the memory.
+_DEEPEST = 32
+_MOST_VALUES = 100_000
 
 
 class ConfigManager:
@@ -54,16 +59,17 @@ class ConfigManager:
         for key, value in overrides:
             _override(document, key, value)
             keys.append(key)
+        _check_extent(document, place)
         self.data: Config = _validate(document, place, keys)
 
     def set_epochs(self, epochs: int) -> None:
         """Makes the run ``epochs`` long: the phases of the learning rate keep their proportion.
 
         Raises:
-            ConfigError: ``epochs`` is below 1.
+            ConfigError: ``epochs`` is below 1, or above what a config may say.
         """
-        if epochs < 1:
-            raise ConfigError(f"A run of {epochs} epochs is none; it must be 1 or more.")
+        if not 1 <= epochs <= MOST_EPOCHS:
+            raise ConfigError(f"A run cannot have {epochs} epochs; 1 to {MOST_EPOCHS} are allowed.")
         for network in (self.data.train.generator, self.data.train.discriminator):
             rate = network.learning_rate
             constant = round(epochs * rate.epochs / max(1, rate.epochs + rate.epochs_decay))
@@ -96,6 +102,10 @@ def parse_override(text: str) -> Override:
         return key.strip(), json.loads(value)
     except ValueError:
         return key.strip(), value
+    except RecursionError:
+        raise ConfigError(
+            f"--set {_cut(key.strip())} has a value that is nested too deeply."
+        ) from None
 
 
 def _read(path: Path, place: str) -> dict[str, Any]:
@@ -148,12 +158,37 @@ _YamlLoader.add_implicit_resolver(
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
+    if len(parents) >= _DEEPEST:
+        raise ConfigError(f"--set {_cut(key)} has {len(parents) + 1} parts; no key is that deep.")
     for depth, name in enumerate(parents):
         document = document.setdefault(name, {})
         if not isinstance(document, dict):
             above = ".".join(parents[: depth + 1])
             raise ConfigError(f"--set {key}: {above} is {document!r}, which has no '{last}' in it.")
     document[last] = value
+
+
+def _check_extent(document: Mapping[str, Any], place: str) -> None:
+    """Raises `ConfigError` for a document that is nested too deeply, or has too many values.
+
+    YAML's aliases can make either from a short text, even a document that contains itself.
+    """
+    count = 0
+    level: list[Any] = [document]
+    for _ in range(_DEEPEST):
+        below: list[Any] = []
+        for item in level:
+            below += item.values() if isinstance(item, Mapping) else item
+            count += len(item)
+            if count > _MOST_VALUES:
+                raise ConfigError(f"The {place} has more than {_MOST_VALUES} values.")
+        level = [item for item in below if isinstance(item, (Mapping, list, tuple))]
+        if not level:
+            return
+    raise ConfigError(
+        f"The {place} is nested deeper than {_DEEPEST} levels, or refers to itself; it must be a "
+        "tree of sections."
+    )
 
 
 # --- validation, and errors a person can read ------------------------------------------------
@@ -175,8 +210,6 @@ def _validate(document: dict[str, Any], place: str, overridden: list[str]) -> Co
             where = f"--set {key}" if from_set else f"{key or 'The whole'} in {place}"
             sentences.append(_sentence(item, path, where))
         raise ConfigError(" ".join(sentences)) from None
-    except RecursionError:
-        raise ConfigError(f"The {place} refers to itself; it must be a tree of sections.") from None
 
 
 def _sentence(item: Any, path: list[Any], where: str) -> str:
@@ -196,6 +229,10 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
 
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 

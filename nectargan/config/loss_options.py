@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from nectargan.config.base import Section
+from nectargan.config.base import MOST, Count, Number, Section
 from nectargan.errors import NectarGANError
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import parse_notation
+
+Moment = Annotated[float, Field(ge=-MOST, le=MOST)]  # an epoch, or between two
 
 
 class ScheduleConfig(Section):
@@ -20,25 +22,25 @@ class ScheduleConfig(Section):
 
     schedule: str
     """Name of a built-in schedule, such as "linear"."""
-    start_epoch: float | None = None
+    start_epoch: Moment | None = None
     """Last epoch with the initial value; epochs count from 1."""
-    end_epoch: float | None = None
+    end_epoch: Moment | None = None
     """First epoch with the target value."""
-    initial_value: float | None = None
+    initial_value: Number | None = None
     """Value up to and in start_epoch."""
-    target_value: float | None = None
+    target_value: Number | None = None
     """Value from end_epoch on."""
     interval: Literal["epoch", "step"] | None = None
     """Whether the value changes between epochs or moves with every step."""
-    power: float | None = None
+    power: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
     """Exponent of "polynomial"."""
-    cycles: int | None = None
+    cycles: Count | None = None
     """Number of cycles of "cyclical"."""
     ramp: float | None = None
     """Part of a cycle that the ramp of "cyclical" takes, in (0, 1]."""
-    steps: int | None = None
+    steps: Count | None = None
     """Number of jumps of "step"."""
-    points: list[list[float]] | None = None
+    points: Annotated[list[list[Number]], Field(max_length=10_000)] | None = None
     """[epoch, value] pairs of "piecewise"."""
 
     def build(self) -> Schedule:
@@ -75,7 +77,7 @@ def _weight_kind(value: object) -> str | None:
 
 
 Weight = Annotated[
-    Annotated[float, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
+    Annotated[Number, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
     Discriminator(
         _weight_kind,
         custom_error_type="weight",
@@ -105,7 +107,7 @@ class LossTerm(Section):
 
 
 LossOption = Annotated[
-    Annotated[float, Tag("number")]
+    Annotated[Number, Tag("number")]
     | Annotated[ScheduleConfig, Tag("schedule")]
     | Annotated[LossTerm, Tag("term")],
     Discriminator(

@@ -13,13 +13,18 @@ from pydantic import BeforeValidator, Field, field_serializer, field_validator, 
 
 from nectargan.config.augmentation_options import Augmentations
 from nectargan.config.base import (
+    DAY,
+    MOST_EPOCHS,
     Channels,
     Count,
+    CountOrZero,
+    Depth,
+    Epochs,
     Name,
     NotNegative,
-    Positive,
     Section,
     Size,
+    Width,
     on_or_off,
 )
 from nectargan.config.choices import (
@@ -79,9 +84,9 @@ class Dataloader(Section):
     """Folder with train/ and val/ (A|B images), trainA/ and trainB/, or train/A and train/B."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which image of a pair is the input."""
-    batch_size: Count = 1
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Pairs per step."""
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Worker processes that read images which are not cached; 0 reads in the main process."""
     cache: Annotated[Cache, BeforeValidator(on_or_off)] = "auto"
     """Where decoded images are kept: "ram", "device" or "off"; "auto" takes the device's memory if
@@ -100,9 +105,9 @@ class Dataloader(Section):
 class LearningRate(Section):
     """Learning rate over the epochs: constant, then linear to the target."""
 
-    epochs: Annotated[int, Field(ge=0)] = 100
+    epochs: Epochs = 100
     """Epochs at the initial rate. With epochs_decay, of the generator, the length of the run."""
-    epochs_decay: Annotated[int, Field(ge=0)] = 100
+    epochs_decay: Epochs = 100
     """Epochs of decay; the target would be reached one epoch later, so that every epoch learns."""
     initial: NotNegative = 0.0002
     """Initial learning rate."""
@@ -126,6 +131,9 @@ class LearningRate(Section):
     @model_validator(mode="after")
     def _is_never_negative(self) -> LearningRate:
         rate = self.build()
+        values = [rate.initial_value, rate.target_value, *(value for _, value in rate.points)]
+        if min(values) >= 0:
+            return self  # all schedules stay between their ends, or their points
         for epoch in range(1, self.epochs + self.epochs_decay + 1):
             if rate.value_at(epoch) < 0:
                 raise ValueError(f"the learning rate of epoch {epoch} would be below 0")
@@ -151,9 +159,9 @@ class Adam(Section):
 class Unet(Section):
     """The U-Net."""
 
-    features: Count = 64
+    features: Width = 64
     """Channels of the first level; they double down to 8 times this."""
-    n_downs: Annotated[int, Field(ge=0)] = 6
+    n_downs: Depth = 6
     """Levels between the first and the bottleneck: image sides are multiples of 2^(n_downs + 2)."""
     block_type: Literal["UnetBlock", "ResidualUnetBlock"] = "UnetBlock"
     """Kind of the down and up blocks."""
@@ -172,11 +180,11 @@ class Unet(Section):
 class PatchGAN(Section):
     """The PatchGAN."""
 
-    n_layers: Annotated[int, Field(ge=0)] = 3
+    n_layers: Depth = 3
     """Strided layers after the first: 3 sees 70 x 70 pixels, 1 sees 16 x 16."""
-    base_channels: Count = 64
-    """Channels of the first layer; they double with each layer."""
-    max_channels: Count = 512
+    base_channels: Width = 64
+    """Channels of the first layer, at most max_channels; they double with each layer."""
+    max_channels: Width = 512
     """Most channels of a layer."""
     norm: Norm = "instance"
     """Normalisation."""
@@ -184,6 +192,14 @@ class PatchGAN(Section):
     """Learning rate of the discriminator, read only with separate_lr_schedules."""
     optimizer: Adam = Adam()
     """Optimiser of the discriminator."""
+
+    @model_validator(mode="after")
+    def _begins_within_its_bound(self) -> PatchGAN:
+        if self.base_channels > self.max_channels:
+            raise ValueError(
+                f"base_channels is {self.base_channels}, above max_channels {self.max_channels}"
+            )
+        return self
 
 
 class Train(Section):
@@ -219,8 +235,9 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _lasts_an_epoch(self) -> Train:
-        if self.epochs < 1:
-            raise ValueError("generator.learning_rate epochs + epochs_decay must be at least 1")
+        if not 1 <= self.epochs <= MOST_EPOCHS:
+            bound = "at least 1" if self.epochs < 1 else f"at most {MOST_EPOCHS}"
+            raise ValueError(f"generator.learning_rate epochs + epochs_decay must be {bound}")
         return self
 
 
@@ -231,7 +248,7 @@ class Save(Section):
     """Whether checkpoints are written."""
     model_save_rate: Count = 5
     """Epochs from one checkpoint to the next; the last epoch always has one."""
-    every_minutes: NotNegative = 10.0
+    every_minutes: Annotated[float, Field(ge=0.0, le=DAY)] = 10.0
     """Minutes from one checkpoint to the next within an epoch; 0 for none."""
     keep_last: Count | None = 5
     """How many checkpoints of epochs' ends to keep, each of which holds all that a resumed run
@@ -244,7 +261,7 @@ class Save(Section):
     """Whether example grids (input, generated, target) are written."""
     example_save_rate: Count = 1
     """Epochs from one grid to the next."""
-    num_examples: Count = 4
+    num_examples: Annotated[int, Field(ge=1, le=1024)] = 4
     """Pairs in a grid, the same ones each time."""
 
 
@@ -299,16 +316,16 @@ class Logging(Section):
 
     csv: bool = True
     """losses.csv and metrics.csv; TensorBoard and MLflow are fed from them."""
-    window_steps: Count = 50
+    window_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """Steps after which losses are brought from the device and written."""
-    window_seconds: Positive = 2.0
+    window_seconds: Annotated[float, Field(gt=0.0, le=DAY)] = 2.0
     """Seconds after which they are written even if fewer steps were made."""
-    histogram_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+    histogram_every_n_epochs: CountOrZero = 0
     """Epochs from one set of histograms (generated images, weights, gradients) to the next, for
     TensorBoard; 0 for none."""
-    loss_map_every_n_epochs: Annotated[int, Field(ge=0)] = 0
+    loss_map_every_n_epochs: CountOrZero = 0
     """Epochs from one heat map of the losses per pixel to the next; 0 for none."""
-    drain_seconds: NotNegative = 30.0
+    drain_seconds: Annotated[float, Field(ge=0.0, le=DAY)] = 30.0
     """Longest time to wait at the end for TensorBoard and MLflow to have everything."""
     tensorboard: TensorBoardLogging = TensorBoardLogging()
     """The TensorBoard sink."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between two steps instead of within one."""
+"""Ctrl-C, SIGTERM and SIGHUP between two steps instead of within one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes when the terminal is closed; Windows has none.
+STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+def stop_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP end this process as Ctrl-C does, with exit code 128 + number.
+
+    What is ignored stays ignored: with ``nohup``, a run goes on without its terminal.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in STOPS:
+        if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def ignore_signals() -> None:
+    """Leaves signals to another process, as a worker leaves them to the one that started it."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Keeps the first SIGINT or SIGTERM back until the ``with`` block is over.
+    """Keeps the first SIGINT, SIGTERM or SIGHUP back until the ``with`` block is over.
 
     A block that writes a record is then done wholly or not at all. A second signal is let through
     at once, for a block that hangs. Does nothing outside the main thread, where Python handles no
@@ -37,9 +60,11 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    # A handler that was not set from Python cannot be put back; such signals are left alone.
-    found = {number: signal.getsignal(number) for number in _NUMBERS}
-    before = {number: handler for number, handler in found.items() if handler is not None}
+    # A handler that was not set from Python cannot be put back; such signals are left alone, and
+    # so are those that nobody wants.
+    found = {number: signal.getsignal(number) for number in STOPS}
+    left_alone = (None, signal.SIG_IGN)
+    before = {number: found[number] for number in STOPS if found[number] not in left_alone}
     for number in before:
         signal.signal(number, keep)
     try:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from nectargan.interrupts import is_second, uninterrupted
+from nectargan.interrupts import STOPS, is_second, stop_on_signals, uninterrupted
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -76,3 +77,33 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPS[1:])
+@pytest.mark.usefixtures("handlers")
+def test_signals_that_stop_wait_as_well(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    stop_on_signals()
+    done = []
+    with pytest.raises(SystemExit) as raised, uninterrupted():
+        signal.raise_signal(number)
+        done.append("whole")
+    assert (done, raised.value.code) == (["whole"], 128 + number)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_nohup_is_obeyed() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop_on_signals()
+    with uninterrupted():
+        signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    signal.raise_signal(signal.SIGHUP)

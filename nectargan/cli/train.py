@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from nectargan.config.choices import Objective, Precision
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
+from nectargan.interrupts import stop_on_signals
 from nectargan.version import __version__
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def train(
     An option here goes before --set, --set before the config file, the file before the defaults;
     --sweep goes before them all.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    stop_on_signals()
     sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
     sweep.check(resume, csv)
     resolve = partial(
@@ -235,10 +235,6 @@ def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
 def _program(name: str) -> str:
     """How to call a program of this environment, activated or not."""
     return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
-
-
-def _terminate(*_: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

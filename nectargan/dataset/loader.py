@@ -8,7 +8,6 @@ however many workers read them.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
@@ -23,6 +22,7 @@ from nectargan.dataset.cache import Place, fill
 from nectargan.dataset.crops import cut
 from nectargan.dataset.paired_dataset import PairedDataset, normalize
 from nectargan.errors import DataError
+from nectargan.interrupts import ignore_signals
 
 Pair = tuple[Tensor, Tensor]
 _Read = tuple[Tensor, dict[int, str]]
@@ -247,8 +247,7 @@ def init_worker(worker_id: int) -> None:
 
     Needs no seeding: the workers draw nothing.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ignore_signals()
     torch.set_num_threads(1)
     sys.excepthook = _report_unless_abandoned
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -64,7 +65,7 @@ def create_run_directory(
 def locked(directory: Path) -> Iterator[None]:
     """Keeps other processes out of a run directory, for the time of a ``with`` statement.
 
-    The system drops the lock when the process ends, however it ends.
+    The system drops the lock when the process ends, however it ends, and whatever it started.
 
     Raises:
         RunError: another process has it, or it cannot be written.
@@ -73,7 +74,7 @@ def locked(directory: Path) -> Iterator[None]:
         file = (directory / LOCK_FILE).open("a+b")
     except OSError as error:
         raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
-    with file:
+    with file, _not_inherited(file):
         for _ in range(_TRIES):
             if _lock(file):
                 break
@@ -81,6 +82,27 @@ def locked(directory: Path) -> Iterator[None]:
         else:
             raise RunError(f"'{directory}' is in use by another process.")
         yield
+
+
+@contextmanager
+def _not_inherited(file: BinaryIO) -> Iterator[None]:
+    """Closes a file in what is forked meanwhile: a lock lasts as long as any process has its file
+    open, and a worker that reads images outlives, for seconds, a main process that was killed."""
+    _locks.add(file)
+    try:
+        yield
+    finally:
+        _locks.discard(file)
+
+
+def _close_locks() -> None:
+    while _locks:
+        _locks.pop().close()
+
+
+_locks = set[BinaryIO]()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_locks)
 
 
 def is_locked(directory: Path) -> bool:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
@@ -267,6 +268,60 @@ def test_an_interrupted_run_is_saved_and_does_not_wait_long_for_a_silent_server(
     checkpoint = load_last(run)
     assert checkpoint["step"] == pd.read_csv(run / "losses.csv")["step"].max()
     assert read_status(run) == ("KILLED", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_closed_terminal_saves_the_run(config_file: Path, tmp_path: Path) -> None:
+    flags = ["--set", "save.save_model=true", "--set", "dataloader.cache=off"]
+    with endless(config_file, *flags, "--set", "dataloader.num_workers=1") as process:
+        os.killpg(process.pid, signal.SIGHUP)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (129, "")
+    run = only_run(tmp_path)
+    assert read_status(run) == ("KILLED", "")
+    assert load_last(run)["step"] == pd.read_csv(run / "losses.csv")["step"].max()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes of Linux")
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_what_a_killed_run_leaves_alive_keeps_no_lock(
+    config_file: Path, tmp_path: Path, start_method: str
+) -> None:
+    """Its workers are stopped before, so that they are there for sure when it goes on."""
+    code = (
+        f"import multiprocessing\nif __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{start_method}')\n"
+        "    from nectargan.cli.train import train\n    train()\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    config = ["--resume", "auto", "-c", str(config_file), "--set", "save.every_minutes=1e-9"]
+    config += ["--set", "dataloader.num_workers=2", "--set", "dataloader.cache=off"]
+    command = [sys.executable, str(script), *config, "--epochs"]
+    process = subprocess.Popen(
+        [*command, "100000"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    left = []
+    try:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("epoch 2/"):
+            assert process.poll() is None
+        left = psutil.Process(process.pid).children(recursive=True)
+        assert len(left) >= 2
+        for each in left:
+            each.suspend()
+        process.kill()
+        process.wait()
+        assert all(each.is_running() for each in left)
+        epochs = str(load_last(only_run(tmp_path))["epoch"] + 2)
+        done = subprocess.run([*command, epochs], capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        process.kill()
+        for each in left:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    assert read_status(only_run(tmp_path))[0] == "FINISHED"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -16,6 +16,7 @@ from nectargan.dataset.loader import PairLoader, init_worker
 from nectargan.dataset.paired_dataset import PairedDataset, normalize
 from nectargan.dataset.pairs import Pair, find_pairs
 from nectargan.errors import DataError
+from nectargan.interrupts import STOPS
 
 CPU = torch.device("cpu")
 
@@ -160,12 +161,12 @@ def test_everything_a_worker_gets_can_be_pickled(
     data = dataset(pairs)
     copy, init = pickle.loads(pickle.dumps((data, init_worker)))  # noqa: S301
     assert torch.equal(copy[1, 2][0], data[1, 2][0])
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = STOPS
     before, threads = [signal.getsignal(n) for n in numbers], torch.get_num_threads()
     hook = sys.excepthook
     try:
         init(0)
-        assert [signal.getsignal(n) for n in numbers] == [signal.SIG_IGN, signal.SIG_IGN]
+        assert [signal.getsignal(n) for n in numbers] == [signal.SIG_IGN] * len(numbers)
         assert torch.get_num_threads() == 1
         sys.excepthook(ConnectionResetError, ConnectionResetError("gone"), None)
         assert capsys.readouterr().err == ""

@@ -8,8 +8,9 @@ install: .venv/installed
 
 # tools/constraints.txt pins every version, so that everybody tests the same thing.
 .venv/installed: pyproject.toml tools/constraints.txt
+	@echo "Making .venv and installing into it: at the first time some minutes, mostly for torch."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --disable-pip-version-check \
 		-c tools/constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -33,6 +34,7 @@ audit: .venv-audit/installed
 	.venv-audit/bin/pip-audit -r tools/constraints.txt --no-deps --disable-pip --progress-spinner off
 
 .venv-audit/installed:
+	@echo "Installing pip-audit into .venv-audit."
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	touch $@

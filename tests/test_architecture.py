@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "interrupts": set(),
     "version": set(),
+    "wording": set(),
     "scheduling": set(),
     "models": set(),
     "dataset": set(),
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers", "analysis"},
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
-FOR_ALL = {"credentials", "errors", "files", "interrupts", "version"}
+FOR_ALL = {"credentials", "errors", "files", "interrupts", "version", "wording"}
 
 
 def imports(code: str) -> Iterator[str]:

@@ -26,8 +26,18 @@ def test_the_commands_and_the_python_blocks_run_in_order(
     assert {p.name for p in Path("runs").iterdir()} >= {"fronts_v1", "mlflow.db"}
     assert Path("my_runs/first/tensorboard").is_dir()
     printed = capsys.readouterr().out
+    assert left_by_git(tmp_path) == {".gitignore", "configs"}, "what commands make is ignored"
     assert "L1 at epoch 1: 100.0 x 1.000" in printed
     assert "FINISHED" in printed
+
+
+def left_by_git(folder: Path) -> set[str]:
+    """What git would add of a folder, if the project's rules held there."""
+    shutil.copy(ROOT / ".gitignore", folder)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    command = ["git", "status", "--porcelain"]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return {line[3:].rstrip("/") for line in done.stdout.splitlines()}
 
 
 def test_the_yaml_example_is_a_config(tmp_path: Path) -> None:

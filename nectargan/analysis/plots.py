@@ -24,6 +24,7 @@ from nectargan.analysis.smoothing import MovingAverage, usual_weight
 from nectargan.analysis.sources import Source, open_sources
 from nectargan.errors import RunError
 from nectargan.scheduling.data import Schedule
+from nectargan.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +125,7 @@ def plot_schedules(schedules: Mapping[str, Schedule], epochs: int, output: Path)
     Raises:
         RunError: the file cannot be written.
     """
-    figure, panels = make_panels(list(schedules), f"{epochs} epochs")
+    figure, panels = make_panels(list(schedules), counted(epochs, "epoch"))
     for (name, panel), schedule in zip(panels.items(), schedules.values(), strict=True):
         x: Any = np.arange(1, epochs + 1)
         if schedule.interval == "step":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 INTERRUPTED = 130
+HELP = {"help_option_names": ["-h", "--help"]}  # also of every command below a group
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _WIDTH_OF_A_PIPE = 200
 

@@ -12,6 +12,7 @@ from nectargan.cli.common import Command
 from nectargan.config.choices import PictureFormat
 from nectargan.errors import RunError
 from nectargan.files import is_stream
+from nectargan.wording import counted
 
 PATH = click.Path(path_type=Path)
 MLFLOW_URI = click.option(
@@ -88,7 +89,7 @@ def export_csv(
         return
     rows = export_losses(runs, output, selection, mlflow_uri)
     # What is written to standard output is data alone.
-    click.echo(f"Wrote {rows} rows to {output}.", err=is_stream(output))
+    click.echo(f"Wrote {counted(rows, 'row')} to {output}.", err=is_stream(output))
 
 
 @click.command(cls=Command)

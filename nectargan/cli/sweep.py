@@ -11,6 +11,7 @@ import click
 
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
+from nectargan.wording import counted
 
 if TYPE_CHECKING:
     from nectargan.trainers.sweep import Cell, Outcome, Resolve, Start
@@ -102,7 +103,7 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
         click.echo("The same command goes on with the sweep.", err=True)
         raise
     if failed:
-        click.echo(f"{failed} of the runs failed.", err=True)
+        click.echo(f"{counted(failed, 'run')} failed.", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -132,7 +133,7 @@ def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run:
 
     check_cells(search.corners, metric)
     if dry_run:
-        click.echo(f"{trials} trials of study '{search.name}', for the best {metric}.")
+        click.echo(f"{counted(trials, 'trial')} of study '{search.name}', for the best {metric}.")
         for cell in search.corners:
             click.echo(f"  for instance {cell.name}")
         click.echo("Nothing was written.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from nectargan.cli.common import Command
+from nectargan.cli.common import HELP, Command
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.credentials import without_credentials
@@ -42,7 +42,7 @@ _KEYS = {
 }
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, context_settings=HELP)
 @click.option("-c", "--config", metavar="FILE", help="Config, JSON or YAML.")
 @click.option("-d", "--data", metavar="DIR", help="Data set.")
 @click.option("-o", "--output", metavar="DIR", help="Where run directories are made.")

@@ -20,6 +20,7 @@ from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import replacing
+from nectargan.wording import listed
 
 Override = tuple[str, Any]
 
@@ -209,7 +210,8 @@ def _validate(document: dict[str, Any], place: str, overridden: list[str]) -> Co
             )
             where = f"--set {key}" if from_set else f"{key or 'The whole'} in {place}"
             sentences.append(_sentence(item, path, where))
-        raise ConfigError(" ".join(sentences)) from None
+        what = f"The {place.removeprefix('the ')} cannot be used"
+        raise ConfigError(listed(what, sentences)) from None
 
 
 def _sentence(item: Any, path: list[Any], where: str) -> str:

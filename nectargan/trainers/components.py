@@ -24,6 +24,7 @@ from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.models.patchgan import PatchGANDiscriminator
 from nectargan.models.unet import UnetGenerator
 from nectargan.scheduling.data import Schedule
+from nectargan.wording import counted
 
 # The window of the structural similarity; see Wang et al. 2004.
 _SSIM_WINDOW = 11
@@ -304,7 +305,7 @@ def build_data(config: Config, device: torch.device) -> Data:
     if options.drop_last and len(train) < options.batch_size:
         raise ConfigError(
             f"dataloader.drop_last is true, and dataloader.batch_size is {options.batch_size} with "
-            f"{len(train)} training pairs: no batch would be left."
+            f"{counted(len(train), 'training pair')}: no batch would be left."
         )
     read: dict[str, Any] = {
         "batch_size": options.batch_size,

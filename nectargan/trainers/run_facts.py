@@ -15,6 +15,7 @@ from nectargan.files import replacing
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
 from nectargan.trainers.components import all_schedules, height_and_width
 from nectargan.trainers.run_params import run_params
+from nectargan.wording import counted
 
 FACTS_FILE = "facts.json"
 
@@ -122,8 +123,8 @@ def _note(
     height, width = height_and_width(config.dataloader.load.crop_size)
     told = [each for each in run_params(config).items() if each[0].startswith(("loss.", "lr."))]
     lines = [
-        f"{config.train.objective} objective ({config.train.gan_mode}), {config.train.epochs} "
-        f"epochs of {pairs} pairs at {height} x {width}, batch {config.dataloader.batch_size}, "
+        f"{config.train.objective} objective ({config.train.gan_mode}), "
+        f"{counted(config.train.epochs, 'epoch')} of {pairs} pairs at {height} x {width}, batch {config.dataloader.batch_size}, "
         f"on {tags.get('device', 'an unknown device')}.",
         "",
         "| parameter | value |",

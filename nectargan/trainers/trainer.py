@@ -25,6 +25,7 @@ from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.run import Run, open_run, tracking_uri
 from nectargan.trainers.run_facts import describe_datasets
+from nectargan.wording import counted
 
 
 class Display(Protocol):
@@ -285,7 +286,8 @@ class Trainer(ABC):
         reason = f" ({self.graph_obstacle})" if self.graph_obstacle else ""
         place = {"ram": "in RAM", "device": "on the device", "off": "read each time"}
         return (
-            f"{self.config.train.epochs} epochs of {len(self.data.train)} steps on {self.device} "
+            f"{counted(self.config.train.epochs, 'epoch')} of {counted(len(self.data.train), 'step')} "
+            f"on {self.device} "
             f"in {self.precision}, {step}{reason}, images {place[self.data.train.cache]}."
         )
 

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from nectargan.cli.main import main
+from nectargan.cli.train import train
 from nectargan.version import __version__
 
 from .conftest import Run
@@ -15,6 +20,28 @@ def test_the_group_lists_its_commands(run: Run) -> None:
     assert result.exit_code == 0
     for command in ("train", "data", "export-csv", "plot", "schedule"):
         assert f"\n  {command} " in result.stdout
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command there is, groups as well, as one types it."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", commands(main), ids="-".join)
+def test_help_has_a_short_option(run: Run, path: tuple[str, ...]) -> None:
+    short, long = run(*path, "-h"), run(*path, "--help")
+    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    assert short.stdout.startswith("Usage: ")
+
+
+def test_so_has_the_training_command_of_its_own() -> None:
+    result = CliRunner().invoke(train, ["-h"])
+    assert (result.exit_code, result.stdout.split()[0]) == (0, "Usage:")
 
 
 def test_version(run: Run) -> None:

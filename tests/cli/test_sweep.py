@@ -130,7 +130,7 @@ def test_a_run_that_fails_stops_no_other(run: Run, config_file: Path, tmp_path: 
     failed, *_, finished = rows_of(result.stdout)
     assert failed[1].startswith("FAILED: Loss 'G_GAN' is nan")
     assert finished[1] == "FINISHED"
-    assert result.stderr.endswith("1 of the runs failed.\n")
+    assert result.stderr.endswith("1 run failed.\n")
     assert "Traceback" not in result.output
     assert [read_status(tmp_path / "runs" / f"tiny_v{n}")[0] for n in (1, 2)] == [
         *("FAILED", "FINISHED")

@@ -180,6 +180,19 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_every_mistake_of_a_config_is_on_a_line_of_its_own(run: Run, config_file: Path) -> None:
+    document = json.loads(config_file.read_text())
+    document["train"]["generator"]["features"] = -3
+    document["trian"] = {}
+    config_file.write_text(json.dumps(document))
+    result = run("train", "-c", config_file, "--set", "common.sed=1")
+    assert (result.exit_code, result.stdout) == (2, "")
+    first, *problems = result.stderr.splitlines()
+    assert first == f"Error: The config file '{config_file}' cannot be used, 3 problems:"
+    for start in ("--set common.sed is not", "train.generator.features in", "trian in"):
+        assert [line for line in problems if line.startswith(f"  {start}")], problems
+
+
 def test_old_configs_warn_in_a_line_each(run: Run, pairs_root: Path, tmp_path: Path) -> None:
     old = {"config": {"train": {"loss": {"lambda_gan": 1.0, "lambda_l1": 50.0}}, "visualizer": {}}}
     (tmp_path / "old.json").write_text(json.dumps(old))

@@ -124,8 +124,8 @@ def _note(
     told = [each for each in run_params(config).items() if each[0].startswith(("loss.", "lr."))]
     lines = [
         f"{config.train.objective} objective ({config.train.gan_mode}), "
-        f"{counted(config.train.epochs, 'epoch')} of {pairs} pairs at {height} x {width}, batch {config.dataloader.batch_size}, "
-        f"on {tags.get('device', 'an unknown device')}.",
+        f"{counted(config.train.epochs, 'epoch')} of {pairs} pairs at {height} x {width}, "
+        f"batch {config.dataloader.batch_size}, on {tags.get('device', 'an unknown device')}.",
         "",
         "| parameter | value |",
         "|---|---|",

@@ -285,9 +285,9 @@ class Trainer(ABC):
         step = "captured step" if self.graph_obstacle is None else "eager step"
         reason = f" ({self.graph_obstacle})" if self.graph_obstacle else ""
         place = {"ram": "in RAM", "device": "on the device", "off": "read each time"}
+        epochs = counted(self.config.train.epochs, "epoch")
         return (
-            f"{counted(self.config.train.epochs, 'epoch')} of {counted(len(self.data.train), 'step')} "
-            f"on {self.device} "
+            f"{epochs} of {counted(len(self.data.train), 'step')} on {self.device} "
             f"in {self.precision}, {step}{reason}, images {place[self.data.train.cache]}."
         )
 

@@ -1,9 +1,14 @@
-"""Ctrl-C, SIGTERM and SIGHUP between two steps instead of within one."""
+"""Ctrl-C, SIGTERM and SIGHUP between two steps instead of within one; threads that are still at
+work when the process ends."""
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +17,9 @@ from types import FrameType
 STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+# How long a process waits at its end for one call of a library, such as an operation of torch.
+_LAST_CALL_SECONDS = 10.0
 
 
 def stop_on_signals() -> None:
@@ -82,3 +90,30 @@ def is_second(error: BaseException | None) -> bool:
         found += isinstance(error, (KeyboardInterrupt, SystemExit))
         error = error.__context__
     return found > 1
+
+
+def end_before_exit(thread: threading.Thread) -> None:
+    """Has a daemon thread that is alive when the interpreter exits raise SystemExit first.
+
+    The interpreter ends such a thread wherever it asks for the GIL. Inside C++, as of torch, that
+    aborts the process. The exception comes as soon as the thread is back in Python; one that stays
+    in a single call for longer than ten seconds is left to the interpreter.
+    """
+    _threads.add(thread)
+
+
+@atexit.register
+def _end_threads() -> None:
+    deadline = time.monotonic() + _LAST_CALL_SECONDS
+    try:
+        for thread in list(_threads):
+            while thread.is_alive() and time.monotonic() < deadline:
+                ident = ctypes.c_ulong(thread.ident or 0)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+                # Once more if it was swallowed.
+                thread.join(1.0)
+    except KeyboardInterrupt:
+        pass  # somebody wants to leave at once
+
+
+_threads = weakref.WeakSet[threading.Thread]()

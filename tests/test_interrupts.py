@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from nectargan.interrupts import STOPS, is_second, stop_on_signals, uninterrupted
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -107,3 +110,48 @@ def test_nohup_is_obeyed() -> None:
         signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     signal.raise_signal(signal.SIGHUP)
+
+
+_BUSY = """
+import sys, threading, torch
+from nectargan.interrupts import end_before_exit
+
+def work():
+    swallowed = 0
+    while True:
+        try:
+            while True:
+                torch.rand(64, 64) @ torch.rand(64, 64)
+                started.set()
+        except SystemExit:
+            swallowed += 1
+            if swallowed > int(sys.argv[1]):
+                raise
+
+started = threading.Event()
+thread = threading.Thread(target=work, daemon=True)
+thread.start()
+end_before_exit(thread)
+started.wait()
+exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("swallows", "ending", "code", "last"),
+    [
+        (0, "print('done')", 0, ""),
+        (1, "sys.exit(3)", 3, ""),
+        (0, "raise ValueError('mine')", 1, "ValueError: mine"),
+    ],
+)
+def test_the_exit_code_is_the_programs_own_while_a_thread_is_inside_torch(
+    swallows: int, ending: str, code: int, last: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _BUSY, str(swallows), ending],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr.strip().rpartition("\n")[2]) == (code, last)

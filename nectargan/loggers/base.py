@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
+from nectargan.interrupts import end_before_exit
 from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
@@ -121,6 +122,7 @@ class Follower:
         # That there is a sink is on disk even if it is never reached.
         self._cursor.save()
         self._thread.start()
+        end_before_exit(self._thread)
 
     @property
     def is_behind(self) -> bool:

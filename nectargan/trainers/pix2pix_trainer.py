@@ -28,6 +28,7 @@ from nectargan.trainers.components import (
 from nectargan.trainers.devices import autocast, compiled
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
+from nectargan.trainers.memory import Need, needed_memory
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.trainer import Trainer
 from nectargan.trainers.validation import (
@@ -91,6 +92,10 @@ class Pix2pixTrainer(Trainer):
             self._compiled = (compiled(self.generator), compiled(self.discriminator))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._autocast = functools.partial(autocast, self.device, self.precision)
+
+    def needed_memory(self) -> Need:
+        """What both networks take."""
+        return needed_memory(self.config, self.precision)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Sets the learning rates of the epoch; returns them."""

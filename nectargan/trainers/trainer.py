@@ -21,6 +21,7 @@ from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
 from nectargan.trainers.environment import describe_environment
+from nectargan.trainers.memory import Need, check_memory
 from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.run import Run, open_run, tracking_uri
@@ -81,6 +82,7 @@ class Trainer(ABC):
         self.graph_obstacle = graph_obstacle(
             self.config.train.cuda_graph, self.device, self.precision
         )
+        check_memory(self.needed_memory(), self.config, self.device)
         self._seed()
         self.data: Data = build_data(self.config, self.device)
         self.losses = LossManager(config=self.config)
@@ -93,6 +95,10 @@ class Trainer(ABC):
         self._is_in_step = False
 
     # --- what a subclass brings ----------------------------------------------------------------
+
+    def needed_memory(self) -> Need:
+        """What a step takes at least; called before anything is built."""
+        return Need(0, 0)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Called before the first step of each epoch; returns metrics to record."""

@@ -1,0 +1,126 @@
+"""Whether a run fits into the memory that there is, found out before anything is built."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from nectargan.config.schema import Config
+from nectargan.errors import ConfigError
+from nectargan.trainers.components import build_discriminator, build_generator, height_and_width
+
+# float32: the weight, its gradient, and Adam's two moments.
+_BYTES_PER_PARAMETER = 16
+_V1, _V2 = "memory.limit_in_bytes", "memory.max"
+
+
+class Need(NamedTuple):
+    """What one training step takes at least.
+
+    Attributes:
+        parameters: Number of parameters of both networks.
+        activations: Bytes of what the forward passes keep for the backward ones.
+    """
+
+    parameters: int
+    activations: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes altogether: weights, gradients, optimisers and activations."""
+        return _BYTES_PER_PARAMETER * self.parameters + self.activations
+
+
+def check_memory(need: Need, config: Config, device: torch.device) -> None:
+    """Raises `ConfigError` if a training step cannot fit into the memory of ``device``.
+
+    What a step takes besides, such as the workspace of a convolution, is not counted, so a run
+    that passes may still be too large.
+    """
+    limit = memory_limit(device)
+    if need.bytes <= limit:
+        return
+    batch = config.dataloader.batch_size
+    height, width = height_and_width(config.dataloader.load.crop_size)
+    raise ConfigError(
+        f"A step of this run needs at least {_gib(need.bytes)} ({need.parameters:,} parameters, "
+        f"batches of {batch} pair{'s' * (batch > 1)} of {height} x {width} pixels), and "
+        f"{'this machine' if device.type == 'cpu' else device} has {_gib(limit)}; lower "
+        "dataloader.batch_size, dataloader.load.crop_size, train.generator.features or "
+        "train.discriminator.base_channels."
+    )
+
+
+def needed_memory(config: Config, precision: str) -> Need:
+    """Counts the parameters of both networks and what a step keeps for its backward passes.
+
+    Takes milliseconds and no memory: the networks are built and run on torch's "meta" device,
+    which knows shapes alone.
+
+    Args:
+        config: The run.
+        precision: "fp32"; with "bf16" and "fp16" activations take half.
+    """
+    load = config.dataloader.load
+    size = (config.dataloader.batch_size, *height_and_width(load.crop_size))
+    with torch.device("meta"):
+        generator, discriminator = build_generator(config), build_discriminator(config)
+        source = torch.empty(size[0], load.input_nc, *size[1:])
+        target = torch.empty(size[0], load.output_nc, *size[1:])
+    # G's activations live until its update, while D sees the real pairs and the generated ones.
+    kept = _kept_bytes(generator, source) + 2 * _kept_bytes(discriminator, source, target)
+    parameters = [*generator.parameters(), *discriminator.parameters()]
+    return Need(
+        sum(parameter.numel() for parameter in parameters),
+        kept if precision == "fp32" else kept // 2,
+    )
+
+
+def _kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that autograd keeps of a forward pass; each storage counts once, no parameter does."""
+    kept: dict[int, Tensor] = {}
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = tensor  # held, so that no other storage takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(*inputs)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def memory_limit(device: torch.device) -> int:
+    """Bytes of memory that a device has; for the CPU, the machine or this process's share."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(min(psutil.virtual_memory().total, _cgroup_limit()))
+
+
+def _cgroup_limit(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """The least limit, in bytes, of this process's control group and those above it, in version 1
+    or 2; infinity without one."""
+    limits = [math.inf]
+    groups = own.read_text().splitlines() if own.is_file() else []
+    for group in groups:
+        path = Path(group.rpartition(":")[2].lstrip("/"))
+        for above in (path, *path.parents):
+            for file in (root / above / _V2, root / "memory" / above / _V1):
+                with suppress(OSError, ValueError):  # there is none, or it says "max"
+                    limits.append(int(file.read_text()))
+    return min(limits)
+
+
+def _gib(count: int) -> str:
+    gib = count / 2**30
+    return f"{gib:.2f} GiB" if gib < 10 else f"{gib:,.0f} GiB"

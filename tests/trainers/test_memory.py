@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from nectargan.config.schema import Config
+from nectargan.errors import ConfigError
+from nectargan.trainers.components import build_discriminator, build_generator
+from nectargan.trainers.memory import _cgroup_limit, check_memory, memory_limit, needed_memory
+
+Make = Callable[..., Config]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_what_is_counted_is_what_autograd_keeps(tiny: Make, batch: int, norm: str) -> None:
+    """Against the same networks with real tensors, whose storages have addresses."""
+    config = tiny(dataloader__batch_size=batch, train__generator__norm=norm)
+    need = needed_memory(config, "fp32")
+    generator, discriminator = build_generator(config), build_discriminator(config)
+    networks = (generator, discriminator)
+    assert need.parameters == sum(p.numel() for n in networks for p in n.parameters())
+    own = {p.data_ptr() for n in networks for p in n.parameters()}
+
+    def kept(network: torch.nn.Module, *inputs: torch.Tensor) -> int:
+        sizes, held = {}, []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            held.append(tensor)
+            if storage.data_ptr() not in own:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(*inputs)
+        return sum(sizes.values())
+
+    images = torch.rand(batch, 3, 32, 32)
+    expected = kept(generator, images) + 2 * kept(discriminator, images, images.clone())
+    assert need.activations == pytest.approx(expected, rel=0.02)  # meta has no dropout's mask
+    assert need.bytes == 16 * need.parameters + need.activations
+    assert needed_memory(config, "bf16").activations == need.activations // 2
+
+
+def test_counting_draws_nothing(tiny: Make) -> None:
+    before = torch.random.get_rng_state()
+    needed_memory(tiny(), "fp32")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_run_that_cannot_fit_is_refused_with_both_figures(tiny: Make) -> None:
+    config = tiny(dataloader__batch_size=65536, dataloader__load__crop_size=8192)
+    with pytest.raises(ConfigError) as caught:
+        check_memory(needed_memory(config, "fp32"), config, CPU)
+    said = str(caught.value)
+    assert "batches of 65536 pairs of 8192 x 8192 pixels" in said
+    assert f"this machine has {memory_limit(CPU) / 2**30:,.0f}"[:20] in said
+    assert "lower dataloader.batch_size" in said
+    check_memory(needed_memory(tiny(), "fp32"), tiny(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "500", "a/b/memory.max": "max"}, 500),
+        ("0::/a/b\n", {"a/memory.max": "500", "a/b/memory.max": "300"}, 300),
+        ("0::/\n", {"memory.max": "700"}, 700),
+        ("4:memory:/x\n1:cpu:/y\n", {"memory/x/memory.limit_in_bytes": "900"}, 900),
+        ("0::/a\n", {}, float("inf")),
+    ],
+)
+def test_the_limit_of_a_control_group(
+    tmp_path: Path, groups: str, files: dict[str, str], limit: float
+) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text + "\n")
+    assert _cgroup_limit(tmp_path / "fs", own) == limit
+    assert _cgroup_limit(tmp_path / "fs", tmp_path / "none") == float("inf")

@@ -137,7 +137,7 @@ def start_row(setting: Setting) -> Row:
     """Seconds from the start of a process to its first step done, with all sinks on."""
     code = (
         "import sys, time, psutil\n"
-        "from nectargan.cli import display\n"
+        "from nectargan.trainers import display\n"
         "class First(display.PlainDisplay):\n"
         "    def step(self, *_):\n"
         "        print(time.time() - psutil.Process().create_time()); raise SystemExit\n"

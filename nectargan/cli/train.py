@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from nectargan.cli.closing import closing_lines
 from nectargan.cli.common import HELP, Command
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
-from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.interrupts import stop_on_signals
@@ -118,18 +118,21 @@ def train(
     if dry_run:
         _print_plan(trainer)
         return
+    began = time.monotonic()
     try:
         _train(trainer)
     finally:
         if hasattr(trainer, "directory"):
-            _print_where(trainer, csv)
+            for line in closing_lines(trainer, time.monotonic() - began):
+                click.echo(line)
+            losses = trainer.directory / "losses.csv"
+            if csv is not None and losses.exists():
+                _copy_csv(losses, csv)
 
 
 def _train(trainer: Pix2pixTrainer) -> Path:
-    from nectargan.cli.display import make_display
-
     click.echo(trainer.describe())
-    return trainer.train(make_display())
+    return trainer.train()
 
 
 def _train_cell(config: Config, resumption: Resumption | None) -> Path:
@@ -211,30 +214,12 @@ def _print_plan(trainer: Pix2pixTrainer) -> None:
     click.echo("Nothing was written.")
 
 
-def _print_where(trainer: Pix2pixTrainer, csv: Path | None) -> None:
-    directory, logging = trainer.directory, trainer.config.logging
-    click.echo(f"Run:         {directory}")
-    if logging.tensorboard.enable:
-        click.echo(f"TensorBoard: {_program('tensorboard')} --logdir {directory.parent}")
-    if logging.mlflow.enable:
-        uri = without_credentials(trainer.tracking_uri)
-        local = "://" in uri and not uri.startswith("http")
-        where = f"{_program('mlflow')} ui --backend-store-uri {uri}" if local else uri
-        click.echo(f"MLflow:      {where}")
-    if logging.csv:
-        losses = directory / "losses.csv"
-        click.echo(f'pandas:      pandas.read_csv("{losses.as_posix()}")')
-        if csv is not None and losses.exists():
-            try:
-                with replacing(csv) as part:
-                    shutil.copyfile(losses, part)
-            except OSError as error:
-                raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None
-
-
-def _program(name: str) -> str:
-    """How to call a program of this environment, activated or not."""
-    return name if shutil.which(name) else str(Path(sys.executable).with_name(name))
+def _copy_csv(losses: Path, csv: Path) -> None:
+    try:
+        with replacing(csv) as part:
+            shutil.copyfile(losses, part)
+    except OSError as error:
+        raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.lines import duration, losses_line, metrics_line
+from nectargan.trainers.lines import duration, losses_line, metrics_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -132,13 +132,14 @@ class Trainer(ABC):
 
     # --- the loop ------------------------------------------------------------------------------
 
-    def train(self, display: Display | None = None) -> Path:
+    def train(self, display: Display | Literal["auto"] | None = "auto") -> Path:
         """Trains for as many epochs as the config says, or what is left of them.
 
         On Ctrl-C and SIGTERM the run is saved as it is after the step at hand.
 
         Args:
-            display: Shows the progress; ``None`` for silence.
+            display: Shows the progress. "auto" draws a bar on a terminal, and else, as in a
+                notebook, prints a line for each epoch; ``None`` is silent.
 
         Returns:
             The run directory.
@@ -146,6 +147,10 @@ class Trainer(ABC):
         Raises:
             RunError: the run directory cannot be made or written, or is in use.
         """
+        if display == "auto":
+            from nectargan.trainers.display import make_display
+
+            display = make_display()
         # Once more: what was drawn since construction must not change the run.
         self._seed()
         if self._resumption is not None:

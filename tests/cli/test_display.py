@@ -6,22 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from nectargan.cli.display import PlainDisplay
-from nectargan.loggers.ledger import LossRow
-
-
-def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    display = PlainDisplay()
-    display.start(Path("runs/x_v1"), 4, 100)
-    display.step(1, 100, {"G_L1": LossRow(100, 1, 0, "G_L1", np.float32(0.25), 50.0, 12.5)})
-    display.epoch_end(1, {"val/ssim": 0.5, "time/images_per_second": 12.25, "lr/generator": 1.0})
-    display.stop()
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == f"Training in {Path('runs/x_v1')}"
-    assert second == "epoch 1/4  G_L1 0.25 x 50  ssim 0.5  images/s 12.25  0:00:00 left"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")

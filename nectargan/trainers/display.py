@@ -20,11 +20,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nectargan.cli.lines import duration, losses_line, metrics_line
 from nectargan.loggers.ledger import LossRow
+from nectargan.trainers.lines import duration, losses_line, metrics_line
 from nectargan.trainers.trainer import Display
 
 _REFRESH_SECONDS = 0.25
+_LINE_SECONDS = 60.0
 
 
 def make_display() -> Display:
@@ -33,26 +34,32 @@ def make_display() -> Display:
 
 
 class PlainDisplay:
-    """One line at the start and one per epoch."""
+    """One line at the start, one per epoch, and in a long epoch one now and then."""
 
     def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
         """Says where the run is."""
-        self._epochs = epochs
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._rows: Mapping[str, LossRow] = {}
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
         self._first: int | None = None
         click.echo(f"Training in {directory}")
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
         """Keeps the rows for the line of the epoch."""
         self._rows = losses
+        now = time.monotonic()
+        if now - self._told >= _LINE_SECONDS:
+            self._told = now
+            total = self._epochs * self._steps_per_epoch
+            click.echo(f"epoch {epoch}/{self._epochs}  step {step}/{total}  {losses_line(losses)}")
         # Of this process: a resumed run did not make the earlier ones.
         self._first = epoch if self._first is None else self._first
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch."""
         done = epoch - (self._first or epoch) + 1
-        left = (time.monotonic() - self._began) / done * (self._epochs - epoch)
+        self._told = time.monotonic()
+        left = (self._told - self._began) / done * (self._epochs - epoch)
         click.echo(
             f"epoch {epoch}/{self._epochs}  {losses_line(self._rows)}  {metrics_line(metrics)}  "
             f"{duration(left)} left"

@@ -1,0 +1,75 @@
+"""What a run says at its end: how long it took, what is best, how to look at it and to use it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nectargan.credentials import without_credentials
+from nectargan.trainers.lines import duration
+
+if TYPE_CHECKING:
+    from nectargan.trainers.trainer import Trainer
+
+_USUAL_BEST = "val/ssim"
+
+
+def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
+    """What is known of a run that is over, however it ended; commands can be typed as they stand.
+
+    Args:
+        trainer: The run, which has a directory.
+        seconds: How long it took.
+    """
+    directory, config = trainer.directory, trainer.config
+    done = f"epoch {trainer.epoch} of {config.train.epochs}, {duration(seconds)}"
+    yield _line("Run", f"{directory} ({done})")
+    usable = directory / "checkpoints" / "last.pt"
+    metric = config.best_by or _USUAL_BEST
+    if metric in trainer.bests:
+        value, epoch = trainer.bests[metric]
+        best = _checkpoint_of(epoch, trainer)
+        usable = best or usable
+        told = best or f"no checkpoint of it was kept (save.keep_best={metric} keeps one)"
+        yield _line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
+    if usable.is_file():
+        yield _line("Use it", "from nectargan.trainers.checkpoint import load_generator")
+        yield _line("", f"generator = load_generator({_text(usable)})")
+    logging = config.logging
+    if logging.tensorboard.enable or logging.mlflow.enable:
+        yield _line("Look", f"{program('nectargan')} ui {shlex.quote(str(directory.parent))}")
+    if logging.mlflow.enable and logging.mlflow.tracking_uri is not None:
+        uri = without_credentials(trainer.tracking_uri)
+        command = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+        yield _line("MLflow", uri if uri.startswith("http") else command)
+    if logging.csv:
+        yield _line("pandas", f"pandas.read_csv({_text(directory / 'losses.csv')})")
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label + ':' if label else '':<8} {text}"
+
+
+def _text(path: Path) -> str:
+    """A path as Python reads it, on Windows as well."""
+    return json.dumps(path.as_posix(), ensure_ascii=False)
+
+
+def _checkpoint_of(epoch: int, trainer: Trainer) -> Path | None:
+    """The checkpoint of the best epoch, if it was kept."""
+    from nectargan.trainers.checkpoint import checkpoint_name
+
+    folder = trainer.directory / "checkpoints"
+    best = folder / ("best.pt" if trainer.config.best_by else checkpoint_name(epoch))
+    return best if best.is_file() else None
+
+
+def program(name: str) -> str:
+    """How to call a program of this environment, activated or not."""
+    path = name if shutil.which(name) else str(Path(sys.executable).with_name(name))
+    return shlex.quote(path)

@@ -1,4 +1,4 @@
-"""Files that are replaced in one piece."""
+"""Files that are replaced in one piece, and files of others that are safe to read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,65 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 _PART = ".part"
 _MOST_LINKS = 40  # as Linux follows
+# Windows has no such pipes, and would change line ends.
+_READ_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
+    """Opens a file that a user named, for reading. What is no regular file, and would block the
+    process, never end or fill the memory, is not read.
+
+    Args:
+        path: The file, or a link to one.
+        most_bytes: The largest file to accept; ``None`` for any size.
+
+    Raises:
+        OSError: it cannot be read, is no regular file or is too large; ``strerror`` says which.
+    """
+    try:
+        status = path.stat()
+        _require_regular(path, status)
+        # Without O_NONBLOCK a pipe that takes the file's place now would wait for its writer.
+        file = os.fdopen(os.open(path, os.O_RDONLY | _READ_FLAGS), "rb")
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    try:
+        status = os.fstat(file.fileno())
+        _require_regular(path, status)
+        if most_bytes is not None and status.st_size > most_bytes:
+            message = f"it has {status.st_size:,} bytes; at most {most_bytes:,} are read"
+            raise OSError(errno.EFBIG, message, str(path))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_regular_text(path: Path, most_bytes: int = 4_000_000, encoding: str = "utf-8") -> str:
+    """The text of a file that a user named; see `open_regular`.
+
+    Raises:
+        OSError: as `open_regular`.
+        UnicodeDecodeError: it is no text in this encoding.
+    """
+    with open_regular(path, most_bytes) as file:
+        return file.read(most_bytes).decode(encoding)
 
 
 @contextmanager
@@ -66,6 +118,12 @@ def remove_parts(directory: Path) -> None:
     """
     for part in directory.rglob(f".*{_PART}"):
         part.unlink()
+
+
+def _require_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
 
 
 def _target(path: Path) -> Path:

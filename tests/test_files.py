@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.files import remove_parts, replacing
+from nectargan.files import open_regular, read_regular_text, remove_parts, replacing
 
 
 def test_replacing_shows_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -146,3 +146,34 @@ def test_no_file_is_writable_by_others_at_any_moment(tmp_path: Path) -> None:
             thread.join()
         left = os.umask(before)
     assert (modes, left) == ({0o644}, 0o022)
+
+
+def test_a_regular_file_is_read_whole_through_links(tmp_path: Path) -> None:
+    path, link = tmp_path / "file", tmp_path / "link"
+    path.write_bytes(b"one\r\ntwo")
+    link.symlink_to(path)
+    with open_regular(link) as file:
+        assert file.read() == b"one\r\ntwo"
+    assert read_regular_text(link, 8) == "one\r\ntwo"
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(10 << 30)
+    told = {
+        tmp_path: "it is a directory, not a regular file",
+        tmp_path / "none": "No such file or directory",
+        tmp_path / "a\0b": "embedded null byte",
+        sparse: "it has 10,737,418,240 bytes; at most 1,000 are read",
+    }
+    if os.name != "nt":
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "link").symlink_to(tmp_path / "pipe")
+        told[tmp_path / "pipe"] = told[tmp_path / "link"] = "it is a pipe, not a regular file"
+        told[Path("/dev/zero")] = "it is a device, not a regular file"
+    for path, reason in told.items():
+        with pytest.raises(OSError) as raised:
+            read_regular_text(path, 1000)
+        assert raised.value.strerror == reason
+        assert raised.value.filename == str(path)

@@ -19,7 +19,7 @@ from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, did_you_mean
-from nectargan.files import replacing
+from nectargan.files import read_regular_text, replacing
 from nectargan.wording import listed
 
 Override = tuple[str, Any]
@@ -111,12 +111,11 @@ def parse_override(text: str) -> Override:
 
 def _read(path: Path, place: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors add a mark
+        text = read_regular_text(path, encoding="utf-8-sig")  # Windows editors add a mark
     except UnicodeDecodeError:
         raise ConfigError(f"The {place} is not UTF-8 text.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"The {place} cannot be read: {reason}.") from None
+    except OSError as error:
+        raise ConfigError(f"The {place} cannot be read: {error.strerror}.") from None
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
             document = yaml.load(text, _YamlLoader)  # noqa: S506 - it is a SafeLoader

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nectargan.errors import CheckpointError, LossError
+from nectargan.files import open_regular
 from nectargan.losses.losses import check_choice, check_same_shape, full_precision
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
@@ -207,7 +208,8 @@ def _convolutions(count: int) -> nn.Sequential:
 
 def _read(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise CheckpointError(
             f"The VGG19 weights '{path}' cannot be read ({_brief(error)}); "

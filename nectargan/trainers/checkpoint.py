@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
-from nectargan.files import replacing
+from nectargan.files import open_regular, replacing
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
 from nectargan.trainers.components import build_generator
@@ -123,7 +123,8 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:

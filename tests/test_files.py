@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -173,7 +174,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
         told[tmp_path / "pipe"] = told[tmp_path / "link"] = "it is a pipe, not a regular file"
         told[Path("/dev/zero")] = "it is a device, not a regular file"
     for path, reason in told.items():
-        with pytest.raises(OSError) as raised:
+        with pytest.raises(OSError, match=re.escape(reason)) as raised:
             read_regular_text(path, 1000)
         assert raised.value.strerror == reason
         assert raised.value.filename == str(path)

@@ -46,7 +46,7 @@ test: install
 # Everything that a GPU is for as well: without one, its tests and rows are left out.
 bench: install
 	$(BIN)/python -m pytest -q -m gpu
-	$(BIN)/python tools/bench_train.py --full-run --json bench_train.json
+	$(BIN)/python tools/bench_train.py --json bench_train.json
 	$(BIN)/python tools/bench_logging.py --json bench_logging.json
 	$(BIN)/python tools/bench_analysis.py --json bench_analysis.json
 	$(BIN)/python tools/performance_page.py bench_train.json bench_logging.json bench_analysis.json

@@ -2,75 +2,102 @@
 
     python tools/bench_train.py                      # all rows that this machine can run
     python tools/bench_train.py --json figures.json
-    python tools/bench_train.py --trace step.json    # profile one step instead
+    python tools/bench_train.py --group bf16 --batch 1
+    python tools/bench_train.py --trace step.json    # profile some steps instead
 
 Every variant trains the same networks on the same drawn pairs. Rounds of all variants alternate
 within one process, so that a ratio compares like with like; peak memory is that of a process of its
-own for each variant. `step_variants` has the steps, `step_floor` what none of them can beat.
+own for each variant. Figures are written after each group of variants, which takes under four
+minutes. `step_variants` has the steps, `step_floor` what none of them can beat.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import click
 import torch
-from benchmarking import LeftOut, Row, interleaved, peak_memory, report
+from benchmarking import LeftOut, Row, interleaved, machine, peak_memory, show, write
 from step_floor import best_of, floor
 from step_variants import Loop, Setting, Stepper, Variant
 
 from nectargan.dataset.synthetic import synthesize
 
-SECONDS_PER_ROUND = 4.0
-
-
-def variants(device: torch.device, batches: list[int]) -> tuple[list[list[Variant]], list[LeftOut]]:
-    """The groups of variants that are measured together, and what this machine cannot run."""
-    modes: list[tuple[str, str, tuple[str, ...]]] = [
-        ("fp32", "eager", ("plain", "none", "csv", "sinks"))
-    ]
-    on_gpu: list[tuple[str, str, tuple[str, ...]]] = [
+# What can be measured, in this order; "full" is 200 epochs with the full record.
+GROUPS = ("fp32", "bf16", "compile", "start", "full")
+# The records of each way to make a step; the first is what others are compared with.
+MODES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
+    "fp32": [("fp32", "eager", ("plain", "none", "csv", "sinks"))],
+    "bf16": [
         ("bf16", "eager", ("plain", "none", "csv", "sinks")),
         ("bf16", "graph", ("none", "csv", "sinks", "all")),
-        ("bf16", "compile + graph", ("none", "sinks")),
-    ]
-    groups, left_out = [], []
-    if device.type == "cuda":
-        modes += on_gpu
-    for batch in batches:
-        groups.append([Variant(r, m, p, batch) for p, m, records in modes for r in records])
-        if device.type != "cuda":
-            left_out += [
-                LeftOut(str(Variant(r, m, p, batch)), "there is no CUDA device")
-                for p, m, records in on_gpu
-                for r in records
-            ]
-    return groups, left_out
+    ],
+    "compile": [("bf16", "eager", ("none",)), ("bf16", "compile + graph", ("none", "sinks"))],
+}
+SECONDS_PER_ROUND = 4.0
+TIME = "time/epoch_seconds"
+TRACED_STEPS = 5
+WAITS = (
+    "aten::item",
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "cudaStreamSynchronize",
+    "cudaEventSynchronize",
+    "cudaDeviceSynchronize",
+)
 
 
-def measure(setting: Setting, group: list[Variant], rounds: int) -> list[Row]:
-    """Rows for variants of one batch size."""
+def variants(group: str, batch: int) -> list[Variant]:
+    """The variants of a group, which are measured together."""
+    return [Variant(r, mode, p, batch) for p, mode, records in MODES[group] for r in records]
+
+
+def obstacle(group: str, setting: Setting) -> str | None:
+    """Why this machine cannot measure a group."""
+    tiny = group == "full" and setting.small
+    on_any_device = group in ("fp32", "start") or tiny
+    return None if on_any_device or setting.device.type == "cuda" else "there is no CUDA device"
+
+
+def measure(
+    setting: Setting, group: list[Variant], rounds: int, until: float
+) -> tuple[list[Row], list[LeftOut]]:
+    """Rows for variants of one batch size, and what there was no time for.
+
+    Args:
+        setting: See `Setting`.
+        group: The variants.
+        rounds: Rounds of all of them in turn.
+        until: When to come to an end, a time of `time.perf_counter`.
+    """
     modes = {(v.mode, v.precision): v for v in group}
     loops = {mode: Loop(setting.config(variant)) for mode, variant in modes.items()}
     steppers = {str(v): Stepper(setting, v, loops[v.mode, v.precision]) for v in group}
     for stepper in steppers.values():
         stepper.run(3)  # captures, compiles, fills caches
-    slowest = max(best_of(partial(s.run, 1), setting.device, 2) for s in steppers.values())
-    count = 1 if setting.small else max(1, round(SECONDS_PER_ROUND / slowest))
-    before = {name: stepper.waited for name, stepper in steppers.items()}
-    seconds = interleaved({n: partial(s.run, count) for n, s in steppers.items()}, rounds)
-    steps = {name: [1000 * s / count for s in each] for name, each in seconds.items()}
     floors = {
         p: floor(setting.config(group[0]), setting.device, p) for p in {v.precision for v in group}
     }
+    longest = [best_of(partial(s.run, 1), setting.device, 2) for s in steppers.values()]
+    # Half of the time that is left; the other half is for the peaks of memory.
+    left = (until - time.perf_counter()) / 2
+    per_round = min(SECONDS_PER_ROUND / max(longest), left / rounds / sum(longest))
+    count = 1 if setting.small else max(1, round(per_round))
+    before = {name: stepper.waited for name, stepper in steppers.items()}
+    runs = {n: partial(s.run, count) for n, s in steppers.items()}
+    seconds = interleaved(runs, rounds, time.perf_counter() + left)
+    steps = {name: [1000 * s / count for s in each] for name, each in seconds.items()}
 
-    rows = []
+    rows, left_out = [], []
     for variant in group:
         name, stepper = str(variant), steppers[str(variant)]
         waited = (stepper.waited - before[name]) / sum(seconds[name])
@@ -78,9 +105,12 @@ def measure(setting: Setting, group: list[Variant], rounds: int) -> list[Row]:
         least, parts = floors[variant.precision]
         row.details = {
             "images_per_second": 1000 * variant.batch / row.median,
-            "peak_memory_mib": memory_of(setting, variant) / 2**20,
             "floor": f"{1000 * least:.3g} ms: {parts}",
         }
+        if time.perf_counter() < until:
+            row.details["peak_memory_mib"] = memory_of(setting, variant) / 2**20
+        else:
+            left_out.append(LeftOut(f"{name}, peak memory", "its group had no time left"))
         rows.append(row)
         if variant.record == "none":
             times = [ms / 1000 / least for ms in steps[name]]
@@ -90,7 +120,7 @@ def measure(setting: Setting, group: list[Variant], rounds: int) -> list[Row]:
         closing = stepper.close()
         if variant.record == "all":
             rows.append(Row.of(f"{name}, sinks behind at the end", "s", [closing], 30.0))
-    return rows
+    return rows, left_out
 
 
 def step_row(variant: Variant, group: list[Variant], steps: dict[str, list[float]]) -> Row:
@@ -101,6 +131,8 @@ def step_row(variant: Variant, group: list[Variant], steps: dict[str, list[float
             return Row.of(str(variant), "ms a step", steps[str(variant)])
         case "none" if variant.mode == "eager":
             baseline = variant._replace(record="plain")
+            if baseline not in group:
+                return Row.of(str(variant), "ms a step", steps[str(variant)])
             limit = 1.05 if variant.batch == 1 else None
         case "none":
             baseline = variant._replace(mode="eager")
@@ -157,22 +189,42 @@ def start_row(setting: Setting) -> Row:
     return Row.of("start to first step, 400 images cached", "s", seconds, 10.0)
 
 
-def full_run_row(setting: Setting) -> Row:
-    """200 epochs of 400 pairs at batch 1, by `nectargan-train`, with the full record."""
-    config = setting.config(Variant("sinks", "graph", "bf16", 1))
-    path = setting.runs / "full.json"
+def full_run_row(setting: Setting, seconds: float) -> Row:
+    """200 epochs of 400 pairs at batch 1, by `nectargan-train`, with the full record; or as many of
+    them as can be made in the time given."""
+    variant = Variant("sinks", "graph", "bf16", 1)
+    if setting.small:
+        variant = variant._replace(mode="eager", precision="fp32")
+    config = setting.config(variant)
+    epochs = 2 if setting.small else 200
+    pairs = len(list((setting.data / "train").iterdir()))
+    name = f"{epochs} epochs of {pairs} pairs, batch 1, full record"
+    path, output = setting.runs / "full.json", setting.runs / "full"
     path.write_text(config.model_dump_json())
-    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(path)]
-    command += ["-o", str(setting.runs / "full")]
+    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(path), "-o", str(output)]
+    command += ["--epochs", str(epochs)]
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
-    minutes = (time.perf_counter() - began) / 60
-    return Row.of("200 epochs of 400 pairs, batch 1, full record", "min", [minutes], 4.0)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:  # noqa: S603
+        try:
+            code = run.wait(seconds)
+        except subprocess.TimeoutExpired:
+            run.send_signal(signal.SIGINT)  # it saves, and ends
+            code = 0
+            run.wait()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    row = Row.of(name, "min", [(time.perf_counter() - began) / 60], 4.0)
+    with next(output.glob("*/metrics.csv")).open(newline="", encoding="utf-8") as file:
+        each = [float(r["value"]) for r in csv.DictReader(file) if r["metric"] == TIME]
+    if len(each) < epochs:
+        row = Row.of(f"an epoch of {pairs} pairs, batch 1, full record", "s", each, 1.2)
+        row.details["note"] = f"{len(each)} of {epochs} epochs, as many as the time given let it."
+    return row
 
 
-def trace(setting: Setting, path: Path) -> None:
-    """Profiles one step within a window, and counts what would wait for the device."""
-    from torch.profiler import ProfilerActivity, profile
+def trace(setting: Setting, path: Path) -> dict[str, int]:
+    """Profiles some steps within a window; returns how often each wait for the device was met."""
+    from torch.profiler import ProfilerActivity, profile, record_function
 
     cuda = setting.device.type == "cuda"
     variant = Variant("csv", "graph" if cuda else "eager", "bf16" if cuda else "fp32", 1)
@@ -180,39 +232,53 @@ def trace(setting: Setting, path: Path) -> None:
     stepper.run(3)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with profile(activities=activities) as profiler:
-        stepper.step()
+        stepper.step()  # a window may end here: starting the profiler can take as long as one
+        with record_function("traced steps"):
+            for _ in range(TRACED_STEPS):
+                stepper.step()
     profiler.export_chrome_trace(str(path))
     stepper.close()
-    names = [event.name for event in profiler.events()]
     click.echo(profiler.key_averages().table(sort_by="cpu_time_total", row_limit=15))
-    for name in ("aten::item", "aten::_local_scalar_dense", "cudaStreamSynchronize"):
-        click.echo(f"{name}: {names.count(name)}")
+    events = profiler.events()
+    # On the device's own time line the span is noted as well, where it begins later.
+    span = min(
+        (e.time_range for e in events if e.name == "traced steps"), key=lambda time: time.start
+    )
+    names = [e.name for e in events if span.start <= e.time_range.start <= span.end]
+    waits = {name: names.count(name) for name in WAITS}
+    for name, times in waits.items():
+        click.echo(f"{name}: {times}")
+    return waits
 
 
 @click.command()
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option(
+    "--group", "groups", type=click.Choice(GROUPS), multiple=True, default=GROUPS, help="Only this."
+)
 @click.option("--batch", "batches", type=int, multiple=True, default=(1, 4, 16), show_default=True)
-@click.option("--rounds", default=9, show_default=True, help="Rounds of all variants in turn.")
+@click.option("--rounds", default=9, show_default=True, help="Most rounds of all variants in turn.")
+@click.option("--seconds", default=200.0, show_default=True, help="For each group, about.")
 @click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
 @click.option("--device", default=None, help="cpu or cuda; the best there is by default.")
-@click.option("--full-run", is_flag=True, help="Also train 200 epochs of 400 pairs (CUDA).")
-@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Profile a step.")
+@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Profile some steps.")
 @click.option("--quick", is_flag=True, help="Tiny networks and few pairs: to try the tool itself.")
-@click.option("--data", type=click.Path(path_type=Path), hidden=True)
+@click.option("--data", type=click.Path(path_type=Path), help="Pairs to use instead of drawn ones.")
 @click.option("--memory-of", hidden=True)
 def main(
     json_path: Path | None,
+    groups: tuple[str, ...],
     batches: tuple[int, ...],
     rounds: int,
+    seconds: float,
     size: int,
     device: str | None,
-    full_run: bool,
     trace_path: Path | None,
     quick: bool,
     data: Path | None,
     memory_of: str | None,
 ) -> None:
-    """Benchmark of the training step."""
+    """Benchmark of the training step. Figures are printed and written after each group."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory(prefix="bench_train_") as scratch:
         root = Path(scratch)
@@ -225,17 +291,61 @@ def main(
             print_memory(setting, Variant(*json.loads(memory_of)))
             return
         if trace_path is not None:
-            trace(setting, trace_path)
+            waits = trace(setting, trace_path)
+            if place.type == "cuda" and any(waits.values()):
+                raise click.ClickException("a step waits for the device")
             return
-        groups, left_out = variants(place, list(batches))
-        rows = [row for group in groups for row in measure(setting, group, rounds)]
-        rows.append(start_row(setting))
-        if place.type == "cuda" and full_run:
-            rows.append(full_run_row(setting))
-        else:
-            reason = "give --full-run" if place.type == "cuda" else "there is no CUDA device"
-            left_out.append(LeftOut("200 epochs of 400 pairs, batch 1, full record", reason))
-        report(rows, left_out, json_path)
+        run_groups(setting, groups, batches, rounds, seconds, json_path)
+
+
+def run_groups(
+    setting: Setting,
+    groups: Sequence[str],
+    batches: Sequence[int],
+    rounds: int,
+    seconds: float,
+    path: Path | None,
+) -> None:
+    """Measures group by group, and puts down at once what each has shown."""
+    click.echo("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    plan = [(group, batch) for group in groups if group in MODES for batch in batches]
+    plan += [(group, 1) for group in groups if group not in MODES]
+    rows: list[Row] = []
+    left_out: list[LeftOut] = []
+    for group, batch in plan:
+        reason = obstacle(group, setting)
+        if reason is not None:
+            names = names_of(group, batch)
+            left_out += [e for n in names if (e := LeftOut(n, reason)) not in left_out]
+            continue
+        new, missing = measured(setting, group, batch, rounds, seconds)
+        rows += [row for row in new if row.name not in {known.name for known in rows}]
+        left_out += missing
+        show(new)
+        if path is not None:
+            write(rows, left_out, path)
+    for name, reason in left_out:
+        click.echo(f"left out: {name} ({reason})")
+    if path is not None:
+        write(rows, left_out, path)
+
+
+def names_of(group: str, batch: int) -> list[str]:
+    """What a group measures, for a machine that cannot."""
+    if group in MODES:
+        return [str(variant) for variant in variants(group, batch)]
+    return ["200 epochs of 400 pairs, batch 1, full record" if group == "full" else group]
+
+
+def measured(
+    setting: Setting, group: str, batch: int, rounds: int, seconds: float
+) -> tuple[list[Row], list[LeftOut]]:
+    """The rows of a group, and what there was no time for."""
+    if group == "start":
+        return [start_row(setting)], []
+    if group == "full":
+        return [full_run_row(setting, seconds)], []
+    return measure(setting, variants(group, batch), rounds, time.perf_counter() + seconds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -79,11 +80,17 @@ class Row:
         return (self.median if self.ratio is None else self.ratio) <= self.limit
 
 
-def interleaved(actions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    actions: Mapping[str, Callable[[], object]], rounds: int, until: float = math.inf
+) -> dict[str, list[float]]:
     """Seconds of each action in each round: a round runs all of them once, so that what changes on
-    the machine meanwhile meets all alike. Every second round runs them in the reverse order."""
+    the machine meanwhile meets all alike. Every second round runs them in the reverse order. After
+    ``until``, a time of `time.perf_counter`, no further round begins, though there is always one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds):
+        if number and time.perf_counter() > until:
+            break
         order = list(actions) if number % 2 == 0 else list(actions)[::-1]
         for name in order:
             began = time.perf_counter()
@@ -134,8 +141,16 @@ def peak_memory() -> int:
 
 def report(rows: Sequence[Row], left_out: Sequence[LeftOut], path: Path | None) -> None:
     """Prints all rows and what was left out; writes them to ``path`` as well if there is one."""
-    about = machine()
-    click.echo("\n".join(f"{key}: {value}" for key, value in about.items()))
+    click.echo("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    show(rows)
+    for name, reason in left_out:
+        click.echo(f"left out: {name} ({reason})")
+    if path is not None:
+        write(rows, left_out, path)
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Prints rows as a table."""
     width = max(len(row.name) for row in rows)
     click.echo(
         f"\n{'':{width}}  {'median':>9}  {'low':>9}  {'high':>9}  {'ratio':>6}  {'limit':>6}"
@@ -149,12 +164,16 @@ def report(rows: Sequence[Row], left_out: Sequence[LeftOut], path: Path | None) 
         for key, value in row.details.items():
             shown = value if isinstance(value, str) else f"{value:.4g}"
             click.echo(f"{'':{width}}    {key.replace('_', ' ')}: {shown}")
-    for name, reason in left_out:
-        click.echo(f"left out: {name} ({reason})")
-    if path is not None:
-        document: dict[str, Any] = {
-            "machine": about,
-            "rows": [{**asdict(row), "met": row.met} for row in rows],
-            "left_out": [each._asdict() for each in left_out],
-        }
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def write(rows: Sequence[Row], left_out: Sequence[LeftOut], path: Path) -> None:
+    """Writes rows and what was left out, for `performance_page`. The file is replaced whole, so it
+    may be written after every group of a benchmark that is ended before its time."""
+    document: dict[str, Any] = {
+        "machine": machine(),
+        "rows": [{**asdict(row), "met": row.met} for row in rows],
+        "left_out": [each._asdict() for each in left_out],
+    }
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -54,13 +55,14 @@ def test_the_steps_are_compared_with_a_plain_loop_and_with_each_other(figures: P
     assert 0 <= found[at + "our step, no hooks, waiting for data"]["median"] <= 100
     assert found[at + "our step, no hooks, over the floor"]["median"] > 1
     assert found["start to first step, 400 images cached"]["median"] > 0
+    assert found["2 epochs of 20 pairs, batch 1, full record"]["median"] > 0
 
 
 def test_what_needs_a_gpu_is_named_as_left_out(figures: Path) -> None:
     left_out = json.loads((figures / "train.json").read_text())["left_out"]
     names = [each["name"] for each in left_out]
     assert "batch 2, bf16, graph: all sinks, every loss of every step" in names
-    assert "200 epochs of 400 pairs, batch 1, full record" in names
+    assert len(set(names)) == len(names) == 10
     assert {each["reason"] for each in left_out} == {"there is no CUDA device"}
 
 
@@ -93,20 +95,55 @@ def test_figures_find_their_place_on_the_page(figures: Path, tmp_path: Path) -> 
     assert page.read_text() == once, "a section is replaced, not added again"
 
 
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test import the tools."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+
+
+@pytest.mark.usefixtures("tools")
 def test_rounds_alternate() -> None:
-    sys.path.insert(0, str(TOOLS))
-    try:
-        from benchmarking import Row, interleaved
-    finally:
-        sys.path.remove(str(TOOLS))
+    from benchmarking import Row, interleaved
+
     order: list[str] = []
     actions = {name: lambda name=name: order.append(name) for name in "abc"}
     seconds = interleaved(actions, 3)
     assert "".join(order) == "abccbaabc"
     assert all(len(each) == 3 for each in seconds.values())
+    once = interleaved(actions, 3, until=0.0)
+    assert all(len(each) == 1 for each in once.values()), "one round, however late it is"
     row = Row.compared("x", "s", {"x": [2.0, 9.0, 4.0], "y": [1.0, 3.0, 4.0]}, "y", limit=2.0)
     assert row.ratio == statistics.median([2.0, 3.0, 1.0])
     assert (row.median, row.low, row.high, row.met) == (4.0, 2.0, 9.0, True)
+
+
+@pytest.mark.usefixtures("tools")
+def test_figures_of_a_group_are_written_before_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench_train
+    from benchmarking import Row
+
+    path, seen = tmp_path / "figures.json", []
+
+    def measured(_: object, group: str, batch: int, *rest: object) -> object:
+        seen.append(sorted(rows(path)) if path.exists() else [])
+        return [Row.of(f"{group} {batch}", "s", [1.0])], []
+
+    monkeypatch.setattr(bench_train, "measured", measured)
+    setting = bench_train.Setting(tmp_path, tmp_path, 64, torch.device("cuda"), small=False)
+    bench_train.run_groups(setting, ["fp32", "full"], [1, 4], 1, 1.0, path)
+    assert seen == [[], ["fp32 1"], ["fp32 1", "fp32 4"]]
+    assert sorted(rows(path)) == ["fp32 1", "fp32 4", "full 1"]
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_run_of_200_epochs_is_left_to_a_gpu(tmp_path: Path) -> None:
+    import bench_train
+
+    setting = bench_train.Setting(tmp_path, tmp_path, 256, torch.device("cpu"), small=False)
+    assert bench_train.obstacle("full", setting) == "there is no CUDA device"
+    assert bench_train.names_of("full", 1) == ["200 epochs of 400 pairs, batch 1, full record"]
 
 
 def test_a_trace_of_one_step(tmp_path: Path) -> None:

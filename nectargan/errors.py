@@ -61,6 +61,10 @@ class RunError(NectarGANError, ValueError):
     """A run directory, or a ledger in it, cannot be made, read or used."""
 
 
+class OutputError(NectarGANError, OSError):
+    """Standard output cannot be written, and a command has nothing to do but to print."""
+
+
 class NonFiniteError(NectarGANError, ArithmeticError):
     """A loss became NaN or infinite, and the run was to stop then."""
 

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "interrupts": set(),
+    "output": set(),
     "version": set(),
     "wording": set(),
     "scheduling": set(),
@@ -30,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers", "analysis"},
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
-FOR_ALL = {"credentials", "errors", "files", "interrupts", "version", "wording"}
+FOR_ALL = {"credentials", "errors", "files", "interrupts", "output", "version", "wording"}
 
 
 def imports(code: str) -> Iterator[str]:

@@ -4,66 +4,132 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from nectargan.credentials import without_credentials
 from nectargan.errors import NectarGANError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from nectargan.output import go_on_without_output, guard_streams, say
 
 INTERRUPTED = 130
 HELP = {"help_option_names": ["-h", "--help"]}  # also of every command below a group
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_WIDTH_OF_A_PIPE = 200
 
 
 class Command(click.Command):
     """A command that answers our errors with their sentence, Ctrl-C with exit code 130."""
 
+    # Whether it has nothing more to do when nobody reads its output.
+    only_prints = True
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the command as a program."""
+        return run_program(super().main, *args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
-        warnings.showwarning = _show_warning
-        threading.excepthook = _show_thread_error
-        logging.basicConfig(format="%(message)s", level=logging.WARNING)
-        # A tracker that is away is reported by us, once; not at every attempt.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        if not self.only_prints:
+            go_on_without_output()
         try:
-            return super().invoke(ctx)
+            with _told_in_lines():
+                result = super().invoke(ctx)
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+                return result
         except NectarGANError as error:
-            click.ClickException(without_credentials(str(error))).show()
+            _say_error(without_credentials(str(error)))
             ctx.exit(error.exit_code)
         except OSError as error:
             # Whatever could not be written, a full disk is no bug.
             if error.errno not in _NO_ROOM:
                 raise
             place = f"'{error.filename}' cannot be written: " if error.filename else ""
-            click.ClickException(f"{place}{error.strerror}.").show()
+            _say_error(f"{place}{error.strerror}.")
             ctx.exit(NectarGANError.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
+class LongCommand(Command):
+    """A command that goes on, in silence, when nobody reads its output any more."""
+
+    only_prints = False
+
+
+class Group(click.Group):
+    """A group of commands."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs one of the commands as a program."""
+        return run_program(super().main, *args, **kwargs)
+
+
+def run_program(main: Any, *args: Any, **kwargs: Any) -> Any:
+    """Runs a command of click's in this process, with output as `nectargan.output` says."""
+    if sys.stdout is sys.__stdout__:
+        # At its end, too, when the interpreter closes what is left.
+        sys.unraisablehook = _log_unraisable
+    guard_streams()
+    try:
+        return main(*args, **kwargs)
+    except NectarGANError as error:
+        # While click itself printed: help, say.
+        _say_error(str(error))
+        sys.exit(error.exit_code)
+
+
+def _say_error(sentence: str) -> None:
+    say(f"Error: {sentence}", err=True)
+
+
+@contextmanager
+def _told_in_lines() -> Iterator[None]:
+    """Prints what our modules log, and Python's warnings, as a line each. What other libraries log
+    is for the file that a run has for it; see `nectargan.loggers.sinks_log`."""
+    warnings.showwarning = _show_warning
+    threading.excepthook = _show_thread_error
+    # Without its own handlers, which print to standard error.
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    # A tracker that is away is reported by us, once; not at every attempt.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    handler = _ToStandardError(logging.WARNING)
+    handler.addFilter(logging.Filter("nectargan"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+class _ToStandardError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record), err=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        say(f"Warning: {message}", err=True)
+    else:
+        # Of a library that a sink uses.
+        logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
 def _show_thread_error(args: threading.ExceptHookArgs) -> None:
-    if isinstance(args.exc_value, OSError):
-        # TensorBoard's own thread ends so when the disk is full; its sink is behind then.
-        click.echo(f"Warning: {args.exc_value}", err=True)
-    else:
+    name = "" if args.thread is None else args.thread.name
+    if name.startswith("nectargan-"):
         threading.__excepthook__(args)
+    elif args.exc_value is not None:
+        # TensorBoard's own thread ends so when the disk is full; its sink is behind then.
+        logging.getLogger("threading").error("Thread %s", name, exc_info=args.exc_value)
 
 
-def make_console() -> Console:
-    """Where tables are printed to."""
-    from rich.console import Console
-
-    # A pipe has no width of its own; a table that was cut to 80 columns would be of no use there.
-    return Console(width=None if Console().is_terminal else _WIDTH_OF_A_PIPE, markup=False)
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
+    logging.getLogger("unraisable").error("%r", args.object, exc_info=args.exc_value)

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from nectargan.cli.common import Command, make_console
+from nectargan.cli.common import Command
 from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH
 from nectargan.errors import RunError
+from nectargan.output import make_console, say
 
 
 @click.command(cls=Command)
@@ -53,6 +54,6 @@ def compare(
     if form == "table":
         make_console().print(comparison.comparison_table(frame))
     else:
-        click.echo(comparison.render_comparison(frame, form), nl=False)
+        say(comparison.render_comparison(frame, form), nl=False)
     if picture is not None:
-        click.echo(f"Drew {picture}.", err=True)
+        say(f"Drew {picture}.", err=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
+from nectargan.output import say
 
 
 @click.group()
@@ -26,7 +27,7 @@ def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int
     from nectargan.dataset.synthetic import synthesize
 
     synthesize(directory, train=train, val=val, test=test, size=size, seed=seed)
-    click.echo(f"Drew {train} training, {val} validation and {test} test pairs in {directory}.")
+    say(f"Drew {train} training, {val} validation and {test} test pairs in {directory}.")
 
 
 @data.command(cls=Command)
@@ -36,4 +37,4 @@ def check(directory: Path) -> None:
     from nectargan.dataset.pairs import check_data
 
     for summary in check_data(directory, required=("train",), optional=("val", "test")).values():
-        click.echo(str(summary))
+        say(str(summary))

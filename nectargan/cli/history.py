@@ -12,6 +12,7 @@ from nectargan.cli.common import Command
 from nectargan.config.choices import PictureFormat
 from nectargan.errors import RunError
 from nectargan.files import is_stream
+from nectargan.output import say
 from nectargan.wording import counted
 
 PATH = click.Path(path_type=Path)
@@ -89,7 +90,7 @@ def export_csv(
         return
     rows = export_losses(runs, output, selection, mlflow_uri)
     # What is written to standard output is data alone.
-    click.echo(f"Wrote {counted(rows, 'row')} to {output}.", err=is_stream(output))
+    say(f"Wrote {counted(rows, 'row')} to {output}.", err=is_stream(output))
 
 
 @click.command(cls=Command)
@@ -116,7 +117,7 @@ def plot(run: str, output: Path | None, form: str | None, **options: Any) -> Non
     from nectargan.analysis.plots import plot_run
 
     for file in plot_run(run, _picture(run, output, form), **options):
-        click.echo(f"Drew {file}.", err=is_stream(file))
+        say(f"Drew {file}.", err=is_stream(file))
 
 
 def _picture(run: str, output: Path | None, form: str | None) -> Path:

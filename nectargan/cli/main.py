@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nectargan.cli.common import HELP
+from nectargan.cli.common import HELP, Group
 from nectargan.cli.compare import compare
 from nectargan.cli.data import data
 from nectargan.cli.history import export_csv, plot
@@ -16,7 +16,7 @@ from nectargan.cli.watch import watch
 from nectargan.version import __version__
 
 
-@click.group(context_settings=HELP)
+@click.group(cls=Group, context_settings=HELP)
 @click.version_option(__version__, prog_name="nectargan")
 def main() -> None:
     """Train paired image-to-image GANs, with every weighted loss on record."""

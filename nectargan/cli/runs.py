@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from nectargan.cli.common import Command, make_console
+from nectargan.cli.common import Command
+from nectargan.output import make_console, say
 
 DIRECTORY = click.Path(path_type=Path)
 
@@ -43,4 +44,4 @@ def sync(run: Path, mlflow_uri: str | None) -> None:
     from nectargan.trainers.sinks import synchronize
 
     for sink, was_behind in synchronize(run, mlflow_uri).items():
-        click.echo(f"{sink}: {'has everything now' if was_behind else 'had everything'}.")
+        say(f"{sink}: {'has everything now' if was_behind else 'had everything'}.")

@@ -8,6 +8,7 @@ import click
 
 from nectargan.cli.common import Command
 from nectargan.files import is_stream
+from nectargan.output import say
 
 
 @click.command(cls=Command)
@@ -28,4 +29,4 @@ def schedule(config: str, output: Path) -> None:
 
     data = ConfigManager(config).data
     plot_schedules(all_schedules(data), data.train.epochs, output)
-    click.echo(f"Drew {output}.", err=is_stream(output))
+    say(f"Drew {output}.", err=is_stream(output))

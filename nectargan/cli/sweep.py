@@ -11,6 +11,7 @@ import click
 
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
+from nectargan.output import make_console, say
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
             search = Search(axes, resolve, metric, options.sweep_storage)
             failed = _run_search(search, metric, options.trials or _TRIALS, start, dry_run)
     except (KeyboardInterrupt, SystemExit):
-        click.echo("The same command goes on with the sweep.", err=True)
+        say("The same command goes on with the sweep.", err=True)
         raise
     if failed:
-        click.echo(f"{counted(failed, 'run')} failed.", err=True)
+        say(f"{counted(failed, 'run')} failed.", err=True)
         raise click.exceptions.Exit(1)
 
 
@@ -114,11 +115,11 @@ def _run_grid(cells: Sequence[Cell], metric: str, start: Start, dry_run: bool) -
     check_cells(cells)
     if dry_run:
         _print_table([_row_of(find_run(cell), metric) for cell in cells], metric)
-        click.echo("Nothing was written.")
+        say("Nothing was written.")
         return 0
     outcomes = []
     for number, cell in enumerate(cells, 1):
-        click.echo(f"Run {number} of {len(cells)}: {cell.name}")
+        say(f"Run {number} of {len(cells)}: {cell.name}")
         outcomes.append(run_cell(cell, start))
         _print_end(outcomes[-1])
     rows = [_row_of(outcome, metric) for outcome in outcomes]
@@ -133,14 +134,14 @@ def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run:
 
     check_cells(search.corners, metric)
     if dry_run:
-        click.echo(f"{counted(trials, 'trial')} of study '{search.name}', for the best {metric}.")
+        say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {metric}.")
         for cell in search.corners:
-            click.echo(f"  for instance {cell.name}")
-        click.echo("Nothing was written.")
+            say(f"  for instance {cell.name}")
+        say("Nothing was written.")
         return 0
 
     def announce(number: int, cell: Cell) -> None:
-        click.echo(f"Trial {number}: {cell.name}")
+        say(f"Trial {number}: {cell.name}")
 
     search.open()
     failed = 0
@@ -161,11 +162,11 @@ def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run:
 def _print_end(outcome: Outcome) -> None:
     run = "" if outcome.directory is None else f" {outcome.directory}"
     if outcome.state == "FAILED":
-        click.echo(f"Failed:{run} {outcome.reason}", err=True)
+        say(f"Failed:{run} {outcome.reason}", err=True)
     elif outcome.state == "RUNNING":
-        click.echo(f"Left alone:{run} {outcome.reason}")
+        say(f"Left alone:{run} {outcome.reason}")
     else:
-        click.echo(f"Finished:{run}")
+        say(f"Finished:{run}")
 
 
 class _Row(NamedTuple):
@@ -185,7 +186,6 @@ def _row_of(outcome: Outcome, metric: str) -> _Row:
 
 
 def _print_table(rows: Sequence[_Row], metric: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from nectargan.trainers.sweep_axes import short_names
@@ -196,9 +196,7 @@ def _print_table(rows: Sequence[_Row], metric: str) -> None:
         status = f"{state}: {reason}" if reason else state
         shown = "" if best is None else f"{best:.4g}"
         table.add_row(*values.values(), status, shown, directory.name if directory else "")
-    # As in `nectargan runs`: a pipe has no width of its own.
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table)
+    make_console().print(table)
 
 
 def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
@@ -210,7 +208,7 @@ def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
     # Those without the metric, in a sweep without validation, stay in order behind the others.
     finished.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
     if finished and finished[0].best is not None:
-        click.echo(f"Best: {finished[0].directory}")
+        say(f"Best: {finished[0].directory}")
     # Of a shared study, some are on other machines.
     here = [row.directory for row in finished if row.directory and row.directory.is_dir()]
     if not here:
@@ -219,6 +217,6 @@ def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
     try:
         plot_comparison(here[:_MOST_COMPARED], picture)
     except NectarGANError as error:
-        click.echo(f"Warning: {error}", err=True)
+        say(f"Warning: {error}", err=True)
     else:
-        click.echo(f"Drew {picture}.")
+        say(f"Drew {picture}.")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nectargan.cli.closing import closing_lines
-from nectargan.cli.common import HELP, Command
+from nectargan.cli.common import HELP, LongCommand
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.interrupts import stop_on_signals
+from nectargan.output import say
 from nectargan.version import __version__
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _KEYS = {
 }
 
 
-@click.command(cls=Command, context_settings=HELP)
+@click.command(cls=LongCommand, context_settings=HELP)
 @click.option("-c", "--config", metavar="FILE", help="Config, JSON or YAML.")
 @click.option("-d", "--data", metavar="DIR", help="Data set.")
 @click.option("-o", "--output", metavar="DIR", help="Where run directories are made.")
@@ -124,14 +125,14 @@ def train(
     finally:
         if hasattr(trainer, "directory"):
             for line in closing_lines(trainer, time.monotonic() - began):
-                click.echo(line)
+                say(line)
             losses = trainer.directory / "losses.csv"
             if csv is not None and losses.exists():
                 _copy_csv(losses, csv)
 
 
 def _train(trainer: Pix2pixTrainer) -> Path:
-    click.echo(trainer.describe())
+    say(trainer.describe())
     return trainer.train()
 
 
@@ -207,11 +208,11 @@ def _check_csv(csv: Path | None, manager: ConfigManager) -> None:
 
 
 def _print_plan(trainer: Pix2pixTrainer) -> None:
-    click.echo(trainer.config.model_dump_json(indent=4))
+    say(trainer.config.model_dump_json(indent=4))
     for summary in trainer.data.splits.values():
-        click.echo(str(summary))
-    click.echo(trainer.describe())
-    click.echo("Nothing was written.")
+        say(str(summary))
+    say(trainer.describe())
+    say("Nothing was written.")
 
 
 def _copy_csv(losses: Path, csv: Path) -> None:

@@ -18,8 +18,9 @@ from typing import IO, NamedTuple
 
 import click
 
-from nectargan.cli.common import Command
+from nectargan.cli.common import LongCommand
 from nectargan.errors import RunError
+from nectargan.output import say
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
@@ -69,7 +70,7 @@ class _Server(NamedTuple):
         return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-@click.command(cls=Command)
+@click.command(cls=LongCommand)
 @click.argument("directory", type=click.Path(path_type=Path), default="runs")
 @click.option("--mlflow-port", type=_PORT, metavar="N", help="Port of MLflow; else a free one.")
 @click.option(
@@ -93,11 +94,11 @@ def ui(directory: Path, mlflow_port: int | None, tensorboard_port: int | None) -
                 servers.append(stack.enter_context(_running(*program)))
             _wait_for(servers)
             if any(not server.has_ended for server in servers):
-                click.echo("Ctrl-C stops them.")
+                say("Ctrl-C stops them.")
             _watch_over(servers)
     except KeyboardInterrupt:
         # What it is for: no failure.
-        click.echo("Stopped.")
+        say("Stopped.")
         return
     raise RunError("Nothing is running.")
 
@@ -130,9 +131,9 @@ def _programs(
     """Name, port, page and command of what can be started; says what cannot."""
     database = directory / "mlflow.db"
     if importlib.util.find_spec("mlflow") is None:
-        click.echo("MLflow:      not installed", err=True)
+        say("MLflow:      not installed", err=True)
     elif not database.is_file():
-        click.echo(f"MLflow:      there is no {database.name} in '{directory}'", err=True)
+        say(f"MLflow:      there is no {database.name} in '{directory}'", err=True)
     else:
         store = f"sqlite:///{database.as_posix()}"
         # Where `MLflowSink` keeps the files of its runs.
@@ -148,7 +149,7 @@ def _programs(
             ],
         )
     if importlib.util.find_spec("tensorboard") is None:
-        click.echo("TensorBoard: not installed", err=True)
+        say("TensorBoard: not installed", err=True)
     else:
         yield (
             "TensorBoard",
@@ -223,7 +224,7 @@ def _wait_for(servers: list[_Server]) -> None:
                 told = f"it does not answer: {server.last_line()}"
             if told is not None:
                 waiting.remove(server)
-                click.echo(f"{server.name + ':':<12} {told}", err=not told.startswith("http"))
+                say(f"{server.name + ':':<12} {told}", err=not told.startswith("http"))
         if waiting:
             time.sleep(_LOOK_SECONDS)
 
@@ -236,4 +237,4 @@ def _watch_over(servers: list[_Server]) -> None:
         for server in list(left):
             if server.has_ended:
                 left.remove(server)
-                click.echo(f"{server.name} ended: {server.last_line()}", err=True)
+                say(f"{server.name} ended: {server.last_line()}", err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nectargan.cli.common import Command
+from nectargan.output import make_console, printable, say
 from nectargan.trainers.lines import duration, losses_line, metrics_line
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def watch(run: Path) -> None:
 def _show(live: LiveRun) -> None:
     from rich.live import Live
 
-    with Live(_picture(live), auto_refresh=False) as screen:
+    with Live(_picture(live), console=make_console(), auto_refresh=False) as screen:
         while live.status == "RUNNING":
             time.sleep(_LOOK_SECONDS)
             live.look()
@@ -49,14 +50,14 @@ def _show(live: LiveRun) -> None:
 
 
 def _print_lines(live: LiveRun) -> None:
-    click.echo(_line(live))
+    say(_line(live))
     shown, printed = (live.step, live.metrics_epoch), time.monotonic()
     while live.status == "RUNNING":
         time.sleep(_LOOK_SECONDS)
         live.look()
         is_time = time.monotonic() - printed >= _LINE_SECONDS and live.step != shown[0]
         if is_time or live.metrics_epoch != shown[1] or live.status != "RUNNING":
-            click.echo(_line(live))
+            say(_line(live))
             shown, printed = (live.step, live.metrics_epoch), time.monotonic()
 
 
@@ -81,9 +82,9 @@ def _picture(live: LiveRun) -> RenderableType:
 
     from nectargan.analysis.live import sparkline
 
-    head = Text(f"{live.directory}  {live.status}", style="bold")
+    head = Text(printable(f"{live.directory}  {live.status}"), style="bold")
     if live.reason:
-        head.append(f": {live.reason}", style="not bold")
+        head.append(printable(f": {live.reason}"), style="not bold")
 
     total = live.total_steps
     speed, left = live.images_per_second, live.seconds_left

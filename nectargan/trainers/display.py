@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-import click
 from rich.console import Group
 from rich.live import Live
 from rich.progress import (
@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from nectargan.loggers.ledger import LossRow
+from nectargan.output import make_console, printable, say
 from nectargan.trainers.lines import duration, losses_line, metrics_line
 from nectargan.trainers.trainer import Display
 
@@ -30,7 +31,38 @@ _LINE_SECONDS = 60.0
 
 def make_display() -> Display:
     """The display that fits standard output."""
-    return LiveDisplay() if sys.stdout.isatty() else PlainDisplay()
+    return LiveDisplay() if sys.stdout is not None and sys.stdout.isatty() else PlainDisplay()
+
+
+class SafeDisplay:
+    """Another display, until its output cannot be written any more: a run goes on without it."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._is_lost = False
+
+    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+        """As that of the other display; so are all methods."""
+        self._call(self._display.start, directory, epochs, steps_per_epoch)
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
+        self._call(self._display.step, epoch, step, losses)
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._call(self._display.epoch_end, epoch, metrics)
+
+    def stop(self) -> None:
+        self._call(self._display.stop)
+
+    def _call(self, method: Callable[..., None], *args: object) -> None:
+        if self._is_lost:
+            return
+        try:
+            method(*args)
+        except (OSError, UnicodeError):
+            self._is_lost = True
+            with suppress(OSError, UnicodeError):
+                self._display.stop()
 
 
 class PlainDisplay:
@@ -42,7 +74,7 @@ class PlainDisplay:
         self._rows: Mapping[str, LossRow] = {}
         self._began = self._told = time.monotonic()
         self._first: int | None = None
-        click.echo(f"Training in {directory}")
+        say(f"Training in {directory}")
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
         """Keeps the rows for the line of the epoch."""
@@ -51,7 +83,7 @@ class PlainDisplay:
         if now - self._told >= _LINE_SECONDS:
             self._told = now
             total = self._epochs * self._steps_per_epoch
-            click.echo(f"epoch {epoch}/{self._epochs}  step {step}/{total}  {losses_line(losses)}")
+            say(f"epoch {epoch}/{self._epochs}  step {step}/{total}  {losses_line(losses)}")
         # Of this process: a resumed run did not make the earlier ones.
         self._first = epoch if self._first is None else self._first
 
@@ -60,7 +92,7 @@ class PlainDisplay:
         done = epoch - (self._first or epoch) + 1
         self._told = time.monotonic()
         left = (self._told - self._began) / done * (self._epochs - epoch)
-        click.echo(
+        say(
             f"epoch {epoch}/{self._epochs}  {losses_line(self._rows)}  {metrics_line(metrics)}  "
             f"{duration(left)} left"
         )
@@ -87,7 +119,9 @@ class LiveDisplay:
             "", total=epochs * steps_per_epoch, epoch=1, speed=""
         )
         self._losses = Text()
-        self._live = Live(Group(self._bar, self._losses), refresh_per_second=4)
+        self._live = Live(
+            Group(self._bar, self._losses), console=make_console(), refresh_per_second=4
+        )
         self._live.console.print(f"Training in {directory}", highlight=False)
         self._live.start()
 
@@ -98,7 +132,7 @@ class LiveDisplay:
             return
         self._drawn = now
         self._bar.update(self._task, completed=step, epoch=epoch)
-        self._losses.plain = losses_line(losses)
+        self._losses.plain = printable(losses_line(losses))
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch above the bar."""

@@ -26,6 +26,7 @@ from nectargan.loggers.run_directory import (
     locked,
     write_status,
 )
+from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
@@ -209,7 +210,7 @@ def open_run(
         )
     tags = {**tags, "run_directory": str(directory.resolve())}
     losses.experiment_directory = directory
-    with locked(directory):
+    with locked(directory), sinks_logged(directory):
         try:
             if resumption is not None:
                 sizes = resumption.checkpoint["training"]["ledgers"]

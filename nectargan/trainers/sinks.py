@@ -12,6 +12,7 @@ from nectargan.loggers.base import Follower, Sink
 from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_client import default_tracking_uri
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
+from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.pix2pix_objective import DISCRIMINATOR
 from nectargan.trainers.run_facts import run_facts
@@ -78,7 +79,7 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
         config = ConfigManager(directory / CONFIG_FILE, overrides).data
     sent = {}
-    with locked(directory):
+    with locked(directory), sinks_logged(directory):
         status, reason = end_of(directory)
         for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
             follower = Follower(sink, directory)

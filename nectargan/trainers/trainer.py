@@ -135,7 +135,7 @@ class Trainer(ABC):
     def train(self, display: Display | Literal["auto"] | None = "auto") -> Path:
         """Trains for as many epochs as the config says, or what is left of them.
 
-        On Ctrl-C and SIGTERM the run is saved as it is after the step at hand.
+        On Ctrl-C, SIGTERM and SIGHUP the run is saved as it is after the step at hand.
 
         Args:
             display: Shows the progress. "auto" draws a bar on a terminal, and else, as in a
@@ -147,10 +147,10 @@ class Trainer(ABC):
         Raises:
             RunError: the run directory cannot be made or written, or is in use.
         """
-        if display == "auto":
-            from nectargan.trainers.display import make_display
+        if display is not None:
+            from nectargan.trainers.display import SafeDisplay, make_display
 
-            display = make_display()
+            display = SafeDisplay(make_display() if display == "auto" else display)
         # Once more: what was drawn since construction must not change the run.
         self._seed()
         if self._resumption is not None:

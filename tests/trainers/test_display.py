@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 
 from nectargan.config.schema import Config
 from nectargan.loggers.ledger import LossRow
+from nectargan.loggers.run_directory import read_status
 from nectargan.trainers import display
 from nectargan.trainers.display import PlainDisplay
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -43,3 +47,30 @@ def test_progress_is_shown_without_being_asked_for(
     assert [line.split()[:2] for line in epochs] == [["epoch", "1/2"], ["epoch", "2/2"]]
     Pix2pixTrainer(tiny()).train(display=None)
     assert capsys.readouterr().out == ""
+
+
+def test_output_that_is_lost_ends_no_run(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a program of one's own, whose standard output is as Python made it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    lost = os.fdopen(writer, "w")
+    monkeypatch.setattr("sys.stdout", lost)
+    run = Pix2pixTrainer(tiny()).train()
+    monkeypatch.undo()
+    with suppress(BrokenPipeError):
+        lost.close()
+    assert read_status(run) == ("FINISHED", "")
+
+
+def test_a_display_in_another_encoding(
+    tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    Pix2pixTrainer(tiny(common__experiment_name="雪")).train()
+    monkeypatch.undo()
+    first, second = shown.buffer.getvalue().splitlines()[:2]  # type: ignore[attr-defined]
+    assert first.endswith(b"runs/?_v1")
+    assert second.startswith(b"epoch 1/")

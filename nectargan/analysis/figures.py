@@ -40,7 +40,8 @@ def make_panels(
     """
     from matplotlib.figure import Figure
 
-    columns = 2 if len(names) == 4 else min(len(names), _COLUMNS)
+    most = _COLUMNS if len(names) <= _COLUMNS**2 else _COLUMNS + 1
+    columns = 2 if len(names) == 4 else min(len(names), most)
     rows = math.ceil(len(names) / columns)
     figure = Figure(
         figsize=check_size(size) or (_PANEL[0] * columns, _PANEL[1] * rows), layout="constrained"
@@ -53,7 +54,7 @@ def make_panels(
     for name, panel in panels.items():
         panel.set_title(name, loc="left", fontsize=10)
         panel.grid(alpha=0.3)
-        panel.spines["top"].set_visible(False)
+        panel.spines[["top", "right"]].set_visible(False)
     return figure, panels
 
 
@@ -61,6 +62,7 @@ def weight_axis(panel: Axes) -> Axes:
     """A second axis on the right of a panel, for weights."""
     axis = panel.twinx()
     axis.spines["top"].set_visible(False)
+    axis.spines["right"].set_visible(True)
     axis.set_ylabel("weight")
     return axis
 

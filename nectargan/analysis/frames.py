@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nectargan.analysis.run_list import last_step
@@ -11,8 +11,12 @@ from nectargan.analysis.tables import schema_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 
+EPOCH_LOSS = "epoch/loss/"
+
 if TYPE_CHECKING:
     import pandas as pd
+
+    from nectargan.config.schema import Config
 
 
 def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
@@ -74,7 +78,8 @@ def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.Da
       ``reason``; ``epoch`` and ``step``, the last ones on record, 0 for none;
     - every option of the config under its dotted key, ``train.loss.G_L1``, schedules in their
       one-line notation; missing for a run without a config;
-    - the last value of series: ``loss/<name>/raw`` and ``val/<metric>`` (float32);
+    - the last value of series: ``loss/<name>/raw``, its mean over the last whole epoch,
+      ``epoch/loss/<name>``, and ``val/<metric>`` (float32);
     - ``best/<metric>`` (float32) and ``best/<metric>_epoch`` (Int64) of every metric of validation.
 
     Args:
@@ -85,10 +90,18 @@ def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.Da
         RunError: as from `load_losses`.
         ConfigError: the config of a run cannot be read.
     """
+    from nectargan.config.dotted import dotted
+
+    return frame_of_runs(open_sources(runs, mlflow_uri), dotted)
+
+
+def frame_of_runs(
+    sources: Sequence[Source], options_of: Callable[[Config], Mapping[str, Any]]
+) -> pd.DataFrame:
+    """As `load_runs`, with the options that ``options_of`` finds in a config."""
     import pandas as pd
 
-    sources = open_sources(runs, mlflow_uri)
-    rows = [_row(source) for source in sources]
+    rows = [_row(source, options_of) for source in sources]
     # The union of all columns, each kind in the order of its first appearance.
     columns = [dict.fromkeys(key for row in rows for key in row[kind]) for kind in range(3)]
     flat = [{key: value for kind in row for key, value in kind.items()} for row in rows]
@@ -103,6 +116,14 @@ def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.Da
 def losses_of(source: Source) -> pd.DataFrame:
     """As `load_losses`, of one source."""
     return _frame([source], LOSSES_FILE, several=False)
+
+
+def metrics_of(source: Source) -> pd.DataFrame:
+    """As `load_metrics`, of one source; empty where there is no such record."""
+    if isinstance(source, RunDirectory) and not (source.directory / METRICS_FILE).exists():
+        frame: pd.DataFrame = schema_of(METRICS_FILE).empty_table().to_pandas()
+        return frame
+    return _frame([source], METRICS_FILE, several=False)
 
 
 def _frame(sources: Sequence[Source], file: str, several: bool) -> pd.DataFrame:
@@ -135,17 +156,17 @@ def named(table: Any, name: str) -> Any:
     return table.add_column(0, "run", pa.DictionaryArray.from_arrays(codes, pa.array([name])))
 
 
-def _row(source: Source) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _row(
+    source: Source, options_of: Callable[[Config], Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What is known of a run: how it stands, its config, its values."""
-    from nectargan.config.dotted import dotted
-
     status, reason = source.status()
     config = source.config()
     step, epoch, losses = _last_losses(source)
     stand: dict[str, Any] = {"source": source.place, "status": status or None, "reason": reason}
     stand |= {"epoch": epoch, "step": step}
     values = {f"loss/{name}/raw": raw for name, raw in losses.items()}
-    return stand, dotted(config) if config else {}, values | _validation(source)
+    return stand, dict(options_of(config)) if config else {}, values | _last_metrics(source)
 
 
 def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
@@ -160,16 +181,15 @@ def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
     return int(last["step"].iloc[0]), int(last["epoch"].iloc[0]), raw
 
 
-def _validation(source: Source) -> dict[str, Any]:
-    if isinstance(source, RunDirectory) and not (source.directory / METRICS_FILE).exists():
-        return {}
-    frame = _frame([source], METRICS_FILE, several=False)
+def _last_metrics(source: Source) -> dict[str, Any]:
+    frame = metrics_of(source)
     values: dict[str, Any] = {}
     bests: dict[str, Any] = {}
     for metric, points in frame.groupby("metric", observed=True, sort=False):
+        if str(metric).startswith(("val/", EPOCH_LOSS)):
+            values[str(metric)] = points["value"].iloc[-1]
         if not str(metric).startswith("val/"):
             continue
-        values[str(metric)] = points["value"].iloc[-1]
         finite = points["value"][points["value"].abs() < float("inf")]
         if not finite.empty:
             best: Any = finite.idxmin() if metric in LOWER_IS_BETTER else finite.idxmax()

@@ -1,55 +1,66 @@
-"""Pictures of losses, weights and schedules."""
+"""Pictures of runs: losses, their weights, and validation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nectargan.analysis.curves import Curves, LossCurve, XAxis, curves_of
 from nectargan.analysis.figures import (
-    MOST_POINTS,
     Size,
+    check_size,
+    format_of,
     limits_of,
     make_panels,
     save_figure,
     set_log_scale,
-    thinned,
     weight_axis,
 )
-from nectargan.analysis.frames import losses_of
-from nectargan.analysis.smoothing import MovingAverage, usual_weight
-from nectargan.analysis.sources import Source, open_sources
+from nectargan.analysis.names import distinct_parts
+from nectargan.analysis.smoothing import check_weight
+from nectargan.analysis.sources import Run, Source, open_sources
+from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import RunError
-from nectargan.scheduling.data import Schedule
-from nectargan.wording import counted
+from nectargan.scheduling.notation import format_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _NETWORKS = {"G": "generator", "D": "discriminator"}
+# More lines than these cannot be told from each other.
+_MOST_COLORS = 10
+_BEST_SHOWN = 5
+_BEST_BY = "val/ssim"
 
 
 def plot_run(
     run: str | PathLike[str],
     output: Path,
     *,
+    x: XAxis = "step",
     log: bool = False,
     split: bool = False,
     smooth: float | None = None,
     size: Size | None = None,
     mlflow_uri: str | None = None,
 ) -> list[Path]:
-    """Draws a panel for each loss: raw values and their moving average, the weight dotted.
+    """Draws a panel for each loss, raw values and their moving average, and for each metric of
+    validation. A weight that moves is dotted, with an axis of its own; a constant one is in the
+    title of the panel.
 
     Args:
         run: Run directory, ``mlflow:<run id>`` or a directory with event files.
         output: The file: .png, .svg or .pdf.
+        x: What is drawn over: "step", or "epoch".
         log: Logarithmic axes for losses, as far as they are above 0.
-        split: A file for the losses of the generator and one for those of the discriminator, with
-            ``_G`` and ``_D`` before the suffix of ``output``; ``_other`` for losses of neither.
+        split: A file for the losses of the generator, with validation, and one for those of the
+            discriminator, with ``_G`` and ``_D`` before the suffix of ``output``; ``_other`` for
+            losses of neither.
         smooth: Weight of the `MovingAverage`, in [0, 1); 0 for none. By default it averages over a
             fiftieth of the steps.
         size: Width and height in inches.
@@ -63,76 +74,217 @@ def plot_run(
             file cannot be written.
     """
     (source,) = open_sources(run, mlflow_uri)
-    losses = losses_of(source)
-    if losses.empty:
+    curves = curves_of(source, x, smooth)
+    if not curves.losses:
         raise RunError(f"'{run}' has no losses to plot yet.")
-    groups = {str(name): rows for name, rows in losses.groupby("loss", observed=True, sort=False)}
-    parts = _split(source, groups) if split else {"": list(groups)}
+    parts = _split(source, curves) if split else {"": [*curves.losses, *curves.metrics]}
     files = []
     for part, names in parts.items():
         title = f"{source.name}, {_NETWORKS.get(part, part)}" if part else source.name
         file = output.with_stem(f"{output.stem}_{part}") if part else output
         figure, panels = make_panels(names, title, size)
         for name, panel in panels.items():
-            _draw_loss(panel, groups[name], smooth, log)
-        handles, labels = panels[names[0]].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+            panel.set_xlabel(x)
+            if name in curves.losses:
+                _draw_loss(panel, name, curves.losses[name], log)
+            else:
+                _draw_metric(panel, curves.metrics[name], {"color": "C2", "lw": 1.4})
+        _add_legend(figure)
         save_figure(figure, file)
         files.append(file)
     return files
 
 
-def _split(source: Source, names: Mapping[str, Any]) -> dict[str, list[str]]:
+def _split(source: Source, curves: Curves) -> dict[str, list[str]]:
     """The losses of each network, by their tags, or by their names where nobody noted tags."""
     tags = source.tags() or {}
     parts: dict[str, list[str]] = {}
-    for name in names:
+    for name in curves.losses:
         marks = tags.get(name, [name.partition("_")[0]])
         part = next((network for network in _NETWORKS if network in marks), "other")
         parts.setdefault(part, []).append(name)
+    # Validation looks at what the generator makes.
+    parts["G" if "G" in parts else next(iter(parts))] += curves.metrics
     return parts
 
 
-def _draw_loss(panel: Axes, rows: Any, smooth: float | None, log: bool) -> None:
-    smooth = usual_weight(len(rows)) if smooth is None else smooth
-    raw, shown = rows["raw"].to_numpy(), thinned(len(rows))
-    steps = rows["step"].to_numpy()[shown]
-    average = MovingAverage(smooth)(raw)
+def _draw_loss(panel: Axes, name: str, curve: LossCurve, log: bool) -> None:
+    smooth = curve.smoothing
     style: dict[str, Any] = {"alpha": 0.25, "lw": 0.8} if smooth else {"lw": 1.2}
-    panel.plot(steps, raw[shown], color="C0", label="raw", **style)
+    panel.plot(curve.x, curve.raw, color="C0", label="raw", **style)
     if smooth:
-        panel.plot(steps, average[shown], color="C0", lw=1.6, label=f"raw, smoothed ({smooth:.3g})")
+        label = f"raw, smoothed ({smooth:.3g})"
+        panel.plot(curve.x, curve.smooth, color="C0", lw=1.6, label=label)
     if log:
-        set_log_scale(panel, raw)
-    panel.set_xlabel("step")
+        set_log_scale(panel, curve.raw)
+    panel.set_title(_title(name, [curve]), loc="left", fontsize=10)
     panel.set_ylabel("raw", color="C0")
+    if curve.constant is None:
+        weights = _draw_weights(panel, [curve], ["C1"], 1.6)
+        weights.yaxis.label.set_color("C1")
+        weights.lines[0].set_label("weight")
+
+
+def _title(name: str, curves: Sequence[LossCurve]) -> str:
+    """The name of a loss, with its weight where that is constant."""
+    weights = {curve.constant for curve in curves}
+    if None in weights or not weights:
+        return name
+    known = sorted(weight for weight in weights if weight is not None)
+    shown = [format_number(weight) for weight in known]
+    if len(shown) > 1:
+        told = ", ".join(shown) if len(shown) <= 5 else f"{shown[0]} to {shown[-1]}"
+        return f"{name}, weights {told}"
+    return f"{name}, weight {shown[0]}"
+
+
+def _draw_weights(
+    panel: Axes, curves: Sequence[LossCurve], colors: Sequence[Any], width: float
+) -> Axes:
     weights = weight_axis(panel)
-    weight = rows["weight"].to_numpy()
-    weights.plot(steps, weight[shown], "C1:", lw=1.6, drawstyle="steps-post")
-    panel.plot([], [], "C1:", lw=1.6, label="weight")  # for the legend, which knows one axis
-    weights.yaxis.label.set_color("C1")
-    weights.set_ylim(*limits_of(weight[np.isfinite(weight)] if len(weight) else [0.0]))
+    for curve, color in zip(curves, colors, strict=True):
+        weights.plot(curve.x, curve.weights, ":", color=color, lw=width, drawstyle="steps-post")
+    values = np.concatenate([curve.weights for curve in curves])
+    values = values[np.isfinite(values)]
+    weights.set_ylim(*limits_of(values if len(values) else [0.0]))
+    return weights
 
 
-def plot_schedules(schedules: Mapping[str, Schedule], epochs: int, output: Path) -> None:
-    """Draws every schedule over the epochs of a run.
+def _draw_metric(panel: Axes, points: tuple[Any, Any], style: Mapping[str, Any]) -> None:
+    """A line, with its points as long as they are few enough to be seen."""
+    x, values = points
+    panel.plot(x, values, marker="." if len(x) <= 30 else None, **style)
+
+
+def _add_legend(figure: Figure) -> None:
+    """One legend for all panels and both axes of each."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=3, frameon=False)
+
+
+def plot_comparison(
+    runs: Run | Sequence[Run],
+    output: Path,
+    *,
+    x: XAxis = "step",
+    log: bool = False,
+    smooth: float | None = None,
+    size: Size | None = None,
+    mlflow_uri: str | None = None,
+) -> None:
+    """Draws a panel for each loss and each metric of validation, with a line for each run.
+
+    Losses are smoothed. Weights are dotted where one of them moves; constant ones are in the title
+    of the panel. Of more than ten runs the best five by val/ssim, or else by the first metric, have
+    colors, and the others are grey.
 
     Args:
-        schedules: By name of the panel.
-        epochs: Length of the run.
+        runs: As for `load_losses`.
         output: The file: .png, .svg or .pdf.
+        x: What is drawn over: "step", or "epoch".
+        log: Logarithmic axes for losses, as far as they are above 0.
+        smooth: Weight of the `MovingAverage`, in [0, 1); 0 for none. By default it averages over a
+            fiftieth of the steps.
+        size: Width and height in inches.
+        mlflow_uri: As for `load_losses`.
 
     Raises:
-        RunError: the file cannot be written.
+        RunError: a run cannot be read, none has losses, an option has no sensible value, or the
+            file cannot be written.
     """
-    figure, panels = make_panels(list(schedules), counted(epochs, "epoch"))
-    for (name, panel), schedule in zip(panels.items(), schedules.values(), strict=True):
-        x: Any = np.arange(1, epochs + 1)
-        if schedule.interval == "step":
-            x = np.linspace(1, epochs, max(2, min(MOST_POINTS, epochs * 20)))
-        y = [schedule.value_at(float(epoch)) for epoch in x]
-        panel.plot(x, y, color="C1", lw=1.6, marker="." if epochs <= 30 else None)
-        panel.set_title(f"{name}: {schedule.name}", loc="left", fontsize=10)
-        panel.set_xlabel("epoch")
-        panel.set_ylim(*limits_of(y))
+    format_of(output)  # before all the reading
+    check_size(size)
+    if smooth is not None:
+        check_weight(smooth)
+    curves = {each.name: curves_of(each, x, smooth) for each in open_sources(runs, mlflow_uri)}
+    losses = dict.fromkeys(name for each in curves.values() for name in each.losses)
+    metrics = dict.fromkeys(name for each in curves.values() for name in each.metrics)
+    if not losses:
+        raise RunError("None of the runs has losses to plot yet.")
+    pattern, short = distinct_parts(list(curves))
+    looks = _looks(curves, dict(zip(curves, short, strict=True)))
+    told = "raw losses" if smooth == 0 else "raw losses, smoothed"
+    title = f"{pattern}: {told}" if pattern else told
+    figure, panels = make_panels([*losses, *metrics], title, size)
+    for name, panel in panels.items():
+        panel.set_xlabel(x)
+        if name in losses:
+            _draw_losses(panel, name, curves, looks, log)
+        else:
+            for run, each in curves.items():
+                if name in each.metrics:
+                    _draw_metric(panel, each.metrics[name], looks[run].line())
+    _add_runs(figure, looks)
     save_figure(figure, output)
+
+
+class _Look(NamedTuple):
+    """How a run is drawn."""
+
+    label: str
+    color: Any
+    behind: bool = False
+
+    def line(self) -> dict[str, Any]:
+        """The arguments of ``Axes.plot``."""
+        width, order = (0.7, 1.5) if self.behind else (1.4, 2.5)
+        return {"color": self.color, "lw": width, "zorder": order}
+
+
+def _looks(curves: Mapping[str, Curves], short: Mapping[str, str]) -> dict[str, _Look]:
+    """A color for each run, or for the best ones if there are more than one can tell apart."""
+    if len(curves) <= _MOST_COLORS:
+        return {run: _Look(short[run], f"C{number}") for number, run in enumerate(curves)}
+    metrics = dict.fromkeys(name for each in curves.values() for name in each.metrics)
+    by = _BEST_BY if _BEST_BY in metrics else next(iter(metrics), None)
+    if by is None:
+        from matplotlib import colormaps
+
+        colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(curves)))
+        return {run: _Look(short[run], color) for run, color in zip(curves, colors, strict=True)}
+    choose = np.nanmin if by in LOWER_IS_BETTER else np.nanmax
+    bests = {
+        run: float(choose(values[np.isfinite(values)]))
+        for run, each in curves.items()
+        if by in each.metrics and np.isfinite(values := each.metrics[by][1]).any()
+    }
+    ranking = sorted(bests, key=lambda run: bests[run], reverse=by not in LOWER_IS_BETTER)
+    looks = {
+        run: _Look(f"{short[run]}: {by} {bests[run]:.4g}", f"C{place}")
+        for place, run in enumerate(ranking[:_BEST_SHOWN])
+    }
+    others = f"{len(curves) - len(looks)} others"
+    return {run: looks.get(run, _Look(others, "0.7", behind=True)) for run in [*looks, *curves]}
+
+
+def _draw_losses(
+    panel: Axes, name: str, curves: Mapping[str, Curves], looks: Mapping[str, _Look], log: bool
+) -> None:
+    drawn = {run: each.losses[name] for run, each in curves.items() if name in each.losses}
+    for run, curve in drawn.items():
+        panel.plot(curve.x, curve.smooth, **looks[run].line())
+    if log:
+        set_log_scale(panel, np.concatenate([curve.smooth for curve in drawn.values()]))
+    panel.set_title(_title(name, list(drawn.values())), loc="left", fontsize=10)
+    panel.set_ylabel("raw")
+    if any(curve.constant is None for curve in drawn.values()):
+        weights = _draw_weights(
+            panel, list(drawn.values()), [looks[run].color for run in drawn], 1.2
+        )
+        weights.set_ylabel("weight (dotted)")
+
+
+def _add_runs(figure: Figure, looks: Mapping[str, _Look]) -> None:
+    from matplotlib.lines import Line2D
+
+    named = {look.label: look for look in looks.values()}
+    figure.legend(
+        handles=[Line2D([], [], label=label, **look.line()) for label, look in named.items()],
+        loc="outside lower center",
+        ncols=min(6, len(named)),
+        fontsize=8,
+        frameon=False,
+    )

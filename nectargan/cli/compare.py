@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH
+from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH, X_AXIS
 from nectargan.errors import RunError
 from nectargan.output import make_console, say
 
@@ -29,30 +29,45 @@ from nectargan.output import make_console, say
     type=click.Path(path_type=Path),
     help="Draw losses and weights here, too: .png, .svg or .pdf.",
 )
+@click.option(
+    "--sort",
+    metavar="COLUMN",
+    help="Sort by this column, such as best/ssim: the best run first.",
+)
+@X_AXIS
 @LOG
 @SMOOTH
 @SIZE
 @MLFLOW_URI
 def compare(
-    runs: tuple[str, ...], form: Any, picture: Path | None, mlflow_uri: str | None, **options: Any
+    runs: tuple[str, ...],
+    form: Any,
+    picture: Path | None,
+    sort: str | None,
+    mlflow_uri: str | None,
+    x: Any,
+    **options: Any,
 ) -> None:
     """Print what differs in the configs of runs, beside their last and best values.
 
-    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files. --log,
-    --smooth and --size are for --plot.
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files. Losses are
+    means over the last whole epoch; "mean" says so. --x, --log, --smooth and --size are for --plot.
     """
     from nectargan.analysis import compare as comparison
+    from nectargan.analysis.plots import plot_comparison
 
     for name, value in options.items():
         if picture is None and value:
             raise RunError(f"--{name} needs --plot, whose picture it is for.")
-    frame = comparison.compare_runs(runs, mlflow_uri)
+    frame = comparison.compare_runs(runs, mlflow_uri, sort)
     if len(frame) < 2:
         raise RunError(f"'{runs[0]}' is one run; name two or more to compare.")
     if picture is not None:
-        comparison.plot_comparison(runs, picture, mlflow_uri=mlflow_uri, **options)
+        plot_comparison(runs, picture, x=x, mlflow_uri=mlflow_uri, **options)
     if form == "table":
-        make_console().print(comparison.comparison_table(frame))
+        console = make_console()
+        for table in comparison.comparison_tables(frame, console.width):
+            console.print(table)
     else:
         say(comparison.render_comparison(frame, form), nl=False)
     if picture is not None:

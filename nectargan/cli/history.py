@@ -42,6 +42,13 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
     return width, height
 
 
+X_AXIS = click.option(
+    "--x",
+    type=click.Choice(["step", "epoch"]),
+    default="step",
+    show_default=True,
+    help="What is drawn over.",
+)
 SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure, in inches.")
 
 
@@ -104,13 +111,14 @@ def export_csv(
 @click.option(
     "--format", "form", type=click.Choice(get_args(PictureFormat)), help="Of the picture."
 )
+@X_AXIS
 @LOG
 @click.option("--split", is_flag=True, help="One file for the generator, one for D: _G and _D.")
 @SMOOTH
 @SIZE
 @MLFLOW_URI
 def plot(run: str, output: Path | None, form: str | None, **options: Any) -> None:
-    """Draw the losses and weights of a run.
+    """Draw the losses, weights and validation of a run.
 
     RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files.
     """

@@ -22,11 +22,18 @@ from nectargan.output import say
     help="PNG file.",
 )
 def schedule(config: str, output: Path) -> None:
-    """Draw the loss weights and learning rates of CONFIG over its epochs."""
-    from nectargan.analysis.plots import plot_schedules
+    """Draw the loss weights and learning rates of CONFIG that move over its epochs.
+
+    What stays the same is listed. If nothing moves, everything is drawn.
+    """
+    from nectargan.analysis.schedule_plot import constant_values, plot_schedules
     from nectargan.config.config_manager import ConfigManager
     from nectargan.trainers.components import all_schedules
 
     data = ConfigManager(config).data
-    plot_schedules(all_schedules(data), data.train.epochs, output)
+    schedules, epochs = all_schedules(data), data.train.epochs
+    plot_schedules(schedules, epochs, output)
+    if constant := constant_values(schedules, epochs):
+        told = ", ".join(f"{name} {value:.4g}" for name, value in constant.items())
+        say(f"Constant: {told}.", err=is_stream(output))
     say(f"Drew {output}.", err=is_stream(output))

@@ -201,7 +201,7 @@ def _print_table(rows: Sequence[_Row], metric: str) -> None:
 
 def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
     """Names the best finished run, and draws the best ones beside each other."""
-    from nectargan.analysis.compare import plot_comparison
+    from nectargan.analysis.plots import plot_comparison
 
     finished = [row for row in rows if row.state == "FINISHED" and row.directory is not None]
     sign = 1.0 if metric in LOWER_IS_BETTER else -1.0

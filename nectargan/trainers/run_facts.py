@@ -144,7 +144,7 @@ def _note(
 
 def _draw_schedules(config: Config) -> Draw:
     def draw(path: Path) -> None:
-        from nectargan.analysis.plots import plot_schedules
+        from nectargan.analysis.schedule_plot import plot_schedules
 
         plot_schedules(all_schedules(config), config.train.epochs, path)
 

@@ -3,22 +3,21 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
+from rich.console import Console
 
 from nectargan.analysis.compare import (
     compare_runs,
-    comparison_table,
-    plot_comparison,
+    comparison_tables,
     render_comparison,
 )
 from nectargan.errors import RunError
+from nectargan.loggers.ledger import Ledger, MetricRow
 
 from .conftest import make_run, make_whole_run
 
@@ -75,8 +74,8 @@ def test_as_text(runs: list[Path]) -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["", "a", "b"]
     assert set(lines[1]) == set("|-")
-    assert ["train.loss.G_L1", "linear 100→0 @ 1–2", "50"] in cells
-    assert ["best/ssim", "0.75 (2)", "0.6 (1)"] in cells
+    assert ["loss.G_L1", "linear 100→0 @ 1–2", "50"] in cells
+    assert ["best/ssim", "0.75* (2)", "0.6 (1)"] in cells
     assert ["best/l1", "0.125 (2)", ""] in cells
 
 
@@ -85,48 +84,105 @@ def test_many_runs_are_rows(tmp_path: Path) -> None:
         make_run(tmp_path / f"v{number}", losses="a", seed=number)
     frame = compare_runs(f"{tmp_path}/v*")
     assert frame.index.tolist() == [f"v{number}" for number in range(12)]
-    table = comparison_table(frame)
+    (table,) = comparison_tables(frame, 100)
     assert table.row_count == 12
     headers = [column.header for column in table.columns]
-    assert headers == ["", "status", "epoch", "loss/a/raw", "val/x", "best/x"]
+    assert headers == ["", "status", "epoch", "best/x", "loss/a/raw", "val/x"]
 
 
-def test_a_panel_for_each_loss_with_a_line_for_each_run(
-    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures: list[Figure] = []
-    save = Figure.savefig
+@pytest.mark.parametrize("count", [2, 5, 20])
+def test_nothing_is_cut_at_80_columns(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        options = [("train.loss.G_L1", 10 * number), ("common.seed", number)]
+        make_whole_run(
+            tmp_path / f"a_rather_long_name_v{number}", options, ssim=[number / 99], l1=[0.25]
+        )
+    frame = compare_runs(f"{tmp_path}/a_*")
+    text = io.StringIO()
+    for table in comparison_tables(frame, 80):
+        assert table.title == "a_rather_long_name_…"
+        Console(file=text, width=80).print(table)
+    shown = text.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    shown = shown.replace("a_rather_long_name_…", "")
+    assert "…" not in shown
+    cells = {cell.strip() for cell in re.split("[│┃\n]", shown)}
+    assert {f"v{number}" for number in range(count)} <= cells
+    assert {"loss.G_L1", "seed", f"{10 * (count - 1)}", "0.25 (1)"} <= cells
+    best = f"{(count - 1) / 99:.4g}*"
+    assert {cell.split()[0] for cell in cells if "*" in cell} == {best, "*"}
 
-    def keep(self: Figure, *arguments: Any, **options: Any) -> None:
-        figures.append(self)
-        save(self, *arguments, **options)
 
-    monkeypatch.setattr(Figure, "savefig", keep)
-    plot_comparison(runs, tmp_path / "out.png", smooth=0.5, size=(8, 6))
-    (figure,) = figures
-    panels = {axes.get_title("left"): axes for axes in figure.axes if axes.get_title("left")}
-    assert list(panels) == ["G_L1", "D_real", "x"]
-    assert [len(panel.lines) for panel in panels.values()] == [2, 2, 1]
-    twins = [axes for axes in figure.axes if axes.get_ylabel() == "weight"]
-    table = pd.read_csv(runs[1] / "losses.csv")
-    own = table[table["loss"] == "G_L1"]
-    line, dotted = panels["G_L1"].lines[1], twins[0].lines[1]
-    expected = own["raw"].ewm(alpha=0.5).mean()
-    np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(dotted.get_ydata(), own["weight"].astype("float32"))
-    assert dotted.get_linestyle() == ":"
-    assert line.get_color() == dotted.get_color() != panels["G_L1"].lines[0].get_color()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "c"]
-    with Image.open(tmp_path / "out.png") as image:
-        assert image.width == 1200
+def test_the_best_is_marked(runs: list[Path]) -> None:
+    cells = render_comparison(compare_runs(runs[:2]), "md")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in cells.splitlines()]
+    assert ["best/ssim", "0.75* (2)", "0.6 (1)"] in rows
+    assert ["val/ssim", "0.7*", "0.6"] in rows
+    assert ["loss.G_L1", "linear 100→0 @ 1–2", "50"] in rows, "more is not better here"
+
+
+def test_less_of_an_error_is_better(tmp_path: Path) -> None:
+    for name, l1 in (("x_a", 0.5), ("x_b", 0.25), ("x_c", 0.25)):
+        make_whole_run(tmp_path / name, l1=[l1])
+    told = render_comparison(compare_runs(f"{tmp_path}/x_*"), "md").splitlines()
+    (row,) = (line for line in told if "best/l1" in line)
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["0.5 (1)", "0.25* (1)", "0.25* (1)"]
+
+
+def test_sorting(tmp_path: Path) -> None:
+    for name, weight, ssim, l1 in (
+        ("a", 50, [0.2], [0.1]),
+        ("b", "linear 1->0 @ 1-2", [0.6], [0.3]),
+        ("c", 7, [0.4], [0.2]),
+        ("d", 8, [], []),
+    ):
+        make_whole_run(tmp_path / name, [("train.loss.G_L1", weight)], ssim=ssim, l1=l1)
+    runs = [tmp_path / name for name in "abcd"]
+    order = {
+        None: "abcd",
+        "best/ssim": "bcad",
+        "ssim": "bcad",
+        "l1": "acbd",
+        "val/l1": "acbd",
+        "train.loss.G_L1": "cdab",
+        "loss.G_L1": "cdab",
+    }
+    for sort, names in order.items():
+        assert "".join(compare_runs(runs, sort=sort).index) == names, sort
+
+
+def test_losses_are_means_of_the_last_epoch(tmp_path: Path) -> None:
+    for name, mean in (("a", 0.5), ("b", 0.25)):
+        make_whole_run(tmp_path / name)
+        (tmp_path / name / "metrics.csv").unlink()
+        metrics = Ledger(tmp_path / name / "metrics.csv", MetricRow)
+        metrics.append([MetricRow(20, 2, 1, "epoch/loss/G_L1", np.float32(mean))])
+        metrics.close()
+    frame = compare_runs(f"{tmp_path}/*")
+    assert frame["epoch/loss/G_L1"].tolist() == [0.5, 0.25]
+    assert "loss/G_L1/raw" not in frame.columns
+    assert "loss/D_real/raw" in frame.columns, "there is no mean of it"
+    assert "mean G_L1" in render_comparison(frame, "md")
+
+
+def test_what_a_run_does_not_read_is_no_difference(tmp_path: Path) -> None:
+    unused = [
+        ("train.discriminator.learning_rate.initial", 0.1),
+        ("dataloader.augmentations.input.gaussnoise_max", 0.5),
+        ("logging.mlflow.every_n_steps", 7),
+        ("common.experiment_name", "other"),
+    ]
+    off = [("logging.mlflow.enable", False)]
+    make_whole_run(tmp_path / "a", off)
+    make_whole_run(tmp_path / "b", [*off, *unused])
+    assert [key for key in compare_runs(f"{tmp_path}/?").columns if "." in key] == []
+    make_whole_run(tmp_path / "c", [*off, *unused, ("train.separate_lr_schedules", True)])
+    frame = compare_runs(f"{tmp_path}/?")
+    assert frame["train.discriminator.learning_rate.initial"].isna().tolist() == [1, 1, 0]
 
 
 def test_what_cannot_be_compared(tmp_path: Path, runs: list[Path]) -> None:
     with pytest.raises(RunError, match="'nowhere' is no run directory"):
         compare_runs([runs[0], "nowhere"])
-    make_run(tmp_path / "empty", steps=0)
-    with pytest.raises(RunError, match="None of the runs has losses"):
-        plot_comparison([tmp_path / "empty"], tmp_path / "out.png")
-    with pytest.raises(RunError, match="names no picture"):
-        plot_comparison(runs, tmp_path / "out")
-    assert not (tmp_path / "out.png").exists()
+    with pytest.raises(RunError, match=r"--sort nothing is no column .* Allowed: best/l1,"):
+        compare_runs(runs, sort="nothing")

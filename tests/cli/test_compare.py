@@ -21,7 +21,7 @@ def test_a_table_and_a_picture(run: Run, two_runs: list[Path]) -> None:
     result = run("compare", *two_runs)
     assert result.exit_code == 0
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines()]
-    assert ["train.loss.G_L1", "100", "linear 100→0 @ 1–2"] in rows
+    assert ["loss.G_L1", "100", "linear 100→0 @ 1–2"] in rows
     assert ["status", "FINISHED", "FINISHED"] in rows
     assert any(row and row[0] == "best/ssim" for row in rows)
     assert not any(row and row[0].startswith("common.") for row in rows), "what is the same"

@@ -13,10 +13,13 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.json"))
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_of_the_project_can_be_drawn(run: Run, config: Path) -> None:
     result = run("schedule", config, "-o", "s.png")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "Drew s.png.\n", "")
+    assert (result.exit_code, result.stderr) == (0, "")
+    constant, drew = result.stdout.splitlines()
+    assert constant.startswith("Constant: weight/")
+    assert "weight/D_real 0.5" in constant
+    assert drew == "Drew s.png."
     with Image.open("s.png") as image:
-        # A panel for each weight and learning rate, three in a row.
-        assert image.width > 1000
+        assert image.height > 300
 
 
 def test_bad_input(run: Run, config_file: Path) -> None:

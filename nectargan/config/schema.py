@@ -87,7 +87,8 @@ class Dataloader(Section):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Pairs per step."""
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Worker processes that read images which are not cached; 0 reads in the main process."""
+    """Worker processes that read images which are not cached, at most four for each core; 0 reads
+    in the main process."""
     cache: Annotated[Cache, BeforeValidator(on_or_off)] = "auto"
     """Where decoded images are kept: "ram", "device" or "off"; "auto" takes the device's memory if
     a quarter of it suffices, else RAM if half of it does, else reads them each time."""

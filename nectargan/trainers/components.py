@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,6 +28,10 @@ from nectargan.models.unet import UnetGenerator
 from nectargan.scheduling.data import Schedule
 from nectargan.wording import counted
 
+log = logging.getLogger("nectargan")
+
+# More only wait for each other, and each takes a few hundred MB.
+_WORKERS_PER_CORE = 4
 # The window of the structural similarity; see Wang et al. 2004.
 _SSIM_WINDOW = 11
 
@@ -248,6 +254,14 @@ def _import_module(name: str, term: LossTerm) -> nn.Module:
 # --- data --------------------------------------------------------------------------------------
 
 
+def _workers(wanted: int) -> int:
+    """``wanted`` worker processes, or as many as this machine can use; batches are the same."""
+    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if wanted > most:
+        log.warning("dataloader.num_workers is %d; %d are used on this machine.", wanted, most)
+    return min(wanted, most)
+
+
 class Data(NamedTuple):
     """The images of a run.
 
@@ -311,7 +325,7 @@ def build_data(config: Config, device: torch.device) -> Data:
         "batch_size": options.batch_size,
         "device": device,
         "cache": choose_place(options.cache, [train, fixed], device),
-        "num_workers": options.num_workers,
+        "num_workers": _workers(options.num_workers),
         "skip_bad": options.on_bad_image == "skip",
     }
     return Data(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -26,25 +27,24 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
+    # torch takes the number modulo 256, and "cuda:256" for the first one.
+    if not re.fullmatch(r"(cpu|mps)(:0)?|cuda(:\d{1,9})?", name):
         raise ConfigError(
             f"common.device is '{name}'; allowed are 'auto', 'cpu', 'mps', 'cuda' and 'cuda:N'."
         )
-    if device.type == "cuda":
+    kind, _, number = name.partition(":")
+    index = int(number or 0)
+    if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
+        if index >= count:
             raise ConfigError(
                 f"common.device is '{name}', but torch sees {count} CUDA devices on this machine; "
                 "use 'auto' or 'cpu'."
             )
-        return torch.device("cuda", device.index or 0)
-    if device.type == "mps" and not torch.backends.mps.is_available():
+        return torch.device("cuda", index)
+    if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"common.device is '{name}', which this machine does not have.")
-    return torch.device(device.type)
+    return torch.device(kind)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

@@ -64,7 +64,7 @@ SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure
 @click.option("--wide", is_flag=True, help="A row per step, a column per series.")
 @click.option(
     "--every",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10**9),
     default=1,
     metavar="N",
     help="Only the first step and every N-th.",

@@ -39,7 +39,7 @@ _OPTIONS = (
     ),
     click.option(
         "--trials",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 10**6),
         metavar="N",
         help=f"Runs of a search, with those it has already ({_TRIALS}).",
     ),

@@ -15,6 +15,7 @@ from nectargan.dataset.facades import plan_facade
 from nectargan.errors import DataError
 
 SMALLEST, LARGEST = 32, 1024
+MOST_PAIRS = 1_000_000
 # Below this, details are finer than a pixel: drawn at this size and reduced.
 _DRAWN_AT = 256
 
@@ -90,11 +91,13 @@ def synthesize(
 def _check(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
     for split, count in counts.items():
         least = 1 if split == "train" else 0
-        if count < least:
-            raise DataError(f"The number of {split} pairs is {count}; it must be {least} or more.")
+        if not least <= count <= MOST_PAIRS:
+            raise DataError(
+                f"The number of {split} pairs is {count}; it must be from {least} to {MOST_PAIRS}."
+            )
     if not SMALLEST <= size <= LARGEST:
         raise DataError(f"The size is {size} pixels; it must be from {SMALLEST} to {LARGEST}.")
-    if seed < 0:
-        raise DataError(f"The seed is {seed}; it must not be negative.")
+    if not 0 <= seed < 2**32:
+        raise DataError(f"The seed is {seed}; it must be from 0 to {2**32 - 1}.")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"'{root}' is in use; give a folder that is empty or not there.")

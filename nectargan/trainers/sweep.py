@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -56,6 +57,7 @@ State = Literal["NEW", "UNFINISHED", "RUNNING", "FINISHED", "FAILED"]
 
 _CLAIMS = ".sweep"
 _LONGEST_NAME = 100
+_MOST_CELLS = 10_000
 
 log = logging.getLogger("nectargan")
 
@@ -116,6 +118,11 @@ def grid(axes: Sequence[Axis], resolve: Resolve) -> list[Cell]:
                 f"--sweep {axis.key} is a range, which only --sweep-search can go through; a grid "
                 "needs values, such as 1,10,100."
             )
+    count = math.prod(len(axis.items) for axis in axes)
+    if count > _MOST_CELLS:
+        raise ConfigError(
+            f"--sweep asks for {count} runs, one for each combination; {_MOST_CELLS} are allowed."
+        )
     return [
         make_cell(axes, dict(zip((axis.key for axis in axes), items, strict=True)), resolve)
         for items in itertools.product(*(axis.items for axis in axes))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from nectargan.config.base import MOST
 from nectargan.config.config_manager import parse_override
 from nectargan.errors import ConfigError
 
@@ -78,9 +79,12 @@ def _parse_axis(text: str) -> Axis:
         raise ConfigError(f"--sweep {text!r} is not of the form section.key=value,value.")
     if found := _RANGE.fullmatch(values):
         span = Range(float(found["low"]), float(found["high"]), bool(found["log"]))
-        if not span.low < span.high or (span.log and span.low <= 0):
+        if not -MOST <= span.low < span.high <= MOST or (span.log and span.low <= 0):
             above = ", above 0 for a logarithmic one" if span.log else ""
-            raise ConfigError(f"--sweep {key}: range '{values}' must go from low to high{above}.")
+            raise ConfigError(
+                f"--sweep {key}: range '{values}' must go from low to high{above}, within "
+                f"{-MOST} to {MOST}."
+            )
         return Axis(key, [], span)
     try:
         items = split_values(values)

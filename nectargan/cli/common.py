@@ -20,7 +20,12 @@ from nectargan.output import go_on_without_output, guard_streams, say
 
 INTERRUPTED = 130
 HELP = {"help_option_names": ["-h", "--help"]}  # also of every command below a group
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# What a disk refuses, and what a path cannot be: no bugs of ours, wherever they come up.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_NO_PATH = {
+    *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENXIO, errno.EIO),
+}
 
 
 class Command(click.Command):
@@ -47,10 +52,10 @@ class Command(click.Command):
             _say_error(without_credentials(str(error)))
             ctx.exit(error.exit_code)
         except OSError as error:
-            # Whatever could not be written, a full disk is no bug.
-            if error.errno not in _NO_ROOM:
+            if error.errno not in _NO_ROOM | _NO_PATH:
                 raise
-            place = f"'{error.filename}' cannot be written: " if error.filename else ""
+            verb = "written" if error.errno in _NO_ROOM else "used"
+            place = f"'{error.filename}' cannot be {verb}: " if error.filename else ""
             _say_error(f"{place}{error.strerror}.")
             ctx.exit(NectarGANError.exit_code)
         except KeyboardInterrupt:

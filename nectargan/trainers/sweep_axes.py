@@ -79,11 +79,12 @@ def _parse_axis(text: str) -> Axis:
         raise ConfigError(f"--sweep {text!r} is not of the form section.key=value,value.")
     if found := _RANGE.fullmatch(values):
         span = Range(float(found["low"]), float(found["high"]), bool(found["log"]))
-        if not -MOST <= span.low < span.high <= MOST or (span.log and span.low <= 0):
+        if not span.low < span.high or (span.log and span.low <= 0):
             above = ", above 0 for a logarithmic one" if span.log else ""
+            raise ConfigError(f"--sweep {key}: range '{values}' must go from low to high{above}.")
+        if max(-span.low, span.high) > MOST:
             raise ConfigError(
-                f"--sweep {key}: range '{values}' must go from low to high{above}, within "
-                f"{-MOST} to {MOST}."
+                f"--sweep {key}: range '{values}' must lie within {-MOST} and {MOST}."
             )
         return Axis(key, [], span)
     try:

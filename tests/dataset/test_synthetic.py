@@ -127,7 +127,7 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"train": 0}, "train pairs is 0; it must be 1 or more"),
+        ({"train": 0}, "train pairs is 0; it must be from 1 to 1000000"),
         ({"val": -1}, "val pairs is -1"),
         ({"size": 31}, "size is 31 pixels; it must be from 32 to 1024"),
         ({"size": 2000}, "size is 2000"),

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nectargan.files import replacing
+from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, first_step_from, offset_of_step
 
 FOLDER = "sinks"
 _FILES = (LOSSES_FILE, METRICS_FILE)
+_LARGEST = 1 << 28  # it names every picture of a run
 
 
 class Cursor:
@@ -75,7 +76,7 @@ class Cursor:
 
     def _load(self) -> None:
         try:
-            state: Any = json.loads(self._path.read_text(encoding="utf-8"))
+            state: Any = json.loads(read_regular_text(self._path, _LARGEST))
             self.offsets = {file: max(0, int(state["offsets"][file])) for file in _FILES}
             self.files = {str(name) for name in state["files"]}
             self.status = state["status"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from nectargan.errors import RunError
 from nectargan.loggers.ledger import offset_of_step, read_blocks
 
 
@@ -20,13 +21,19 @@ def epoch_means(path: Path, first_step: int) -> dict[str, float]:
 
     Returns:
         Mean of the finite values, by series ``epoch/loss/<name>``; NaN if there is none.
+
+    Raises:
+        RunError: the ledger is damaged.
     """
     values: dict[str, list[float]] = {}
     for lines, _ in read_blocks(path, offset_of_step(path, first_step)):
-        for line in lines.decode("utf-8").splitlines():
-            step, _, _, loss, raw, *_ = line.split(",")
-            if step != "step":
-                values.setdefault(loss, []).append(float(raw))
+        try:
+            for line in lines.decode("utf-8").splitlines():
+                step, _, _, loss, raw, *_ = line.split(",")
+                if step != "step":
+                    values.setdefault(loss, []).append(float(raw))
+        except ValueError as error:
+            raise RunError(f"'{path}' is damaged: {error}.") from None
     return {f"epoch/loss/{loss}": _mean(mine) for loss, mine in values.items()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nectargan.errors import RunError
-from nectargan.files import replacing
+from nectargan.files import read_regular_text, replacing
 
 LOSS_TAGS_FILE = "losses.json"
 
@@ -41,7 +41,7 @@ def read_loss_tags(directory: Path) -> dict[str, list[str]] | None:
     """
     path = directory / LOSS_TAGS_FILE
     try:
-        losses = json.loads(path.read_text(encoding="utf-8"))
+        losses = json.loads(read_regular_text(path))
         return {str(name): [str(tag) for tag in loss["tags"]] for name, loss in losses.items()}
     except FileNotFoundError:
         return None

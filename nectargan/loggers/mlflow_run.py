@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nectargan.files import replacing
+from nectargan.files import read_regular_text, replacing
 
 RUN_FILE = "mlflow_run.json"
 GROUP_TAG = "nectargan.group"
@@ -46,7 +46,7 @@ class RunFinder:
     def find(self) -> str | None:
         """The id of the run, if an earlier process made one."""
         try:
-            known = json.loads((self._directory / RUN_FILE).read_text(encoding="utf-8"))
+            known = json.loads(read_regular_text(self._directory / RUN_FILE))
             mark, run_id = str(known["mark"]), known["run_id"]
         except (OSError, ValueError, TypeError, KeyError):
             return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nectargan.interrupts import uninterrupted
+from nectargan.loggers.clock import Clock
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.lm_data import LossEvent
 
@@ -48,6 +49,7 @@ class LossRecorder:
         write: Takes the rows of a window, in order.
         window_steps: Most steps in a window.
         window_seconds: Longest time from a window's first step to its end.
+        clock: The time of a step.
 
     Attributes:
         last: The newest row written, by name of the loss.
@@ -59,7 +61,9 @@ class LossRecorder:
         write: Callable[[list[LossRow]], object],
         window_steps: int = 50,
         window_seconds: float = 2.0,
+        clock: Callable[[], int] | None = None,
     ) -> None:
+        self._clock = clock or Clock()
         self.last: dict[str, LossRow] = {}
         self.tags: dict[str, tuple[str, ...]] = {}
         self._write = write
@@ -97,7 +101,7 @@ class LossRecorder:
         if not self._steps:
             self._window_began = now
         values: dict[str, list[_Value]] = {}
-        self._steps.append(_Step(event.step, event.epoch, time.time_ns() // 1_000_000, values))
+        self._steps.append(_Step(event.step, event.epoch, self._clock(), values))
         self._values = values
         self._step = event.step
 

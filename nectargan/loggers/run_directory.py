@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nectargan.errors import RunError
-from nectargan.files import replacing
+from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.base import RunStatus
 
 # Whoever only looks whether a lock is free has it for a moment.
@@ -157,7 +157,7 @@ def write_status(directory: Path, status: str, reason: str = "") -> None:
 def read_status(directory: Path) -> tuple[str, str]:
     """How a run stands, and why; empty if nothing is known."""
     try:
-        content = json.loads((directory / STATUS_FILE).read_text(encoding="utf-8"))
+        content = json.loads(read_regular_text(directory / STATUS_FILE))
         return str(content["status"]), str(content["reason"])
     except (OSError, ValueError, TypeError, KeyError):
         return "", ""

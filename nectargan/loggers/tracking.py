@@ -14,8 +14,16 @@ from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.interrupts import is_second, uninterrupted
 from nectargan.loggers.base import Follower, RunStatus, Sink
+from nectargan.loggers.clock import Clock
 from nectargan.loggers.epoch_means import epoch_means
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, Ledger, LossRow, MetricRow
+from nectargan.loggers.ledger import (
+    LOSSES_FILE,
+    METRICS_FILE,
+    Ledger,
+    LossRow,
+    MetricRow,
+    last_time,
+)
 from nectargan.loggers.loss_tags import write_loss_tags
 from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_client import default_tracking_uri
@@ -118,7 +126,8 @@ class Tracker:
         self.sinks = list(sinks)
         self._manager = loss_manager
         self._csv = csv
-        self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds)
+        self._clock = Clock()
+        self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds, self._clock)
         self.watch = NonFiniteWatch()
         self._watchers = [self.watch.look, *watchers]
         self._go_on = go_on
@@ -136,6 +145,8 @@ class Tracker:
                 raise RunError(f"'{self.directory}' cannot be made: {error.strerror}.") from None
             self._losses = Ledger(self.directory / LOSSES_FILE, LossRow, self._go_on)
             self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow, self._go_on)
+            for ledger in self._ledgers():
+                self._clock.go_on_from(last_time(ledger.path))
         self._handle = self._manager.register_hook(self._recorder)
         for follower in self._followers:
             follower.start()
@@ -157,7 +168,7 @@ class Tracker:
         Raises:
             LossError: a series' name cannot be used.
         """
-        now = time.time_ns() // 1_000_000
+        now = self._clock()
         for name in values:
             check_series_name(name)
         if self._metrics is not None:
@@ -168,12 +179,21 @@ class Tracker:
     def epoch_means(self, first_step: int) -> dict[str, float]:
         """Mean raw value of each loss since ``first_step``, as far as it is on record; see
         `nectargan.loggers.epoch_means`. Empty without a ledger."""
-        return epoch_means(self._losses.path, first_step) if self._losses is not None else {}
+        if self._losses is None:
+            return {}
+        self._losses.require_untouched()
+        return epoch_means(self._losses.path, first_step)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each ledger so far, by file name."""
-        ledgers = (self._losses, self._metrics)
-        return {each.path.name: each.size for each in ledgers if each is not None}
+        return {each.path.name: each.size for each in self._ledgers()}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of those bytes, by file name."""
+        return {each.path.name: each.digest for each in self._ledgers()}
+
+    def _ledgers(self) -> list[Ledger]:
+        return [each for each in (self._losses, self._metrics) if each is not None]
 
     def flush(self) -> None:
         """Writes every loss computed so far; waits for the device."""
@@ -191,13 +211,15 @@ class Tracker:
                 self._handle.remove()
                 try:
                     self._recorder.flush()
+                    if error is None:
+                        for ledger in self._ledgers():
+                            ledger.check()
                 except BaseException as failure:
                     error = error or failure
                     raise
                 finally:
-                    for ledger in (self._losses, self._metrics):
-                        if ledger is not None:
-                            ledger.close()
+                    for ledger in self._ledgers():
+                        ledger.close()
                     for follower in self._followers:
                         follower.finish(status_of(error), reason_of(error))
         except (KeyboardInterrupt, SystemExit) as interrupt:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.files import remove_parts
+from nectargan.files import read_regular_text, remove_parts
 from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, cut_ledger
 from nectargan.loggers.run_directory import is_locked, list_runs, read_status
@@ -109,7 +109,7 @@ def record_resumption(resumption: Resumption) -> None:
 def changes_on_the_way(directory: Path) -> set[str]:
     """The options, by dotted key, that a run did not have from its beginning."""
     try:
-        lines = (directory / LOG_FILE).read_text(encoding="utf-8").splitlines()
+        lines = read_regular_text(directory / LOG_FILE).splitlines()
         return {key for line in lines for key in json.loads(line)["changes"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()

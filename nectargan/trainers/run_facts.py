@@ -11,7 +11,7 @@ from typing import Any
 
 from nectargan.config.schema import Config
 from nectargan.dataset.pairs import SplitSummary
-from nectargan.files import replacing
+from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
 from nectargan.trainers.components import all_schedules, height_and_width
 from nectargan.trainers.run_params import run_params
@@ -108,7 +108,7 @@ def export_generator(directory: Path) -> ExportedModel | None:
 
 def _read(path: Path) -> tuple[dict[str, str], list[DatasetFacts]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_text(path))
         tags = {str(key): str(value) for key, value in content["tags"].items()}
         return tags, [DatasetFacts(**each) for each in content["datasets"]]
     except (OSError, ValueError, AttributeError, KeyError, TypeError):

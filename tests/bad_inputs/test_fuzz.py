@@ -17,7 +17,13 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
 from nectargan.loggers.cursor import Cursor
-from nectargan.loggers.ledger import LossRow, cut_ledger, first_step_from, offset_of_step
+from nectargan.loggers.ledger import (
+    LossRow,
+    check_ledger,
+    cut_ledger,
+    first_step_from,
+    offset_of_step,
+)
 from nectargan.loggers.mlflow_run import remember_run
 from nectargan.loggers.run_directory import read_status
 from nectargan.trainers.checkpoint import (
@@ -141,6 +147,7 @@ def test_ledgers_that_are_damaged(
     path = run / "losses.csv"
     only_ours(first_step_from, path, offset)
     only_ours(offset_of_step, path, step)
+    only_ours(check_ledger, path, offset, step, None)
     only_ours(cut_ledger, path, offset, folder / "orphans.csv")
 
 

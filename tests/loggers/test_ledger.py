@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow, read_blocks
+from nectargan.loggers.clock import Clock
+from nectargan.loggers.ledger import (
+    Ledger,
+    LossRow,
+    MetricRow,
+    check_ledger,
+    last_time,
+    offset_of_step,
+    read_blocks,
+)
 
 floats32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
@@ -142,3 +153,116 @@ def test_what_is_written_is_a_table(tmp_path: Path) -> None:
     assert frame["loss"].tolist() == ["a", "b", "late/loss"]
     assert frame["weighted"].tolist() == [1.0, 6.0, 8.0]
     assert frame["time"].tolist() == [1001, 1001, 1002]
+
+
+def changed(path: Path, how: str) -> None:
+    """Does to a ledger what other programs do to files."""
+    lines = path.read_text().splitlines(keepends=True)
+    if how == "replaced":  # sed -i, most editors
+        other = path.with_name("other")
+        other.write_text("".join(lines))
+        other.replace(path)
+    elif how == "cut in place":
+        path.write_text("".join(lines[:-1]))
+    elif how == "longer":
+        path.write_text("".join([*lines, "\n"]))
+    elif how == "removed":
+        path.unlink()
+    else:
+        text = path.read_bytes()
+        path.write_bytes(text.replace(b"0.5", b"0,5"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files from being replaced")
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("replaced", "it is another file"),
+        ("cut in place", "bytes, and "),
+        ("longer", "bytes, and "),
+        ("removed", "No such file or directory"),
+    ],
+)
+def test_a_ledger_that_another_program_changed_gets_no_more_rows(
+    tmp_path: Path, how: str, told: str
+) -> None:
+    path = tmp_path / "l.csv"
+    ledger = Ledger(path, LossRow)
+    ledger.append([row(1), row(2)])
+    changed(path, how)
+    before = path.read_bytes() if path.exists() else None
+    with pytest.raises(RunError, match=f"was changed by another program .*{told}"):
+        ledger.append([row(3)])
+    with pytest.raises(RunError, match=told):
+        ledger.check()
+    ledger.close()
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_a_change_that_keeps_the_length_is_found_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    ledger = Ledger(path, LossRow)
+    ledger.append([row(1), row(2)])
+    ledger.check()
+    changed(path, "digits")
+    ledger.append([row(3)])
+    with pytest.raises(RunError, match="there are other rows in it"):
+        ledger.check()
+
+
+def test_the_digest_is_that_of_the_bytes_so_far_wherever_it_went_on(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    ledger = Ledger(path, LossRow)
+    for step in (1, 2):
+        ledger.append([row(step)])
+        assert ledger.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    size, digest = ledger.size, ledger.digest
+    ledger.close()
+    with path.open("a") as file:
+        file.write("3,1,")  # torn
+    ledger = Ledger(path, LossRow, go_on=True)
+    assert (ledger.size, ledger.digest) == (size, digest)
+    ledger.append([row(3)])
+    assert ledger.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    check_ledger(path, size, 2, digest)
+    with pytest.raises(RunError, match="has step 2 at byte"):
+        check_ledger(path, size, 1, digest)
+    changed(path, "digits")
+    check_ledger(path, size, 2, None)
+    with pytest.raises(RunError, match=r"is not what the run wrote: .* its first \d+ bytes"):
+        check_ledger(path, size, 2, digest)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+def test_a_ledger_that_is_none_takes_neither_memory_nor_time(tmp_path: Path) -> None:
+    sparse, pipe = tmp_path / "sparse.csv", tmp_path / "pipe.csv"
+    with sparse.open("wb") as file:
+        file.truncate(10 << 30)
+    os.mkfifo(pipe)
+    for path, told in ((sparse, "is damaged: there are more than"), (pipe, "it is a pipe")):
+        for read in (
+            lambda path: list(read_blocks(path)),
+            lambda path: offset_of_step(path, 3),
+            lambda path: Ledger(path, LossRow, go_on=True),
+        ):
+            with pytest.raises((RunError, OSError), match=told):
+                read(path)
+
+
+def test_times_on_record_never_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, steady = iter([10_000, 11_000, 4_000, 5_000, 30_000]), iter([0, 1, 2, 3, 4, 5])
+    monkeypatch.setattr("time.time_ns", lambda: next(wall) * 1_000_000)
+    monkeypatch.setattr("time.monotonic_ns", lambda: next(steady) * 1_000_000)
+    clock = Clock()
+    assert [clock() for _ in range(2)] == [10_000, 11_000]
+    clock.go_on_from(20_000)
+    assert [clock() for _ in range(3)] == [20_001, 20_002, 30_000]
+
+
+def test_the_time_of_the_last_row(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    assert last_time(path) == 0
+    ledger = Ledger(path, LossRow)
+    assert last_time(path) == 0
+    ledger.append([row(1), row(5)])
+    assert last_time(path) == 1005

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "interrupts": set(),
+    "names": set(),
     "output": set(),
     "version": set(),
     "wording": set(),
@@ -31,7 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainers": {"scheduling", "models", "dataset", "config", "losses", "loggers", "analysis"},
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
-FOR_ALL = {"credentials", "errors", "files", "interrupts", "output", "version", "wording"}
+FOR_ALL = {
+    "credentials",
+    "errors",
+    "files",
+    "interrupts",
+    "names",
+    "output",
+    "version",
+    "wording",
+}
 
 
 def imports(code: str) -> Iterator[str]:

@@ -14,11 +14,12 @@ import numpy as np
 
 from nectargan.analysis.sources import EVENT_FILES, MLFLOW, RunDirectory, read_config
 from nectargan.analysis.tables import schema_of
-from nectargan.credentials import without_credentials
+from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE
 from nectargan.loggers.loss_tags import LOSS_TAGS_FILE, read_loss_tags
-from nectargan.loggers.mlflow_client import check_reachable, connect, default_tracking_uri
+from nectargan.loggers.mlflow_client import check_reachable, connect
+from nectargan.loggers.mlflow_store import DATABASE, TRACKING_URI, database_of, find_store
 from nectargan.loggers.run_directory import CONFIG_FILE
 
 if TYPE_CHECKING:
@@ -97,13 +98,13 @@ class MLflowRun:
 
     def __init__(self, run_id: str, uri: str | None = None) -> None:
         uri = tracking_uri(uri)
-        self._uri = without_credentials(uri)
+        self._uri = public_address(uri)
         self._id = run_id
         self.place = MLFLOW + run_id
-        database = Path(uri.removeprefix("sqlite:///"))
+        database = database_of(uri)
         # Asked for a database that is not there, MLflow would make one.
-        if uri.startswith("sqlite:///") and not database.is_file():
-            raise RunError(f"MLflow cannot be reached at '{uri}': there is no such file.")
+        if database is not None and not database.is_file():
+            raise RunError(f"MLflow cannot be reached at '{self._uri}': there is no such file.")
         check_reachable(uri)
         self._client = connect(uri)
         self._run = self._ask("get_run", run_id)
@@ -169,13 +170,11 @@ def tracking_uri(uri: str | None) -> str:
     """The MLflow to ask: ``uri``, else ``MLFLOW_TRACKING_URI``, else ``runs/mlflow.db``.
 
     Raises:
-        RunError: there is none of them.
+        RunError: there is none of them, or it is no address.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri
-    if Path("runs/mlflow.db").exists():
-        return default_tracking_uri(Path("runs"))
+    here = Path("runs")
+    if uri or os.environ.get(TRACKING_URI) or (here / DATABASE).exists():
+        return find_store(uri, here).uri
     raise RunError(
         "No MLflow was named; give --mlflow-uri, set MLFLOW_TRACKING_URI, or work where there is "
         "'runs/mlflow.db'."

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nectargan.credentials import without_credentials
+from nectargan.credentials import public_address
 from nectargan.trainers.lines import duration
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
     if logging.tensorboard.enable or logging.mlflow.enable:
         yield _line("Look", f"{program('nectargan')} ui {shlex.quote(str(directory.parent))}")
     if logging.mlflow.enable and logging.mlflow.tracking_uri is not None:
-        uri = without_credentials(trainer.tracking_uri)
+        uri = public_address(trainer.store.uri)
         command = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
         yield _line("MLflow", uri if uri.startswith("http") else command)
     if logging.csv:

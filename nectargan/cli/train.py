@@ -132,7 +132,7 @@ def train(
 
 
 def _train(trainer: Pix2pixTrainer) -> Path:
-    say(trainer.describe())
+    _print_how(trainer)
     return trainer.train()
 
 
@@ -211,8 +211,14 @@ def _print_plan(trainer: Pix2pixTrainer) -> None:
     say(trainer.config.model_dump_json(indent=4))
     for summary in trainer.data.splits.values():
         say(str(summary))
-    say(trainer.describe())
+    _print_how(trainer)
     say("Nothing was written.")
+
+
+def _print_how(trainer: Pix2pixTrainer) -> None:
+    for line in (trainer.describe(), trainer.describe_store()):
+        if line:
+            say(line)
 
 
 def _copy_csv(losses: Path, csv: Path) -> None:

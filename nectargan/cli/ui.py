@@ -19,7 +19,15 @@ from typing import IO, NamedTuple
 import click
 
 from nectargan.cli.common import LongCommand
+from nectargan.credentials import public_address
 from nectargan.errors import RunError
+from nectargan.loggers.mlflow_store import (
+    DEFAULT,
+    Store,
+    database_of,
+    find_store,
+    prepare_database,
+)
 from nectargan.output import say
 
 _HOST = "127.0.0.1"
@@ -72,17 +80,25 @@ class _Server(NamedTuple):
 
 @click.command(cls=LongCommand)
 @click.argument("directory", type=click.Path(path_type=Path), default="runs")
+@click.option(
+    "--mlflow-uri",
+    metavar="URI",
+    help="MLflow server or database.  [default: $MLFLOW_TRACKING_URI, else DIRECTORY/mlflow.db]",
+)
 @click.option("--mlflow-port", type=_PORT, metavar="N", help="Port of MLflow; else a free one.")
 @click.option(
     "--tensorboard-port", type=_PORT, metavar="N", help="Port of TensorBoard; else a free one."
 )
-def ui(directory: Path, mlflow_port: int | None, tensorboard_port: int | None) -> None:
+def ui(
+    directory: Path, mlflow_uri: str | None, mlflow_port: int | None, tensorboard_port: int | None
+) -> None:
     """Start the MLflow UI and TensorBoard on the runs in DIRECTORY (runs), for this machine only.
 
     Ctrl-C stops both.
     """
     if not directory.is_dir():
         raise RunError(f"'{directory}' is no directory.")
+    store = find_store(mlflow_uri, directory)
     ports = _ports(mlflow_port, tensorboard_port)
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -90,7 +106,7 @@ def ui(directory: Path, mlflow_port: int | None, tensorboard_port: int | None) -
     try:
         with ExitStack() as stack:
             servers = []
-            for program in _programs(directory.resolve(), *ports):
+            for program in _programs(directory.resolve(), store, *ports):
                 servers.append(stack.enter_context(_running(*program)))
             _wait_for(servers)
             if any(not server.has_ended for server in servers):
@@ -126,27 +142,38 @@ def _ports(*wanted: int | None) -> list[int]:
 
 
 def _programs(
-    directory: Path, mlflow_port: int, tensorboard_port: int
-) -> Iterator[tuple[str, int, str, list[str]]]:
-    """Name, port, page and command of what can be started; says what cannot."""
-    database = directory / "mlflow.db"
-    if importlib.util.find_spec("mlflow") is None:
+    directory: Path, store: Store, mlflow_port: int, tensorboard_port: int
+) -> Iterator[tuple[str, int, str, list[str], dict[str, str]]]:
+    """Name, port, page, command and variables of what can be started; says what cannot."""
+    database = database_of(store.uri)
+    if store.why != DEFAULT:
+        say(f"Store:       {store}")
+    if store.uri.startswith(("http", "databricks")):
+        # A server that is there already.
+        say(f"MLflow:      {public_address(store.uri)}")
+    elif importlib.util.find_spec("mlflow") is None:
         say("MLflow:      not installed", err=True)
-    elif not database.is_file():
-        say(f"MLflow:      there is no {database.name} in '{directory}'", err=True)
+    elif database is not None and not database.is_file():
+        say(f"MLflow:      there is no {database.name} in '{database.parent}'", err=True)
+    elif (obstacle := _obstacle(database)) is not None:
+        say(f"MLflow:      {obstacle}", err=True)
     else:
-        store = f"sqlite:///{database.as_posix()}"
         # Where `MLflowSink` keeps the files of its runs.
-        artifacts = (directory / "mlartifacts").as_uri()
+        artifacts = (
+            ("--artifacts-destination", (database.resolve().parent / "mlartifacts").as_uri())
+            if database is not None
+            else ()
+        )
         yield (
             "MLflow",
             mlflow_port,
             "/health",
             [
-                *("mlflow", "server", "--host", _HOST, "--port", str(mlflow_port)),
-                *("--backend-store-uri", store, "--artifacts-destination", artifacts),
+                *("mlflow", "server", "--host", _HOST, "--port", str(mlflow_port), *artifacts),
                 *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
             ],
+            # Its address may hold a password, and everybody can read a command line.
+            {"MLFLOW_BACKEND_STORE_URI": store.uri},
         )
     if importlib.util.find_spec("tensorboard") is None:
         say("TensorBoard: not installed", err=True)
@@ -159,11 +186,24 @@ def _programs(
                 *("tensorboard.main", "--logdir", str(directory)),
                 *("--host", _HOST, "--port", str(tensorboard_port)),
             ],
+            {},
         )
 
 
+def _obstacle(database: Path | None) -> RunError | None:
+    """Why MLflow cannot be started on a database, if it cannot."""
+    try:
+        if database is not None:
+            prepare_database(database)
+    except RunError as error:
+        return error
+    return None
+
+
 @contextmanager
-def _running(name: str, port: int, page: str, command: list[str]) -> Iterator[_Server]:
+def _running(
+    name: str, port: int, page: str, command: list[str], variables: dict[str, str]
+) -> Iterator[_Server]:
     """A server for the time of a ``with`` statement; its children end with it."""
     # Jobs of MLflow's own would be four more processes, and nothing here needs them.
     quick = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONUNBUFFERED": "1"}
@@ -173,7 +213,7 @@ def _running(name: str, port: int, page: str, command: list[str]) -> Iterator[_S
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **quick},
+            env={**os.environ, **quick, **variables},
             # A group of their own: Ctrl-C is for us alone, who then stop all of the group.
             start_new_session=os.name != "nt",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from nectargan.names import FORMULA
+
 
 def _size(value: object) -> object:
     sides = value if isinstance(value, (list, tuple)) else [value, value]
@@ -23,9 +25,10 @@ def _text(value: object) -> object:
 
 def _name(name: str) -> str:
     plain = all(c.isalnum() or c in "_-. " for c in name)
-    if not plain or not name.strip() or name.startswith(".") or len(name) > 100:
+    if not plain or not name.strip() or name.startswith((".", *FORMULA)) or len(name) > 100:
         raise ValueError(
-            "it must be 1 to 100 letters, digits, '_', '-', '.' or spaces, with no dot in front"
+            "it must be 1 to 100 letters, digits, '_', '-', '.' or spaces, with no dot and no '-' "
+            "in front"
         )
     return name
 

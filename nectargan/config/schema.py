@@ -6,7 +6,6 @@ The names are those of NectarGAN v0.2.3 wherever the thing is the same. Values a
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
@@ -37,12 +36,9 @@ from nectargan.config.choices import (
     Precision,
 )
 from nectargan.config.loss_options import LossOption, ScheduleConfig
-from nectargan.credentials import without_credentials
+from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
+from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
 from nectargan.scheduling.data import Schedule
-
-_TRACKING_URI = re.compile(
-    r"(https?|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|sqlite:///.|databricks(://.|$)"
-)
 
 
 class Common(Section):
@@ -294,22 +290,34 @@ class MLflowLogging(Section):
     register_model: Name | None = None
     """Name in MLflow's model registry under which that model is registered."""
     tracking_uri: str | None = None
-    """Server or database; without one, mlflow.db (SQLite) in the output directory."""
+    """Server or database; without one, that in MLFLOW_TRACKING_URI, else mlflow.db (SQLite) in the
+    output directory. Only scheme, host, port and path are kept: user and password are not."""
+    experiment: str | None = None
+    """Name of the experiment; without one, that in MLFLOW_EXPERIMENT_NAME, else
+    common.experiment_name."""
 
     @field_serializer("tracking_uri")
-    def _hide_credentials(self, uri: str | None) -> str | None:
+    def _without_secrets(self, uri: str | None) -> str | None:
         # In every copy of the config: files, checkpoints, parameters, what is printed.
-        return None if uri is None else without_credentials(uri)
+        return None if uri is None else public_address(uri)
 
     @field_validator("tracking_uri")
     @classmethod
     def _is_a_uri(cls, uri: str | None) -> str | None:
-        if uri is not None and not _TRACKING_URI.match(uri):
-            raise ValueError(
-                "it must begin with http://, https://, sqlite:///, postgresql://, mysql://, "
-                "mssql:// or databricks (MLflow takes no folders any more)"
-            )
+        if uri is None or uri == HIDDEN:
+            return uri
+        # Also so that its secrets are known to whatever is written or shown from now on.
+        public_address(uri)
+        if not is_tracking_uri(uri):
+            raise ValueError(TRACKING_URIS)
         return uri
+
+    @field_validator("experiment")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not is_experiment_name(name):
+            raise ValueError(EXPERIMENT_NAMES)
+        return name
 
 
 class Logging(Section):

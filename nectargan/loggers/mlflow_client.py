@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nectargan.credentials import without_credentials
+from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
+from nectargan.loggers.mlflow_store import database_of, prepare_database
 
 log = logging.getLogger("nectargan")
 
@@ -19,13 +20,15 @@ _PER_CALL = {"metrics": 1000, "params": 100, "tags": 100}
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
-def default_tracking_uri(output_directory: Path) -> str:
-    """The store that needs no server: ``mlflow.db``, SQLite, in the output directory."""
-    return f"sqlite:///{(output_directory.resolve() / 'mlflow.db').as_posix()}"
-
-
 def connect(tracking_uri: str) -> Any:
-    """A client of a server or database; contacts it only when it is used."""
+    """A client of a server or database; a server is contacted when it is used.
+
+    Raises:
+        RunError: the database file cannot be made or opened.
+    """
+    database = database_of(tracking_uri)
+    if database is not None:
+        prepare_database(database)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if tracking_uri.startswith("http"):
@@ -43,8 +46,8 @@ def check_reachable(tracking_uri: str) -> None:
         connect(tracking_uri).search_experiments(max_results=1)
     except Exception as error:
         # MLflow, its database driver and its network may raise anything.
-        reason = without_credentials(one_line(error))[:200]
-        uri = without_credentials(tracking_uri)
+        reason = without_credentials(one_line(error))[:200].rstrip(".")
+        uri = public_address(tracking_uri)
         raise RunError(f"MLflow cannot be reached at '{uri}': {reason}.") from None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nectargan.files import read_regular_text, replacing
+from nectargan.loggers.mlflow_store import database_of
 
 RUN_FILE = "mlflow_run.json"
 GROUP_TAG = "nectargan.group"
@@ -108,10 +110,12 @@ class RunFinder:
     def _artifact_location(self) -> str | None:
         """``mlartifacts`` beside an SQLite file; MLflow's own default would be under whatever
         directory the process happens to run in."""
-        if not self._tracking_uri.startswith("sqlite:///"):
+        database = database_of(self._tracking_uri)
+        if database is None:
             return None
-        database = Path(self._tracking_uri.removeprefix("sqlite:///")).resolve()
-        return (database.parent / "mlartifacts" / self._experiment).as_uri()
+        # An experiment of MLflow's may have any name, a path among them.
+        folder = re.sub(r"[^\w\-. ]", "_", self._experiment).lstrip(".") or "_"
+        return (database.resolve().parent / "mlartifacts" / folder).as_uri()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

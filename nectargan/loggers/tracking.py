@@ -26,7 +26,7 @@ from nectargan.loggers.ledger import (
 )
 from nectargan.loggers.loss_tags import write_loss_tags
 from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.mlflow_client import default_tracking_uri
+from nectargan.loggers.mlflow_store import find_experiment, find_store
 from nectargan.loggers.nonfinite import NonFiniteWatch
 from nectargan.loggers.recorder import LossRecorder
 from nectargan.loggers.tensorboard import TensorBoardSink
@@ -60,7 +60,9 @@ def track(
     Args:
         loss_manager: The manager that computes the losses.
         directory: The run directory, made if need be: ``losses.csv`` and ``metrics.csv``.
-        mlflow: A tracking URI, or ``True`` for SQLite in ``directory/mlflow.db``.
+        mlflow: A tracking URI, or ``True`` for that in ``MLFLOW_TRACKING_URI``, else for SQLite
+            beside ``directory``, in ``mlflow.db``, where ``nectargan ui`` looks. The experiment is
+            that in ``MLFLOW_EXPERIMENT_NAME``, else it has the directory's name.
         tensorboard: Whether to write event files to ``directory/tensorboard``. Losses that are
             registered by now with the tag "D" have charts of their own.
         mlflow_every_n_steps: Steps from one point of a loss to the next in MLflow.
@@ -77,9 +79,10 @@ def track(
             TensorBoardSink(directory / "tensorboard", tensorboard_every_n_steps, of_discriminator)
         )
     if mlflow:
-        uri = mlflow if isinstance(mlflow, str) else default_tracking_uri(directory)
-        name = directory.resolve().name
-        sinks.append(MLflowSink(uri, name, directory, every_n_steps=mlflow_every_n_steps))
+        home = directory.resolve()
+        store = find_store(mlflow if isinstance(mlflow, str) else None, home.parent)
+        name = find_experiment(None, home.name)
+        sinks.append(MLflowSink(store.uri, name, directory, every_n_steps=mlflow_every_n_steps))
     return Tracker(loss_manager, directory, sinks)
 
 

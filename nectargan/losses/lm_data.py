@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from nectargan.errors import LossError
+from nectargan.names import FORMULA
 from nectargan.scheduling.data import Schedule
 
 _UNSCHEDULED = Schedule()
@@ -103,6 +104,10 @@ def check_series_name(name: object) -> None:
         )
     if name.lower() in _READ_AS_MISSING or name.replace(".", "").replace("-", "").isdecimal():
         raise LossError(f"{name!r} cannot name a series; pandas would read it as something else.")
+    if name.startswith(FORMULA):
+        raise LossError(
+            f"{name!r} cannot name a series; a spreadsheet would take it for a formula."
+        )
     if len(name) > _LONGEST_NAME or name != name.strip():
         raise LossError(
             f"{name!r} cannot name a series; it must have at most {_LONGEST_NAME} characters and "

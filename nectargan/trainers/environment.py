@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from nectargan.credentials import without_credentials
+from nectargan.credentials import public_argument
 from nectargan.version import __version__
 
 
@@ -45,9 +45,10 @@ def describe_environment(device: torch.device) -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command that started this process, as a shell takes it, without credentials."""
+    """The command that started this process, as a shell takes it; of addresses only scheme, host,
+    port and path."""
     program = Path(sys.argv[0]).name or "python"
-    return without_credentials(shlex.join([program, *sys.argv[1:]]))
+    return shlex.join([program, *map(public_argument, sys.argv[1:])])
 
 
 def _user() -> str:

@@ -12,14 +12,15 @@ from typing import Any
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.credentials import without_credentials
+from nectargan.credentials import public_address
 from nectargan.errors import NonFiniteError, RunError
 from nectargan.loggers.base import Sink
 from nectargan.loggers.ledger import LossRow
 from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.mlflow_client import check_reachable, default_tracking_uri
+from nectargan.loggers.mlflow_client import check_reachable
 from nectargan.loggers.mlflow_facts import DatasetFacts
-from nectargan.loggers.mlflow_run import remember_run
+from nectargan.loggers.mlflow_run import RUN_FILE, remember_run
+from nectargan.loggers.mlflow_store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.run_directory import (
     CONFIG_FILE,
     create_run_directory,
@@ -124,7 +125,7 @@ class Run:
         """Id and place of the MLflow run, once there is one."""
         for sink in self.tracker.sinks:
             if isinstance(sink, MLflowSink) and sink.run_id is not None:
-                return {"run_id": sink.run_id, "uri": without_credentials(sink.tracking_uri)}
+                return {"run_id": sink.run_id, "uri": public_address(sink.tracking_uri)}
         return None
 
     def wait(self) -> None:
@@ -169,10 +170,22 @@ def output_of(config: Config, resumption: Resumption | None) -> Path:
     return resumption.directory.resolve().parent
 
 
-def tracking_uri(config: Config, resumption: Resumption | None = None) -> str:
-    """The MLflow server or database of a run."""
-    named = config.logging.mlflow.tracking_uri
-    return named or default_tracking_uri(output_of(config, resumption))
+def choose_store(config: Config, resumption: Resumption | None) -> Store:
+    """Where in MLflow a run goes; what the environment says becomes part of its config, so that
+    the run is found there again.
+
+    Raises:
+        RunError: the environment holds no address or no name.
+    """
+    options, output = config.logging.mlflow, output_of(config, resumption)
+    is_new = resumption is None or not (resumption.directory / RUN_FILE).exists()
+    store = find_store(options.tracking_uri, output, is_new)
+    if options.tracking_uri is not None or store.why == TRACKING_URI:
+        options.tracking_uri = store.uri
+    name = config.common.experiment_name
+    experiment = find_experiment(options.experiment, name, is_new)
+    options.experiment = experiment if experiment != name else None
+    return store
 
 
 @contextmanager
@@ -197,7 +210,8 @@ def open_run(
             cannot be reached.
     """
     if config.logging.mlflow.enable and config.logging.mlflow.required:
-        check_reachable(tracking_uri(config, resumption))
+        named = config.logging.mlflow.tracking_uri
+        check_reachable(find_store(named, output_of(config, resumption), is_new=False).uri)
     if resumption is not None:
         directory = resumption.directory
     else:

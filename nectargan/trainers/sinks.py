@@ -6,11 +6,11 @@ from pathlib import Path
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.credentials import HIDDEN, without_credentials
+from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.base import Follower, Sink
 from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.mlflow_client import default_tracking_uri
+from nectargan.loggers.mlflow_store import find_experiment, find_store
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard import TensorBoardSink
@@ -29,12 +29,6 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
         live: Whether the run is trained now, on this machine.
     """
     logging, sinks = config.logging, list[Sink]()
-    uri = logging.mlflow.tracking_uri or default_tracking_uri(output)
-    if logging.mlflow.enable and HIDDEN in uri:
-        raise RunError(
-            f"MLflow's address '{uri}' was kept without its user and password; give it again with "
-            "--mlflow-uri."
-        )
     if logging.tensorboard.enable:
         sinks.append(
             TensorBoardSink(
@@ -46,10 +40,12 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
             )
         )
     if logging.mlflow.enable:
+        # What the environment said when the run began is in its config.
+        named, name = logging.mlflow.tracking_uri, logging.mlflow.experiment
         sinks.append(
             MLflowSink(
-                uri,
-                config.common.experiment_name,
+                find_store(named, output, is_new=False).uri,
+                find_experiment(name, config.common.experiment_name, is_new=False),
                 directory,
                 run_facts(config, directory),
                 every_n_steps=logging.mlflow.every_n_steps,

@@ -14,8 +14,9 @@ import numpy as np
 
 from nectargan.analysis.run_list import best_of
 from nectargan.config.choices import LOWER_IS_BETTER
-from nectargan.credentials import without_credentials
+from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError
+from nectargan.loggers.mlflow_store import sqlite_uri
 from nectargan.trainers.sweep import Cell, Outcome, Resolve, Start, make_cell, run_cell
 from nectargan.trainers.sweep_axes import Axis
 
@@ -74,8 +75,7 @@ class Search:
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
         self.corners = [make_cell(axes, items, resolve) for items in corners]
         self._lower_is_better = metric in LOWER_IS_BETTER
-        database = self.corners[0].output.resolve() / "optuna.db"
-        self.storage = storage or f"sqlite:///{database.as_posix()}"
+        self.storage = storage or sqlite_uri(self.corners[0].output.resolve() / "optuna.db")
         self._study: Any = None
 
     @property
@@ -141,7 +141,7 @@ class Search:
         from optuna.distributions import check_distribution_compatibility
 
         known = self._study.user_attrs.get("metric", self._metric)
-        another = f"Study '{self.name}' in '{without_credentials(self.storage)}' searches"
+        another = f"Study '{self.name}' in '{public_address(self.storage)}' searches"
         if known != self._metric:
             raise RunError(f"{another} for {known}; name another --group.")
         wanted = {axis.key: self._distribution(axis) for axis in self._axes}
@@ -270,7 +270,7 @@ class Search:
         try:
             yield
         except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
-            uri = without_credentials(self.storage)
+            uri = public_address(self.storage)
             reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
 

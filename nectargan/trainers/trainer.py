@@ -24,7 +24,7 @@ from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.memory import Need, check_memory
 from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption
-from nectargan.trainers.run import Run, open_run, tracking_uri
+from nectargan.trainers.run import Run, choose_store, open_run
 from nectargan.trainers.run_facts import describe_datasets
 from nectargan.wording import counted
 
@@ -59,6 +59,7 @@ class Trainer(ABC):
         config: The resolved config, with the weight of every loss in it.
         device: Where to compute.
         precision: "fp32", "bf16" or "fp16".
+        store: Where the run goes in MLflow, if it does, and why there.
         graph_obstacle: Why the step is not captured in a CUDA graph; ``None`` if it is.
         data: The images.
         losses: The loss manager; it knows the epoch and the step.
@@ -77,6 +78,7 @@ class Trainer(ABC):
 
     def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
         self.config = resolve_losses(config if resumption is None else resumption.config)
+        self.store = choose_store(self.config, resumption)
         self.device = resolve_device(self.config.common.device)
         self.precision = resolve_precision(self.config.common.precision, self.device)
         self.graph_obstacle = graph_obstacle(
@@ -302,10 +304,13 @@ class Trainer(ABC):
             f"in {self.precision}, {step}{reason}, images {place[self.data.train.cache]}."
         )
 
-    @property
-    def tracking_uri(self) -> str:
-        """The MLflow server or database."""
-        return tracking_uri(self.config, self._resumption)
+    def describe_store(self) -> str:
+        """In one line, where the run goes in MLflow, and why there; empty if it does not."""
+        options = self.config.logging.mlflow
+        if not options.enable:
+            return ""
+        experiment = options.experiment or self.config.common.experiment_name
+        return f"MLflow: experiment '{experiment}' in {self.store}."
 
     def _tags(self) -> dict[str, str]:
         return {

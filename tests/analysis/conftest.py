@@ -13,9 +13,9 @@ from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
 from nectargan.loggers.loss_tags import write_loss_tags
 from nectargan.loggers.run_directory import write_status
 
-from ..loggers.conftest import empty_store, store
+from ..loggers.conftest import store
 
-__all__ = ["empty_store", "store"]
+__all__ = ["store"]
 
 DTYPES = {
     "loss": "category",

@@ -110,7 +110,10 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith("TensorBoard: http://127.0.0.1:")
-        assert process.stderr.readline().startswith("MLflow:      it ended: ")
+        assert process.stderr.readline() == (
+            f"MLflow:      MLflow's database '{tmp_path / 'mlflow.db'}' cannot be used: file is "
+            "not a database.\n"
+        )
         assert process.poll() is None, "TensorBoard goes on"
         child, *_ = psutil.Process(process.pid).children()
         process.terminate()
@@ -119,6 +122,23 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 0, "SIGTERM does what Ctrl-C does"
     assert end([child], grace=0) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_it_looks_where_new_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:sesame@team:5000")
+    (tmp_path / "mlflow.db").touch()
+    process = start(tmp_path)
+    try:
+        assert process.stdout is not None
+        first, second, third = (process.stdout.readline() for _ in range(3))
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert first == "Store:       http://team:5000 (MLFLOW_TRACKING_URI)\n"
+    assert second == "MLflow:      http://team:5000\n"
+    assert third.startswith("TensorBoard: http://127.0.0.1:")
 
 
 def test_bad_input(run: Run, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from PIL import Image
 
 from nectargan.loggers.base import Point
 from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.mlflow_client import default_tracking_uri
 from nectargan.loggers.mlflow_facts import RunFacts
+from nectargan.loggers.mlflow_store import find_store
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 from tests.processes import PATIENCE, wait_until
@@ -145,7 +145,7 @@ def test_opening_again_does_not_make_a_second_run(store: str, directory: Path) -
 
 
 def test_the_default_store(tmp_path: Path) -> None:
-    assert default_tracking_uri(tmp_path) == f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}"
+    assert find_store(None, tmp_path).uri == f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}"
 
 
 class Server:

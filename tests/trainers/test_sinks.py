@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nectargan.analysis.run_list import summarize_runs
+from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
 from nectargan.loggers.cursor import Cursor
@@ -19,7 +21,7 @@ from nectargan.loggers.run_directory import locked, read_status, write_status
 from nectargan.trainers.checkpoint import load_last
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.resumption import resumption_of
-from nectargan.trainers.run import tracking_uri
+from nectargan.trainers.run import choose_store
 from nectargan.trainers.sinks import synchronize
 from tests.processes import wait_until
 
@@ -99,8 +101,9 @@ def test_from_within_the_run_directory(tiny: Make, monkeypatch: pytest.MonkeyPat
     checkpoint = load_last(here)
     config = Config.model_validate(checkpoint["config"])
     resumption = resumption_of(here, checkpoint, config)
-    assert tracking_uri(config, resumption) == tracking_uri(config)
-    assert sent(tracking_uri(config))[2] == "FINISHED"
+    store = choose_store(config, resumption)
+    assert store == choose_store(config, None)
+    assert sent(store.uri)[2] == "FINISHED"
 
 
 def test_a_server_that_stays_away_is_one_sentence(unsent: Path) -> None:
@@ -152,3 +155,60 @@ def test_a_server_that_is_required_must_answer(tiny: Make, tmp_path: Path) -> No
     with pytest.raises(RunError, match=f"MLflow cannot be reached at '{AWAY}'"):
         trainer.train()
     assert not (tmp_path / "runs").exists(), "nothing is left half-made"
+
+
+def names_in(uri: str) -> dict[str, list[str]]:
+    """The runs of each experiment in a store."""
+    client = MlflowClient(uri)
+    return {
+        experiment.name: [
+            str(r.info.run_name) for r in client.search_runs([experiment.experiment_id])
+        ]
+        for experiment in client.search_experiments()
+        if experiment.name != "Default"
+    }
+
+
+def test_a_run_stays_where_the_environment_sent_it(
+    tiny: Make, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team = tmp_path / "team.db"
+    shutil.copy(empty_store, team)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///team.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "shared")
+    options = {"enable": True, "log_model": False, "system_metrics": False}
+    trainer = Pix2pixTrainer(tiny(logging__mlflow=options, logging__drain_seconds=0))
+    told = f"MLflow: experiment 'shared' in sqlite:///{team} (MLFLOW_TRACKING_URI)."
+    assert trainer.describe_store() == told
+    run = trainer.train()
+    # From elsewhere, with another environment, it is sent to the same place.
+    monkeypatch.chdir(run)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///another.db")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    synchronize(run)
+    assert names_in(f"sqlite:///{team}") == {"shared": [run.name]}
+    checkpoint = load_last(run)
+    resumption = resumption_of(run, checkpoint, ConfigManager(checkpoint["config"]).data)
+    resumed = Pix2pixTrainer(resumption.config, resumption)
+    assert resumed.store.uri == f"sqlite:///{team}"
+    assert resumed.config.logging.mlflow.experiment == "shared"
+    assert not (run / "another.db").exists()
+    assert not (run.parent / "mlflow.db").exists()
+
+
+def test_what_the_config_names_goes_before_the_environment(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///team.db")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "shared")
+    options = {"enable": True, "tracking_uri": "http://team:5000", "experiment": "mine"}
+    config = tiny(logging__mlflow=options)
+    told = "MLflow: experiment 'mine' in http://team:5000 (logging.mlflow.tracking_uri)."
+    assert Pix2pixTrainer(config).describe_store() == told
+    assert Pix2pixTrainer(tiny()).describe_store() == "", "no MLflow at all"
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name)
+    place = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    told = f"MLflow: experiment 'tiny' in {place} (the default)."
+    assert Pix2pixTrainer(tiny(logging__mlflow__enable=True)).describe_store() == told

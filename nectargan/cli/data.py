@@ -38,3 +38,7 @@ def check(directory: Path) -> None:
 
     for summary in check_data(directory, required=("train",), optional=("val", "test")).values():
         say(str(summary))
+        for warning in summary.warnings:
+            say(f"Warning: {warning}", err=True)
+        for hint in summary.hints:
+            say(f"Hint: {hint}", err=True)

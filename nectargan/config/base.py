@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from nectargan.config import choices
 from nectargan.names import FORMULA
 
 
@@ -16,6 +17,14 @@ def _size(value: object) -> object:
         raise ValueError(
             f"it must be a whole number of pixels from 1 to {MOST_PIXELS}, or [height, width]"
         )
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _resize(value: object) -> object:
+    words = value if isinstance(value, (list, tuple)) else [value, value]
+    known = get_args(choices.Resize)
+    if len(words) != 2 or any(word not in known for word in words):
+        raise ValueError(f"it must be {' or '.join(known)}, or [input, target] of these")
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
@@ -56,6 +65,7 @@ Width = Annotated[int, Field(ge=1, le=8192)]  # channels of a layer
 Depth = Annotated[int, Field(ge=0, le=16)]  # layers that halve an image of at most MOST_PIXELS
 Channels = Annotated[int, Field(ge=1, le=4)]
 Size = Annotated[int | list[int], BeforeValidator(_size)]
+Resize = Annotated[str | list[str], BeforeValidator(_resize)]
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[Text, AfterValidator(_name)]  # of a file, and of things in a tracker
 

@@ -21,6 +21,7 @@ from nectargan.config.base import (
     Epochs,
     Name,
     NotNegative,
+    Resize,
     Section,
     Size,
     Width,
@@ -71,6 +72,9 @@ class Load(Section):
     """Both images are resized to this before the crop; pixels, or [height, width]."""
     crop_size: Size = 256
     """Size of the random crop, and of the images in validation; pixels, or [height, width]."""
+    resize: Resize = "bicubic"
+    """How both are resized: "bicubic", or "nearest", which makes no new colours (label maps); or
+    [input, target]."""
 
 
 class Dataloader(Section):

@@ -27,6 +27,7 @@ INPUT_STAGES: dict[str, type[Stage]] = {
     "grayscale": stages.Grayscale,
     "compression": stages.Compression,
 }
+_WITH_ALPHA = (2, 4)  # channels, the last of which is alpha
 _DONE_BY_THE_DATASET = ("h_flip_chance", "v_flip_chance", "rot90_chance")
 
 
@@ -35,6 +36,7 @@ class PairAugmentation(nn.Module):
 
     Takes the flat keys of `dataloader.augmentations`. A stage of `both` does the same to input and
     target of a pair, and something else to each pair; a stage of `input` leaves the target alone.
+    Alpha, the last of 2 or 4 channels, moves with its pixels and is not changed otherwise.
     A pair that no stage picks is returned bit for bit.
 
     Args:
@@ -89,7 +91,10 @@ def _on_rows(stage: Stage, batch: Tensor, rows: Tensor, params: Params) -> Tenso
     rows = onto(batch, rows)
     images = batch.index_select(0, rows).add(1.0).div(2.0)
     images = stage.apply(images, *params).clamp(0.0, 1.0)
-    return batch.index_copy(0, rows, images.mul(2.0).sub(1.0).to(batch.dtype))
+    images = images.mul(2.0).sub(1.0).to(batch.dtype)
+    if batch.shape[1] in _WITH_ALPHA and not stage.moves_pixels:
+        images[:, -1] = batch[rows, -1]
+    return batch.index_copy(0, rows, images)
 
 
 def _build(

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from nectargan.dataset.crops import Crops, cut, draw_crops
-from nectargan.dataset.pairs import UNREADABLE, UNUSABLE_MODES, Pair
+from nectargan.dataset.decoding import MODES, in_mode, read_image
+from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 DIRECTIONS = ("AtoB", "BtoA")
+RESIZES = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 Key = int | tuple[int, int]
 
@@ -25,8 +25,8 @@ Key = int | tuple[int, int]
 class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
     """Pairs of images as uint8 tensors: input `(input_nc, H, W)`, target `(output_nc, H, W)`.
 
-    With `augment`, both are resized to `load_size` (bicubic), cropped at the same random place
-    to `crop_size`, flipped and turned alike. Without, both are resized to `crop_size`.
+    With `augment`, both are resized to `load_size`, cropped at the same random place to
+    `crop_size`, flipped and turned alike. Without, both are resized to `crop_size`.
 
     An item is asked for by `index` (epoch 0) or by `(index, epoch)`. Its random draws are a pure
     function of `(seed, epoch, index)`: the order of reading does not change an item, and a change
@@ -44,6 +44,8 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         rot90_chance: Chance in [0, 1] to turn by one, two or three quarters; needs a square crop.
         seed: Not negative.
         augment: False for validation.
+        resize: "bicubic" or "nearest", which makes no new colours; one for both, or one each for
+            input and target.
 
     Raises:
         DataError: An argument is out of range; or, on reading an item, its file is unusable.
@@ -62,6 +64,7 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         rot90_chance: float = 0.0,
         seed: int = 0,
         augment: bool = True,
+        resize: str | Sequence[str] = "bicubic",
     ) -> None:
         if not pairs:
             raise DataError("A data set needs at least one pair of images, got none.")
@@ -70,6 +73,12 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         for name, channels in (("input_nc", input_nc), ("output_nc", output_nc)):
             if channels not in MODES:
                 raise DataError(f"{name} is {channels}; an image has 1, 2, 3 or 4 channels.")
+        self._resizes = (resize, resize) if isinstance(resize, str) else tuple(resize)
+        if len(self._resizes) != 2 or not RESIZES.keys() >= set(self._resizes):
+            raise DataError(
+                f"resize is {resize!r}; allowed: {', '.join(RESIZES)}, or one each for input and "
+                "target."
+            )
         self._chances = (h_flip_chance, v_flip_chance, rot90_chance)
         names = ("h_flip_chance", "v_flip_chance", "rot90_chance")
         for name, chance in zip(names, self._chances, strict=True):
@@ -122,12 +131,15 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         if not 0 <= index < len(self.pairs):
             raise IndexError(f"pair {index} of {len(self.pairs)}")
-        images = _read(self.pairs[index])
+        try:
+            images = _read(self.pairs[index])
+        except DataError as error:
+            raise DataError(f"{error}.") from None
         if self._swap:
             images = images[::-1]
         arrays = [
-            _resized(image, MODES[channels], self.decoded_size)
-            for image, channels in zip(images, self.channels, strict=True)
+            _resized(image, MODES[channels], self.decoded_size, RESIZES[resize])
+            for image, channels, resize in zip(images, self.channels, self._resizes, strict=True)
         ]
         return torch.from_numpy(np.concatenate(arrays, axis=2).transpose(2, 0, 1).copy())
 
@@ -168,45 +180,21 @@ def _text(size: tuple[int, int]) -> str:
 def _read(pair: Pair) -> tuple[Image.Image, Image.Image]:
     """A and B as they are displayed, in their own mode and size."""
     if pair.b is not None:
-        return _open(pair.a), _open(pair.b)
-    whole = _open(pair.a)
+        return read_image(pair.a), read_image(pair.b)
+    whole = read_image(pair.a)
     width, height = whole.size
     if width % 2:
-        raise DataError(f"{pair.a}: the width {width} is odd, two equal halves were expected.")
+        raise DataError(f"{pair.a}: the width {width} is odd, two equal halves were expected")
     half = width // 2
     return whole.crop((0, 0, half, height)), whole.crop((half, 0, width, height))
 
 
-def _open(path: object) -> Image.Image:
-    try:
-        with Image.open(str(path)) as image:
-            if image.mode in UNUSABLE_MODES:
-                raise DataError(f"{path}: pixels of mode {image.mode} are not supported.")
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                # Pillow only warns of up to twice as many.
-                raise DataError(f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels.")
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (*UNREADABLE, Image.DecompressionBombError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: the image cannot be read ({error}).") from error
-
-
-def _resized(image: Image.Image, mode: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _resized(
+    image: Image.Image, mode: str, size: tuple[int, int], resampling: Image.Resampling
+) -> npt.NDArray[np.uint8]:
     """(H, W, C) in uint8."""
     height, width = size
-    image = _to_mode(image, mode)
+    image = in_mode(image, mode)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), resampling)
     return np.asarray(image).reshape(height, width, -1)
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow would clip 16 bits at 255. 65535 / 255 = 257.
-        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    elif image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # the one conversion that reads every kind of transparency
-    return image if image.mode == mode else image.convert(mode)

@@ -11,36 +11,31 @@ from __future__ import annotations
 
 import os
 import re
-import struct
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image, UnidentifiedImageError
-
+from nectargan.dataset.decoding import SUFFIXES, Probe, probe
+from nectargan.dataset.findings import Picture, hints_about, warnings_about
 from nectargan.errors import DataError
+from nectargan.wording import counted
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
-# Pillow converts these to 8 bit by clipping (F) or not at all (LAB).
-UNUSABLE_MODES = frozenset({"F", "LAB"})
-
-# What Pillow's decoders raise on damaged files, besides DecompressionBombError.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    OverflowError,
-    MemoryError,
-    struct.error,
+# Images as well, which are not read: passing over them is worth a word.
+_OTHER_IMAGES = frozenset(
+    f".{name}"
+    for name in (  # noqa: SIM905
+        "apng avifs dcm dds dng eps exr hdr heic heif ico j2k jp2 jpe jxl mat nii npy npz pcx pfm "
+        "psd qoi raw sgi svg tga"
+    ).split()
 )
 
+_SUFFIX_LIST = " ".join(sorted(SUFFIXES))
 _MOST_LINES = 20
 
 
@@ -69,6 +64,8 @@ class SplitSummary:
         pairs: Its pairs, in natural order.
         smallest: Least height and least width of one image of a pair, in pixels.
         largest: Greatest height and greatest width of one image of a pair, in pixels.
+        warnings: What may not be as it was meant, a sentence each.
+        hints: What can be made better, a sentence each.
     """
 
     split: str
@@ -76,6 +73,8 @@ class SplitSummary:
     pairs: tuple[Pair, ...]
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         sizes = [f"{h} x {w}" for h, w in dict.fromkeys((self.smallest, self.largest))]
@@ -94,17 +93,17 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
         DataError: The split is not there, has no images, or a name has no partner or several
             files; every problem is listed.
     """
-    problems = _root_problems(Path(root))
-    if not problems:
+    with _readable():
+        _raise_if(_root_problems(Path(root)))
         found = _scan(Path(root), split)
-        problems = found.problems
-    _raise_if(problems)
+    _raise_if(found.problems)
     return found.pairs
 
 
 def list_splits(root: str | Path) -> list[str]:
     """The names of `SPLITS` that have a folder of any layout under `root`."""
-    return [split for split in SPLITS if _layouts(Path(root), split)]
+    with _readable():
+        return [split for split in SPLITS if _layouts(Path(root), split)]
 
 
 def check_data(
@@ -127,16 +126,11 @@ def check_data(
             truncated or oversized file, odd width and mixed size within a pair.
     """
     root = Path(root)
-    _raise_if(_root_problems(root))
-    splits = [*required, *(name for name in optional if _layouts(root, name))]
-    found = {split: _scan(root, split) for split in splits}
-    probes = _probe_all(
-        path
-        for scan in found.values()
-        for pair in scan.pairs
-        for path in (pair.a, pair.b)
-        if path is not None
-    )
+    with _readable():
+        _raise_if(_root_problems(root))
+        splits = [*required, *(name for name in optional if _layouts(root, name))]
+        found = {split: _scan(root, split) for split in splits}
+    probes = _probe_all([pair for scan in found.values() for pair in scan.pairs])
     problems = [problem for scan in found.values() for problem in scan.problems]
     problems += [probe for probe in probes.values() if isinstance(probe, str)]
     sizes = {
@@ -144,7 +138,7 @@ def check_data(
         for split, scan in found.items()
     }
     _raise_if(problems)
-    return {split: _summary(split, scan, sizes[split]) for split, scan in found.items()}
+    return {split: _summary(split, scan, sizes[split], probes) for split, scan in found.items()}
 
 
 @dataclass(frozen=True)
@@ -152,6 +146,17 @@ class _Scan:
     layout: str
     pairs: list[Pair]
     problems: list[str]
+    sides: tuple[str, str] = ("", "")
+    warnings: tuple[str, ...] = ()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: cannot be read ({error.strerror})"
+        raise DataError(f"The data set cannot be used: {what}") from None
 
 
 def _root_problems(root: Path) -> list[str]:
@@ -177,17 +182,36 @@ def _natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
 
 
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    images = (
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        # A link that leads nowhere is an image that cannot be read, not one that is not there.
-        if path.is_file() or (path.is_symlink() and not path.is_dir())
-    )
-    return sorted(images, key=lambda path: _natural(path.name))
+@dataclass(frozen=True)
+class _Listing:
+    """What is in a folder, but for hidden files; images in natural order."""
+
+    images: list[Path]
+    others: list[Path]
+    folders: list[Path]
+
+    def __str__(self) -> str:
+        """A few words on what is there."""
+        suffixes = Counter(path.suffix.lower() or "without suffix" for path in self.others)
+        found = [f"{count} {suffix}" for suffix, count in suffixes.most_common(5)]
+        found += [f"folder {path.name}" for path in self.folders[:5]]
+        return ", ".join(found) or "nothing"
+
+
+def _listing(folder: Path) -> _Listing:
+    images, others, folders = list[Path](), list[Path](), list[Path]()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            folders.append(path)
+        else:
+            # A link that leads nowhere, or a pipe, is an image that cannot be read, not one that is
+            # not there.
+            (images if path.suffix.lower() in SUFFIXES else others).append(path)
+    for paths in (images, others, folders):
+        paths.sort(key=lambda path: _natural(path.name))
+    return _Listing(images, others, folders)
 
 
 def _layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
@@ -200,79 +224,109 @@ def _layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
     layouts: dict[str, tuple[Path, ...]] = {
         name: folders for name, folders in twos.items() if any(f.is_dir() for f in folders)
     }
-    if _images(whole) or (whole.is_dir() and not layouts):
+    if _listing(whole).images or (whole.is_dir() and not layouts):
         layouts[f"{split} (side by side)"] = (whole,)
     return layouts
+
+
+def _wanted(split: str) -> str:
+    return f"{split}/, {split}A/ and {split}B/, or {split}/A/ and {split}/B/"
 
 
 def _scan(root: Path, split: str) -> _Scan:
     layouts = _layouts(root, split)
     if not layouts:
-        wanted = f"{split}/, {split}A/ and {split}B/, or {split}/A/ and {split}/B/"
-        return _Scan("", [], [f"{root}: the split '{split}' is missing; it is read from {wanted}"])
+        missing = f"the split '{split}' is missing; it is read from {_wanted(split)}"
+        found = _listing(root)
+        images = f"{counted(len(found.images), 'image')}, " if found.images else ""
+        return _Scan("", [], [f"{root}: {missing}; found there: {images}{found}"])
     if len(layouts) > 1:
         names = ", ".join(layouts)
         return _Scan("", [], [f"{root}: '{split}' is there in several layouts ({names}); keep one"])
     ((layout, folders),) = layouts.items()
     problems: list[str] = []
-    named = [_by_name(folder, problems) for folder in folders]
+    listings = [_listing(folder) for folder in folders]
+    named = [
+        _by_name(folder, listing, split, problems)
+        for folder, listing in zip(folders, listings, strict=True)
+    ]
+    warnings = tuple(
+        warning for each in zip(folders, listings, strict=True) if (warning := _passed_over(*each))
+    )
     if len(folders) == 1:
-        return _Scan(layout, [Pair(name, path) for name, path in named[0].items()], problems)
+        pairs = [Pair(name, path) for name, path in named[0].items()]
+        sides = (f"{split}, left halves (A)", f"{split}, right halves (B)")
+        return _Scan(layout, pairs, problems, sides, warnings)
     a, b = named
     if a and b:  # an empty folder is one problem, not one for each image in the other
-        for mine, others, folder in ((a, b, folders[1]), (b, a, folders[0])):
-            problems += [
-                f"{path}: no partner of this name in {folder}"
-                for name, path in mine.items()
-                if name not in others
-            ]
-    return _Scan(layout, [Pair(name, a[name], b[name]) for name in a if name in b], problems)
+        problems += _without_partner(a, b, folders[1], listings[1])
+        problems += _without_partner(b, a, folders[0], listings[0])
+    pairs = [Pair(name, a[name], b[name]) for name in a if name in b]
+    first, second = layout.split(" + ")
+    return _Scan(layout, pairs, problems, (first, second), warnings)
 
 
-def _by_name(folder: Path, problems: list[str]) -> dict[str, Path]:
-    """The images of a folder by stem; what is wrong is added to `problems`."""
+def _by_name(folder: Path, listing: _Listing, split: str, problems: list[str]) -> dict[str, Path]:
+    """The images of a folder by stem; what is wrong is added to `problems`.
+
+    Stems are compared in Unicode's composed form: a Mac writes an accent as a letter of its own.
+    """
     named: dict[str, Path] = {}
-    for path in _images(folder):
-        first = named.setdefault(path.stem, path)
+    for path in listing.images:
+        first = named.setdefault(unicodedata.normalize("NFC", path.stem), path)
         if first is not path:
             problems.append(f"{path}: same name as {first.name}; names must be unique")
-    if not named:
-        problems.append(f"{folder}: {'no images' if folder.is_dir() else 'folder is missing'}")
+    if not folder.is_dir():
+        problems.append(f"{folder}: folder is missing")
+    elif not named:
+        problems.append(
+            f"{folder}: no images; found there: {listing}. Read are {_SUFFIX_LIST}, for '{split}' "
+            f"in {_wanted(split)}"
+        )
     return named
 
 
-def _probe_all(paths: Iterable[Path]) -> dict[Path, tuple[int, int] | str]:
-    paths = list(paths)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Set here, not in the threads: warning filters belong to the whole process.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return dict(zip(paths, pool.map(_probe, paths), strict=True))
+def _without_partner(
+    mine: Mapping[str, Path], others: Mapping[str, Path], folder: Path, listing: _Listing
+) -> list[str]:
+    """What is wrong with the images of one folder that have no partner in the other."""
+    by_letters = {name.casefold(): path for name, path in others.items()}
+    unread = {unicodedata.normalize("NFC", path.stem): path for path in listing.others}
+    problems = []
+    for name, path in mine.items():
+        if name in others:
+            continue
+        hint = ""
+        if name.casefold() in by_letters:
+            hint = f"; '{by_letters[name.casefold()].name}' differs in capital letters alone"
+        elif name in unread:
+            hint = f"; '{unread[name].name}' is none that is read ({_SUFFIX_LIST})"
+        problems.append(f"{path}: no partner of this name in {folder}{hint}")
+    return problems
 
 
-def _probe(path: Path) -> tuple[int, int] | str:
-    """Height and width as displayed, after a full read of the file; or what is wrong with it."""
-    try:
-        with Image.open(path) as image:
-            if image.mode in UNUSABLE_MODES:
-                return f"{path}: pixels of mode {image.mode} are not supported; use 8 or 16 bit"
-            width, height = image.size
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            # A JPEG read at 1/8 scale is still read to its end, in a fraction of the time.
-            image.draft("L", (1, 1))
-            image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return (
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels, which Pillow takes for an attack"
-        )
-    except UnidentifiedImageError:
-        return f"{path}: not an image, or its header is damaged"
-    except UNREADABLE as error:
-        return f"{path}: unreadable or truncated ({getattr(error, 'strerror', None) or error})"
-    return (width, height) if turned else (height, width)
+def _passed_over(folder: Path, listing: _Listing) -> str:
+    suffixes = Counter(path.suffix.lower() for path in listing.others)
+    found = [f"{count} {name}" for name, count in suffixes.items() if name in _OTHER_IMAGES]
+    return f"{folder}: passed over: {', '.join(found)}; read are {_SUFFIX_LIST}." if found else ""
+
+
+def _probe_all(pairs: Sequence[Pair]) -> dict[Path, Probe | str]:
+    """What a full read tells of each file, or what is wrong with it."""
+    halves = {path: pair.b is None for pair in pairs for path in (pair.a, pair.b) if path}
+
+    def look(path: Path) -> Probe | str:
+        try:
+            return probe(path, halves[path])
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(halves, pool.map(look, halves), strict=True))
 
 
 def _pair_size(
-    pair: Pair, probes: Mapping[Path, tuple[int, int] | str], problems: list[str]
+    pair: Pair, probes: Mapping[Path, Probe | str], problems: list[str]
 ) -> tuple[int, int]:
     """Height and width of either image of the pair; what is wrong is added to `problems`."""
     a = probes[pair.a]
@@ -280,17 +334,34 @@ def _pair_size(
     if isinstance(a, str) or isinstance(b, str):
         return 0, 0  # reported already
     if pair.b is not None:
-        if a != b:
-            sizes = f"{a[0]} x {a[1]}, but {pair.b} is {b[0]} x {b[1]}"
+        if a[:2] != b[:2]:
+            sizes = f"{a.height} x {a.width}, but {pair.b} is {b.height} x {b.width}"
             problems.append(f"{pair.a}: {sizes} (height x width)")
-        return a
-    height, width = a
-    if width % 2:
-        problems.append(f"{pair.a}: the width {width} is odd; it should be two equal halves")
-    return height, width // 2
+        return a.height, a.width
+    if a.width % 2:
+        problems.append(f"{pair.a}: the width {a.width} is odd; it should be two equal halves")
+    return a.height, a.width // 2
 
 
-def _summary(split: str, scan: _Scan, sizes: Sequence[tuple[int, int]]) -> SplitSummary:
+def _summary(
+    split: str,
+    scan: _Scan,
+    sizes: Sequence[tuple[int, int]],
+    probes: Mapping[Path, Probe | str],
+) -> SplitSummary:
     heights, widths = zip(*sizes, strict=True)
     smallest, largest = (min(heights), min(widths)), (max(heights), max(widths))
-    return SplitSummary(split, scan.layout, tuple(scan.pairs), smallest, largest)
+    warnings, hints = list(scan.warnings), list[str]()
+    for side, where in enumerate(scan.sides):
+        pictures = [_picture(pair, side, probes) for pair in scan.pairs]
+        warnings += warnings_about(where, pictures)
+        hints += hints_about(where, pictures)
+    pairs = tuple(scan.pairs)
+    return SplitSummary(split, scan.layout, pairs, smallest, largest, tuple(warnings), tuple(hints))
+
+
+def _picture(pair: Pair, side: int, probes: Mapping[Path, Probe | str]) -> Picture:
+    path = pair.b if side and pair.b is not None else pair.a
+    found = probes[path]
+    assert isinstance(found, Probe)  # noqa: S101 - else there was a problem, and no summary
+    return Picture(path, found, found.parts[side if pair.b is None else 0])

@@ -28,9 +28,16 @@ Params = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """One augmentation."""
+    """One augmentation.
+
+    Attributes:
+        needs_rgb: Whether it works on 3 channels only.
+        moves_pixels: Whether it says where a pixel comes from, so that alpha is to come along; all
+            else changes colours, and leaves alpha alone.
+    """
 
     needs_rgb: ClassVar[bool] = False
+    moves_pixels: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
@@ -79,6 +86,7 @@ class ElasticTransform(Stage):
         sigma: Standard deviation of the Gaussian in pixels.
     """
 
+    moves_pixels: ClassVar[bool] = True
     alpha: float
     sigma: float
 
@@ -122,6 +130,7 @@ class OpticalDistortion(Stage):
         mode: "camera" or "fisheye".
     """
 
+    moves_pixels: ClassVar[bool] = True
     min: float
     max: float
     mode: str

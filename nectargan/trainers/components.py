@@ -293,6 +293,9 @@ def build_data(config: Config, device: torch.device) -> Data:
         both.model_dump(), options.augmentations.input.model_dump(), input_nc=load.input_nc
     )
     splits = check_data(options.dataroot)
+    for summary in splits.values():
+        for warning in summary.warnings:
+            log.warning("%s", warning)
     if "val" in splits and min(height_and_width(load.crop_size)) < _SSIM_WINDOW:
         raise ConfigError(
             f"dataloader.load.crop_size is {load.crop_size}; for validation with SSIM each side "
@@ -306,6 +309,7 @@ def build_data(config: Config, device: torch.device) -> Data:
             input_nc=load.input_nc,
             output_nc=load.output_nc,
             load_size=load.load_size,
+            resize=load.resize,
             crop_size=load.crop_size,
             h_flip_chance=both.h_flip_chance,
             v_flip_chance=both.v_flip_chance,

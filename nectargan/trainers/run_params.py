@@ -34,6 +34,8 @@ def run_params(config: Config) -> dict[str, Param]:
         "precision": config.common.precision,
         "lr.generator": _rate(train.generator.learning_rate),
     }
+    if load.resize != "bicubic":
+        params["resize"] = load.resize
     if train.separate_lr_schedules:
         params["lr.discriminator"] = _rate(train.discriminator.learning_rate)
     for name in ("generator", "discriminator"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from .conftest import Run
@@ -48,3 +49,15 @@ def test_synth_does_not_touch_what_is_there(run: Run) -> None:
     assert result.exit_code == 2
     assert "mine" in result.stderr
     assert [path.name for path in Path("mine").iterdir()] == ["letter.txt"]
+
+
+def test_check_says_what_may_not_be_meant(run: Run, tmp_path: Path) -> None:
+    for folder, value in (("trainA", 4095), ("trainB", 65535)):
+        (tmp_path / folder).mkdir()
+        image = Image.fromarray(np.full((4, 4), value, np.uint16))
+        image.save(tmp_path / folder / "1.png")
+    result = run("data", "check", tmp_path)
+    assert result.exit_code == 0
+    assert result.stdout == "train: 1 pair in trainA + trainB, 4 x 4\n"
+    assert "Warning: trainA: no value is above 4095, of a range up to 65535" in result.stderr
+    assert "Hint: trainB: at most 1 colour in an image." in result.stderr

@@ -228,6 +228,12 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
         "learning rates move per epoch",
     ),
     ({"dataloader": {"load": {"load_size": [1, 2, 3]}}}, r"or \[height, width\]"),
+    (
+        {"dataloader": {"load": {"resize": "cubic"}}},
+        r'resize .* cannot be "cubic": it must be bicubic or nearest, or \[input, target\]',
+    ),
+    ({"dataloader": {"load": {"resize": ["nearest", 3]}}}, "must be bicubic or nearest"),
+    ({"dataloader": {"load": {"resize": ["nearest"]}}}, "must be bicubic or nearest"),
     ({"dataloader": {"load": {"input_nc": 5}}}, "less than or equal to 4"),
     ({"dataloader": {"batch_size": True}}, "cannot be true"),
     (
@@ -422,3 +428,10 @@ def test_on_and_off_are_words_though_yaml_reads_booleans(
 def test_a_word_that_is_not_allowed_there(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=key):
         ConfigManager(None, [(key, value)])
+
+
+@pytest.mark.parametrize("resize", ["nearest", ["nearest", "bicubic"]])
+def test_resize_is_one_word_or_two(resize: str | list[str]) -> None:
+    config = ConfigManager({"dataloader": {"load": {"resize": resize}}}).data
+    assert config.dataloader.load.resize == resize
+    assert ConfigManager(config.model_dump(mode="json")).data == config

@@ -237,10 +237,10 @@ def test_noise_has_the_deviation_asked_for() -> None:
 
 
 def test_blur_spreads_a_point_along_a_line_and_keeps_its_sum() -> None:
-    image = torch.zeros(60, 2, 15, 17)
+    image = torch.zeros(60, 3, 15, 17)
     image[:, :, 7, 8] = 1.0
     out = one_sample(image, BLUR)
-    assert torch.allclose(out.sum(dim=(2, 3)), torch.ones(60, 2), atol=1e-4)
+    assert torch.allclose(out.sum(dim=(2, 3)), torch.ones(60, 3), atol=1e-4)
     assert torch.equal(out[:, 0], out[:, 1])
     lit = [row[0].nonzero() - torch.tensor([7, 8]) for row in (out > 1e-6)]
     reach = {int(points.abs().max()) for points in lit}
@@ -363,3 +363,21 @@ def test_colour_stages_need_three_channels(name: str, settings: dict[str, object
         PairAugmentation({}, settings, input_nc=1)
     off = {f"{name}_chance": 0.0}
     assert not PairAugmentation({}, off, input_nc=1).enabled
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("name", ["dropout", "jitter", "noise", "blur", "gamma"])
+def test_alpha_is_left_alone(name: str, channels: int) -> None:
+    images = noise_image(c=channels)
+    augment = PairAugmentation(BOTH.get(name, {}), INPUT.get(name, {}), input_nc=channels)
+    changed, _ = augment(images, images.clone())
+    assert torch.equal(changed[:, -1], images[:, -1])
+    assert not torch.equal(changed[:, 0], images[:, 0])
+
+
+@pytest.mark.parametrize("name", ["elastic", "distortion"])
+def test_alpha_moves_with_its_pixels(name: str) -> None:
+    grey = noise_image(c=1)
+    moved, _ = PairAugmentation(BOTH[name], {}, input_nc=2)(torch.cat([grey, grey], 1), grey)
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    assert not torch.equal(moved[:, 1:], grey)

@@ -105,7 +105,7 @@ def test_a_file_that_went_bad_is_named(tmp_path: Path, cache: str, workers: int)
     path = tmp_path / "bad.png"
     path.write_text("no image")
     loader = PairLoader(dataset([Pair("bad", path)]), 1, CPU, cache=cache, num_workers=workers)
-    with pytest.raises(DataError, match=r"bad\.png: the image cannot be read") as raised:
+    with pytest.raises(DataError, match=r"bad\.png: not an image: it is text") as raised:
         next(loader.epoch())
     assert "\n" not in str(raised.value)
 
@@ -141,7 +141,9 @@ def test_one_bad_file_in_a_hundred_may_be_skipped(
         assert sorted(set(sizes)) == [size - 1, size]
         assert len(sizes) == len(loader)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert "bad.png: the image cannot be read" in message
+    assert (
+        "bad.png: not an image: it is text that begins with 'no image'. It is skipped." in message
+    )
     assert message.endswith("It is skipped.")
 
 

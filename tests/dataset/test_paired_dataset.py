@@ -187,7 +187,8 @@ def test_palette_with_transparency(tmp_path: Path) -> None:
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putdata([0, 1])
     rgb = one(tmp_path / "x.png", image, transparency=bytes([0, 200]))
-    assert rgb[:, 0].T.tolist() == [[10, 20, 30], [40, 50, 60]]
+    # Laid over black: 200 / 255 of the colour is left.
+    assert rgb[:, 0].T.tolist() == [[0, 0, 0], [31, 39, 47]]
     rgba = one(tmp_path / "y.png", image, channels=4, transparency=bytes([0, 200]))
     assert rgba[:, 0].T.tolist() == [[10, 20, 30, 0], [40, 50, 60, 200]]
 
@@ -242,7 +243,9 @@ def test_validation_needs_no_room_for_a_crop(pairs: list[Pair]) -> None:
 def test_unreadable_item_names_its_file(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_text("no image")
-    with pytest.raises(DataError, match=r"x\.png: the image cannot be read"):
+    with pytest.raises(
+        DataError, match=r"x\.png: not an image: it is text that begins with .no image.\.$"
+    ):
         PairedDataset([Pair("x", path)])[0]
 
 
@@ -274,3 +277,28 @@ def test_decoding_is_the_item_before_the_crop(pairs: list[Pair]) -> None:
     assert torch.equal(data.decode(2), torch.cat([tensor_of(image) for image in images]))
     with pytest.raises(IndexError):
         data.decode(-1)
+
+
+def test_each_side_has_its_way_of_resizing(tmp_path: Path) -> None:
+    labels = np.array([[[0, 0, 9], [255, 0, 0]], [[0, 128, 0], [7, 7, 7]]], np.uint8)
+    Image.fromarray(labels).save(tmp_path / "x.png")
+    pair = Pair("x", tmp_path / "x.png", tmp_path / "x.png")
+    data = PairedDataset([pair], load_size=7, crop_size=7, resize=("nearest", "bicubic"))
+    known = {tuple(colour) for colour in labels.reshape(-1, 3).tolist()}
+
+    source, target = (images.flatten(1).T.tolist() for images in data.decode(0).split(3))
+
+    assert {tuple(colour) for colour in source} == known
+    assert len({tuple(colour) for colour in target}) > len(known)
+    swapped = PairedDataset(
+        [pair], "BtoA", load_size=7, crop_size=7, resize=["bicubic", "nearest"]
+    ).decode(0)
+    assert torch.equal(swapped, data.decode(0).roll(3, 0))
+    both = PairedDataset([pair], load_size=7, crop_size=7, resize="nearest").decode(0)
+    assert torch.equal(both[:3], both[3:])
+
+
+@pytest.mark.parametrize("resize", ["lanczos", ["nearest"], ("nearest", "area")])
+def test_a_way_of_resizing_that_there_is_not(resize: str | list[str]) -> None:
+    with pytest.raises(DataError, match=r"resize is .*; allowed: bicubic, nearest, or one each"):
+        PairedDataset([Pair("x", Path("x.png"))], resize=resize)

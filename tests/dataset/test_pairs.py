@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from nectargan.dataset.pairs import Pair, check_data, find_pairs, list_splits
 from nectargan.errors import DataError
+from tests.dataset.tiffs import write_tiff
 
 
 def draw(path: Path, height: int = 8, width: int = 16, seed: int = 0) -> Path:
@@ -144,7 +146,9 @@ def test_long_lists_are_cut_at_twenty(tmp_path: Path) -> None:
 
 def test_empty_and_missing_folders_are_one_problem_each(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    assert problems_of(tmp_path).endswith(f"{tmp_path / 'train'}: no images")
+    assert f": {tmp_path / 'train'}: no images; found there: nothing. Read are" in problems_of(
+        tmp_path
+    )
     for i in range(3):
         draw(tmp_path / "valA" / f"{i}.png")
     message = problems_of(tmp_path, required=("val",))
@@ -170,7 +174,7 @@ def test_float_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train" / "depth.tif"
     path.parent.mkdir()
     Image.fromarray(np.zeros((4, 8), np.float32)).save(path)
-    assert f"{path}: pixels of mode F" in problems_of(tmp_path)
+    assert f"{path}: its values are floating-point numbers, from 0 to 0;" in problems_of(tmp_path)
 
 
 def test_size_is_the_displayed_one(tmp_path: Path) -> None:
@@ -180,3 +184,148 @@ def test_size_is_the_displayed_one(tmp_path: Path) -> None:
     # Stored 64 high and 33 wide, shown 33 high and 64 wide: the odd side is the height.
     Image.new("RGB", (33, 64)).save(tmp_path / "train" / "1.jpg", exif=exif)
     assert check_data(tmp_path)["train"].largest == (33, 32)
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_unicode_forms_of_a_name_are_one(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    draw(tmp_path / "trainA" / f"{composed}.png")
+    draw(tmp_path / "trainB" / f"{decomposed}.png")
+    (pair,) = find_pairs(tmp_path, "train")
+    assert pair.name == composed
+    assert pair.b is not None
+    assert pair.b.name == f"{decomposed}.png"
+    draw(tmp_path / "trainA" / f"{decomposed}.png")
+    assert "same name as" in problems_of(tmp_path)
+
+
+def test_what_is_near_a_missing_partner(tmp_path: Path) -> None:
+    a, b = tmp_path / "trainA", tmp_path / "trainB"
+    draw(a / "IMG_1.png")
+    draw(b / "img_1.png")
+    draw(a / "2.png")
+    (b / "2.heic").write_text("")
+    message = problems_of(tmp_path)
+    assert f"IMG_1.png: no partner of this name in {b}; 'img_1.png' differs in capital" in message
+    assert f"img_1.png: no partner of this name in {a}; 'IMG_1.png' differs in capital" in message
+    assert "2.png: no partner of this name" in message
+    assert "'2.heic' is none that is read (.avif .bmp .gif" in message
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    draw(tmp_path / "x.png").rename(tmp_path / f"{name}.png")
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.png").symlink_to(tmp_path / f"{name}.png")
+    assert [pair.name for pair in check_data(tmp_path)["train"].pairs] == [name]
+
+
+# --- folders -------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_images_says_what_is_there_and_what_is_read(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / "train" / f"{i}.heic").parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / f"{i}.heic").write_text("")
+    (tmp_path / "train" / "deep").mkdir()
+    (tmp_path / "train" / "LICENSE").write_text("")
+    assert problems_of(tmp_path).endswith(
+        "train: no images; found there: 3 .heic, 1 without suffix, folder deep. Read are .avif "
+        ".bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp, for 'train' in "
+        "train/, trainA/ and trainB/, or train/A/ and train/B/"
+    )
+
+
+def test_a_missing_split_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    draw(tmp_path / "1.png")
+    draw(tmp_path / "2.png")
+    (tmp_path / "list.txt").write_text("")
+    assert problems_of(tmp_path).endswith("; found there: 2 images, 1 .txt, folder Images")
+
+
+def test_pipes_and_links_are_images_that_cannot_be_read(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    draw(train / "1.png")
+    os.mkfifo(train / "2.png")
+    (train / "3.png").symlink_to("/dev/zero")
+    (train / "4.png").symlink_to("nowhere")
+    message = problems_of(tmp_path)
+    assert f"{train / '2.png'}: unreadable (it is a pipe, not a regular file" in message
+    assert f"{train / '3.png'}: unreadable (it is a device, not a regular file" in message
+    assert f"{train / '4.png'}: unreadable (No such file or directory)" in message
+
+
+@pytest.mark.parametrize("root", ["x\0y", "n" * 300])
+def test_a_root_that_no_file_system_has(root: str) -> None:
+    with pytest.raises(DataError, match=r"The data set cannot be used: .{3,400}: "):
+        check_data(root)
+
+
+# --- what may not be meant -----------------------------------------------------------------------
+
+
+def grey(path: Path, values: object, **options: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.array(values)).save(path, **options)
+
+
+def test_values_that_use_a_fraction_of_their_range(tmp_path: Path) -> None:
+    bright = np.full((4, 4), 200, np.uint8)
+    grey(tmp_path / "trainA" / "1.png", np.full((4, 4), 4095, np.uint16))
+    grey(tmp_path / "trainA" / "2.png", np.full((4, 4), 95, np.uint16))
+    grey(tmp_path / "trainA" / "3.png", bright)
+    for name in "123":
+        grey(tmp_path / "trainB" / f"{name}.png", bright)
+    assert check_data(tmp_path)["train"].warnings == (
+        "trainA: no value is above 4095, of a range up to 65535: the network sees dark images; "
+        "scale the values to the whole range.",
+    )
+    grey(tmp_path / "trainA" / "2.png", np.full((4, 4), 16384, np.uint16))
+    assert check_data(tmp_path)["train"].warnings == ()
+
+
+def test_dark_halves_are_named(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 8), np.uint8)
+    pixels[:, 4:] = 3  # labels 0 to 3 in the right half
+    pixels[:, :4] = 250
+    grey(tmp_path / "train" / "1.png", pixels)
+    (warning,) = check_data(tmp_path)["train"].warnings
+    assert warning.startswith("train, right halves (B): no value is above 3, of a range up to 255:")
+
+
+def test_transparency_frames_and_left_out_channels_are_told(tmp_path: Path) -> None:
+    clear = np.full((4, 4, 4), 255, np.uint8)
+    grey(tmp_path / "trainB" / "1.png", clear)
+    clear[0, 0, 3] = 0
+    grey(tmp_path / "trainA" / "1.png", clear)
+    pages = [Image.new("L", (4, 4), value) for value in (255, 0)]
+    pages[0].save(tmp_path / "trainA" / "2.gif", save_all=True, append_images=pages[1:])
+    grey(tmp_path / "trainB" / "2.png", clear[..., 0])
+    write_tiff(tmp_path / "trainA" / "3.tif", clear, photometric=2, extra=(0,))
+    grey(tmp_path / "trainB" / "3.png", clear[..., 0])
+    assert check_data(tmp_path)["train"].warnings == (
+        "trainA: 1 image with transparent pixels, such as 1.png: they are laid over black, unless "
+        "2 or 4 channels are read.",
+        "trainA: 1 image with several frames or pages, such as 2.gif: the first is read.",
+        "trainA: 1 image with channels that are not alpha beyond grey or RGB, such as 3.tif: they "
+        "are left out.",
+    )
+
+
+def test_images_that_are_passed_over_are_told(tmp_path: Path) -> None:
+    draw(tmp_path / "train" / "1.png")
+    for name in ("2.HEIC", "3.heic", "4.exr", "Thumbs.db", "notes.txt"):
+        (tmp_path / "train" / name).write_text("")
+    (warning,) = check_data(tmp_path)["train"].warnings
+    assert warning.startswith(f"{tmp_path / 'train'}: passed over: 2 .heic, 1 .exr; read are .avif")
+
+
+def test_few_colours_are_a_hint(tmp_path: Path) -> None:
+    draw(tmp_path / "trainA" / "1.png", 16, 16)
+    grey(tmp_path / "trainB" / "1.png", np.arange(256, dtype=np.uint8).reshape(16, 16) // 64 * 80)
+    (hint,) = check_data(tmp_path)["train"].hints
+    assert hint.startswith("trainB: at most 4 colours in an image. If these are label maps,")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from nectargan.dataset.file_kinds import what_it_is
 from nectargan.errors import DataError
@@ -172,7 +172,7 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
     """An image whose header was read. All that is wrong, then and in the ``with`` block, becomes a
     `DataError` that names the file."""
     kind = None
@@ -232,7 +232,7 @@ def _is_signed(image: Image.Image) -> bool:
     return 2 in _tiff_tags(image).get(_SAMPLE_FORMAT, (1,))
 
 
-def _full_scale(image: Image.Image) -> int:
+def _full_scale(image: ImageFile.ImageFile) -> int:
     """The greatest value that the file's type holds; 65535 for 32 bits, which are to hold 16."""
     if image.mode.startswith("I"):
         bits = _tiff_tags(image).get(_BITS, (16,))[0]

@@ -35,7 +35,8 @@ def choose_place(
 
     Args:
         wanted: "auto" is the device if it is a CUDA one and the images take a quarter of its free
-            memory at most, else the RAM if they take half of what is free, else "off".
+            memory at most, else the RAM if they take half of what is free, else "off". On their way
+            to the device, the images of one data set at a time are in RAM.
         datasets: All that would be kept.
         device: The device of the run; where it is the CPU, "device" means "ram".
 
@@ -43,8 +44,10 @@ def choose_place(
         DataError: a place was named, and the images do not fit there.
     """
     size = sum(cached_bytes(dataset) for dataset in datasets)
+    passing = max((cached_bytes(dataset) for dataset in datasets), default=0)
     if wanted == "auto":
-        if device.type == "cuda" and size <= _PART_OF_DEVICE * _free(device):
+        fits_in_ram = passing <= _PART_OF_RAM * free_ram()
+        if device.type == "cuda" and fits_in_ram and size <= _PART_OF_DEVICE * _free(device):
             return "device"
         return "ram" if size <= _PART_OF_RAM * free_ram() else "off"
     place: Place = "ram" if wanted == "device" and device.type == "cpu" else wanted
@@ -55,6 +58,12 @@ def choose_place(
         raise DataError(
             f"dataloader.cache is '{wanted}', but the images take {size / _GIB:.1f} GiB and "
             f"{free / _GIB:.1f} GiB are free there; use 'auto' or 'off'."
+        )
+    if place == "device" and passing > free_ram():
+        raise DataError(
+            f"dataloader.cache is '{wanted}', but the images of a split are decoded in RAM before "
+            f"they are brought there, {passing / _GIB:.1f} GiB, and {free_ram() / _GIB:.1f} GiB "
+            "are free; use 'auto' or 'off'."
         )
     return place
 

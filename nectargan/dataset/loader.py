@@ -148,7 +148,8 @@ class PairLoader:
     def _cached(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         self.prepare()
         kept = cast(Tensor, self._images)
-        is_there = kept.device == self._device
+        # Not by comparing devices: "cuda" and "cuda:0" are one, and not equal.
+        is_there = self.cache == "device" or self._device.type == "cpu"
         for indices in self._batches(self._to_device(order) if is_there else order):
             if is_there:
                 yield indices, kept.index_select(0, indices)

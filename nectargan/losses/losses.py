@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 
 import torch
@@ -103,41 +104,42 @@ class AdversarialLoss(nn.Module):
         return cost.mean() if self.reduction == "mean" else cost
 
 
-class _FilterLoss(nn.Module):
-    """L1 between the responses of two images to fixed 3 x 3 kernels, channel by channel.
+class _FilterLoss(nn.Module, ABC):
+    """L1 between derivatives of two images, channel by channel.
 
-    Borders are replicated, so a flat image has no response anywhere.
+    Borders are replicated, so a flat image has none anywhere. Derivatives are differences of
+    shifted images, not convolutions: a GPU may round what goes into a convolution to 10 bits
+    (TF32), and here neighbours cancel each other.
     """
 
-    kernels: Tensor
-
-    def __init__(self, kernels: list[list[list[float]]], reduction: str) -> None:
+    def __init__(self, reduction: str) -> None:
         super().__init__()
         check_choice(type(self).__name__, "reduction", reduction, REDUCTIONS)
         self.reduction = reduction
-        # Not persistent: a constant has no place in a checkpoint.
-        self.register_buffer("kernels", torch.tensor(kernels).unsqueeze(1), persistent=False)
+
+    @abstractmethod
+    def derivatives(self, padded: Tensor) -> list[Tensor]:
+        """The derivatives ``(N, C, H, W)`` of an image ``(N, C, H + 2, W + 2)``."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of ``x`` against ``y``, both ``(N, C, H, W)``.
 
         Returns:
             A scalar, or with ``reduction="none"`` a map ``(N, C, H, W)`` that averages the
-            kernels; float32 or wider.
+            derivatives; float32 or wider.
 
         Raises:
             LossError: the shapes differ.
         """
         check_same_shape(type(self).__name__, x, y)
-        # The kernels are linear: filtering the difference once gives the difference of the
-        # responses. In full precision, since the kernels cancel neighbours against each other.
-        with torch.autocast(x.device.type, enabled=False):
-            difference = (full_precision(x) - full_precision(y)).flatten(0, 1).unsqueeze(1)
-            padded = F.pad(difference, (1, 1, 1, 1), mode="replicate")
-            responses = F.conv2d(padded, self.kernels.to(padded.dtype))
-            if self.reduction == "mean":
-                return responses.abs().mean()
-            return responses.abs().mean(dim=1).view_as(x)
+        # Derivatives are linear: that of the difference is the difference of them.
+        difference = full_precision(x) - full_precision(y)
+        rows = torch.cat((difference[:, :, :1], difference, difference[:, :, -1:]), dim=2)
+        padded = torch.cat((rows[..., :1], rows, rows[..., -1:]), dim=3)
+        responses = torch.stack(self.derivatives(padded))
+        if self.reduction == "mean":
+            return responses.abs().mean()
+        return responses.abs().mean(dim=0)
 
 
 class SobelLoss(_FilterLoss):
@@ -154,9 +156,16 @@ class SobelLoss(_FilterLoss):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
-        horizontal = [[-1 / 8, 0.0, 1 / 8], [-2 / 8, 0.0, 2 / 8], [-1 / 8, 0.0, 1 / 8]]
-        vertical = [list(column) for column in zip(*horizontal, strict=True)]
-        super().__init__([horizontal, vertical], reduction)
+        super().__init__(reduction)
+
+    def derivatives(self, padded: Tensor) -> list[Tensor]:
+        """The horizontal and the vertical one, each smoothed across its direction."""
+        along_x = (padded[..., 2:] - padded[..., :-2]) / 2
+        along_y = (padded[..., 2:, :] - padded[..., :-2, :]) / 2
+        return [
+            (along_x[..., :-2, :] + 2 * along_x[..., 1:-1, :] + along_x[..., 2:, :]) / 4,
+            (along_y[..., :-2] + 2 * along_y[..., 1:-1] + along_y[..., 2:]) / 4,
+        ]
 
 
 class LaplacianLoss(_FilterLoss):
@@ -173,4 +182,10 @@ class LaplacianLoss(_FilterLoss):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
-        super().__init__([[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]], reduction)
+        super().__init__(reduction)
+
+    def derivatives(self, padded: Tensor) -> list[Tensor]:
+        """The Laplacian."""
+        beside = padded[..., 1:-1, :-2] + padded[..., 1:-1, 2:]
+        above_and_below = padded[..., :-2, 1:-1] + padded[..., 2:, 1:-1]
+        return [beside + above_and_below - 4 * padded[..., 1:-1, 1:-1]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
 
@@ -128,6 +129,9 @@ class VGGPerceptualLoss(nn.Module):
         weights: File with torchvision's state dict; None: through torch.hub. See `VGG19Features`.
         channels: Channels of the images: 3, or 1 (repeated to 3).
 
+    Attributes:
+        autocast: Makes the context to run the network in; none by default.
+
     Raises:
         LossError: any other number of channels.
         CheckpointError: the weights cannot be had, read or used.
@@ -143,6 +147,7 @@ class VGGPerceptualLoss(nn.Module):
                 f"The VGG loss cannot compare images of {channels} channels; it takes 1 or 3."
             )
         self.channels = channels
+        self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         self.network = VGG19Features(weights=weights)
         mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
@@ -168,9 +173,10 @@ class VGGPerceptualLoss(nn.Module):
                 f"The VGG loss was made for images of {self.channels} channels, not {x.shape[1]}."
             )
         self.check_size(x.shape[2], x.shape[3])
-        with torch.no_grad():
-            wanted = self.network(self._normalised(y))
-        made = self.network(self._normalised(x))
+        with self.autocast():
+            with torch.no_grad():
+                wanted = self.network(self._normalised(y))
+            made = self.network(self._normalised(x))
         terms = [
             weight * F.l1_loss(full_precision(made[layer]), full_precision(wanted[layer]))
             for layer, weight in PERCEPTUAL_WEIGHTS.items()

@@ -20,6 +20,9 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_device(name: str) -> torch.device:
     """The device behind ``common.device``: "auto" is CUDA, else MPS, else CPU.
 
+    A CUDA device becomes the current one of this process: code that names only "cuda", such as a
+    loss of one's own, a compiled kernel or pinned memory, must not go to another card.
+
     Raises:
         ConfigError: no such device, or this machine has none.
     """
@@ -41,7 +44,9 @@ def resolve_device(name: str) -> torch.device:
                 f"common.device is '{name}', but torch sees {count} CUDA devices on this machine; "
                 "use 'auto' or 'cpu'."
             )
-        return torch.device("cuda", index)
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+        return device
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"common.device is '{name}', which this machine does not have.")
     return torch.device(kind)

@@ -16,8 +16,9 @@ from nectargan.errors import CheckpointError
 from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
 from nectargan.loggers.histograms import save_histograms
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
+from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.scheduling.scheduler_torch import TorchScheduler
-from nectargan.trainers.captured_step import CapturedStep, CudaGraphs
+from nectargan.trainers.captured_step import CapturedStep
 from nectargan.trainers.components import (
     build_discriminator,
     build_generator,
@@ -25,6 +26,7 @@ from nectargan.trainers.components import (
     build_optimizer,
     lr_schedules,
 )
+from nectargan.trainers.cuda_graphs import CudaGraphs
 from nectargan.trainers.devices import autocast, compiled
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
@@ -66,8 +68,11 @@ class Pix2pixTrainer(Trainer):
         self.discriminator = build_discriminator(config).to(self.device)
         self._networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.losses.init_from_spec(build_losses, config)
+        self._autocast = functools.partial(autocast, self.device, self.precision)
         for module in self._loss_modules():
             module.to(self.device)
+            if isinstance(module, VGGPerceptualLoss):
+                module.autocast = self._autocast  # its network is larger than both that are trained
 
         schedules = lr_schedules(config)
         train = config.train
@@ -91,7 +96,6 @@ class Pix2pixTrainer(Trainer):
         if train.compile == "default":
             self._compiled = (compiled(self.generator), compiled(self.discriminator))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._autocast = functools.partial(autocast, self.device, self.precision)
 
     def needed_memory(self) -> Need:
         """What both networks take."""
@@ -120,9 +124,11 @@ class Pix2pixTrainer(Trainer):
             self.losses,
             [*self._networks.values(), *self._loss_modules()],
             self.optimizers.values(),
+            self.scaler,
             self.config.dataloader.batch_size,
             CudaGraphs(self.device),
             required=self.config.train.cuda_graph == "on",
+            on_give_up=self.note_eager_step,
         )
 
     def train_step(self, source: Tensor, target: Tensor) -> None:

@@ -19,11 +19,13 @@ def random_state(device: torch.device) -> dict[str, Any]:
         "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
     }
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts back what `random_state` returned; that of CUDA only on a CUDA device.
+    """Puts back what `random_state` returned; the state of a device's generator only on a device of
+    that kind.
 
     Raises:
         CheckpointError: it is something else.
@@ -36,6 +38,9 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.set_rng_state(state["torch"])
         if device.type == "cuda" and state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"], device)
+        # Checkpoints of version 1.0 do not have it.
+        if device.type == "mps" and state.get("mps") is not None:
+            torch.mps.set_rng_state(state["mps"])
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(

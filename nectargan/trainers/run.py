@@ -34,7 +34,7 @@ from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, sav
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
-from nectargan.trainers.run_facts import save_facts
+from nectargan.trainers.run_facts import change_tag, save_facts
 from nectargan.trainers.sinks import build_sinks
 
 log = logging.getLogger("nectargan")
@@ -131,6 +131,13 @@ class Run:
     def wait(self) -> None:
         """Waits for the checkpoint that is being written; raises RunError if it cannot be."""
         self._writer.wait()
+
+    def tag(self, key: str, value: str) -> None:
+        """Changes one of the tags that the run was opened with; raises OSError."""
+        change_tag(self.directory, key, value)
+        for sink in self.tracker.sinks:
+            if isinstance(sink, MLflowSink):
+                sink.tag(key, value)
 
     def meet_nonfinite(self) -> None:
         """Does what ``train.on_nonfinite`` says if a loss on record is not finite.

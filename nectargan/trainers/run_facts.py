@@ -29,6 +29,12 @@ def save_facts(directory: Path, tags: Mapping[str, str], datasets: list[DatasetF
         part.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
+def change_tag(directory: Path, key: str, value: str) -> None:
+    """Changes a tag among the facts of a run; raises OSError."""
+    tags, datasets = _read(directory / FACTS_FILE)
+    save_facts(directory, {**tags, key: value}, datasets)
+
+
 def run_facts(config: Config, directory: Path) -> RunFacts:
     """What MLflow is to know about a run besides its points.
 

@@ -94,6 +94,7 @@ class Trainer(ABC):
         self.epoch_began = 0
         self.bests: dict[str, tuple[float, int]] = {}
         self._resumption = resumption
+        self._run: Run | None = None
         self._is_in_step = False
 
     # --- what a subclass brings ----------------------------------------------------------------
@@ -118,6 +119,12 @@ class Trainer(ABC):
     def make_step(self) -> Callable[[Tensor, Tensor], object]:
         """The step as the loop calls it: `train_step`, or something that does the same faster."""
         return self.train_step
+
+    def note_eager_step(self, reason: str) -> None:
+        """Takes down that the step is not captured after all, where others read it."""
+        self.graph_obstacle = reason
+        if self._run is not None:
+            self._run.tag("cuda_graph", "off")
 
     def on_epoch_end(self, epoch: int) -> Mapping[str, float]:
         """Called after the last step of each epoch; returns metrics to record."""
@@ -160,7 +167,7 @@ class Trainer(ABC):
         step = self.make_step()
         datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
         with open_run(self.config, self.losses, self._tags(), datasets, self._resumption) as run:
-            self.directory = run.directory
+            self.directory, self._run = run.directory, run
             if display:
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
             try:

@@ -40,12 +40,15 @@ def validate(
 
     psnr = PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3)).to(device)
     ssim = StructuralSimilarityIndexMeasure(data_range=1.0).to(device)
+    # In float64: a convolution of float32 may be rounded to TF32 there, and the variances within
+    # SSIM are small differences of large numbers.
+    exact = torch.float64 if device.type == "cuda" else torch.float32
     error, count = torch.zeros((), device=device), 0
     for source, target in batches:
         wanted = target.add(1).div(2)
         made = generate(source).float().add(1).div(2)
         psnr.update(made, wanted)
-        ssim.update(made, wanted)
+        ssim.update(made.to(exact), wanted.to(exact))
         error += (made - wanted).abs().mean(dim=(1, 2, 3)).sum()
         count += len(target)
     return {

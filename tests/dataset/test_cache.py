@@ -32,11 +32,12 @@ def test_all_pairs_decoded_in_order(dataset: PairedDataset) -> None:
     [
         ("auto", CPU, 2.0, 0.0, "ram"),
         ("auto", CPU, 1.9, 0.0, "off"),
-        ("auto", CUDA, 0.0, 4.0, "device"),
+        ("auto", CUDA, 1.0, 4.0, "device"),
+        ("auto", CUDA, 0.9, 4.0, "off"),  # one of the two would not get through the RAM
         ("auto", CUDA, 2.0, 3.9, "ram"),
         ("auto", CUDA, 1.9, 3.9, "off"),
         ("ram", CUDA, 1.0, 9.0, "ram"),
-        ("device", CUDA, 0.0, 1.0, "device"),
+        ("device", CUDA, 0.5, 1.0, "device"),
         ("device", CPU, 1.0, 0.0, "ram"),
         ("off", CUDA, 9.0, 9.0, "off"),
     ],
@@ -65,6 +66,15 @@ def test_what_does_not_fit_is_refused(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
     with pytest.raises(DataError, match=f"cache is '{wanted}', but .* use 'auto' or 'off'"):
         choose_place(wanted, [dataset], device)
+
+
+def test_what_would_not_get_through_the_ram_is_refused(
+    dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "free_ram", lambda: cached_bytes(dataset) - 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 0))
+    with pytest.raises(DataError, match="'device', but the images of a split are decoded in RAM"):
+        choose_place("device", [dataset], CUDA)
 
 
 Memory = namedtuple("Memory", "available")

@@ -97,6 +97,15 @@ def test_a_cache_reads_every_file_once(pairs: list[Pair], monkeypatch: pytest.Mo
     assert sorted(read) == list(range(6))
 
 
+def test_images_on_the_device_are_taken_there_whatever_it_is_called(pairs: list[Pair]) -> None:
+    """As "cuda" and "cuda:0" are, this device and that of its tensors are one, and not equal."""
+    device = torch.device("meta", 0)
+    assert torch.empty(0, device=device).device != device
+    loader = PairLoader(dataset(pairs), 4, device, shuffle=True, cache="device")
+    for _ in range(2):
+        assert [(s.device.type, len(s)) for s, _ in loader.epoch(1)] == [("meta", 4), ("meta", 2)]
+
+
 WAYS = [("ram", 0), ("device", 0), ("off", 0), ("off", 1)]
 
 

@@ -148,10 +148,22 @@ def test_filter_losses_keep_float32_under_autocast(kind: type[nn.Module]) -> Non
 
 
 @pytest.mark.parametrize("kind", [SobelLoss, LaplacianLoss])
-def test_kernels_follow_the_device_and_stay_out_of_checkpoints(kind: type[nn.Module]) -> None:
+def test_filter_losses_hold_nothing_and_convolve_nothing(kind: type[nn.Module]) -> None:
+    """A convolution of float32 is rounded to TF32 on some devices."""
     loss = kind()
     assert loss.state_dict() == {}
-    assert [b.device.type for b in loss.to("meta").buffers()] == ["meta"]
+    with torch.profiler.profile() as profiler:
+        loss(image(1, 3, 8, 8).requires_grad_(), image(1, 3, 8, 8, seed=1)).backward()
+    assert not [event.name for event in profiler.events() if "conv" in event.name]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", [SobelLoss, LaplacianLoss])
+def test_filter_losses_on_a_gpu_have_full_precision(kind: type[nn.Module]) -> None:
+    x, y = 100 + image(2, 1, 64, 64), 100 + image(2, 1, 64, 64, seed=1)
+    found = kind()(x.float().cuda(), y.float().cuda()).cpu().double()
+    torch.testing.assert_close(found, kind()(x, y), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("loss", [AdversarialLoss("hinge"), SobelLoss(), LaplacianLoss()])

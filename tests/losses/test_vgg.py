@@ -134,6 +134,20 @@ def test_loss_is_float32_under_autocast(loss: VGGPerceptualLoss) -> None:
     assert low.item() == pytest.approx(loss(x, y).item(), rel=0.02)
 
 
+def test_its_network_runs_in_the_context_that_it_is_given(weights: Path) -> None:
+    loss, seen = VGGPerceptualLoss(weights), set()
+    loss.network.features[0].register_forward_hook(lambda *args: seen.add(args[2].dtype))
+    x, y = image(1, 3, 16, 16), image(1, 3, 16, 16, seed=1)
+    full = loss(x, y)
+    assert seen == {torch.float32}
+    seen.clear()
+    loss.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    low = loss(x, y)
+    assert seen == {torch.bfloat16}
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(full.item(), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -34,6 +34,20 @@ def test_devices_that_are_not_there(name: str) -> None:
         resolve_device(name)
 
 
+@pytest.mark.parametrize(("name", "index"), [("cuda", 0), ("cuda:1", 1), ("auto", 1)])
+def test_a_cuda_device_becomes_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, index: int
+) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    device = resolve_device(name)
+    assert device == torch.device("cuda", index)
+    assert current in ([device], [] if name == "auto" else [device])
+
+
 def test_precision_on_a_cpu() -> None:
     assert resolve_precision("auto", CPU) == "fp32"
     assert resolve_precision("bf16", CPU) == "bf16"

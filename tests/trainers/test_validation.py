@@ -48,6 +48,18 @@ def test_a_constant_error_has_known_l1_and_psnr() -> None:
     assert values["val/psnr"] == pytest.approx(20.0, rel=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_rounds_nothing_of_a_single_channel() -> None:
+    """In TF32, SSIM of smooth images with one channel is off by up to 0.05."""
+    ramp = torch.linspace(-1, 1, 64).expand(2, 1, 64, 64)
+    data = [(ramp, (ramp + 0.01 * torch.sin(40 * ramp.mT)).clamp(-1, 1))]
+    expected = validate(lambda x: x, data, CPU)
+    on_gpu = [(source.cuda(), target.cuda()) for source, target in data]
+    found = validate(lambda x: x, on_gpu, torch.device("cuda"))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def test_values_are_means_over_images_not_batches() -> None:
     # A numpy computation, image by image, over batches of unequal size.
     data = batches(2, 1)

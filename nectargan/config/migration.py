@@ -17,6 +17,13 @@ _LOSS_NAMES = {
     "lambda_vgg": "G_VGG",
 }
 _EXTENDED = ("lambda_l2", "lambda_sobel", "lambda_laplacian")
+# What differs by its formula keeps the one that its weight was tuned for.
+_OLD_FUNCTIONS = {
+    "lambda_sobel": "nectargan.losses.v023.GreySobelLoss",
+    "lambda_laplacian": "nectargan.losses.v023.GreyLaplacianLoss",
+    "lambda_vgg": "nectargan.losses.v023.ShallowVGGLoss",
+}
+_DEFAULT_LAYERS = 3
 
 Warn = Callable[[str], None]
 
@@ -30,7 +37,7 @@ def migrate(document: dict[str, Any]) -> dict[str, Any]:
     if not wrapped and not _has_old_keys(document):
         return document
     old: dict[str, Any] = copy.deepcopy(document["config"] if wrapped else document)
-    for change in (_losses, _resume, _devices, _empty_paths, _visualizer):
+    for change in (_losses, _networks, _resume, _devices, _empty_paths, _visualizer):
         change(old, lambda message: warnings.warn(f"v0.2.3 config: {message}", stacklevel=6))
     return old
 
@@ -58,8 +65,40 @@ def _losses(old: dict[str, Any], warn: Warn) -> None:
         warn(f"train.objective is '{train['objective']}', after the weights that are not 0")
     for old_name, name in _LOSS_NAMES.items():
         if old_name in loss:
-            loss[name] = loss.pop(old_name)
-            warn(f"train.loss.{old_name} is now train.loss.{name} ({loss[name]})")
+            weight = loss.pop(old_name)
+            told = f"train.loss.{old_name} is now train.loss.{name} ({weight})"
+            if old_name in used and old_name in _OLD_FUNCTIONS:
+                function = _OLD_FUNCTIONS[old_name]
+                loss[name] = {"function": function, "weight": weight}
+                told += f", computed as it was there, by {function}"
+            else:
+                loss[name] = weight
+            warn(told)
+
+
+def _networks(old: dict[str, Any], warn: Warn) -> None:
+    """Both images had input_nc channels, and n_layers counted a layer of stride 1."""
+    load = _section(old, "dataloader", "load")
+    if "input_nc" in load:
+        load.setdefault("output_nc", load["input_nc"])
+    warn(
+        "both networks differ in detail: zeros at the borders instead of reflection, the "
+        "activations of the generator before its convolutions, and N(0, 0.02) instead of torch's "
+        "own weights at the start of the discriminator"
+    )
+    network = old.setdefault("train", {})
+    if isinstance(network, dict):
+        network = network.setdefault("discriminator", {})
+    layers = network.get("n_layers", _DEFAULT_LAYERS) if isinstance(network, dict) else None
+    if type(layers) is not int or layers < 0:
+        return  # nonsense, for the schema to refuse
+    network["n_layers"] = max(1, layers - 1)
+    if layers > 1:
+        side = 18 * 2 ** (layers - 2) - 2
+        told = f"the same patches of {side} x {side} pixels"
+    else:
+        told = "patches of 16 x 16 pixels, not 10 x 10"
+    warn(f"train.discriminator.n_layers {layers} is now {network['n_layers']}: {told}")
 
 
 def _resume(old: dict[str, Any], warn: Warn) -> None:

@@ -5,7 +5,7 @@ This is where the names of losses and their default weights are written down.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import nn
@@ -47,6 +47,7 @@ def pix2pix(
     gan_mode: str = "vanilla",
     vgg_weights: str | Path | None = None,
     channels: int = 3,
+    replaced: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, LMLoss]:
     """The losses of an objective, each with its default weight.
 
@@ -60,6 +61,7 @@ def pix2pix(
         gan_mode: "vanilla", "lsgan" or "hinge"; see `AdversarialLoss`.
         vgg_weights: File with torchvision's VGG19 weights; without one they are downloaded.
         channels: Channels of the target image, for G_VGG.
+        replaced: Functions by name of the loss that take the place of the objective's.
 
     Raises:
         LossError: an unknown objective or mode.
@@ -78,5 +80,6 @@ def pix2pix(
     losses = {}
     for name, weight in objective_weights(objective).items():
         make, kind = makers[name]
-        losses[name] = LMLoss(name, make(), loss_weight=weight, tags=[name[0], kind])
+        function = (replaced or {}).get(name) or make()
+        losses[name] = LMLoss(name, function, loss_weight=weight, tags=[name[0], kind])
     return losses

@@ -169,12 +169,23 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
     """
     train = config.train
     options = resolve_losses(config).train.loss
+    functions = {
+        name: _build_function(name, option, config)
+        for name, option in options.items()
+        if isinstance(option, LossTerm) and option.function is not None
+    }
     losses = pix2pix(
-        train.objective, train.gan_mode, train.vgg_weights, config.dataloader.load.output_nc
+        train.objective,
+        train.gan_mode,
+        train.vgg_weights,
+        config.dataloader.load.output_nc,
+        functions,
     )
     for name, option in options.items():
-        if isinstance(option, LossTerm):
-            losses[name] = _build_term(name, option, losses.get(name), config)
+        if name not in losses:
+            losses[name] = LMLoss(name, functions[name], tags=["G"])
+        if isinstance(option, LossTerm) and option.tags is not None:
+            losses[name] = replace(losses[name], tags=option.tags)
         weight = _weight_of(option)
         if isinstance(weight, ScheduleConfig):
             losses[name] = replace(losses[name], schedule=weight.build())
@@ -192,14 +203,10 @@ def _weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleCon
     return 1.0 if option.weight is None else option.weight
 
 
-def _build_term(name: str, term: LossTerm, own: LMLoss | None, config: Config) -> LMLoss:
-    """A loss with the function and the tags of ``term``, or those of the objective's ``own``."""
-    tags = term.tags if term.tags is not None else list(own.tags) if own else ["G"]
-    if term.function is None and own is not None:
-        return LMLoss(name, own.function, tags=tags)
-    function = _import_module(name, term)
+def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:
+    function = _import_module(name, term, config.train.vgg_weights)
     _try_out(name, term, function, config)
-    return LMLoss(name, function, tags=tags)
+    return function
 
 
 def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> None:
@@ -230,7 +237,7 @@ def _schedule(weight: float | ScheduleConfig) -> Schedule:
     return Schedule("constant", initial_value=weight, target_value=weight)
 
 
-def _import_module(name: str, term: LossTerm) -> nn.Module:
+def _import_module(name: str, term: LossTerm, vgg_weights: str | None) -> nn.Module:
     place = f"train.loss.{name}.function"
     module_name, _, class_name = (term.function or "").replace(":", ".").rpartition(".")
     try:
@@ -241,8 +248,11 @@ def _import_module(name: str, term: LossTerm) -> nn.Module:
         ) from None
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ConfigError(f"{place} is '{term.function}', which is not a torch.nn.Module class.")
+    arguments = dict(term.arguments)
+    if getattr(found, "reads_vgg_weights", False):
+        arguments.setdefault("weights", vgg_weights)
     try:
-        return found(**term.arguments)
+        return found(**arguments)
     except Exception as error:
         # Foreign code may raise anything.
         raise ConfigError(

@@ -7,16 +7,32 @@ from typing import Any
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
+from nectargan.config.loss_options import LossTerm
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
+from nectargan.errors import ConfigError
+from nectargan.trainers.components import build_discriminator
 
 DATA = Path(__file__).parents[1] / "data"
+
+
+def term(name: str, weight: float) -> LossTerm:
+    return LossTerm(function=f"nectargan.losses.v023.{name}", weight=weight)
+
+
 OLD = {
     "nectargan_v0.2.3_default": ("basic", {}),
-    "nectargan_v0.2.3_example_ResUNet_basic_vgg": ("basic+vgg", {"G_VGG": 10.0}),
+    "nectargan_v0.2.3_example_ResUNet_basic_vgg": (
+        "basic+vgg",
+        {"G_VGG": term("ShallowVGGLoss", 10.0)},
+    ),
     "nectargan_v0.2.3_example_UNet_extended": (
         "extended+vgg",
-        {"G_SOBEL": 3.0, "G_LAP": 1.0, "G_VGG": 10.0},
+        {
+            "G_SOBEL": term("GreySobelLoss", 3.0),
+            "G_LAP": term("GreyLaplacianLoss", 1.0),
+            "G_VGG": term("ShallowVGGLoss", 10.0),
+        },
     ),
 }
 
@@ -46,6 +62,8 @@ def test_everything_else_keeps_its_name_and_value() -> None:
     new = load(path)[0].model_dump()
     assert new["dataloader"]["direction"] == "BtoA"
     assert new["common"]["device"] == "cuda"
+    # Of these, one means the same by another number.
+    old["train"]["discriminator"]["n_layers"] -= 1
     for section, key in [
         ("dataloader", "augmentations"),
         ("train", "generator"),
@@ -88,3 +106,40 @@ def test_devices_and_resuming() -> None:
     assert config.common.device == "cuda:1"
     assert any("gpu_ids [1, 2] is dropped" in line for line in told)
     assert any("continue_train" in line for line in told)
+
+
+def strides_of_old(n_layers: int) -> list[int]:
+    """Of v0.2.3's discriminator: a first layer of stride 2, n_layers - 1 more of which the last has
+    stride 1, and one of stride 1; all 4 x 4."""
+    return [2, *([2] * (n_layers - 2) + [1] if n_layers > 1 else []), 1]
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 4, 5])
+def test_the_discriminator_sees_what_it_saw(n_layers: int) -> None:
+    field = 1
+    for stride in reversed(strides_of_old(n_layers)):
+        field = (field - 1) * stride + 4
+    config, told = load({"config": {"train": {"discriminator": {"n_layers": n_layers}}}})
+    ours = build_discriminator(config)
+    assert ours.receptive_field == (field if n_layers > 1 else 16)
+    (line,) = [line for line in told if "n_layers" in line]
+    assert f"{ours.receptive_field} x {ours.receptive_field}" in line
+    assert f"{field} x {field}" in line
+
+
+def test_the_default_discriminator_has_its_665665_parameters() -> None:
+    config, told = load({"config": {"visualizer": {}}})
+    count = sum(parameter.numel() for parameter in build_discriminator(config).parameters())
+    assert count == 665_665
+    assert any("zeros at the borders instead of reflection" in line for line in told)
+
+
+def test_both_images_have_the_channels_of_the_input() -> None:
+    config, _ = load({"config": {"dataloader": {"load": {"input_nc": 1}}}})
+    assert (config.dataloader.load.input_nc, config.dataloader.load.output_nc) == (1, 1)
+
+
+@pytest.mark.parametrize("nonsense", ["x", -1, 2.5, None, [3]])
+def test_nonsense_is_left_for_the_schema_to_refuse(nonsense: object) -> None:
+    with pytest.warns(UserWarning), pytest.raises(ConfigError, match="n_layers"):
+        ConfigManager({"config": {"train": {"discriminator": {"n_layers": nonsense}}}})

@@ -5,63 +5,52 @@ With weights that were tuned there, a run goes on meaning what it meant; see `co
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nectargan.losses.losses import check_same_shape, full_precision
+from nectargan.losses.losses import LaplacianLoss, SobelLoss, check_same_shape, full_precision
 from nectargan.losses.vgg import VGG19Features
 
-_SOBEL = [[[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]]
-_LAPLACE = [[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]
 _UNDER_THE_ROOT = 1e-6
 
 
-class _GreyFilterLoss(nn.Module):
-    """L1 between what 3 x 3 kernels find in the grey versions (channel means) of two images.
+class _GreyFilterLoss(nn.Module, ABC):
+    """L1 between what filters find in the grey versions (channel means) of two images.
 
     Borders are filled with zeros, so the frame of an image counts as an edge.
     """
 
-    kernels: Tensor
-
-    def __init__(self, kernels: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("kernels", kernels, persistent=False)
+    @abstractmethod
+    def response(self, padded: Tensor) -> Tensor:
+        """The response ``(N, 1, H, W)`` to an image ``(N, 1, H + 2, W + 2)``."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of ``x`` against ``y``, both ``(N, C, H, W)``; a scalar, float32 or wider."""
         check_same_shape(type(self).__name__, x, y)
-        with torch.autocast(x.device.type, enabled=False):
-            return F.l1_loss(self.response(x), self.response(y))
-
-    def response(self, images: Tensor) -> Tensor:
-        """``(N, kernels, H, W)``."""
-        grey = full_precision(images).mean(dim=1, keepdim=True)
-        return F.conv2d(grey, self.kernels.to(grey.dtype), padding=1)
+        greys = (full_precision(image).mean(dim=1, keepdim=True) for image in (x, y))
+        return F.l1_loss(*(self.response(F.pad(grey, (1, 1, 1, 1))) for grey in greys))
 
 
 class GreySobelLoss(_GreyFilterLoss):
     """L1 between gradient magnitudes: ``sqrt(gx^2 + gy^2 + 1e-6)`` with Sobel's kernels, not
     divided by 8. A weight has about eight times the effect that it has on `SobelLoss`."""
 
-    def __init__(self) -> None:
-        horizontal = torch.tensor(_SOBEL)
-        super().__init__(torch.stack([horizontal, horizontal.transpose(1, 2)]))
-
-    def response(self, images: Tensor) -> Tensor:
-        """``(N, 1, H, W)``."""
-        squares = super().response(images).square().sum(dim=1, keepdim=True)
-        return (squares + _UNDER_THE_ROOT).sqrt()
+    def response(self, padded: Tensor) -> Tensor:
+        """The gradient magnitude."""
+        along_x, along_y = SobelLoss().derivatives(padded)
+        return (64 * (along_x.square() + along_y.square()) + _UNDER_THE_ROOT).sqrt()
 
 
 class GreyLaplacianLoss(_GreyFilterLoss):
     """L1 between the Laplacians (five-point stencil) of the grey images."""
 
-    def __init__(self) -> None:
-        super().__init__(torch.tensor(_LAPLACE).unsqueeze(1))
+    def response(self, padded: Tensor) -> Tensor:
+        """The Laplacian."""
+        return LaplacianLoss().derivatives(padded)[0]
 
 
 class ShallowVGGLoss(nn.Module):

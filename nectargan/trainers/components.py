@@ -26,14 +26,13 @@ from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.models.patchgan import PatchGANDiscriminator
 from nectargan.models.unet import UnetGenerator
 from nectargan.scheduling.data import Schedule
+from nectargan.trainers.validation import SSIM_WINDOW
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
 
 # More only wait for each other, and each takes a few hundred MB.
 _WORKERS_PER_CORE = 4
-# The window of the structural similarity; see Wang et al. 2004.
-_SSIM_WINDOW = 11
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
@@ -306,10 +305,10 @@ def build_data(config: Config, device: torch.device) -> Data:
     for summary in splits.values():
         for warning in summary.warnings:
             log.warning("%s", warning)
-    if "val" in splits and min(height_and_width(load.crop_size)) < _SSIM_WINDOW:
+    if "val" in splits and min(height_and_width(load.crop_size)) < SSIM_WINDOW:
         raise ConfigError(
             f"dataloader.load.crop_size is {load.crop_size}; for validation with SSIM each side "
-            f"must be at least {_SSIM_WINDOW}."
+            f"must be at least {SSIM_WINDOW}."
         )
 
     def dataset(pairs: Sequence[Pair], augmented: bool) -> PairedDataset:

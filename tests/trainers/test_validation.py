@@ -120,3 +120,25 @@ def test_evaluating_restores_the_mode() -> None:
         assert not network.training
         raise ZeroDivisionError
     assert network.training
+
+
+def test_ssim_is_over_the_windows_within_the_image() -> None:
+    """Against the definition of Wang et al. 2004 in NumPy, window by window."""
+    data = batches(2, 3)
+    values = validate(lambda x: x, normalized(data), CPU)
+    offsets = np.arange(-5, 6)
+    kernel = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    kernel /= kernel.sum()
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(image, (11, 11), axis=(-2, -1))
+        return (windows * kernel).sum(axis=(-2, -1))
+
+    a = torch.cat([source for source, _ in data]).double().numpy() / 255
+    b = torch.cat([target for _, target in data]).double().numpy() / 255
+    ma, mb = mean(a), mean(b)
+    va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+    assert ssim.shape == (4, 3, 14, 22)
+    assert values["val/ssim"] == pytest.approx(ssim.mean(), abs=1e-5)

@@ -31,8 +31,11 @@ class _GreyFilterLoss(nn.Module, ABC):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of ``x`` against ``y``, both ``(N, C, H, W)``; a scalar, float32 or wider."""
         check_same_shape(type(self).__name__, x, y)
-        greys = (full_precision(image).mean(dim=1, keepdim=True) for image in (x, y))
-        return F.l1_loss(*(self.response(F.pad(grey, (1, 1, 1, 1))) for grey in greys))
+        return F.l1_loss(self._of_grey(x), self._of_grey(y))
+
+    def _of_grey(self, images: Tensor) -> Tensor:
+        grey = full_precision(images).mean(dim=1, keepdim=True)
+        return self.response(F.pad(grey, (1, 1, 1, 1)))
 
 
 class GreySobelLoss(_GreyFilterLoss):

@@ -116,7 +116,13 @@ class UnetGenerator(nn.Module):
 
         Returns:
             Images ``(N, output_nc, H, W)`` in [-1, 1].
+
+        Raises:
+            ModelError: it cannot take images of this size, see `check_size`.
         """
+        # Not part of the graph: a compiled or exported network has one size, or a rule for it.
+        if not torch.compiler.is_compiling():
+            self.check_size(*x.shape[-2:])
         skips = []
         for down in self.downs:
             x = down(x)

@@ -179,7 +179,9 @@ def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu"
         device: Where to put it.
 
     Returns:
-        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1].
+        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. It
+        raises `ModelError` for sizes that do not fit it; both sides must be a multiple of its
+        ``multiple``.
 
     Raises:
         CheckpointError: see `load_checkpoint`; or its parts do not fit together.

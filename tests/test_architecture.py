@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "output": set(),
     "version": set(),
     "wording": set(),
+    "shell": set(),
     "scheduling": set(),
     "models": set(),
     "dataset": set(),
@@ -40,6 +41,7 @@ FOR_ALL = {
     "names",
     "output",
     "version",
+    "shell",
     "wording",
 }
 

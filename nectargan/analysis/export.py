@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from nectargan.analysis.frames import named, parts_of
 from nectargan.analysis.reshaping import (
@@ -20,11 +21,37 @@ from nectargan.analysis.smoothing import check_weight
 from nectargan.analysis.sources import Run, RunDirectory, Source, open_sources
 from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
-from nectargan.files import replacing
+from nectargan.files import is_stream, replacing
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import LOSS_TAGS_FILE
 
-PARQUET = ".parquet"
+# What separates columns, by the end of a file's name; each may be followed by .gz.
+_SEPARATORS = {"": ",", ".csv": ",", ".txt": ",", ".tsv": "\t"}
+_GZIP, _PARQUET = ".gz", ".parquet"
+
+
+class Form(NamedTuple):
+    """What the name of a file says that it is: text with a separator, or Parquet without one."""
+
+    separator: str | None
+    is_compressed: bool = False
+
+
+def form_of(output: Path) -> Form:
+    """The form of a table in a file; raises `RunError` for a name of anything else."""
+    if is_stream(output):
+        return Form(",")
+    name = output.name.lower()
+    compressed = name.endswith(_GZIP)
+    suffix = Path(name.removesuffix(_GZIP)).suffix
+    if suffix == _PARQUET and not compressed:
+        return Form(None)
+    if suffix not in _SEPARATORS or (compressed and not suffix):
+        raise RunError(
+            f"'{output}' cannot be written: a table ends in .csv, .tsv, .csv.gz, .tsv.gz or "
+            ".parquet."
+        )
+    return Form(_SEPARATORS[suffix], compressed)
 
 
 @dataclass(frozen=True)
@@ -88,8 +115,8 @@ def export_losses(
 
     Args:
         runs: As for `load_losses`. Several get a first column ``run``.
-        output: The file, replaced in one piece: Parquet if it ends in .parquet, else CSV. Or where
-            to write CSV to.
+        output: The file, replaced in one piece, in the form that `form_of` knows by its name. Or
+            where to write CSV to.
         selection: Which losses, in what shape; by default all, as they are on record.
         mlflow_uri: As for `load_losses`.
 
@@ -101,11 +128,11 @@ def export_losses(
             written.
     """
     selection = selection or Selection()
+    form = form_of(output) if isinstance(output, Path) else Form(",")
     sources = open_sources(runs, mlflow_uri)
     _check_is_no_ledger(output, sources)
     chosen = _chosen(sources, selection)
-    is_parquet = isinstance(output, Path) and output.suffix.lower() == PARQUET
-    as_text = selection.keeps_numbers and not is_parquet
+    as_text = selection.keeps_numbers and form.separator is not None
 
     def tables() -> Iterator[Any]:
         columns = _columns(sources, chosen) if selection.wide else []
@@ -115,10 +142,15 @@ def export_losses(
                 yield named(table, source.name) if len(sources) > 1 else table
 
     if not isinstance(output, Path):
-        return _write_csv(tables(), output)
+        return _write_text(tables(), output, ",")
     try:
         with replacing(output) as part, part.open("wb") as file:
-            return (_write_parquet if is_parquet else _write_csv)(tables(), file)
+            if form.separator is None:
+                return _write_parquet(tables(), file)
+            if not form.is_compressed:
+                return _write_text(tables(), file, form.separator)
+            with gzip.GzipFile(fileobj=file, mode="wb", filename="") as packed:
+                return _write_text(tables(), packed, form.separator)
     except OSError as error:
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None
 
@@ -197,15 +229,15 @@ def _loss_names(source: Source) -> list[str]:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def _write_csv(tables: Tables, file: BinaryIO) -> int:
+def _write_text(tables: Tables, file: BinaryIO | gzip.GzipFile, separator: str) -> int:
     from pyarrow import ArrowInvalid, csv
 
     rows = 0
     # Nothing is quoted, as in the ledger; what would have to be is refused.
-    options = csv.WriteOptions(include_header=False, quoting_style="none")
+    options = csv.WriteOptions(include_header=False, quoting_style="none", delimiter=separator)
     for number, table in enumerate(tables):
         if number == 0:
-            file.write((",".join(table.column_names) + "\n").encode())
+            file.write((separator.join(table.column_names) + "\n").encode())
         try:
             csv.write_csv(table, file, options)
         except ArrowInvalid:

@@ -12,6 +12,7 @@ from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked, read_status
+from nectargan.shell import is_pattern, matches
 
 BEST_BY = "val/ssim"
 
@@ -40,16 +41,27 @@ class RunSummary(NamedTuple):
     behind: list[str]
 
 
-def summarize_runs(output: Path) -> list[RunSummary]:
+def summarize_runs(output: str | Path) -> list[RunSummary]:
     """All runs in a directory, by name; one that died without a word is marked as killed.
+
+    Args:
+        output: The directory, or a run directory itself, or a pattern of such.
 
     Raises:
         RunError: there is no such directory.
     """
-    if not output.is_dir():
+    places = [Path(output)]
+    if is_pattern(str(output)):
+        places = [place for place in matches(str(output)) if place.is_dir()]
+    if not all(place.is_dir() for place in places) or not places:
         raise RunError(f"'{output}' is no directory.")
-    found = [path for path in sorted(output.iterdir()) if read_status(path)[0]]
-    return [_summarize(path) for path in found]
+    return [_summarize(path) for place in places for path in _runs_in(place)]
+
+
+def _runs_in(place: Path) -> list[Path]:
+    if read_status(place)[0]:
+        return [place]
+    return [path for path in sorted(place.iterdir()) if read_status(path)[0]]
 
 
 def current_status(directory: Path) -> tuple[str, str]:

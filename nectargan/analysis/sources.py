@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -16,6 +14,7 @@ from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import read_loss_tags
 from nectargan.loggers.run_directory import CONFIG_FILE, is_locked, read_status
+from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
@@ -123,7 +122,29 @@ def is_several(runs: Run | Sequence[Run]) -> bool:
 
 
 def _is_pattern(run: str) -> bool:
-    return glob.has_magic(run) and not run.startswith(MLFLOW) and not Path(run).exists()
+    return not run.startswith(MLFLOW) and is_pattern(run)
+
+
+def one_run(run: str) -> Path:
+    """The one run directory that a path or a pattern stands for; raises RunError for several."""
+    found = runs_matching(run)
+    if len(found) > 1:
+        raise RunError(f"'{run}' matches {len(found)} runs: {', '.join(found[:5])}; name one.")
+    return Path(found[0])
+
+
+def runs_matching(run: str) -> list[str]:
+    """The run directories that a pattern stands for; what is none stands for itself.
+
+    Raises:
+        RunError: a pattern matches no run directory.
+    """
+    if not _is_pattern(run):
+        return [run]
+    found = [str(path) for path in matches(run) if (path / LOSSES_FILE).exists()]
+    if not found:
+        raise RunError(f"'{run}' matches no run directory.")
+    return found
 
 
 def _found(run: str, mlflow_uri: str | None) -> list[Source]:
@@ -133,16 +154,7 @@ def _found(run: str, mlflow_uri: str | None) -> list[Source]:
         return [MLflowRun(run.removeprefix(MLFLOW), mlflow_uri)]
     if not _is_pattern(run):
         return [_in_directory(Path(run))]
-    matches = [Path(match) for match in sorted(glob.glob(run), key=_in_natural_order)]
-    found = [RunDirectory(path) for path in matches if (path / LOSSES_FILE).exists()]
-    if not found:
-        raise RunError(f"'{run}' matches no run directory.")
-    return list(found)
-
-
-def _in_natural_order(name: str) -> list[tuple[int, str]]:
-    """Version 10 comes after version 9."""
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+    return [RunDirectory(Path(path)) for path in runs_matching(run)]
 
 
 def _in_directory(directory: Path) -> Source:

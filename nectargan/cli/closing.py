@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nectargan.credentials import public_address
+from nectargan.shell import quoted
 from nectargan.trainers.lines import duration
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
         yield _line("", f"generator = load_generator({_text(usable)})")
     logging = config.logging
     if logging.tensorboard.enable or logging.mlflow.enable:
-        yield _line("Look", f"{program('nectargan')} ui {shlex.quote(str(directory.parent))}")
+        yield _line("Look", f"{program('nectargan')} ui {quoted(directory.parent)}")
     if logging.mlflow.enable and logging.mlflow.tracking_uri is not None:
         uri = public_address(trainer.store.uri)
-        command = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(uri)}"
+        command = f"{program('mlflow')} ui --backend-store-uri {quoted(uri)}"
         yield _line("MLflow", uri if uri.startswith("http") else command)
     if logging.csv:
         yield _line("pandas", f"pandas.read_csv({_text(directory / 'losses.csv')})")
@@ -72,4 +72,4 @@ def _checkpoint_of(epoch: int, trainer: Trainer) -> Path | None:
 def program(name: str) -> str:
     """How to call a program of this environment, activated or not."""
     path = name if shutil.which(name) else str(Path(sys.executable).with_name(name))
-    return shlex.quote(path)
+    return quoted(path)

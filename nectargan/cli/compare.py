@@ -9,12 +9,13 @@ import click
 
 from nectargan.cli.common import Command
 from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH, X_AXIS
+from nectargan.cli.paths import OUTPUT, RUN
 from nectargan.errors import RunError
 from nectargan.output import make_console, say
 
 
 @click.command(cls=Command)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...")
+@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN RUN...")
 @click.option(
     "--format",
     "form",
@@ -26,7 +27,7 @@ from nectargan.output import make_console, say
 @click.option(
     "--plot",
     "picture",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Draw losses and weights here, too: .png, .svg or .pdf.",
 )
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.paths import INPUT, OUTPUT
 from nectargan.output import say
 
 
@@ -16,7 +17,7 @@ def data() -> None:
 
 
 @data.command(cls=Command)
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=OUTPUT)
 @click.option("--train", default=400, show_default=True, metavar="N", help="Training pairs.")
 @click.option("--val", default=100, show_default=True, metavar="N", help="Validation pairs.")
 @click.option("--test", default=0, show_default=True, metavar="N", help="Test pairs.")
@@ -31,7 +32,7 @@ def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int
 
 
 @data.command(cls=Command)
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=INPUT)
 def check(directory: Path) -> None:
     """Read every image in DIRECTORY and list all that is wrong."""
     from nectargan.dataset.pairs import check_data

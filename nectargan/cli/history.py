@@ -9,13 +9,13 @@ from typing import Any, get_args
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.paths import OUTPUT, RUN
 from nectargan.config.choices import PictureFormat
 from nectargan.errors import RunError
 from nectargan.files import is_stream
 from nectargan.output import say
 from nectargan.wording import counted
 
-PATH = click.Path(path_type=Path)
 MLFLOW_URI = click.option(
     "--mlflow-uri",
     metavar="URI",
@@ -53,13 +53,13 @@ SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure
 
 
 @click.command("export-csv", cls=Command)
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="CSV file, Parquet if it ends in .parquet, or - for standard output.",
+    type=OUTPUT,
+    help="File: .csv, .tsv, .csv.gz, .tsv.gz or .parquet; - for CSV on standard output.",
 )
 @click.option("--wide", is_flag=True, help="A row per step, a column per series.")
 @click.option(
@@ -101,11 +101,11 @@ def export_csv(
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
 @click.option(
     "-o",
     "--output",
-    type=PATH,
+    type=OUTPUT,
     help="Picture, .png, .svg or .pdf.  [default: losses.png in the run directory]",
 )
 @click.option(
@@ -117,15 +117,23 @@ def export_csv(
 @SMOOTH
 @SIZE
 @MLFLOW_URI
-def plot(run: str, output: Path | None, form: str | None, **options: Any) -> None:
-    """Draw the losses, weights and validation of a run.
+def plot(runs: tuple[str, ...], output: Path | None, form: str | None, **options: Any) -> None:
+    """Draw the losses, weights and validation of a run; of each where there are several.
 
     RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files.
     """
     from nectargan.analysis.plots import plot_run
+    from nectargan.analysis.sources import runs_matching
 
-    for file in plot_run(run, _picture(run, output, form), **options):
-        say(f"Drew {file}.", err=is_stream(file))
+    found = [each for run in runs for each in runs_matching(run)]
+    if output is not None and len(found) > 1:
+        raise RunError(
+            f"--output {output} is one file, and {len(found)} runs are named; without it each is "
+            "drawn in its own directory, and compare --plot draws all in one."
+        )
+    for run in found:
+        for file in plot_run(run, _picture(run, output, form), **options):
+            say(f"Drew {file}.", err=is_stream(file))
 
 
 def _picture(run: str, output: Path | None, form: str | None) -> Path:

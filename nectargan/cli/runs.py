@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.paths import RUN
 from nectargan.output import make_console, say
-
-DIRECTORY = click.Path(path_type=Path)
+from nectargan.shell import is_pattern
 
 
 @click.command(cls=Command)
-@click.argument("directory", type=DIRECTORY, default="runs")
-def runs(directory: Path) -> None:
+@click.argument("directory", type=RUN, default="runs")
+def runs(directory: str) -> None:
     """List the runs in DIRECTORY (runs): status, epoch, last losses, best metric.
 
     A run that died without a word is marked as killed.
@@ -24,24 +24,30 @@ def runs(directory: Path) -> None:
     from nectargan.analysis.run_list import BEST_BY, summarize_runs
 
     table = Table("run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind")
+    several = is_pattern(directory)
     for run in summarize_runs(directory):
         status = f"{run.status}: {run.reason}" if run.reason else run.status
         losses = "  ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
         best = f"{run.best[0]:.4g} in epoch {run.best[1]}" if run.best else ""
         epoch = f"{run.epoch}/{run.epochs}"
-        table.add_row(run.directory.name, status, epoch, losses, best, ", ".join(run.behind))
+        name = str(run.directory) if several else run.directory.name
+        table.add_row(name, status, epoch, losses, best, ", ".join(run.behind))
     make_console().print(table)
 
 
 @click.command(cls=Command)
-@click.argument("run", type=DIRECTORY)
+@click.argument("run", type=RUN)
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
-def sync(run: Path, mlflow_uri: str | None) -> None:
+def sync(run: str, mlflow_uri: str | None) -> None:
     """Send to TensorBoard and MLflow what they lack of RUN.
 
     What they have is not sent again.
     """
+    from nectargan.analysis.sources import runs_matching
     from nectargan.trainers.sinks import synchronize
 
-    for sink, was_behind in synchronize(run, mlflow_uri).items():
-        say(f"{sink}: {'has everything now' if was_behind else 'had everything'}.")
+    found = runs_matching(run)
+    for each in found:
+        place = f"{each}: " if len(found) > 1 else ""
+        for sink, was_behind in synchronize(Path(each), mlflow_uri).items():
+            say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")

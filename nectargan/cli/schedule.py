@@ -7,21 +7,22 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.paths import INPUT, OUTPUT
 from nectargan.files import is_stream
 from nectargan.output import say
 
 
 @click.command(cls=Command)
-@click.argument("config")
+@click.argument("config", type=INPUT)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     default=Path("schedule.png"),
     show_default=True,
     help="PNG file.",
 )
-def schedule(config: str, output: Path) -> None:
+def schedule(config: Path, output: Path) -> None:
     """Draw the loss weights and learning rates of CONFIG that move over its epochs.
 
     What stays the same is listed. If nothing moves, everything is drawn.

@@ -13,6 +13,7 @@ import click
 
 from nectargan.cli.closing import closing_lines
 from nectargan.cli.common import HELP, LongCommand
+from nectargan.cli.paths import OUTPUT, UserPath
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.errors import RunError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from nectargan.config.schema import Config
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
     from nectargan.trainers.resumption import Resumption
+
+_INPUT, _TEXT = UserPath(is_pattern_too=True, as_text=True), UserPath(as_text=True)
 
 # Options that stand for one key of the config.
 _KEYS = {
@@ -44,9 +47,9 @@ _KEYS = {
 
 
 @click.command(cls=LongCommand, context_settings=HELP)
-@click.option("-c", "--config", metavar="FILE", help="Config, JSON or YAML.")
-@click.option("-d", "--data", metavar="DIR", help="Data set.")
-@click.option("-o", "--output", metavar="DIR", help="Where run directories are made.")
+@click.option("-c", "--config", type=_INPUT, metavar="FILE", help="Config, JSON or YAML.")
+@click.option("-d", "--data", type=_INPUT, metavar="DIR", help="Data set.")
+@click.option("-o", "--output", type=_TEXT, metavar="DIR", help="Where run directories are made.")
 @click.option("-n", "--name", help="Name of the experiment.")
 @click.option(
     "--set",
@@ -67,11 +70,10 @@ _KEYS = {
 @click.option("--mlflow-required", is_flag=True, help="Refuse to start if MLflow is away.")
 @click.option("--no-mlflow", is_flag=True, help="Do not log to MLflow.")
 @click.option("--no-tensorboard", is_flag=True, help="Do not log to TensorBoard.")
-@click.option(
-    "--csv", type=click.Path(path_type=Path), help="At the end, write the loss history here too."
-)
+@click.option("--csv", type=OUTPUT, help="At the end, write the loss history here too.")
 @click.option(
     "--resume",
+    type=_TEXT,
     metavar="DIR|auto",
     help="Go on with a run; auto: with the newest unfinished one, or start one.",
 )
@@ -179,10 +181,11 @@ def _resumption(
     if resume is None:
         return resolve(config), None
 
+    from nectargan.analysis.sources import one_run
     from nectargan.trainers.checkpoint import load_last
     from nectargan.trainers.resumption import find_unfinished, resumption_of
 
-    directory = Path(resume)
+    directory = Path() if resume == "auto" else one_run(resume)
     if resume == "auto":
         manager = resolve(config)
         common = manager.data.common
@@ -203,6 +206,9 @@ def _check_csv(csv: Path | None, manager: ConfigManager) -> None:
         return
     if not manager.data.logging.csv:
         raise RunError(f"--csv '{csv}' needs the record that logging.csv=false turns off.")
+    from nectargan.analysis.export import form_of
+
+    form_of(csv)
     if csv.is_dir() or not csv.resolve().parent.is_dir():
         raise RunError(f"--csv '{csv}' is a directory, or lies in none that exists.")
 
@@ -222,6 +228,11 @@ def _print_how(trainer: Pix2pixTrainer) -> None:
 
 
 def _copy_csv(losses: Path, csv: Path) -> None:
+    from nectargan.analysis.export import Form, export_losses, form_of
+
+    if form_of(csv) != Form(","):
+        export_losses(losses.parent, csv)
+        return
     try:
         with replacing(csv) as part:
             shutil.copyfile(losses, part)

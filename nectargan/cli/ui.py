@@ -19,6 +19,7 @@ from typing import IO, NamedTuple
 import click
 
 from nectargan.cli.common import LongCommand
+from nectargan.cli.paths import INPUT
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
 from nectargan.loggers.mlflow_store import (
@@ -79,7 +80,7 @@ class _Server(NamedTuple):
 
 
 @click.command(cls=LongCommand)
-@click.argument("directory", type=click.Path(path_type=Path), default="runs")
+@click.argument("directory", type=INPUT, default="runs")
 @click.option(
     "--mlflow-uri",
     metavar="URI",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.paths import RUN
 from nectargan.output import make_console, printable, say
 from nectargan.trainers.lines import duration, losses_line, metrics_line
 
@@ -24,15 +24,16 @@ _LINE_SECONDS = 30.0
 
 
 @click.command(cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
-def watch(run: Path) -> None:
+@click.argument("run", type=RUN)
+def watch(run: str) -> None:
     """Show RUN, a run directory, live until it has ended.
 
     Ctrl-C ends the watching (exit code 130), not the run.
     """
     from nectargan.analysis.live import LiveRun
+    from nectargan.analysis.sources import one_run
 
-    live = LiveRun(run)
+    live = LiveRun(one_run(run))
     if sys.stdout.isatty():
         _show(live)
     else:

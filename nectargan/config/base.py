@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from nectargan.config import choices
 from nectargan.names import FORMULA
+from nectargan.shell import expanded
+
+BACKSLASHES = 'in quotes a backslash is written twice, as in "D:\\\\new", or / in its place'
 
 
 def _size(value: object) -> object:
@@ -30,6 +34,12 @@ def _resize(value: object) -> object:
 
 def _text(value: object) -> object:
     return str(value) if type(value) in (int, float) else value
+
+
+def _path(path: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in path):
+        raise ValueError(f"it has a line break or another control character in it; {BACKSLASHES}")
+    return expanded(path)
 
 
 def _name(name: str) -> str:
@@ -66,6 +76,7 @@ Depth = Annotated[int, Field(ge=0, le=16)]  # layers that halve an image of at m
 Channels = Annotated[int, Field(ge=1, le=4)]
 Size = Annotated[int | list[int], BeforeValidator(_size)]
 Resize = Annotated[str | list[str], BeforeValidator(_resize)]
+PathText = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[Text, AfterValidator(_name)]  # of a file, and of things in a tracker
 

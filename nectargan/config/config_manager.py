@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nectargan.config.base import MOST_EPOCHS
+from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
@@ -124,7 +124,8 @@ def _read(path: Path, place: str) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split()) or "nested too deeply"
         kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else "JSON"
-        raise ConfigError(f"The {place} is not valid {kind}: {reason}.") from None
+        hint = f"; {BACKSLASHES}" if "escape" in reason else ""
+        raise ConfigError(f"The {place} is not valid {kind}: {reason}{hint}.") from None
     if not isinstance(document, dict):
         raise ConfigError(f"The {place} must hold sections such as 'train', not {document!r:.60}.")
     return document

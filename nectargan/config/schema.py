@@ -21,6 +21,7 @@ from nectargan.config.base import (
     Epochs,
     Name,
     NotNegative,
+    PathText,
     Resize,
     Section,
     Size,
@@ -53,7 +54,7 @@ class Common(Section):
     """Seed of Python, NumPy, torch and the data loader."""
     deterministic: bool = False
     """Only deterministic algorithms: two runs on a CPU are then equal to the bit."""
-    output_directory: str = "runs"
+    output_directory: PathText = "runs"
     """Where run directories are made."""
     experiment_name: Name = "NectarGAN"
     """First part of the run directory's name; also the MLflow experiment."""
@@ -80,7 +81,7 @@ class Load(Section):
 class Dataloader(Section):
     """Where the images come from and how they are served."""
 
-    dataroot: str = ""
+    dataroot: PathText = ""
     """Folder with train/ and val/ (A|B images), trainA/ and trainB/, or train/A and train/B."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which image of a pair is the input."""
@@ -210,7 +211,7 @@ class Train(Section):
     """"basic" is GAN + L1; "extended" adds L2, Sobel and Laplacian; "+vgg" a perceptual loss."""
     gan_mode: GanMode = "vanilla"
     """Adversarial loss: vanilla (BCE with logits), lsgan (squared) or hinge."""
-    vgg_weights: str | None = None
+    vgg_weights: PathText | None = None
     """File with torchvision's VGG19 weights; without one they are downloaded."""
     separate_lr_schedules: bool = False
     """Whether the discriminator has a learning rate of its own."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from nectargan.dataset.decoding import SUFFIXES, Probe, probe
 from nectargan.dataset.findings import Picture, hints_about, warnings_about
 from nectargan.errors import DataError
+from nectargan.shell import stands_for_nothing
 from nectargan.wording import counted
 
 SPLITS = ("train", "val", "test")
@@ -162,7 +163,10 @@ def _readable() -> Iterator[None]:
 def _root_problems(root: Path) -> list[str]:
     if root.is_dir():
         return []
-    return [f"{root}: {'not a directory' if root.exists() else 'no such directory'}"]
+    if root.exists():
+        return [f"{root}: not a directory"]
+    nothing = stands_for_nothing(str(root))
+    return [f"{root}: no such directory" + (f"; {nothing}" if nothing else "")]
 
 
 def _raise_if(problems: Sequence[str]) -> None:

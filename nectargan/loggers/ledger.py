@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 from nectargan.errors import RunError
 from nectargan.files import open_regular, replacing
+from nectargan.shell import quoted
 
 LOSSES_FILE = "losses.csv"
 METRICS_FILE = "metrics.csv"
@@ -109,7 +110,7 @@ class Ledger:
         except OSError as error:
             raise RunError(
                 f"'{self.path}' cannot be written: {error.strerror}; make room and go on with "
-                f"--resume '{self.path.parent}'."
+                f"--resume {quoted(self.path.parent)}."
             ) from error
 
     def check(self) -> None:

@@ -16,6 +16,7 @@ from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public
 from nectargan.errors import RunError
 from nectargan.loggers.run_directory import is_locked, locked
 from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
+from nectargan.shell import expanded
 
 TRACKING_URI, EXPERIMENT_NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 DATABASE, DEFAULT = "mlflow.db", "the default"
@@ -250,7 +251,9 @@ def _absolute(uri: str, place: str) -> str:
     if not is_tracking_uri(uri):
         raise RunError(f"{place} cannot be '{public_address(uri)}': {TRACKING_URIS}.")
     path = database_of(uri)
-    if path is None or path.is_absolute():
+    if path is not None:
+        path = Path(expanded(str(path)))
+    if path is None or (path.is_absolute() and path == database_of(uri)):
         return uri
     _, mark, parameters = uri.partition("?")
     return f"{sqlite_uri(path.resolve())}{mark}{parameters}"

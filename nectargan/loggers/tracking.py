@@ -31,6 +31,7 @@ from nectargan.loggers.nonfinite import NonFiniteWatch
 from nectargan.loggers.recorder import LossRecorder
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
+from nectargan.shell import quoted
 
 _PATIENCE = 5.0
 
@@ -248,9 +249,9 @@ class Tracker:
             if not follower.wait(0.0):
                 log.warning(
                     "%s did not get everything, which the CSV files have; to send the rest: "
-                    "nectargan sync '%s'",
+                    "nectargan sync %s",
                     follower.sink.name,
-                    self.directory,
+                    quoted(self.directory),
                 )
 
     def _write_losses(self, rows: list[LossRow]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nectargan.errors import RunError
 from nectargan.files import replacing
+from nectargan.shell import quoted
 from nectargan.trainers.checkpoint import FOLDER, list_checkpoints
 
 LAST, BEST = "last.pt", "best.pt"
@@ -69,7 +70,7 @@ class CheckpointWriter:
             # torch's own message is about its file format.
             reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
             again = (
-                f"go on with --resume '{self._run}'"
+                f"go on with --resume {quoted(self._run)}"
                 if list_checkpoints(self._run)
                 else "start again"
             )

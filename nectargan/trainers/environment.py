@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from nectargan import shell
 from nectargan.credentials import public_argument
 from nectargan.version import __version__
 
@@ -48,7 +48,7 @@ def command_line() -> str:
     """The command that started this process, as a shell takes it; of addresses only scheme, host,
     port and path."""
     program = Path(sys.argv[0]).name or "python"
-    return shlex.join([program, *map(public_argument, sys.argv[1:])])
+    return shell.command_line([program, *map(public_argument, sys.argv[1:])])
 
 
 def _user() -> str:

@@ -13,6 +13,8 @@ from nectargan.config.schema import Config
 from nectargan.dataset.pairs import SplitSummary
 from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
+from nectargan.loggers.run_directory import CONFIG_FILE
+from nectargan.shell import quoted
 from nectargan.trainers.components import all_schedules, height_and_width
 from nectargan.trainers.run_params import run_params
 from nectargan.wording import counted
@@ -139,7 +141,7 @@ def _note(
         "",
         "Repeat it with",
         "",
-        f"    nectargan-train -c {(directory.resolve() / 'config.json').as_posix()}",
+        f"    nectargan-train -c {quoted(directory.resolve() / CONFIG_FILE)}",
         "",
         "(`config.json` is among the artifacts as well.)",
     ]

@@ -17,6 +17,7 @@ from nectargan.errors import CheckpointError, DataError, RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
+from nectargan.shell import quoted
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
@@ -185,7 +186,7 @@ class Trainer(ABC):
                 # Images that cannot be read are a DataError.
                 raise RunError(
                     f"'{error.filename or run.directory}' cannot be written: {error.strerror}; "
-                    f"make room and go on with --resume '{run.directory}'."
+                    f"make room and go on with --resume {quoted(run.directory)}."
                 ) from error
             finally:
                 if display:

@@ -273,3 +273,34 @@ def test_a_name_that_would_need_quotes(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has a comma or a quotation mark"):
         export_losses([tmp_path / "a,b", tmp_path / "c"], tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"),
+    [
+        *(("out.csv", ","), ("out.txt", ","), ("out", ","), ("out.TSV", "\t")),
+        *(("out.csv.gz", ","), ("out.tsv.gz", "\t"), ("a.b.csv", ",")),
+    ],
+)
+@pytest.mark.parametrize("smooth", [None, 0.5])
+def test_a_file_is_what_its_name_says(
+    tmp_path: Path, name: str, separator: str, smooth: float | None
+) -> None:
+    make_run(tmp_path / "r")
+    expected = export(tmp_path / "r", tmp_path, smooth=smooth)
+    rows = export_losses(tmp_path / "r", tmp_path / name, Selection(smooth=smooth))
+    compression = "gzip" if name.endswith(".gz") else None
+    table = pd.read_csv(tmp_path / name, sep=separator, compression=compression)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    assert rows == len(expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.json", "x.xlsx", "x.feather", "x.parquet.gz", "x.gz", "x.csv.zip", "x.csv.xz", "x.html"],
+)
+def test_a_name_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    make_run(tmp_path / "r")
+    with pytest.raises(RunError, match=r"a table ends in \.csv, \.tsv, \.csv\.gz, .* or \.parquet"):
+        export_losses(tmp_path / "r", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -103,6 +104,18 @@ def test_a_dry_run_writes_nothing(run: Run, config_file: Path, tmp_path: Path) -
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["history.tsv", "history.csv.gz", "history.parquet"])
+def test_the_csv_copy_is_what_its_name_says(
+    run: Run, config_file: Path, tmp_path: Path, name: str
+) -> None:
+    assert run("train", "-c", config_file, "--csv", name).exit_code == 0
+    read = {"tsv": partial(pd.read_csv, sep="\t"), "parquet": pd.read_parquet}
+    table = read.get(name.rpartition(".")[2], pd.read_csv)(name)
+    ledger = pd.read_csv(only_run(tmp_path) / "losses.csv")
+    assert table["raw"].tolist() == ledger["raw"].tolist()
+    assert table.columns.tolist() == ledger.columns.tolist()
+
+
 def test_the_csv_copy(run: Run, config_file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "history.csv"
     assert run("train", "-c", config_file, "--csv", copy).exit_code == 0
@@ -139,6 +152,12 @@ def test_sinks_can_be_switched_off(run: Run, config_file: Path, tmp_path: Path) 
         (["--precision", "fp8"], "'fp8' is not one of"),
         (["--epochs", "0"], "0 is not in the range"),
         (["--csv", "no/such/folder/x.csv"], "lies in none that exists"),
+        (["--csv", "x.xlsx"], "'x.xlsx' cannot be written: a table ends in .csv, .tsv,"),
+        (["--output", "$NOT_SET_HERE/runs"], "'$NOT_SET_HERE/runs': $NOT_SET_HERE is not set."),
+        (["--set", "common.output_directory=$NOT_SET_HERE"], "'$NOT_SET_HERE': $NOT_SET_HERE is"),
+        (["--output", "~no-such-user-here"], "there is no user 'no-such-user-here'"),
+        (["--resume", "no*"], "'no*' matches no run directory"),
+        (["--data", "no*"], "'no*' matches nothing"),
         (["--set", "logging.csv=false", "--csv", "x.csv"], "logging.csv=false"),
         (["--name", "../up"], 'cannot be "../up"'),
     ],

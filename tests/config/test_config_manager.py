@@ -332,6 +332,20 @@ def test_files_of_windows_editors(name: str, tmp_path: Path) -> None:
 BAD_FILES = {
     "twice.yaml": (b"common: {seed: 1}\ncommon: {seed: 2}", "the key 'common' is given twice"),
     "empty.json": (b"", "not valid JSON"),
+    "windows.json": (
+        rb'{"dataloader": {"dataroot": "D:\datasets\facades"}}',
+        r'Invalid \\escape: .*; in quotes a backslash is written twice, as in "D:\\\\new", or /',
+    ),
+    "windows.yaml": (
+        rb'dataloader: {dataroot: "D:\datasets"}',
+        "unknown escape character .* in quotes a backslash is written twice",
+    ),
+    "line_breaks.json": (
+        rb'{"dataloader": {"dataroot": "D:\new\train"}}',
+        r'dataroot .* cannot be "D:\\new\\train": it has a line break or another control '
+        "character in it; in quotes a backslash is written twice",
+    ),
+    "nul.json": (rb'{"train": {"vgg_weights": "a\u0000b"}}', "another control character"),
     "torn.json": (b'{"common": {"seed": 1', "not valid JSON: .*line 1"),
     "list.json": (b"[1, 2]", r"must hold sections such as 'train', not \[1, 2\]"),
     "null.json": (b"null", "must hold sections"),
@@ -435,3 +449,19 @@ def test_resize_is_one_word_or_two(resize: str | list[str]) -> None:
     config = ConfigManager({"dataloader": {"load": {"resize": resize}}}).data
     assert config.dataloader.load.resize == resize
     assert ConfigManager(config.model_dump(mode="json")).data == config
+
+
+def test_paths_of_a_config_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of/me")
+    monkeypatch.setenv("SETS", "/sets")
+    config = ConfigManager(
+        {
+            "common": {"output_directory": "~/runs"},
+            "dataloader": {"dataroot": "$SETS/facades"},
+            "train": {"vgg_weights": "${SETS}/vgg.pth"},
+        },
+        [("dataloader.dataroot", "${SETS}/maps")],
+    ).data
+    assert config.common.output_directory == "/home/of/me/runs"
+    assert config.dataloader.dataroot == "/sets/maps"
+    assert config.train.vgg_weights == "/sets/vgg.pth"

@@ -1,0 +1,54 @@
+"""The types of arguments that are paths: ``~`` and ``$NAME`` stand for what they do in a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nectargan.shell import expanded, is_pattern, matches, stands_for_nothing
+
+_MOST_NAMED = 5
+
+
+class UserPath(click.ParamType):  # type: ignore[type-arg]
+    """A path as the user writes it.
+
+    Args:
+        is_pattern_too: Whether a pattern stands for the one thing that it matches.
+        as_text: Whether the value is a text, for what may be no path at all.
+    """
+
+    name = "path"
+
+    def __init__(self, is_pattern_too: bool = False, as_text: bool = False) -> None:
+        self._is_pattern_too = is_pattern_too
+        self._as_text = as_text
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """The path; fails where ``~`` or ``$NAME`` stands for nothing."""
+        path = expanded(str(value))
+        if nothing := stands_for_nothing(path):
+            self.fail(f"'{value}': {nothing}.", param, ctx)
+        if self._is_pattern_too and is_pattern(path):
+            found = [str(match) for match in matches(path)]
+            if len(found) != 1:
+                self.fail(f"'{value}' {_told(found)}", param, ctx)
+            path = found[0]
+        return path if self._as_text else Path(path)
+
+
+def _told(found: list[str]) -> str:
+    if not found:
+        return "matches nothing."
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return f"matches {len(found)}: {', '.join(found[:_MOST_NAMED])}{more}; name one."
+
+
+OUTPUT = UserPath()
+INPUT = UserPath(is_pattern_too=True)
+# A run directory, or a pattern of some, or an address such as mlflow:RUN_ID.
+RUN = UserPath(as_text=True)

@@ -167,8 +167,9 @@ class Unet(Section):
     """Levels between the first and the bottleneck: image sides are multiples of 2^(n_downs + 2)."""
     block_type: Literal["UnetBlock", "ResidualUnetBlock"] = "UnetBlock"
     """Kind of the down and up blocks."""
-    upsample_type: Literal["Transposed", "Bilinear"] = "Transposed"
-    """Transposed convolution, or bilinear upsampling and a convolution."""
+    upsample_type: Literal["Transposed", "Bilinear", "Nearest", "PixelShuffle"] = "Transposed"
+    """Transposed convolution; bilinear or nearest-neighbour upsampling and a convolution; or a
+    convolution whose channels become pixels. Only the first leaves a checkerboard."""
     norm: Norm = "instance"
     """Normalisation."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5

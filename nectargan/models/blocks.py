@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nectargan.errors import ModelError, did_you_mean
 
 NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
-UPSAMPLE_TYPES = ("Transposed", "Bilinear")
+UPSAMPLE_TYPES = ("Transposed", "Bilinear", "Nearest", "PixelShuffle")
 
 
 def check_whole(owner: str, name: str, value: object, least: int) -> None:
@@ -32,10 +33,15 @@ def check_choice(owner: str, name: str, value: object, allowed: Collection[str])
 def init_weights(module: nn.Module, std: float = 0.02) -> None:
     """Draws the weights of a network in place, as in Isola et al. 2017, section 6.2.
 
-    Convolution weights become N(0, std), the scale of affine norms N(1, std), all biases 0.
+    Convolution weights become N(0, std), the scale of affine norms N(1, std), all biases 0. The
+    four sub-pixels of a `SubPixelConv2d` begin alike ("ICNR", Aitken et al. 2017), so that it
+    begins as nearest-neighbour upsampling, without a checkerboard.
     """
     for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(layer, SubPixelConv2d):
+            first = torch.empty_like(layer.weight[::4]).normal_(0.0, std)
+            layer.weight.copy_(first.repeat_interleave(4, dim=0))
+        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
             layer.weight.normal_(0.0, std)
         elif isinstance(layer, (nn.BatchNorm2d, nn.InstanceNorm2d)) and layer.affine:
             layer.weight.normal_(1.0, std)
@@ -43,6 +49,35 @@ def init_weights(module: nn.Module, std: float = 0.02) -> None:
             continue
         if layer.bias is not None:
             layer.bias.zero_()
+
+
+class SubPixelConv2d(nn.Conv2d):
+    """A 3 x 3 convolution to four times the channels, which become 2 x 2 pixels (Shi et al. 2016).
+
+    Args:
+        in_channels: Channels of the input ``(N, in_channels, H, W)``.
+        out_channels: Channels of the output ``(N, out_channels, 2H, 2W)``.
+        bias: Add a bias, one for each of the four sub-pixels of a channel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, 4 * out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(super().forward(x), 2)
+
+
+def upsampling(kind: str, in_channels: int, out_channels: int, bias: bool) -> list[nn.Module]:
+    """The layers that double height and width; ``kind`` is one of `UPSAMPLE_TYPES`."""
+    if kind == "Transposed":
+        return [nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias)]
+    if kind == "PixelShuffle":
+        return [SubPixelConv2d(in_channels, out_channels, bias=bias)]
+    if kind == "Nearest":
+        resize = nn.Upsample(scale_factor=2, mode="nearest")
+    else:
+        resize = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+    return [resize, nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias)]
 
 
 class UnetBlock(nn.Module):
@@ -60,7 +95,8 @@ class UnetBlock(nn.Module):
         activate: Begin with the activation; False for the block that reads the image.
         norm: A key of `NORMS`, or None for no norm.
         bias: Give the convolution a bias.
-        upsample_type: "Transposed" (4 x 4, stride 2) or "Bilinear" (2 x, then a 3 x 3 convolution).
+        upsample_type: "Transposed" (4 x 4, stride 2), "Bilinear" or "Nearest" (2 x, then a 3 x 3
+            convolution), or "PixelShuffle" (`SubPixelConv2d`).
         dropout: Chance of each value to be dropped while training.
     """
 
@@ -83,11 +119,8 @@ class UnetBlock(nn.Module):
             layers.append(nn.ReLU() if up else nn.LeakyReLU(0.2))
         if not up:
             layers.append(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=bias))
-        elif upsample_type == "Transposed":
-            layers.append(nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias))
         else:
-            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
-            layers.append(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias))
+            layers += upsampling(upsample_type, in_channels, out_channels, bias)
         if norm is not None:
             layers.append(NORMS[norm](out_channels))
         if dropout:

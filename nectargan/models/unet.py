@@ -37,7 +37,7 @@ class UnetGenerator(nn.Module):
         features: Channels of the first level.
         n_downs: Levels between the first one and the bottleneck, 0 or more.
         block_type: "UnetBlock" or "ResidualUnetBlock".
-        upsample_type: "Transposed" or "Bilinear".
+        upsample_type: "Transposed", "Bilinear", "Nearest" or "PixelShuffle"; see `UnetBlock`.
         norm: "instance" (no affine weights) or "batch".
         dropout: Chance to drop a value, while training, in the three blocks that follow the
             bottleneck (fewer if the network has fewer; never in the output). 0 for none.

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nectargan.errors import ModelError
-from nectargan.models.blocks import init_weights
+from nectargan.models.blocks import SubPixelConv2d, init_weights
 from nectargan.models.unet import UnetGenerator, fitting_sizes
 
 BLOCKS = ("UnetBlock", "ResidualUnetBlock")
-UPSAMPLES = ("Transposed", "Bilinear")
+UPSAMPLES = ("Transposed", "Bilinear", "Nearest", "PixelShuffle")
 
 
 def count(module: nn.Module) -> int:
@@ -55,8 +55,13 @@ def reference(generator: UnetGenerator, x: Tensor, n_downs: int, residual: bool,
             h = F.conv2d(h, state[conv], bias, stride=2, padding=1)
         elif up == "Transposed":
             h = F.conv_transpose2d(h, state[conv], bias, stride=2, padding=1)
+        elif up == "PixelShuffle":
+            # Channel 4c + 2i + j becomes row i and column j of each 2 x 2 pixels of channel c.
+            n, _, height, width = h.shape
+            h = F.conv2d(h, state[conv], bias, 1, 1).view(n, -1, 2, 2, height, width)
+            h = h.permute(0, 1, 4, 2, 5, 3).reshape(n, -1, 2 * height, 2 * width)
         else:
-            h = F.conv2d(F.interpolate(h, scale_factor=2, mode="bilinear"), state[conv], bias, 1, 1)
+            h = F.conv2d(F.interpolate(h, scale_factor=2, mode=up.lower()), state[conv], bias, 1, 1)
         if normed:
             mean, var = h.mean((2, 3), keepdim=True), h.var((2, 3), keepdim=True, unbiased=False)
             h = (h - mean) / (var + 1e-5).sqrt()
@@ -220,7 +225,10 @@ def test_check_size_names_what_would_fit() -> None:
         ({"features": True}, "features is True; it must be a whole number of at least 1."),
         ({"n_downs": -1}, "n_downs is -1; it must be a whole number of at least 0."),
         ({"block_type": "UNetBlock"}, "Did you mean 'UnetBlock'?"),
-        ({"upsample_type": "bicubic"}, "'bicubic'. Allowed: Bilinear, Transposed."),
+        (
+            {"upsample_type": "bicubic"},
+            "'bicubic'. Allowed: Bilinear, Nearest, PixelShuffle, Transposed.",
+        ),
         ({"norm": "bacth"}, "norm is 'bacth'. Did you mean 'batch'?"),
         ({"norm": None}, "norm is None. Allowed: batch, instance."),
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1."),
@@ -230,3 +238,16 @@ def test_check_size_names_what_would_fit() -> None:
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match="UnetGenerator: .*" + re.escape(message)):
         UnetGenerator(**arguments)
+
+
+def test_sub_pixels_begin_as_nearest_neighbours() -> None:
+    """ICNR: each 2 x 2 pixels are equal at first, and their weights have the usual spread."""
+    torch.manual_seed(0)
+    layer = SubPixelConv2d(16, 32, bias=False)
+    init_weights(layer)
+    out = layer(image(2, 16, 5, 7))
+    assert out.shape == (2, 32, 10, 14)
+    coarse = out[..., ::2, ::2]
+    torch.testing.assert_close(out, F.interpolate(coarse, scale_factor=2, mode="nearest"))
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.weight[::4].unique().numel() > 4000

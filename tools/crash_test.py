@@ -171,7 +171,7 @@ def points(run: Path) -> dict[tuple[str, int], float]:
     for row in losses:
         found[f"loss/{row['loss']}/raw", row["step"]] = row["raw"]
         found[f"loss/{row['loss']}/weighted", row["step"]] = row["weighted"]
-        found[f"weight/{row['loss']}", row["step"]] = row["weight"]
+        found[f"loss/{row['loss']}/weight", row["step"]] = row["weight"]
     for row in metrics:
         found[row["metric"], row["step"]] = row["value"]
     if len(found) != 3 * len(losses) + len(metrics):

@@ -18,6 +18,7 @@ from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE
 from nectargan.loggers.loss_tags import LOSS_TAGS_FILE, read_loss_tags
+from nectargan.loggers.mlflow_check import INFINITE
 from nectargan.loggers.mlflow_client import check_reachable, connect
 from nectargan.loggers.mlflow_store import DATABASE, TRACKING_URI, database_of, find_store
 from nectargan.loggers.run_directory import CONFIG_FILE
@@ -25,7 +26,8 @@ from nectargan.loggers.run_directory import CONFIG_FILE
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
 
-_LOSS = re.compile(r"loss/(?P<name>.+)/(?P<value>raw|weighted)|weight/(?P<weighed>.+)")
+# Earlier versions kept the weights apart, and a run that was resumed may have both.
+_LOSS = re.compile(r"loss/(?P<name>.+)/(?P<value>raw|weighted|weight)|weight/(?P<weighed>.+)")
 
 
 class Series(NamedTuple):
@@ -135,7 +137,7 @@ class MLflowRun:
                 [metric.timestamp for metric in history],
                 [metric.value for metric in history],
             )
-        return series
+        return _with_infinities(series)
 
     def tables(
         self, file: str, as_text: bool = False, columns: Sequence[str] = ()
@@ -189,6 +191,20 @@ def _series(steps: list[int], times: list[int], values: list[float]) -> Series:
     return Series(step[is_last], time[is_last], value[is_last])
 
 
+def _with_infinities(series: dict[str, Series]) -> dict[str, Series]:
+    """Puts infinities back, which MLflow has as series of their own."""
+    for key in [key for key in series if key.startswith(INFINITE)]:
+        steps, times, signs = series.pop(key)
+        key = key.removeprefix(INFINITE)
+        finite = series.get(key, Series(steps[:0], times[:0], signs[:0]))
+        infinite = Series(steps, times, signs * np.float32(np.inf))
+        parts = zip(finite, infinite, strict=True)
+        together = Series(*(np.concatenate(part) for part in parts))
+        order = np.argsort(together.steps, kind="stable")
+        series[key] = Series(*(part[order] for part in together))
+    return series
+
+
 def _table_of(file: str, as_text: bool, series: Mapping[str, Series]) -> Any:
     import pyarrow as pa
 
@@ -209,7 +225,8 @@ def _losses(series: Mapping[str, Series]) -> Any:
         if match := _LOSS.fullmatch(key):
             value = match["value"] or "weight"
             frame = pd.DataFrame({value: points.values, "time": points.times}, index=points.steps)
-            parts.setdefault(match["name"] or match["weighed"], {})[value] = frame
+            mine = parts.setdefault(match["name"] or match["weighed"], {})
+            mine[value] = frame.combine_first(mine[value]) if value in mine else frame
     frames = [pd.DataFrame(columns=["step", "time", "loss", "raw", "weight", "weighted"])]
     for name, values in parts.items():
         frame = pd.concat([each[value] for value, each in values.items()], axis=1)

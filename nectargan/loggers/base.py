@@ -6,11 +6,10 @@ To add a logger, write a class with the methods of `Sink` and hand it to a `Trac
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
@@ -18,27 +17,18 @@ from nectargan.interrupts import end_before_exit
 from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.epoch_files import list_epoch_files, step_of
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
+from nectargan.loggers.points import (
+    Point,
+    SingleSteps,
+    WindowMeans,
+    count_nonfinite,
+    loss_rows,
+    metric_rows,
+)
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 log = logging.getLogger("nectargan")
-
-
-class Point(NamedTuple):
-    """One value of one series.
-
-    Attributes:
-        series: ``loss/<name>/raw``, ``loss/<name>/weighted``, ``weight/<name>``, ``lr/<network>``,
-            ``val/<metric>`` or ``time/<what>``.
-        value: The value in the CSV file.
-        step: Step, from 1.
-        time: Unix time in milliseconds.
-    """
-
-    series: str
-    value: float
-    step: int
-    time: int
 
 
 class Sink(Protocol):
@@ -48,17 +38,31 @@ class Sink(Protocol):
 
     Attributes:
         name: What messages call it.
-        every_n_steps: Losses are forwarded in the first step and in multiples of this one.
+        every_n_steps: Steps from one point of a loss to the next.
+        takes_means: Whether a point of a loss is the mean of the steps since the one before, see
+            `WindowMeans`; else it is the loss of that step, see `SingleSteps`.
     """
 
     name: str
     every_n_steps: int
+    takes_means: bool
 
-    def open(self, first_step: int) -> None:
+    def open(self, first_step: int) -> int | None:
         """Makes the sink ready; called before everything else, until it succeeds once.
 
         ``first_step`` is 0 for a new run. For one that is resumed, it is the first step that comes
         (again): what the sink has of it and of later ones is to be replaced or kept, not doubled.
+
+        Returns:
+            0 if everything is to come anew, from the first step on, because the sink lacks what it
+            was given once; else ``None``.
+        """
+
+    def has_everything(self, status: RunStatus) -> bool:
+        """Whether the sink has all of the run and its status; looks where it keeps them.
+
+        Raises:
+            Exception: it cannot be reached, or something is in the way that a person must decide.
         """
 
     def write(self, points: Sequence[Point]) -> None:
@@ -104,8 +108,10 @@ class Follower:
         self._poll_seconds = poll_seconds
         self._cursor = Cursor(directory, sink.name)
         self._first_step = 0
+        self._was_behind = self._cursor.is_behind
         if go_on:
-            self._first_step = self._cursor.rewind()
+            self._first_step = self._cursor.rewind(sink.every_n_steps if sink.takes_means else 1)
+        self._read_from_cursor()
         self._opened = False
         self._warned = False
         self._closed = False
@@ -124,10 +130,13 @@ class Follower:
         self._thread.start()
         end_before_exit(self._thread)
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether the sink lacks something, if only its status."""
-        return self._cursor.is_behind
+    def lacks_something(self, status: RunStatus) -> bool:
+        """Whether the sink lacks something of a run that ended with ``status``.
+
+        Raises:
+            Exception: whatever the sink raises when it is asked.
+        """
+        return self._was_behind or not self.sink.has_everything(status)
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """Asks the thread to forward what is left, set the status and end; see `wait`."""
@@ -164,8 +173,16 @@ class Follower:
             if self._abandoned.wait(self._poll_seconds):
                 break
 
+    def _read_from_cursor(self) -> None:
+        """Reads on from what the sink has, whatever was read since."""
+        every, path = self.sink.every_n_steps, self._directory / LOSSES_FILE
+        self._read = dict(self._cursor.offsets)
+        self._losses: SingleSteps | WindowMeans = SingleSteps(every)
+        if self.sink.takes_means:
+            self._losses = WindowMeans(every, count_nonfinite(path, self._read[LOSSES_FILE]))
+
     def _end(self) -> None:
-        self._catch_up()
+        self._catch_up(at_the_end=True)
         self.sink.close(self._status, self._reason)
         self._cursor.status = self._status
         self._cursor.save()
@@ -186,42 +203,49 @@ class Follower:
         self._warned = False
         return True
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, at_the_end: bool = False) -> None:
         if not self._opened:
-            self.sink.open(self._first_step)
+            if self.sink.open(self._first_step) == 0:
+                self._cursor.reset()
+                self._read_from_cursor()
             self._opened = True
-        cursor = self._cursor
-        for file in (LOSSES_FILE, METRICS_FILE):
-            path = self._directory / file
-            if not path.exists():
-                continue
-            for lines, offset in read_blocks(path, cursor.offsets[file]):
-                points = list(self._points(file, lines))
-                if points:
-                    self.sink.write(points)
-                cursor.offsets[file] = offset
-                cursor.save()
+        try:
+            self._follow(LOSSES_FILE, self._points_of_losses)
+            if at_the_end:
+                self._forward(LOSSES_FILE, self._losses.close(), self._read[LOSSES_FILE])
+            self._follow(METRICS_FILE, self._points_of_metrics)
+        except Exception:
+            # What the sink did not take comes again.
+            self._read_from_cursor()
+            raise
         for name in list_epoch_files(self._directory):
-            if name not in cursor.files:
+            if name not in self._cursor.files:
                 kind = name.partition("/")[0]
                 self.sink.add_file(kind, self._directory / name, step_of(name) or 0)
-                cursor.files.add(name)
-                cursor.save()
+                self._cursor.files.add(name)
+                self._cursor.save()
 
-    def _points(self, file: str, lines: bytes) -> Iterator[Point]:
-        for line in lines.decode("utf-8").splitlines():
-            first, _, rest = line.partition(",")
-            if first == "step":
-                continue
-            step = int(first)
-            if file == METRICS_FILE:
-                _, time, metric, value = rest.split(",")
-                yield Point(metric, float(value), step, int(time))
-                continue
-            _, time, loss, raw, weight, weighted = rest.split(",")
-            # What went wrong is forwarded whenever it did.
-            is_due = step == 1 or step % self.sink.every_n_steps == 0
-            if is_due or not math.isfinite(float(raw)):
-                yield Point(f"loss/{loss}/raw", float(raw), step, int(time))
-                yield Point(f"loss/{loss}/weighted", float(weighted), step, int(time))
-                yield Point(f"weight/{loss}", float(weight), step, int(time))
+    def _follow(self, file: str, points_of: Callable[[bytes, int], list[Point]]) -> None:
+        path = self._directory / file
+        if not path.exists():
+            return
+        for lines, end in read_blocks(path, self._read[file]):
+            points = points_of(lines, self._read[file])
+            self._forward(file, points, end)
+
+    def _forward(self, file: str, points: Sequence[Point], end: int) -> None:
+        """Hands on the points of what was read up to a byte."""
+        if points:
+            self.sink.write(points)
+        self._read[file] = end
+        taken = self._losses.begin(end) if file == LOSSES_FILE else end
+        if points or taken != self._cursor.offsets[file]:
+            self._cursor.offsets[file] = taken
+            self._cursor.save()
+
+    def _points_of_losses(self, lines: bytes, begin: int) -> list[Point]:
+        rows = loss_rows(lines, begin)
+        return [point for row, offset in rows for point in self._losses.take(row, offset)]
+
+    def _points_of_metrics(self, lines: bytes, begin: int) -> list[Point]:
+        return [Point(row.metric, row.value, row.step, row.time) for row in metric_rows(lines)]

@@ -47,8 +47,11 @@ class Cursor:
             return True
         return not self.files.issuperset(list_epoch_files(self._directory))
 
-    def rewind(self) -> int:
+    def rewind(self, window: int = 1) -> int:
         """Goes back to the start of a step, in both ledgers, for a sink that is opened again.
+
+        Args:
+            window: Steps that belong together: the step is one more than a multiple of it.
 
         Returns:
             That step: all before it was taken, nothing of it counts as taken. 0 at the very start.
@@ -57,11 +60,16 @@ class Cursor:
         if not any(self.offsets.values()):
             return 0
         step = min(first_step_from(path, self.offsets[file]) for file, path in paths.items())
+        step = max(0, step - (step - 1) % window)
         for file, path in paths.items():
             self.offsets[file] = min(self.offsets[file], offset_of_step(path, step))
         self.files = {name for name in self.files if (step_of(name) or 0) < step}
         self.status = None
         return step
+
+    def reset(self) -> None:
+        """Forgets everything: the sink has nothing."""
+        self.offsets, self.files, self.status = dict.fromkeys(_FILES, 0), set(), None
 
     def save(self) -> None:
         """Writes the cursor; raises OSError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import tempfile
 import uuid
 from collections import deque
@@ -13,21 +12,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nectargan.loggers.base import Point, RunStatus
-from nectargan.loggers.epoch_files import EXAMPLES, LOSS_MAPS
+from nectargan.loggers.base import RunStatus
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import LOSS_TAGS_FILE
+from nectargan.loggers.mlflow_check import IMAGES, PICTURES, Check, check_run, stored
 from nectargan.loggers.mlflow_client import RunClient, connect, one_line
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, RunFacts
 from nectargan.loggers.mlflow_model import log_model
 from nectargan.loggers.mlflow_run import RunFinder
+from nectargan.loggers.points import Point
 from nectargan.loggers.system_metrics import SystemMetrics
 
 log = logging.getLogger("nectargan")
 
 _FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
-_NONFINITE = "nonfinite/"
-_SYSTEM = "system/"
 _THUMBNAIL = 256  # pixels; MLflow's own size for the pictures of its image grid
 
 
@@ -40,7 +38,7 @@ class MLflowSink:
         directory: The run directory; its name is the run's. The config and the CSV files in it
             become artifacts.
         facts: What the run is told besides its points.
-        every_n_steps: Steps from one point of a loss to the next.
+        every_n_steps: Steps from one point of a loss, their mean, to the next.
         group: Name of a parent run, made or found, to list the run under.
         system_metrics: Whether the use of this machine is logged as well.
         register_model: Name in the model registry for the model of ``facts``.
@@ -50,6 +48,7 @@ class MLflowSink:
     """
 
     name = "MLflow"
+    takes_means = True
 
     def __init__(
         self,
@@ -74,43 +73,55 @@ class MLflowSink:
         self._system: SystemMetrics | None = None
         self._run: Any = None
         self._late_tags: deque[tuple[str, str]] = deque()
-        self._last_steps: dict[str, int] = {}
-        self._nonfinite: dict[str, set[int]] = {}
-        self._nonfinite_before: dict[str, float] = {}
+        self._last_time = 0
 
-    def open(self, first_step: int) -> None:
-        """Makes the run under its experiment, or goes on with the one of an earlier process."""
+    def open(self, first_step: int) -> int | None:
+        """Makes the run under its experiment, or goes on with the one of an earlier process.
+
+        There is no public way to delete a point. So if MLflow has one that the ledger has not, of a
+        process that was killed past the checkpoint that the run goes on from, everything is sent to
+        a new run; the old one is moved to the deleted ones.
+        """
         client = connect(self.tracking_uri)
         finder = RunFinder(client, self.tracking_uri, self._experiment, self._directory)
-        facts = self._facts
-        if self.run_id is None:
-            self.run_id = finder.find()
-        if self.run_id is None:
-            tags = {**facts.tags, **({"mlflow.note.content": facts.note} if facts.note else {})}
-            self.run_id = finder.create(tags, self._group)
-            self._run = RunClient(client, self.run_id)
+        run: Any = finder.find()
+        begin: int | None = None
+        old: Any = None
+        if run is not None:
+            check = check_run(client, run, self._directory, self.every_n_steps, first_step)
+            if check.differs or check.is_old:
+                run, old = None, run
+                log.warning("%s", _why_anew(check, old.info.run_id))
+            elif check.lacks:
+                begin = 0
+        if run is None:
+            begin = 0
+            note = {"mlflow.note.content": self._facts.note} if self._facts.note else {}
+            run = finder.create({**self._facts.tags, **note}, self._group, old)
         else:
             # Whatever the cursor says: an earlier process may have died before it wrote it.
-            client.update_run(self.run_id, status="RUNNING")
-            self._run = RunClient(client, self.run_id)
-            self._note_what_is_there()
+            finder.claim(run)
+        finder.set_aside_old(run)
+        self.run_id = str(run.info.run_id)
+        self._run = RunClient(client, self.run_id)
         self._log_params()
-        self._log_datasets(facts.datasets)
-        self._draw(facts.first_pictures)
+        self._log_datasets(self._facts.datasets)
+        self._draw(self._facts.first_pictures)
         self._run.keep(self._directory / _FILES[0])
         if self._wants_system:
             self._system = SystemMetrics(self.tracking_uri, self.run_id)
             self._system.keep_going()
+        return begin
 
-    def _note_what_is_there(self) -> None:
-        """Remembers the last step of each key: there is no public way to delete a point."""
-        client = self._run.client
-        for key in client.get_run(self.run_id).data.metrics:
-            if not key.startswith(_SYSTEM):
-                last = max(client.get_metric_history(self.run_id, key), key=lambda m: m.step)
-                self._last_steps[key] = last.step
-                if key.startswith(_NONFINITE):
-                    self._nonfinite_before[key] = last.value
+    def has_everything(self, status: RunStatus) -> bool:
+        """Asks MLflow, point by point."""
+        client = connect(self.tracking_uri)
+        finder = RunFinder(client, self.tracking_uri, self._experiment, self._directory)
+        run = finder.find()
+        if run is None or run.info.status != status:
+            return False
+        check = check_run(client, run, self._directory, self.every_n_steps)
+        return not check.differs and not check.lacks
 
     def _log_params(self) -> None:
         """Logs new parameters. A changed one keeps its first value, and gets a tag: MLflow lets
@@ -155,20 +166,12 @@ class MLflowSink:
                 self._run.keep(Path(folder) / name)
 
     def write(self, points: Sequence[Point]) -> None:
-        """Logs the points with the ledger's times, so that a batch sent twice adds nothing.
-
-        Infinities stay in the CSV: MLflow would store them as 1.8e308. It gets the series
-        ``nonfinite/<name>`` instead, how often the loss was NaN or infinite so far. Steps that the
-        run had of a series when it was resumed are not sent again.
-        """
+        """Logs the points with the ledger's times, so that a batch sent twice adds nothing."""
         from mlflow.entities import Metric
 
-        metrics = [
-            Metric(p.series, p.value, p.time, p.step)
-            for p in [*points, *self._counts_of_nonfinite(points)]
-            if not math.isinf(p.value) and p.step > self._last_steps.get(p.series, -1)
-        ]
+        metrics = [Metric(p.series, p.value, p.time, p.step) for p in stored(points)]
         self._run.log("metrics", metrics)
+        self._last_time = max(self._last_time, *(point.time for point in points))
         self._send_tags()
         if self._system is not None:
             self._system.keep_going()
@@ -182,22 +185,6 @@ class MLflowSink:
             self._run.tag(*self._late_tags[0])
             self._late_tags.popleft()
 
-    def _counts_of_nonfinite(self, points: Sequence[Point]) -> list[Point]:
-        """How often each loss was NaN or infinite up to a step, for each step in which it was."""
-        counts = []
-        for point in points:
-            kind, _, name = point.series.partition("/")
-            name, _, value = name.rpartition("/")
-            if kind == "loss" and value == "raw" and not math.isfinite(point.value):
-                # By step: the same points may come again, after a failure or an earlier process.
-                series, steps = _NONFINITE + name, self._nonfinite.setdefault(name, set())
-                if point.step > self._last_steps.get(series, -1):
-                    steps.add(point.step)
-                count = self._nonfinite_before.get(series, 0.0)
-                count += sum(step <= point.step for step in steps)
-                counts.append(Point(series, count, point.step, point.time))
-        return counts
-
     def add_file(self, kind: str, path: Path, step: int) -> None:
         """Adds a picture to the image grid, under its kind.
 
@@ -206,7 +193,7 @@ class MLflowSink:
         """
         from PIL import Image
 
-        if kind not in (EXAMPLES, LOSS_MAPS):
+        if kind not in PICTURES:
             return
         mark = uuid.uuid5(uuid.NAMESPACE_OID, f"{kind} {step}")
         name = f"{kind}+step+{step}+timestamp+{step}+{mark}"
@@ -220,7 +207,7 @@ class MLflowSink:
                 log.warning("MLflow gets no '%s': %s", path, one_line(error)[:200])
                 return
             for file in sorted(Path(folder).iterdir()):
-                self._run.keep(file, "images")
+                self._run.keep(file, IMAGES)
         self._run.tag("mlflow.loggedImages", "True")
 
     def close(self, status: RunStatus, reason: str) -> None:
@@ -232,8 +219,18 @@ class MLflowSink:
         self._send_tags()
         if reason:
             self._run.tag("reason", reason)
-        self._run.client.set_terminated(self.run_id, status)
+        self._run.client.set_terminated(self.run_id, status, self._last_time or None)
         # The rest takes its time, and may be cut off: the status is true already.
         self._draw(self._facts.last_pictures)
         if status == "FINISHED" and self._facts.export_model is not None:
             log_model(self._run, self._facts.export_model, self.tracking_uri, self._register_model)
+
+
+def _why_anew(check: Check, run_id: str) -> str:
+    what = f"other points than the CSV files ({check.differs})"
+    if not check.differs:
+        what = "single steps of an earlier version in place of means"
+    return (
+        f"MLflow has {what}, and takes nothing back: everything is sent to a new run, and run "
+        f"{run_id} is moved to the deleted ones."
+    )

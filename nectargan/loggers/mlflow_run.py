@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import uuid
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nectargan.credentials import public_address
+from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
+from nectargan.loggers.ledger import LOSSES_FILE
+from nectargan.loggers.mlflow_client import one_line
 from nectargan.loggers.mlflow_store import database_of
+
+log = logging.getLogger("nectargan")
 
 RUN_FILE = "mlflow_run.json"
 GROUP_TAG = "nectargan.group"
 
-_MARK_TAG = "nectargan.mark"
+RUN_DIRECTORY = "run_directory"
+SUPERSEDES, SUPERSEDED_BY = "supersedes", "superseded_by"
 # Without it, the UI opens an experiment as one of language models, with no runs in sight.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT_TAG = "mlflow.parentRunId"
@@ -26,7 +34,7 @@ def remember_run(directory: Path, known: Mapping[str, str] | None) -> None:
     itself any more; raises OSError."""
     path = directory / RUN_FILE
     if known is not None and not path.exists():
-        _write_json(path, {"mark": "", "run_id": known["run_id"]})
+        _write_json(path, {"run_id": known["run_id"]})
 
 
 class RunFinder:
@@ -43,36 +51,131 @@ class RunFinder:
         self._client = client
         self._tracking_uri = tracking_uri
         self._experiment = experiment
-        self._directory = directory
+        self._directory = directory.resolve()
 
-    def find(self) -> str | None:
-        """The id of the run, if an earlier process made one."""
+    def find(self) -> Any | None:
+        """The run, an entity of MLflow's; ``None`` if it was never made, if its store does not know
+        it, or if the directory is a copy of another, which keeps the run.
+
+        Raises:
+            RunError: the run or its experiment was deleted.
+        """
+        self.check_experiment()
+        known = read_run_file(self._directory)
+        run_id = known.get("run_id") or self._unwritten(known)
+        run = self._get(run_id) if run_id else None
+        while run is not None and run.info.lifecycle_stage == "deleted":
+            newer = run.data.tags.get(SUPERSEDED_BY)
+            if newer is None:
+                raise RunError(self._deleted("run", "runs restore --run-id", run.info.run_id))
+            run = self._get(newer)
+        return run if run is not None and self._is_ours(run) else None
+
+    def check_experiment(self) -> None:
+        """Raises `RunError` if the experiment was deleted."""
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            restore = "experiments restore --experiment-id"
+            raise RunError(self._deleted("experiment", restore, experiment.experiment_id))
+
+    def _deleted(self, what: str, restore: str, key: str) -> str:
+        name = self._experiment if what == "experiment" else self._directory.name
+        other = (
+            "give the experiment another name"
+            if what == "experiment"
+            else f"send everything to a new one with: nectargan sync '{self._directory}' --anew"
+        )
+        return (
+            f"The {what} '{name}' was deleted in MLflow; restore it with: MLFLOW_TRACKING_URI="
+            f"'{public_address(self._tracking_uri)}' mlflow {restore} {key}; or {other}."
+        )
+
+    def _get(self, run_id: str) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
         try:
-            known = json.loads(read_regular_text(self._directory / RUN_FILE))
-            mark, run_id = str(known["mark"]), known["run_id"]
-        except (OSError, ValueError, TypeError, KeyError):
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return None
-        if run_id is None:
-            # It died between the two lines of `create`: its run has the mark among its tags.
-            run_id = self._oldest(f"tags.`{_MARK_TAG}` = '{mark}'")
-        return None if run_id is None else str(run_id)
 
-    def create(self, tags: Mapping[str, str], group: str | None) -> str:
-        """Makes a run, named as the directory, and returns its id.
+    def _unwritten(self, known: Mapping[str, Any]) -> str | None:
+        """The id of a run whose process died between the two lines of `create`."""
+        if "started" in known:
+            found = self._search(f"attributes.start_time = {int(known['started'])}")
+        elif known.get("mark"):  # of an earlier version
+            found = self._search(f"tags.`nectargan.mark` = '{known['mark']}'")
+            return str(found[0].info.run_id) if found else None
+        else:
+            return None
+        mine = str(self._directory)
+        ids = [run.info.run_id for run in found if run.data.tags.get(RUN_DIRECTORY) == mine]
+        return str(ids[0]) if ids else None
+
+    def _is_ours(self, run: Any) -> bool:
+        """Whether a run is that of this directory, which may have been moved, and not of the one
+        that this is a copy of."""
+        other = Path(run.data.tags.get(RUN_DIRECTORY, self._directory))
+        if not other.is_dir() or other.samefile(self._directory):
+            return True
+        return bool(read_run_file(other).get("run_id") != run.info.run_id)
+
+    def create(self, tags: Mapping[str, str], group: str | None, old: Any | None = None) -> Any:
+        """Makes a run, named as the directory, and returns it.
 
         Args:
             tags: Its tags.
             group: Name of the parent run to list it under, made or found.
+            old: The run that it takes the place of.
         """
-        path, mark = self._directory / RUN_FILE, uuid.uuid4().hex
-        _write_json(path, {"mark": mark, "run_id": None})
-        tags = {**tags, _MARK_TAG: mark}
+        path = self._directory / RUN_FILE
+        known: dict[str, Any] = {"started": _beginning_of(self._directory), "run_id": None}
+        tags = {**tags, RUN_DIRECTORY: str(self._directory)}
+        if old is not None:
+            earlier = read_run_file(self._directory).get(SUPERSEDES, [])
+            known[SUPERSEDES] = [*earlier, old.info.run_id]
+            tags[SUPERSEDES] = old.info.run_id
         if group is not None:
             tags[_PARENT_TAG] = self._parent(group)
-        name = self._directory.name
-        run = self._client.create_run(self._experiment_id(), run_name=name, tags=tags)
-        _write_json(path, {"mark": mark, "run_id": run.info.run_id})
-        return str(run.info.run_id)
+        experiment = self._experiment_id()
+        _write_json(path, known)
+        run = self._client.create_run(
+            experiment, start_time=known["started"], run_name=self._directory.name, tags=tags
+        )
+        _write_json(path, {**known, "run_id": run.info.run_id})
+        return run
+
+    def set_aside_old(self, run: Any) -> None:
+        """Moves the run whose place another takes among the deleted ones, with a link to its
+        successor. MLflow can restore it."""
+        from mlflow.exceptions import MlflowException
+
+        old_id = run.data.tags.get(SUPERSEDES)
+        old = self._get(old_id) if old_id else None
+        if old is None or old.info.lifecycle_stage == "deleted" or SUPERSEDED_BY in old.data.tags:
+            return
+        try:
+            if old.info.status == "RUNNING":
+                self._client.set_terminated(old_id, "KILLED")
+            self._client.set_tag(old_id, SUPERSEDED_BY, run.info.run_id)
+            self._client.delete_run(old_id)
+        except MlflowException as error:
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+            log.warning("MLflow run %s stays: %s", old_id, one_line(error)[:200])
+
+    def claim(self, run: Any) -> None:
+        """Takes a run back into work; one of a directory that was moved is renamed with it."""
+        run_id, before = run.info.run_id, run.data.tags.get(RUN_DIRECTORY)
+        self._client.update_run(run_id, status="RUNNING")
+        if before != str(self._directory):
+            self._client.set_tag(run_id, RUN_DIRECTORY, str(self._directory))
+            if before is not None and run.info.run_name == Path(before).name:
+                self._client.update_run(run_id, name=self._directory.name)
+        known = read_run_file(self._directory)
+        if known.get("run_id") != run_id:
+            _write_json(self._directory / RUN_FILE, {**known, "run_id": run_id})
 
     def _parent(self, group: str) -> str:
         query = f"tags.`{GROUP_TAG}` = '{group}'"
@@ -85,9 +188,12 @@ class RunFinder:
         return str(self._oldest(query))
 
     def _oldest(self, query: str) -> str | None:
-        order = ["attributes.start_time ASC"]
-        found = self._client.search_runs([self._experiment_id()], query, order_by=order)
+        found = self._search(query)
         return str(found[0].info.run_id) if found else None
+
+    def _search(self, query: str) -> Any:
+        order = ["attributes.start_time ASC"]
+        return self._client.search_runs([self._experiment_id()], query, order_by=order)
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -116,6 +222,25 @@ class RunFinder:
         # An experiment of MLflow's may have any name, a path among them.
         folder = re.sub(r"[^\w\-. ]", "_", self._experiment).lstrip(".") or "_"
         return (database.resolve().parent / "mlartifacts" / folder).as_uri()
+
+
+def read_run_file(directory: Path) -> dict[str, Any]:
+    """What a run directory knows of its MLflow run; empty for nothing, or nothing readable."""
+    try:
+        known = json.loads(read_regular_text(directory / RUN_FILE))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _beginning_of(directory: Path) -> int:
+    """When a run began, in milliseconds: at its first row, or now."""
+    try:
+        with (directory / LOSSES_FILE).open(encoding="utf-8") as file:
+            file.readline()
+            return int(file.readline().split(",")[2])
+    except (OSError, ValueError, IndexError):
+        return time.time_ns() // 1_000_000
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

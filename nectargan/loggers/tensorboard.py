@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nectargan.loggers.base import Point, RunStatus
+from nectargan.loggers.base import RunStatus
 from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS
 from nectargan.loggers.histograms import load_histograms
+from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard_layout import charts, hparams_summaries, success_summary
 
 
@@ -27,6 +28,7 @@ class TensorBoardSink:
     """
 
     name = "TensorBoard"
+    takes_means = False
 
     def __init__(
         self,
@@ -43,14 +45,24 @@ class TensorBoardSink:
         self._hparams_columns = hparams_columns or {}
         self._writer: Any = None
 
-    def open(self, first_step: int) -> None:
+    def open(self, first_step: int) -> int | None:
         """Opens an event file; readers drop what older ones have from ``first_step`` on."""
         from torch.utils.tensorboard import SummaryWriter
 
+        if not self._is_there():
+            first_step = 0
         # Even 0 makes a session mark, without which that of a resumed run would be ignored.
         self._writer = SummaryWriter(str(self._directory), purge_step=first_step)
         if first_step == 0:
             self._describe()
+        return first_step
+
+    def has_everything(self, status: RunStatus) -> bool:
+        """Whether there are event files; what is in them, the cursor knows."""
+        return self._is_there()
+
+    def _is_there(self) -> bool:
+        return any(self._directory.glob("events.out.tfevents.*"))
 
     def _describe(self) -> None:
         """Adds what is said once about a run, into its own directory: `SummaryWriter.add_hparams`

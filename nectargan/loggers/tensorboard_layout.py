@@ -33,7 +33,10 @@ def charts(discriminator_losses: Collection[str]) -> Charts:
         losses["D(real) against D(fake), raw"] = _chart(f"^loss/(?:{names})/raw$")
     return {
         "Losses": losses,
-        "Schedules": {"weights": _chart("^weight/.+$"), "learning rates": _chart("^lr/.+$")},
+        "Schedules": {
+            "weights": _chart("^(?:loss/.+/weight|weight/.+)$"),
+            "learning rates": _chart("^lr/.+$"),
+        },
         "Validation": {name: _chart(f"^{re.escape(name)}$") for name in METRICS},
     }
 

@@ -78,12 +78,13 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
     with locked(directory), sinks_logged(directory):
         status, reason = end_of(directory)
         for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
-            follower = Follower(sink, directory)
-            sent[sink.name] = follower.is_behind
-            if not follower.is_behind:
-                continue
+            follower = Follower(sink, directory, go_on=True)
             try:
-                Follower(sink, directory, go_on=True).catch_up(status, reason)
+                sent[sink.name] = follower.lacks_something(status)
+                if sent[sink.name]:
+                    follower.catch_up(status, reason)
+            except RunError:
+                raise
             except Exception as error:
                 # A tracker, its client and its network may raise anything.
                 told = without_credentials(" ".join(str(error).split()))[:300]

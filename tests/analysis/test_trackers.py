@@ -15,8 +15,8 @@ from nectargan.analysis import load_losses, load_metrics, load_runs
 from nectargan.analysis.export import Selection, export_losses
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
-from nectargan.loggers.base import Point
 from nectargan.loggers.mlflow import MLflowSink
+from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -39,7 +39,7 @@ def trained(
         logging__tensorboard={"enable": True, "every_n_steps": 2},
         logging__mlflow={
             "enable": True,
-            "every_n_steps": 3,
+            "every_n_steps": 1,
             "log_model": False,
             "system_metrics": False,
             "tracking_uri": store,
@@ -59,7 +59,7 @@ def trained(
 def test_three_sources_have_the_same_values(trained: dict[str, str], tmp_path: Path) -> None:
     ledger = in_order(load_losses(trained["csv"]))
     assert len(ledger) == 24
-    for source, steps in (("tensorboard", [1, 2, 4, 6]), ("mlflow", [1, 3, 6])):
+    for source, steps in (("tensorboard", [1, 2, 4, 6]), ("mlflow", [1, 2, 3, 4, 5, 6])):
         frame = load_losses(trained[source])
         assert (
             frame.dtypes.astype(str).to_dict()
@@ -123,17 +123,33 @@ def test_what_a_resumed_run_purged_is_not_seen(tmp_path: Path) -> None:
     assert load_runs(tmp_path)["status"].isna().all(), "event files do not know it"
 
 
-def test_mlflow_has_nan_and_no_infinities(tmp_path: Path, store: str) -> None:
+def test_both_names_of_weights_are_read(tmp_path: Path) -> None:
+    """As of a run that an earlier version began."""
+    sink = TensorBoardSink(tmp_path)
+    sink.open(0)
+    for step, weight in ((1, "weight/a"), (2, "loss/a/weight"), (3, "loss/a/weight")):
+        sink.write([Point("loss/a/raw", 0.5, step, 1), Point(weight, step / 4, step, 1)])
+    sink.close("FINISHED", "")
+    frame = load_losses(tmp_path)
+    assert frame["weight"].tolist() == [0.25, 0.5, 0.75]
+    assert set(frame["loss"]) == {"a"}
+
+
+def test_mlflow_gives_nan_and_infinities_back(tmp_path: Path, store: str) -> None:
     sink = MLflowSink(store, "e", tmp_path / "some_run", every_n_steps=1)
     (tmp_path / "some_run").mkdir()
     sink.open(0)
     sink.write(points(range(1, 6), epochs=False))
     sink.write([Point("loss/a/b/raw", math.nan, 6, 1), Point("weight/a/b", 2.0, 6, 1)])
+    sink.write([Point("loss/a/b/raw", -math.inf, 7, 1), Point("val/psnr", math.inf, 7, 1)])
     sink.close("FAILED", "it broke")
     frame = load_losses(f"mlflow:{sink.run_id}", mlflow_uri=store)
-    np.testing.assert_array_equal(frame["raw"], np.float32([1, 2, 3, np.nan, 5, np.nan]))
-    assert frame["weight"].tolist() == [2.0] * 6
-    assert frame["epoch"].tolist() == [0] * 6, "not known without the series"
+    inf = np.inf
+    np.testing.assert_array_equal(frame["raw"], np.float32([1, 2, 3, inf, 5, np.nan, -inf]))
+    assert frame["weight"].tolist()[:6] == [2.0] * 6
+    assert frame["epoch"].tolist() == [0] * 7, "not known without the series"
+    metrics = load_metrics(f"mlflow:{sink.run_id}", mlflow_uri=store)
+    assert metrics[["metric", "step", "value"]].to_numpy().tolist() == [["val/psnr", 7, inf]]
     runs = load_runs([f"mlflow:{sink.run_id}"], store)
     assert runs[["status", "reason"]].to_numpy().tolist() == [["FAILED", "it broke"]]
     assert runs.index.tolist() == ["some_run"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nectargan.errors import RunError
 from nectargan.loggers import base
-from nectargan.loggers.base import Follower, Point, RunStatus
+from nectargan.loggers.base import Follower, RunStatus
 from nectargan.loggers.epoch_files import epoch_file
 from nectargan.loggers.ledger import (
     LOSSES_FILE,
@@ -22,12 +22,14 @@ from nectargan.loggers.ledger import (
     MetricRow,
     read_blocks,
 )
+from nectargan.loggers.points import Point
 
 
 class FakeSink:
     """Keeps what it gets, and fails as often as it is told to."""
 
     name = "Fake"
+    takes_means = False
 
     def __init__(
         self, every: int = 1, failures: int = 0, open_failures: int = 0, close_failures: int = 0
@@ -46,6 +48,9 @@ class FakeSink:
         if self.open_failures:
             self.open_failures -= 1
             raise ConnectionError("nobody\nthere")
+
+    def has_everything(self, status: RunStatus) -> bool:
+        return True
 
     def write(self, points: Sequence[Point]) -> None:
         if self.failures:
@@ -79,8 +84,8 @@ def expected(steps: Sequence[int]) -> list[Point]:
     for step in steps:
         points += [
             Point("loss/a/raw", step / 8, step, 1000 + step),
+            Point("loss/a/weight", 2.0, step, 1000 + step),
             Point("loss/a/weighted", step / 4, step, 1000 + step),
-            Point("weight/a", 2.0, step, 1000 + step),
         ]
     return [*points, Point("val/x", 0.25, 3, 5000)]
 
@@ -155,7 +160,7 @@ def test_points_arrive_while_the_ledger_grows(tmp_path: Path) -> None:
         assert sink.recovered.wait(30), "a point does not wait for the end of the run"
     follower.finish("FINISHED")
     assert follower.wait(30)
-    assert [p.step for p in sink.points if p.series == "weight/a"] == [1, 2, 3, 4, 5]
+    assert [p.step for p in sink.points if p.series == "loss/a/weight"] == [1, 2, 3, 4, 5]
 
 
 def test_files_of_epochs_are_sent_once_and_only_when_they_are_whole(tmp_path: Path) -> None:

@@ -21,10 +21,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from nectargan.loggers.base import Point
+from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
 from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_facts import RunFacts
 from nectargan.loggers.mlflow_store import find_store
+from nectargan.loggers.points import Point
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 from tests.processes import PATIENCE, wait_until
@@ -48,8 +49,8 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "faces_v3"
     path.mkdir()
     (path / "config.json").write_text("{}")
-    (path / "losses.csv").write_text("step\n")
-    (path / "metrics.csv").write_text("step\n")
+    Ledger(path / "losses.csv", LossRow).close()
+    Ledger(path / "metrics.csv", MetricRow).close()
     return path
 
 
@@ -76,7 +77,7 @@ def test_a_run_has_its_points_params_tags_and_files(store: str, directory: Path)
     }
 
 
-def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None:
+def test_infinities_are_series_of_their_own_and_nan_is_sent(store: str, directory: Path) -> None:
     sink = MLflowSink(store, "faces", directory)
     sink.open(0)
     values = [1.0, math.inf, math.nan, -math.inf, 2.0]
@@ -88,6 +89,7 @@ def test_infinities_are_not_sent_and_nan_is(store: str, directory: Path) -> None
     got = history(store, run, "x")
     assert [step for step, _, _ in got] == [1, 3, 5]
     assert math.isnan(got[1][1])
+    assert history(store, run, "infinite/x") == [(2, 1.0, 2), (4, -1.0, 4)]
     assert run.info.status == "FAILED"
 
 
@@ -294,28 +296,31 @@ def test_one_refused_metric_or_param_takes_no_others_with_it(
     assert [text.split("'")[1] for text in refused] == ["a//b", "bad//name", "../x"]
 
 
-def test_a_resumed_run_gets_no_step_twice(store: str, directory: Path) -> None:
+def test_a_resumed_run_goes_on_in_the_same_run(store: str, directory: Path) -> None:
+    def measure(steps: range) -> list[Point]:
+        rows = [MetricRow(i, 1, 100 + i, "a", i / 3) for i in steps]
+        ledger = Ledger(directory / "metrics.csv", MetricRow, go_on=True)
+        ledger.append(rows)
+        ledger.close()
+        return [Point(row.metric, row.value, row.step, row.time) for row in rows]
+
     first = MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 5}))
     first.open(0)
-    first.write([Point("a", float(i), i, 100 + i) for i in range(1, 6)])
+    first.write(measure(range(1, 6)))
     first.close("KILLED", "out of patience")
     run = only_run(store, "faces")
     assert run.data.tags["reason"] == "out of patience"
 
     again = MLflowSink(store, "faces", directory, RunFacts({"lr": 2, "same": 5, "new": 3}))
-    again.open(4)
+    assert again.open(6) is None
     assert only_run(store, "faces").info.status == "RUNNING"
-    again.write([Point("a", float(i), i, 900 + i) for i in range(4, 9)])
-    again.write([Point("b", 1.0, 2, 902)])
+    again.write(measure(range(6, 9)))
     again.close("FINISHED", "")
-    run = only_run(store, "faces")
-    assert run.info.status == "FINISHED"
-    # Steps 4 and 5 were there already, and stay as they were.
-    times = [*(100 + i for i in range(1, 6)), *(900 + i for i in range(6, 9))]
-    assert history(store, run, "a") == [(i, i, t) for i, t in enumerate(times, start=1)]
-    assert history(store, run, "b") == [(2, 1.0, 902)]
-    assert run.data.params == {"lr": "1", "same": "5", "new": "3"}
-    assert run.data.tags["changed.lr"] == "2"
+    again_run = only_run(store, "faces")
+    assert (again_run.info.run_id, again_run.info.status) == (run.info.run_id, "FINISHED")
+    assert history(store, run, "a") == [(i, i / 3, 100 + i) for i in range(1, 9)]
+    assert again_run.data.params == {"lr": "1", "same": "5", "new": "3"}
+    assert again_run.data.tags["changed.lr"] == "2"
 
 
 def test_a_process_that_died_while_making_its_run_leaves_one_run(
@@ -330,22 +335,6 @@ def test_a_process_that_died_while_making_its_run_leaves_one_run(
     again.open(0)
     assert again.run_id == first.run_id
     only_run(store, "faces")
-
-
-def test_losses_that_are_not_finite_are_counted(store: str, directory: Path) -> None:
-    sink = MLflowSink(store, "faces", directory)
-    sink.open(0)
-    values = [1.0, math.inf, 2.0, math.nan, -math.inf]
-    points = [Point("loss/G_L1/raw", value, i, i) for i, value in enumerate(values, start=1)]
-    sink.write(points)
-    sink.write(points)  # sent again, as after a failure
-    run = only_run(store, "faces")
-    assert history(store, run, "nonfinite/G_L1") == [(2, 1.0, 2), (4, 2.0, 4), (5, 3.0, 5)]
-    # Another process goes on, and sees the last ones once more.
-    again = MLflowSink(store, "faces", directory)
-    again.open(4)
-    again.write([*points[3:], Point("loss/G_L1/raw", math.nan, 6, 6)])
-    assert history(store, run, "nonfinite/G_L1")[2:] == [(5, 3.0, 5), (6, 4.0, 6)]
 
 
 class _Broken(http.server.BaseHTTPRequestHandler):
@@ -377,3 +366,24 @@ def test_a_server_that_answers_500_is_told_of_once(
     assert behind.startswith("MLflow is behind: ")
     assert "500" in behind
     assert not_everything.startswith("MLflow did not get everything")
+
+
+def test_a_run_of_an_earlier_version_stays_until_it_goes_on(store: str, directory: Path) -> None:
+    """It has single steps, and weights apart."""
+    ledger = Ledger(directory / "losses.csv", LossRow, go_on=True)
+    rows = [LossRow(i, 1, 100 + i, "a", i / 3, 2.0, i / 1.5) for i in range(1, 8)]
+    ledger.append(rows)
+    ledger.close()
+    old = MLflowSink(store, "faces", directory, every_n_steps=3)
+    old.open(0)
+    for row in rows:
+        if row.step in (1, 3, 6):
+            names = ("loss/a/raw", row.raw), ("weight/a", 2.0), ("loss/a/weighted", row.weighted)
+            old.write([Point(name, value, row.step, row.time) for name, value in names])
+    old.close("FINISHED", "")
+    sink = MLflowSink(store, "faces", directory, every_n_steps=3)
+    assert sink.has_everything("FINISHED")
+    assert not sink.has_everything("KILLED")
+    assert sink.open(7) == 0
+    assert sink.run_id != old.run_id
+    assert only_run(store, "faces").data.tags["supersedes"] == old.run_id

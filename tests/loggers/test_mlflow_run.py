@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nectargan.loggers.base import Point
 from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_facts import DatasetFacts, RunFacts
+from nectargan.loggers.points import Point
 
 
 def runs_of(store: str) -> dict[str, object]:

@@ -19,8 +19,8 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from nectargan.loggers.base import Point
 from nectargan.loggers.histograms import Histogram, save_histograms
+from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard import TensorBoardSink
 
 D = ("D_real", "D_fake")
@@ -141,7 +141,7 @@ def test_the_charts_show_the_series_that_we_write(tmp_path: Path) -> None:
         for name in ("D_real", "D_fake", "G_GAN", "G_L1", "D_real/mine", "edges", "D_real2")
         for kind in ("raw", "weighted")
     ]
-    series += ["weight/G_L1", "lr/generator", "val/ssim", "val/psnr", "val/l1"]
+    series += ["loss/G_L1/weight", "lr/generator", "val/ssim", "val/psnr", "val/l1"]
     series += ["epoch/loss/G_L1", "time/epoch_seconds", "epoch", "best/ssim", "val/l10"]
 
     def shown(category: str, chart: str) -> list[str]:
@@ -153,7 +153,7 @@ def test_the_charts_show_the_series_that_we_write(tmp_path: Path) -> None:
         assert shown("Losses", f"generator, {kind}") == [f"loss/{name}/{kind}" for name in own]
     assert shown("Losses", "discriminator, weighted") == [f"loss/{name}/weighted" for name in D]
     assert shown("Losses", "D(real) against D(fake), raw") == [f"loss/{name}/raw" for name in D]
-    assert shown("Schedules", "weights") == ["weight/G_L1"]
+    assert shown("Schedules", "weights") == ["loss/G_L1/weight"]
     assert shown("Schedules", "learning rates") == ["lr/generator"]
     for metric in ("val/ssim", "val/psnr", "val/l1"):
         assert shown("Validation", metric) == [metric]

@@ -78,7 +78,7 @@ def test_one_line_records_a_plain_loop_everywhere(
 
     by_step = {(f"loss/{r.loss}/raw", r.step): r.raw for r in frame.itertuples()}
     by_step |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in frame.itertuples()}
-    by_step |= {(f"weight/{r.loss}", r.step): r.weight for r in frame.itertuples()}
+    by_step |= {(f"loss/{r.loss}/weight", r.step): r.weight for r in frame.itertuples()}
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     shown = {(t, e.step): e.value for t in events.Tags()["scalars"] for e in events.Scalars(t)}
@@ -93,7 +93,12 @@ def test_one_line_records_a_plain_loop_everywhere(
     assert set(run.data.metrics) == {series for series, _ in by_step}
     for key in run.data.metrics:
         points = client.get_metric_history(run.info.run_id, key)
-        assert [(p.step, p.value) for p in points] == [(s, by_step[key, s]) for s in (1, 7, 14)]
+        # Means: of five steps an epoch, and the window of 7 steps that ends in it as well.
+        windows = {5: [1, 2, 3, 4, 5], 7: [6, 7], 10: [8, 9, 10], 14: [11, 12, 13, 14], 15: [15]}
+        windows |= {20: [16, 17, 18, 19, 20]}
+        means = {end: np.mean([by_step[key, s] for s in steps]) for end, steps in windows.items()}
+        assert {p.step: p.value for p in points} == pytest.approx(means, rel=1e-12)
+        assert len(points) == len(means)
     assert os.listdir(tmp_path / "cwd") == []
 
 
@@ -246,6 +251,7 @@ def test_a_sink_that_is_away_does_not_stop_the_loop(
 ) -> None:
     class Away:
         name = "Away"
+        takes_means = False
         every_n_steps = 1
 
         def open(self, first_step: int) -> None:
@@ -266,6 +272,7 @@ class SilentSink:
     """Never answers."""
 
     name = "Silent"
+    takes_means = False
     every_n_steps = 1
 
     def __init__(self) -> None:

@@ -252,7 +252,7 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
     metrics = pd.read_csv(run / "metrics.csv")
     expected = {(f"loss/{r.loss}/raw", r.step): r.raw for r in losses.itertuples()}
     expected |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in losses.itertuples()}
-    expected |= {(f"weight/{r.loss}", r.step): r.weight for r in losses.itertuples()}
+    expected |= {(f"loss/{r.loss}/weight", r.step): r.weight for r in losses.itertuples()}
     of_metrics = {(r.metric, r.step): r.value for r in metrics.itertuples()}
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})

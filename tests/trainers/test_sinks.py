@@ -73,7 +73,7 @@ def test_sync_sends_what_is_missing_and_nothing_twice(unsent: Path, tmp_path: Pa
     metrics = pd.read_csv(unsent / "metrics.csv")
     expected = {(f"loss/{r.loss}/raw", r.step): r.raw for r in losses.itertuples()}
     expected |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in losses.itertuples()}
-    expected |= {(f"weight/{r.loss}", r.step): r.weight for r in losses.itertuples()}
+    expected |= {(f"loss/{r.loss}/weight", r.step): r.weight for r in losses.itertuples()}
     expected |= {(r.metric, r.step): r.value for r in metrics.itertuples()}
     assert (points, count, status) == (expected, len(expected), "FINISHED")
     assert [each.behind for each in summarize_runs(unsent.parent)] == [[]]

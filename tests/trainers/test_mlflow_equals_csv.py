@@ -1,0 +1,244 @@
+"""What MLflow shows of a run is what its CSV files say, whatever happened to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow.entities import Run, ViewType
+from mlflow.tracking import MlflowClient
+
+from nectargan.config.schema import Config
+from nectargan.loggers.ledger import offset_of_step
+from nectargan.trainers.checkpoint import load_last
+from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from nectargan.trainers.resumption import resumption_of
+from nectargan.trainers.sinks import synchronize
+from tests.processes import wait_until
+
+from ..loggers.conftest import empty_store
+
+__all__ = ["empty_store"]
+
+Make = Callable[..., Config]
+EVERY = 4
+MLFLOW = {"enable": True, "every_n_steps": EVERY, "log_model": False, "system_metrics": False}
+
+
+def client_of(run: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+
+
+def runs_of(run: Path, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    client = client_of(run)
+    experiment = client.get_experiment_by_name("tiny")
+    return list(client.search_runs([experiment.experiment_id], run_view_type=view))
+
+
+def points_of(run: Path, mlrun: Run) -> dict[tuple[str, int], tuple[float, int]]:
+    """All of them, by series and step."""
+    client = client_of(run)
+    found = [
+        (key, m.step, m.value, m.timestamp)
+        for key in mlrun.data.metrics
+        for m in client.get_metric_history(mlrun.info.run_id, key)
+    ]
+    points = {(key, step): (value, time) for key, step, value, time in found}
+    assert len(points) == len(found), "one point a series and step"
+    return points
+
+
+def assert_mlflow_equals_csv(run: Path) -> Run:
+    """The one run that MLflow shows has each measurement, and each loss as the mean of the rows
+    since the last multiple of `EVERY` or since the epoch began: at each step that it has, and it
+    has the end of each window."""
+    (mlrun,) = runs_of(run)
+    assert mlrun.info.run_id == json.loads((run / "mlflow_run.json").read_text())["run_id"]
+    assert mlrun.info.run_name == run.name
+    points = points_of(run, mlrun)
+    losses, metrics = (pd.read_csv(run / name) for name in ("losses.csv", "metrics.csv"))
+    measured = {(r.metric, r.step): (r.value, r.time) for r in metrics.itertuples()}
+    of_losses = {place: point for place, point in points.items() if place[0].startswith("loss/")}
+    assert {k: v for k, v in points.items() if k not in of_losses} == measured
+    losses["window"] = (losses["step"] - 1) // EVERY
+    ends = losses.groupby(["epoch", "window"])["step"].max()
+    assert {step for _, step in of_losses} >= set(ends)
+    for (series, step), (value, time) in of_losses.items():
+        _, name, column = series.split("/")
+        own = losses[(losses["loss"] == name) & (losses["step"] <= step)]
+        at_end = own.iloc[-1]
+        same = (own["epoch"] == at_end["epoch"]) & (own["window"] == at_end["window"])
+        assert (at_end["step"], at_end["time"]) == (step, time)
+        assert value == pytest.approx(own[same][column].mean(), rel=1e-12), (series, step)
+    return mlrun
+
+
+def last_step_in_mlflow(database: Path) -> int:
+    if not database.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        query = "SELECT max(m.step) FROM metrics m JOIN runs r ON r.run_uuid = m.run_uuid"
+        query += " WHERE r.lifecycle_stage = 'active' AND m.key = 'loss/G_L1/raw'"
+        try:
+            return int(connection.execute(query).fetchone()[0] or 0)
+        except sqlite3.OperationalError:  # its tables are being made
+            return 0
+
+
+def train_and_kill(config: Path, output: Path, *options: str) -> None:
+    """Trains in another process, which is killed when MLflow has points past a checkpoint."""
+    command = [sys.executable, "-m", "nectargan.cli.train", *options]
+    process = subprocess.Popen(
+        [*command] if options else [*command, "-c", str(config)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATIENT_LOSS_SECONDS": "0.05"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    run, before = output / "tiny_v1", newest_checkpoint(output / "tiny_v1")
+
+    def is_past() -> bool:
+        now = newest_checkpoint(run)
+        return now > before and last_step_in_mlflow(output / "mlflow.db") > now
+
+    try:
+        wait_until(is_past, alive=lambda: process.poll() is None)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def newest_checkpoint(run: Path) -> int:
+    """The step of the newest one; 0 for none."""
+    epochs = [int(path.stem.split("_")[1]) for path in (run / "checkpoints").glob("epoch_*.pt")]
+    return 3 * max(epochs, default=0)
+
+
+def resume(run: Path, **changes: Any) -> Pix2pixTrainer:
+    checkpoint = load_last(run)
+    wanted = Config.model_validate(checkpoint["config"])
+    for name, weight in changes.items():
+        wanted.train.loss[name] = weight
+    resumption = resumption_of(run, checkpoint, wanted)
+    trainer = Pix2pixTrainer(resumption.config, resumption)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_killed_past_a_checkpoint_and_resumed_with_other_weights(
+    tiny: Make, tmp_path: Path
+) -> None:
+    config = tiny(
+        logging__mlflow=MLFLOW,
+        logging__window_seconds=0.1,
+        save__model_save_rate=6,
+        train__generator__learning_rate={"epochs": 60, "epochs_decay": 0},
+        # Slow in the processes that are killed.
+        train__loss__G_slow={"function": "tests.trainers.patient_loss.PatientLoss"},
+    )
+    path, output = tmp_path / "config.json", tmp_path / "runs"
+    path.write_text(config.model_dump_json())
+    run = output / "tiny_v1"
+    train_and_kill(path, output)
+    (first,) = runs_of(run)
+    dead = points_of(run, first)
+    # Other weights from the checkpoint on; killed once more, and what was left is sent.
+    train_and_kill(path, output, "--resume", str(run), "--set", "train.loss.G_L1=7")
+    synchronize(run)
+    second = assert_mlflow_equals_csv(run)
+    kept = load_last(run)["step"]
+    assert second.info.run_id != first.info.run_id
+    assert (second.info.status, second.data.params["loss.G_L1.weight"]) == ("KILLED", "7.0")
+    csv = pd.read_csv(run / "losses.csv")
+    assert csv["step"].max() > kept, "the rows of the dead process are on record for now"
+
+    resume(run, G_L1=3.0, G_GAN=2.0)
+    third = assert_mlflow_equals_csv(run)
+    assert third.info.status == "FINISHED"
+    assert len({each.info.run_id for each in (first, second, third)}) == 3
+    assert third.data.params["loss.G_L1.weight"] == "3.0"
+    # The dead attempts are not lost, and say what took their place.
+    deleted = {each.info.run_id: each for each in runs_of(run, ViewType.DELETED_ONLY)}
+    assert deleted.keys() == {first.info.run_id, second.info.run_id}
+    assert deleted[first.info.run_id].data.tags["superseded_by"] == second.info.run_id
+    assert third.data.tags["supersedes"] == second.info.run_id
+    assert points_of(run, first).items() >= dead.items()
+    # Sending it once more changes nothing.
+    assert synchronize(run) == {"MLflow": False}
+    assert assert_mlflow_equals_csv(run).info == third.info
+
+
+@pytest.fixture(autouse=True)
+def _ready_store(empty_store: Path, tmp_path: Path) -> None:
+    """The database that a run would make, which takes seconds."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs" / "mlflow.db")
+
+
+def interrupted(config: Config, at: int) -> Path:
+    """A run that was interrupted after a step, and saved."""
+
+    class Stopping(Pix2pixTrainer):
+        def train_step(self, source: Any, target: Any) -> None:
+            super().train_step(source, target)
+            if self.step == at:
+                signal.raise_signal(signal.SIGINT)
+
+    trainer = Stopping(config)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    return trainer.directory
+
+
+def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
+    """Its checkpoint has everything, so there is nothing to take back; it was sent in the middle
+    of a window."""
+    epochs = {"epochs": 4, "epochs_decay": 0}
+    config = tiny(logging__mlflow=MLFLOW, train__generator__learning_rate=epochs)
+    run = interrupted(config, 5)
+    synchronize(run)  # what it had no time for
+    first = assert_mlflow_equals_csv(run)
+    assert ("loss/G_L1/raw", 5) in points_of(run, first)
+    resume(run, G_L1=3.0)
+    again = assert_mlflow_equals_csv(run)
+    assert (again.info.run_id, again.info.status) == (first.info.run_id, "FINISHED")
+    assert runs_of(run, ViewType.DELETED_ONLY) == []
+
+
+def test_resumed_from_an_older_checkpoint(tiny: Make) -> None:
+    """As from epoch 2 of 4: what was sent of epochs 3 and 4 is of another run now."""
+    epochs = {"epochs": 4, "epochs_decay": 0}
+    config = tiny(
+        logging__mlflow=MLFLOW, save__model_save_rate=1, train__generator__learning_rate=epochs
+    )
+    run = Pix2pixTrainer(config).train()
+    first = assert_mlflow_equals_csv(run)
+    for epoch in (3, 4):
+        (run / "checkpoints" / f"epoch_{epoch:04d}.pt").unlink()
+    resume(run, G_L1=3.0)
+    again = assert_mlflow_equals_csv(run)
+    assert again.info.run_id != first.info.run_id
+    assert again.data.tags["supersedes"] == first.info.run_id
+
+
+def test_a_record_that_was_cut_by_hand_is_noticed(tiny: Make) -> None:
+    """MLflow is ahead of the ledger, whatever the cursor says."""
+    run = Pix2pixTrainer(tiny(logging__mlflow=MLFLOW)).train()
+    first = assert_mlflow_equals_csv(run)
+    path = run / "losses.csv"
+    path.write_bytes(path.read_bytes()[: offset_of_step(path, 4)])
+    assert synchronize(run) == {"MLflow": True}
+    again = assert_mlflow_equals_csv(run)
+    assert again.info.run_id != first.info.run_id
+    assert synchronize(run) == {"MLflow": False}

@@ -27,10 +27,6 @@ from nectargan.trainers.resumption import resumption_of
 from nectargan.trainers.sinks import synchronize
 from tests.processes import wait_until
 
-from ..loggers.conftest import empty_store
-
-__all__ = ["empty_store"]
-
 Make = Callable[..., Config]
 EVERY = 4
 MLFLOW = {"enable": True, "every_n_steps": EVERY, "log_model": False, "system_metrics": False}

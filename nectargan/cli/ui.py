@@ -19,7 +19,9 @@ from typing import IO, NamedTuple
 import click
 
 from nectargan.cli.common import LongCommand
+from nectargan.cli.pages import comparison_pages
 from nectargan.cli.paths import INPUT
+from nectargan.cli.run_links import RunLinks
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
 from nectargan.loggers.mlflow_store import (
@@ -35,6 +37,7 @@ _HOST = "127.0.0.1"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
+_NEW_RUNS_SECONDS = 5.0
 _PORT = click.IntRange(1, 65535)
 
 
@@ -95,6 +98,8 @@ def ui(
 ) -> None:
     """Start the MLflow UI and TensorBoard on the runs in DIRECTORY (runs), for this machine only.
 
+    Links to the pages that compare runs are printed.
+
     Ctrl-C stops both.
     """
     if not directory.is_dir():
@@ -106,13 +111,13 @@ def ui(
             signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         with ExitStack() as stack:
-            servers = []
-            for program in _programs(directory.resolve(), store, *ports):
+            servers, links = [], stack.enter_context(RunLinks(directory.resolve()))
+            for program in _programs(links.directory, store, *ports):
                 servers.append(stack.enter_context(_running(*program)))
             _wait_for(servers)
             if any(not server.has_ended for server in servers):
                 say("Ctrl-C stops them.")
-            _watch_over(servers)
+            _watch_over(servers, links)
     except KeyboardInterrupt:
         # What it is for: no failure.
         say("Stopped.")
@@ -143,7 +148,7 @@ def _ports(*wanted: int | None) -> list[int]:
 
 
 def _programs(
-    directory: Path, store: Store, mlflow_port: int, tensorboard_port: int
+    logdir: Path, store: Store, mlflow_port: int, tensorboard_port: int
 ) -> Iterator[tuple[str, int, str, list[str], dict[str, str]]]:
     """Name, port, page, command and variables of what can be started; says what cannot."""
     database = database_of(store.uri)
@@ -184,7 +189,7 @@ def _programs(
             tensorboard_port,
             "/",
             [
-                *("tensorboard.main", "--logdir", str(directory)),
+                *("tensorboard.main", "--logdir", str(logdir)),
                 *("--host", _HOST, "--port", str(tensorboard_port)),
             ],
             {},
@@ -265,16 +270,38 @@ def _wait_for(servers: list[_Server]) -> None:
                 told = f"it does not answer: {server.last_line()}"
             if told is not None:
                 waiting.remove(server)
-                say(f"{server.name + ':':<12} {told}", err=not told.startswith("http"))
+                is_there = told.startswith("http")
+                say(f"{server.name + ':':<12} {told}", err=not is_there)
+                if is_there:
+                    _print_pages(server)
         if waiting:
             time.sleep(_LOOK_SECONDS)
 
 
-def _watch_over(servers: list[_Server]) -> None:
+def _print_pages(server: _Server) -> None:
+    """Prints links to the pages that compare runs."""
+    if server.name == "TensorBoard":
+        say(f"    charts: http://{_HOST}:{server.port}/#custom_scalars")
+        return
+    try:
+        for experiment, pages in comparison_pages(_HOST, server.port):
+            for page in pages:
+                say(f"    {experiment}, {page.title}: {page.url}")
+    except (OSError, ValueError, LookupError, http.client.HTTPException):
+        # The page above has everything, some clicks away.
+        return
+
+
+def _watch_over(servers: list[_Server], links: RunLinks) -> None:
     """Returns when none is left; says which has gone."""
     left = [server for server in servers if not server.has_ended]
+    looked = time.monotonic()
     while left:
         time.sleep(_LOOK_SECONDS)
+        if time.monotonic() - looked >= _NEW_RUNS_SECONDS:
+            with suppress(OSError):
+                links.update()
+            looked = time.monotonic()
         for server in list(left):
             if server.has_ended:
                 left.remove(server)

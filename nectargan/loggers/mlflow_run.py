@@ -27,6 +27,12 @@ SUPERSEDES, SUPERSEDED_BY = "supersedes", "superseded_by"
 # Without it, the UI opens an experiment as one of language models, with no runs in sight.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT_TAG = "mlflow.parentRunId"
+# MLflow's own colors follow from the id of a run: two of them are often the same.
+_COLOR_TAG = "mlflow.runColor"
+_COLORS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22"),
+    *("#17becf", "#393b79", "#637939", "#8c6d31", "#843c39", "#7b4173", "#3182bd", "#e6550d"),
+)
 
 
 def remember_run(directory: Path, known: Mapping[str, str] | None) -> None:
@@ -131,7 +137,8 @@ class RunFinder:
         """
         path = self._directory / RUN_FILE
         known: dict[str, Any] = {"started": _beginning_of(self._directory), "run_id": None}
-        tags = {**tags, RUN_DIRECTORY: str(self._directory)}
+        color = {_COLOR_TAG: _color_of(self._directory.name)}
+        tags = {**tags, **color, RUN_DIRECTORY: str(self._directory)}
         if old is not None:
             earlier = read_run_file(self._directory).get(SUPERSEDES, [])
             known[SUPERSEDES] = [*earlier, old.info.run_id]
@@ -241,6 +248,13 @@ def _beginning_of(directory: Path) -> int:
             return int(file.readline().split(",")[2])
     except (OSError, ValueError, IndexError):
         return time.time_ns() // 1_000_000
+
+
+def _color_of(name: str) -> str:
+    """A color for a run, another one for each of sixteen versions that follow each other."""
+    version = name.rpartition("_v")[2]
+    number = int(version) if version.isdecimal() else sum(name.encode())
+    return _COLORS[(number - 1) % len(_COLORS)]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

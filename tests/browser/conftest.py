@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from PIL import Image
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from tests.processes import PATIENCE, wait_until
+from tests.processes import PATIENCE
 
 CHROMIUM = os.environ.get("NECTARGAN_CHROMIUM") or shutil.which("chromium")
 # As root Chromium has no sandbox; and it is to ask nobody outside for anything.
@@ -58,6 +57,7 @@ class Servers(NamedTuple):
 
     mlflow: str
     tensorboard: str
+    pages: dict[str, str]  # the links that are printed, by what they show
 
 
 def free_port() -> int:
@@ -94,28 +94,23 @@ def servers(output: Path) -> Iterator[Servers]:
             *(sys.executable, "-c", "from nectargan.cli.main import main; main()", "ui", output),
             *("--mlflow-port", str(ports[0]), "--tensorboard-port", str(ports[1])),
         ],
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as ui:
-        urls = Servers(*(f"http://127.0.0.1:{port}" for port in ports))
+        pages: dict[str, str] = {}
         try:
-            for url in urls:
-                wait_for(url)
-            yield urls
+            assert ui.stdout is not None
+            while not (line := ui.stdout.readline()).startswith("Ctrl-C"):
+                assert line, "it ended"
+                if line.startswith("  "):
+                    title, _, url = line.strip().partition(": ")
+                    pages[title] = url
+            yield Servers(*(f"http://127.0.0.1:{port}" for port in ports), pages)
         finally:
             ui.send_signal(signal.SIGINT)
             ui.wait(PATIENCE)
-
-
-def wait_for(url: str) -> None:
-    def answers() -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
-                return True
-        except OSError:
-            return False
-
-    wait_until(answers)
 
 
 @pytest.fixture(scope="session")

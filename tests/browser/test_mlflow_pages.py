@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nectargan.analysis import load_runs
 from tests.browser.conftest import Servers
 
 pytestmark = pytest.mark.browser
@@ -28,27 +31,18 @@ def card(page: Any, section: str, title: str) -> Any:
     return found
 
 
-def test_the_table_shows_both_runs_with_their_params(
-    page: Any, servers: Servers, screenshot: Callable[[str], Any]
-) -> None:
-    page.set_viewport_size({"width": 2000, "height": 600})
-    page.goto(servers.mlflow + EXPERIMENT)
-    close_assistant(page)
-    for name in ("fronts_v1", "fronts_v2"):
-        page.get_by_role("link", name=name).wait_for()
-    page.get_by_role("button", name="Columns").click()
-    page.get_by_placeholder("Search columns").fill("G_L1.")
-    page.get_by_text("Parameters (2)").click()
-    page.get_by_placeholder("Search columns").fill("best/ssim")
-    page.get_by_text("Metrics (2)").click()
-    page.keyboard.press("Escape")
-    page.get_by_role("gridcell").get_by_text("linear 100→10 @ 1–4", exact=True).wait_for()
-    page.get_by_role("gridcell").get_by_text("100.0", exact=True).wait_for()
-    screenshot("mlflow_runs")
+def lines_of(chart: Any) -> list[str]:
+    """The colours of the lines of a chart, once it has two."""
+    chart.locator(".scatterlayer .trace").nth(1).wait_for(state="attached")
+    return list(
+        chart.locator(".scatterlayer .trace path.js-line").evaluate_all(
+            "lines => [...new Set(lines.map(line => line.style.stroke))]"
+        )
+    )
 
 
 def test_three_clicks_lead_to_a_chart_of_l1_and_its_weight_in_both_runs(
-    page: Any, servers: Servers, screenshot: Callable[[str], Any]
+    page: Any, servers: Servers
 ) -> None:
     page.set_viewport_size({"width": 1500, "height": 1500})
     page.goto(servers.mlflow)
@@ -59,18 +53,46 @@ def test_three_clicks_lead_to_a_chart_of_l1_and_its_weight_in_both_runs(
         chart = card(page, section, series)
         for run in ("fronts_v1", "fronts_v2"):
             chart.get_by_text(f"{run} ({series})").wait_for()
-        chart.locator(".scatterlayer .trace").nth(1).wait_for(state="attached")
-        colours = chart.locator(".scatterlayer .trace path.js-line").evaluate_all(
-            "lines => [...new Set(lines.map(line => line.style.stroke))]"
-        )
-        assert len(colours) == 2  # a line of each run
-    # For the picture, these charts alone.
+        assert len(lines_of(chart)) == 2, "a line of each run"
+
+
+def test_a_link_leads_to_the_losses_and_their_weights(
+    page: Any, servers: Servers, screenshot: Callable[[str], Any]
+) -> None:
+    page.set_viewport_size({"width": 1900, "height": 1500})
+    page.goto(servers.pages["fronts, losses of G and their weights"])
+    weights = {"weight/G_L1", "loss/G_L1/weight"}  # the name of older runs, and that of newer ones
+    cards = page.get_by_test_id("experiment-view-compare-runs-card")
+    cards.first.wait_for()
     close_assistant(page)
-    page.get_by_placeholder("Search metric charts").fill("/G_L1")
-    card(page, "weight", "weight/G_L1").locator(".scatterlayer .trace").nth(1).wait_for(
-        state="attached"
-    )
+    headers = page.get_by_test_id("experiment-view-compare-runs-section-header")
+    titles = [text.split(" (")[0] for text in headers.all_inner_texts()]
+    assert titles[:2] == ["loss/G_GAN", "loss/G_L1"]
+    assert not [title for title in titles if title.startswith(("loss/D_", "val", "epoch"))]
+    series = set(page.get_by_text("/G_L1").all_inner_texts()) & weights
+    for name in ("loss/G_L1/raw", *series):
+        section = "weight" if name.startswith("weight") else "loss/G_L1"
+        chart = card(page, section, name)
+        for run in ("fronts_v1", "fronts_v2"):
+            chart.get_by_text(f"{run} ({name})").wait_for()
+        assert len(lines_of(chart)) == 2, "a line of each run"
+    assert series, "the weight is there, without a click"
     screenshot("mlflow_compare")
+
+
+def test_a_link_leads_to_the_table_with_the_best_run_first(
+    page: Any, servers: Servers, output: Path, screenshot: Callable[[str], Any]
+) -> None:
+    page.set_viewport_size({"width": 2000, "height": 600})
+    page.goto(servers.pages["fronts, table of runs"])
+    page.get_by_role("link", name="fronts_v1").wait_for()
+    close_assistant(page)
+    runs = load_runs(f"{output}/*").sort_values("best/ssim", ascending=False)
+    names = page.get_by_role("link", name=re.compile(r"^fronts_v\d$")).all_inner_texts()
+    assert names == list(runs.index)
+    page.get_by_role("columnheader", name="best/ssim").wait_for()
+    page.get_by_role("gridcell").get_by_text("linear 100→10 @ 1–4", exact=True).wait_for()
+    screenshot("mlflow_runs")
 
 
 def test_the_image_view_shows_the_grids_step_by_step(

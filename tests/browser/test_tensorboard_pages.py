@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.browser
 def test_custom_scalars_have_the_layout(
     page: Any, servers: Servers, screenshot: Callable[[str], Any]
 ) -> None:
-    page.goto(servers.tensorboard + "/#custom_scalars")
+    page.goto(servers.pages["charts"])
     for title in (
         "generator, raw",
         "generator, weighted",
@@ -29,6 +30,9 @@ def test_custom_scalars_have_the_layout(
         page.get_by_text(title, exact=True).first.wait_for()
     # Of two runs: two losses of G, and two of D.
     page.get_by_text("Matches (4)").nth(3).wait_for()
+    names = {"fronts_v1", "fronts_v2"}
+    assert names <= set(re.findall(r"fronts_v\S*", page.locator("body").inner_text()))
+    assert "/tensorboard" not in page.locator("body").inner_text()
     screenshot("tensorboard_scalars")
 
 

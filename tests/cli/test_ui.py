@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from nectargan.config.schema import Config
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from tests.processes import PATIENCE, end
+from tests.processes import PATIENCE, end, wait_until
 
 from .conftest import Run
 
@@ -57,16 +59,22 @@ def test_both_answer_and_both_are_stopped(output: Path) -> None:
         assert process.stdout is not None
         urls = {}
         while len(urls) < 2:
-            name, _, url = process.stdout.readline().partition(":")
+            line = process.stdout.readline()
             assert process.poll() is None
-            urls[name] = url.strip()
+            if not line.startswith(" "):
+                name, _, url = line.partition(":")
+                urls[name] = url.strip()
         assert b"<title>MLflow</title>" in page(urls["MLflow"])
         assert b"TensorBoard" in page(urls["TensorBoard"])
         experiments = page(
             f"{urls['MLflow']}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=tiny"
         )
         assert b'"tiny"' in experiments, "of the database in the output directory"
-        assert page(f"{urls['TensorBoard']}/data/runs") != b"[]"
+        wait_until(lambda: json.loads(page(f"{urls['TensorBoard']}/data/runs")) == ["tiny_v1"])
+        (output / "later_v1").mkdir()
+        shutil.copytree(output / "tiny_v1" / "tensorboard", output / "later_v1" / "tensorboard")
+        names = ["later_v1", "tiny_v1"]
+        wait_until(lambda: json.loads(page(f"{urls['TensorBoard']}/data/runs")) == names)
         ports = [int(url.rpartition(":")[2]) for url in urls.values()]
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3, "MLflow has a worker"

@@ -39,6 +39,15 @@ def test_runs_of_a_group_share_one_parent(store: str, tmp_path: Path) -> None:
     assert runs["weights"].info.status == "FINISHED"
 
 
+def test_runs_that_follow_each_other_have_other_colors(store: str, tmp_path: Path) -> None:
+    names = ["a_v1", "a_v2", "a_v16"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        MLflowSink(store, "faces", tmp_path / name).open(0)
+    colors = {run.data.tags["mlflow.runColor"] for run in runs_of(store).values()}
+    assert len(colors) == len(names)
+
+
 def test_data_sets_note_and_pictures_are_told_once(store: str, tmp_path: Path) -> None:
     data = DatasetFacts("fronts", "training", "/data/fronts", "0123", {"pairs": 7})
     val = data._replace(context="validation", digest="4567")

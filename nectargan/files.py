@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -10,8 +11,8 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 _PART = ".part"
 _MOST_LINKS = 40  # as Linux follows
@@ -26,7 +27,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
     """Opens a file that a user named, for reading. What is no regular file, and would block the
     process, never end or fill the memory, is not read.
 
@@ -109,6 +110,12 @@ def is_stream(path: Path) -> bool:
     return _descriptor(path) is not None or (
         path.exists() and not path.is_file() and not path.is_dir()
     )
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal; raises OSError."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_parts(directory: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nectargan.credentials import public_address
+from nectargan.loggers.run_directory import read_status
 from nectargan.shell import quoted
 from nectargan.trainers.lines import duration
 
@@ -30,6 +31,8 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
     done = f"epoch {trainer.epoch} of {config.train.epochs}, {duration(seconds)}"
     yield _line("Run", f"{directory} ({done})")
     usable = directory / "checkpoints" / "last.pt"
+    if read_status(directory)[0] != "FINISHED" and usable.is_file():
+        yield _line("Go on", f"{program('nectargan-train')} --resume {quoted(directory)}")
     metric = config.best_by or _USUAL_BEST
     if metric in trainer.bests:
         value, epoch = trainer.bests[metric]

@@ -21,6 +21,7 @@ from nectargan.files import replacing
 from nectargan.interrupts import stop_on_signals
 from nectargan.output import say
 from nectargan.version import __version__
+from nectargan.wording import counted
 
 if TYPE_CHECKING:
     from nectargan.config.config_manager import ConfigManager, Override
@@ -74,8 +75,9 @@ _KEYS = {
 @click.option(
     "--resume",
     type=_TEXT,
-    metavar="DIR|auto",
-    help="Go on with a run; auto: with the newest unfinished one, or start one.",
+    metavar="DIR|FILE|auto",
+    help="Go on with a run, or from a checkpoint in it; auto: with the newest unfinished one, or "
+    "start one.",
 )
 @sweep_options
 @click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
@@ -114,6 +116,10 @@ def train(
         return
     manager, resumption = _resumption(resume, config, resolve)
     _check_csv(csv, manager)
+    if resumption is not None and resumption.is_finished:
+        length = counted(resumption.config.train.epochs, "epoch")
+        say(f"'{resumption.directory}' is finished after {length}; add --epochs N to go on.")
+        return
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -182,23 +188,26 @@ def _resumption(
         return resolve(config), None
 
     from nectargan.analysis.sources import one_run
-    from nectargan.trainers.checkpoint import load_last
-    from nectargan.trainers.resumption import find_unfinished, resumption_of
+    from nectargan.trainers.checkpoint import load_checkpoint, load_last
+    from nectargan.trainers.resumption import find_unfinished, resumption_of, run_directory_of
 
-    directory = Path() if resume == "auto" else one_run(resume)
+    place = Path() if resume == "auto" else one_run(resume)
     if resume == "auto":
         manager = resolve(config)
         common = manager.data.common
         found = find_unfinished(Path(common.output_directory), common.experiment_name)
         if found is None:
             return manager, None
-        directory = found
-    elif not directory.is_dir():
-        raise RunError(f"--resume '{resume}' is no run directory, and not 'auto'.")
-    checkpoint = load_last(directory)
-    if resume != "auto":
-        manager = resolve(config or checkpoint["config"])
-    return manager, resumption_of(directory, checkpoint, manager.data)
+        checkpoint = load_last(found)
+        return manager, resumption_of(found, checkpoint, manager.data)
+    if not place.exists():
+        raise RunError(
+            f"--resume '{resume}' is neither a run directory, nor a checkpoint in one, nor 'auto'."
+        )
+    directory, file = (place, None) if place.is_dir() else (run_directory_of(place), place)
+    checkpoint = load_last(directory) if file is None else load_checkpoint(file)
+    manager = resolve(config or checkpoint["config"])
+    return manager, resumption_of(directory, checkpoint, manager.data, file)
 
 
 def _check_csv(csv: Path | None, manager: ConfigManager) -> None:

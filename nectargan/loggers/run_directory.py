@@ -23,6 +23,7 @@ _TRIES, _PAUSE = 20, 0.02
 LOCK_FILE = ".lock"
 STATUS_FILE = "status.json"
 CONFIG_FILE = "config.json"
+ORIGINAL_CONFIG_FILE = "config_original.json"
 
 
 def create_run_directory(

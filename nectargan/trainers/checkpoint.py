@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
@@ -21,50 +20,28 @@ from nectargan.files import open_regular, replacing
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
 from nectargan.trainers.components import build_generator
+from nectargan.trainers.training_state import Part, Whole, read_training_state, validated
 from nectargan.version import __version__
 
 FORMAT = 2
 FOLDER = "checkpoints"
 
-_Count = Annotated[int, Field(ge=0, lt=2**63)]
 # Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
 _NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
+_BEFORE_ALL = (-1, 0.0)
 
 log = logging.getLogger("nectargan")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _Checkpoint(_Part):
+class _Checkpoint(Part):
     """What every checkpoint has. A foreign file may hold anything under the same names."""
 
     format: int
     nectargan_version: str
     config: dict[str, Any]
-    epoch: _Count
-    step: _Count
+    epoch: Whole
+    step: Whole
     networks: dict[str, dict[str, Any]]
-
-
-class _MLflowRun(_Part):
-    run_id: str
-
-
-class _Training(_Part):
-    """What a run is resumed from, as far as it is the same for every trainer.
-
-    The ledgers are named one by one: they are files that will be cut.
-    """
-
-    epoch: _Count
-    batch: _Count | None
-    epoch_began: _Count
-    bests: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
-    random: dict[str, Any]
-    ledgers: dict[Literal["losses.csv", "metrics.csv"], _Count]
-    mlflow: _MLflowRun | None = None
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
@@ -88,7 +65,7 @@ def save_checkpoint(
         epoch: Epochs done.
         step: Steps done.
         networks: The states of "generator" and any others, by name.
-        training: All else that a resumed run needs; see `Trainer.state`.
+        training: All else that a resumed run needs; see `TrainingState` and `Trainer.state`.
 
     Raises:
         OSError: the file cannot be written.
@@ -129,23 +106,13 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    _check(content, _Checkpoint, f"'{path}' is no checkpoint of NectarGAN")
+    validated(_Checkpoint, content, f"'{path}' is no checkpoint of NectarGAN")
     if not 1 <= content["format"] <= FORMAT:
         raise CheckpointError(
             f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
             f"{FORMAT}."
         )
     return dict(content)
-
-
-def _check(content: Any, model: type[_Part], complaint: str) -> None:
-    try:
-        model.model_validate(content)
-    except ValidationError as error:
-        item = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, item["loc"]))
-        reason = f"{where}: {item['msg']}" if where else item["msg"]
-        raise CheckpointError(f"{complaint} ({reason}).") from None
 
 
 def load_last(run: Path) -> dict[str, Any]:
@@ -159,9 +126,7 @@ def load_last(run: Path) -> dict[str, Any]:
     for path in reversed(list_checkpoints(run)):
         try:
             content = load_checkpoint(path)
-            if content.get("training") == {}:
-                raise CheckpointError(f"'{path}' has only networks, nothing to go on from.")
-            _check(content.get("training"), _Training, f"'{path}' is nothing to go on from")
+            read_training_state(content, path)
         except CheckpointError as error:
             problems.append(error)
             continue
@@ -204,14 +169,19 @@ def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetG
     return generator
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """All checkpoints of a run, the newest last."""
+def list_checkpoints(run: Path, after: str | None = None) -> list[Path]:
+    """All checkpoints of a run, or those after one of some name; the newest last."""
+    found = [(_place(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
+    first = _BEFORE_ALL if after is None else _place(after)
+    return [path for place, path in sorted(found) if place > first]
 
-    def place(match: re.Match[str]) -> tuple[int, float]:
-        return int(match[1]), int(match[2]) if match[2] else math.inf
 
-    found = [(_NAME.fullmatch(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
-    return [path for _, path in sorted((place(match), path) for match, path in found if match)]
+def _place(name: str) -> tuple[int, float]:
+    """A key to sort checkpoints by."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return _BEFORE_ALL
+    return int(match[1]), int(match[2]) if match[2] else math.inf
 
 
 def _newest(run: Path) -> Path:

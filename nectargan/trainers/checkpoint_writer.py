@@ -12,10 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nectargan.errors import RunError
+from nectargan.errors import CheckpointError, RunError
 from nectargan.files import replacing
 from nectargan.shell import quoted
-from nectargan.trainers.checkpoint import FOLDER, list_checkpoints
+from nectargan.trainers.checkpoint import (
+    FOLDER,
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+)
 
 LAST, BEST = "last.pt", "best.pt"
 
@@ -82,9 +87,9 @@ class CheckpointWriter:
     def _write(self, path: Path, write: Callable[[Path], None], best: bool) -> None:
         try:
             write(path)
-            _also_known_as(path, self._folder / LAST)
+            also_known_as(path, self._folder / LAST)
             if best:
-                _also_known_as(path, self._folder / BEST)
+                also_known_as(path, self._folder / BEST)
             self._prune()
         except (OSError, RuntimeError) as error:
             # torch's own writer raises RuntimeError when the disk is full.
@@ -99,6 +104,44 @@ class CheckpointWriter:
             path.unlink(missing_ok=True)
 
 
+def go_back(
+    run: Path, epoch: int, step: int | None, best: int, file: Path | None, aside: Path
+) -> None:
+    """Sets the checkpoints of a run aside that are later than one of them; raises OSError.
+
+    Args:
+        run: The run directory.
+        epoch: Epoch of the checkpoint to go back to.
+        step: Its step, if it is of the middle of an epoch.
+        best: The best epoch until then; 0 for none.
+        file: Its file, which may have another name, such as that of the best.
+        aside: Where the others go: the first part of their path and name.
+    """
+    folder = run / FOLDER
+    here, of_best = folder / checkpoint_name(epoch, step), folder / checkpoint_name(best)
+    later = list_checkpoints(run, after=here.name)
+    if file is not None and not here.exists():
+        also_known_as(file, here)
+    if not later:
+        return
+    also_known_as(here, folder / LAST)
+    if _epoch_of(folder / BEST) > epoch - (step is not None):
+        later.append(folder / BEST)
+    aside.parent.mkdir(exist_ok=True)
+    for path in later:
+        path.replace(aside.with_name(f"{aside.name}.{path.name}"))
+    if (folder / BEST) in later and of_best.exists():
+        also_known_as(of_best, folder / BEST)
+
+
+def _epoch_of(path: Path) -> int:
+    """Epochs done at a checkpoint; -1 if there is none to read."""
+    try:
+        return int(load_checkpoint(path)["epoch"])
+    except CheckpointError:
+        return -1
+
+
 def on_host(state: Any) -> Any:
     """A copy of nested containers whose tensors are copies on the CPU."""
     if isinstance(state, Tensor):
@@ -111,7 +154,7 @@ def on_host(state: Any) -> Any:
     return state
 
 
-def _also_known_as(path: Path, name: Path) -> None:
+def also_known_as(path: Path, name: Path) -> None:
     """Makes ``name`` another name of a file; there is always one under it, the old or the new."""
     link = name.with_name(f".{name.name}.link")
     link.unlink(missing_ok=True)

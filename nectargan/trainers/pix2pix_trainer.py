@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from nectargan.config.schema import Config, PatchGAN, Unet
-from nectargan.errors import CheckpointError
 from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
 from nectargan.loggers.histograms import save_histograms
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
@@ -33,6 +32,12 @@ from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
 from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.trainer import Trainer
+from nectargan.trainers.training_state import (
+    adam_state,
+    check_names,
+    check_scaler,
+    check_tensors,
+)
 from nectargan.trainers.validation import (
     evaluating,
     generate_examples,
@@ -225,22 +230,32 @@ class Pix2pixTrainer(Trainer):
             "scaler": self.scaler.state_dict(),
         }
 
+    def _checked(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Compares all of a state with this trainer; returns its states of Adam."""
+        check_names(state["networks"], self._networks, "networks")
+        check_names(state.get("optimizers"), self._networks, "optimizers")
+        check_scaler(state.get("scaler"), self.scaler.state_dict())
+        adams = {}
+        for name, network in self._networks.items():
+            check_tensors(state["networks"][name], network.state_dict(), name)
+            parameters, adam = list(network.parameters()), state["optimizers"][name]
+            # The scaler of fp16 leaves out the first updates, and Adam has no state then.
+            steps = self.step if adam or not self.scaler.is_enabled() else 0
+            adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
+        return adams
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state` returned.
 
         Raises:
-            CheckpointError: its parts do not fit the networks.
+            CheckpointError: its parts do not fit the networks; nothing was taken over then.
         """
-        try:
-            for name, network in self._networks.items():
-                network.load_state_dict(state["networks"][name])
-                adam = self.optimizers[name]
-                groups = adam.state_dict()["param_groups"]
-                adam.load_state_dict({"state": state["optimizers"][name], "param_groups": groups})
-            self.scaler.load_state_dict(state["scaler"])
-        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"The checkpoint does not fit the networks: {reason}.") from None
+        adams = self._checked(state)
+        for name, network in self._networks.items():
+            network.load_state_dict(state["networks"][name])
+            groups = self.optimizers[name].state_dict()["param_groups"]
+            self.optimizers[name].load_state_dict({"state": adams[name], "param_groups": groups})
+        self.scaler.load_state_dict(state["scaler"])
         # The scheduler's first value is that of the epoch at hand, or of the next one.
         begun = self.epoch if self.batch is not None else self.epoch + 1
         for name, scheduler in self.lr_schedulers.items():

@@ -34,6 +34,9 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
         name, keys, position, has_gauss, cached = state["numpy"]
+        if position not in range(len(keys) + 1):
+            # NumPy itself would read past the end.
+            raise ValueError(f"NumPy's position is {position!r}")
         np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
         torch.set_rng_state(state["torch"])
         if device.type == "cuda" and state["cuda"] is not None:

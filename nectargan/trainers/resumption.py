@@ -10,13 +10,22 @@ from typing import Any, NamedTuple
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.errors import ConfigError
-from nectargan.files import read_regular_text, remove_parts
+from nectargan.errors import CheckpointError, ConfigError, RunError
+from nectargan.files import read_regular_text, remove_parts, replacing
 from nectargan.loggers.epoch_files import list_epoch_files, step_of
-from nectargan.loggers.ledger import LOSSES_FILE, cut_ledger
-from nectargan.loggers.run_directory import is_locked, list_runs, read_status
-from nectargan.trainers.checkpoint import list_checkpoints
+from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, check_ledger, cut_ledger
+from nectargan.loggers.run_directory import (
+    CONFIG_FILE,
+    ORIGINAL_CONFIG_FILE,
+    is_locked,
+    list_runs,
+    read_status,
+)
+from nectargan.trainers.checkpoint import FOLDER, list_checkpoints
+from nectargan.trainers.checkpoint_writer import go_back
 from nectargan.trainers.components import resolve_losses
+from nectargan.trainers.training_state import TrainingState, read_training_state
+from nectargan.wording import counted
 
 LOG_FILE = "resumptions.jsonl"
 
@@ -52,36 +61,88 @@ class Resumption(NamedTuple):
         directory: The run directory.
         config: The resolved config, with the changes.
         checkpoint: The content of the checkpoint.
+        state: Its training state.
         changes: Old and new value of each option that changed, by dotted key.
+        file: The file of the checkpoint, where it need not be the newest.
     """
 
     directory: Path
     config: Config
     checkpoint: dict[str, Any]
+    state: TrainingState
     changes: dict[str, tuple[object, object]]
+    file: Path | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps done: whatever the record has of later ones is cut off and made again."""
+        return int(self.checkpoint["step"])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        done = self.state.epoch if self.state.batch is None else self.state.epoch - 1
+        is_over = done >= self.config.train.epochs
+        return is_over and read_status(self.directory)[0] == "FINISHED"
 
 
-def resumption_of(directory: Path, checkpoint: dict[str, Any], wanted: Config) -> Resumption:
+def resumption_of(
+    directory: Path, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
+) -> Resumption:
     """Goes on with a run from a checkpoint of it, under a config that may differ.
 
     Args:
         directory: The run directory.
-        checkpoint: From `load_last`.
+        checkpoint: From `load_last`, or from `load_checkpoint` of ``file``.
         wanted: The config; the one in the checkpoint, with changes.
+        file: The file of the checkpoint, if it may be an older one: later ones are set aside.
 
     Raises:
-        ConfigError: an option may not change.
+        ConfigError: an option may not change, or the run is past the wanted end.
+        CheckpointError: the checkpoint is nothing to go on from.
+        RunError: a ledger is not what the run wrote, or the run is at work.
     """
+    state = read_training_state(checkpoint, file or directory)
     before = resolve_losses(ConfigManager(checkpoint["config"]).data)
     config = resolve_losses(wanted)
     changes = _differences(before, config)
-    refused = [key for key in changes if not key.startswith(_MAY_CHANGE)]
+    refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
     if refused:
         told = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
         raise ConfigError(
             f"'{directory}' cannot be resumed with a change of {told}: that would be another run."
         )
-    return Resumption(directory, config, checkpoint, changes)
+    if state.epoch > config.train.epochs:
+        told = "done" if state.batch is None else "begun"
+        raise ConfigError(
+            f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
+            f"{state.epoch} are {told}. To go back, resume '{directory / FOLDER}/epoch_N.pt'."
+        )
+    if is_locked(directory):
+        raise RunError(f"'{directory}' is in use by another process.")
+    if set(state.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
+        raise CheckpointError(
+            f"The checkpoint in '{directory}' does not say how long its ledgers are."
+        )
+    for name, size in state.ledgers.items():
+        # The learning rates of an epoch are on record before its first step.
+        last = checkpoint["step"] + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+    return Resumption(directory, config, checkpoint, state, changes, file)
+
+
+def run_directory_of(file: Path) -> Path:
+    """The run directory that a checkpoint is in.
+
+    Raises:
+        RunError: it is in none.
+    """
+    folder = file.resolve().parent
+    if folder.name != FOLDER or not (folder.parent / CONFIG_FILE).is_file():
+        raise RunError(
+            f"'{file}' cannot be resumed: it is not in the folder '{FOLDER}' of a run directory."
+        )
+    return file.parent.parent if file.parent.name == FOLDER else folder.parent
 
 
 def find_unfinished(output: Path, experiment: str) -> Path | None:
@@ -95,14 +156,20 @@ def find_unfinished(output: Path, experiment: str) -> Path | None:
 
 
 def record_resumption(resumption: Resumption) -> None:
-    """Adds a line to ``resumptions.jsonl``: when, from where, what changed."""
+    """Adds a line to ``resumptions.jsonl``: when, from where, what changed. At the first change the
+    config so far is kept as well; raises OSError."""
+    directory = resumption.directory
+    original = directory / ORIGINAL_CONFIG_FILE
+    if resumption.changes and not original.exists() and (directory / CONFIG_FILE).exists():
+        with replacing(original) as part:
+            part.write_bytes((directory / CONFIG_FILE).read_bytes())
     line = {
         "time": time.time_ns() // 1_000_000,
         "epoch": resumption.checkpoint["epoch"],
-        "step": resumption.checkpoint["step"],
+        "step": resumption.step,
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
     }
-    with (resumption.directory / LOG_FILE).open("a", encoding="utf-8") as file:
+    with (directory / LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -115,25 +182,25 @@ def changes_on_the_way(directory: Path) -> set[str]:
         return set()
 
 
-def cut_record(directory: Path, step: int, sizes: Mapping[str, int]) -> None:
-    """Brings the record back to a checkpoint: files that were half written, pictures and histograms
-    past ``step`` go, ledgers get the sizes (bytes, by file name) that they had then, and rows past
-    them move to ``orphaned/``, under the number of the attempt that made them.
-
-    Raises:
-        RunError: a ledger is shorter than it was.
-        OSError: a file cannot be written.
-    """
+def cut_record(resumption: Resumption) -> None:
+    """Brings the record back to the checkpoint: files that were half written, pictures and
+    histograms past it go, ledgers get the sizes that they had then, and rows and checkpoints past
+    it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
+    directory, state = resumption.directory, resumption.state
     # A checkpoint that was being written when its process was killed is large.
     remove_parts(directory)
     folder = directory / "orphaned"
     attempt = 1
     while any(folder.glob(f"attempt-{attempt}.*")):
         attempt += 1
+    # First, so that whoever is killed here never finds a checkpoint of rows that are not there.
+    best = state.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
+    step = None if state.batch is None else resumption.step
+    go_back(directory, state.epoch, step, int(best), resumption.file, folder / f"attempt-{attempt}")
     for name in list_epoch_files(directory):
-        if (step_of(name) or 0) > step:
+        if (step_of(name) or 0) > resumption.step:
             (directory / name).unlink()
-    for file, size in sizes.items():
+    for file, size in state.ledgers.items():
         suffix = ".csv" if file == LOSSES_FILE else f".{file}"
         cut_ledger(directory / file, size, folder / f"attempt-{attempt}{suffix}")
 

@@ -115,6 +115,7 @@ class Run:
                 **copy,
                 **training,
                 "ledgers": self.tracker.sizes(),
+                "ledger_digests": self.tracker.digests(),
                 "mlflow": self._mlflow_run(),
             },
         )
@@ -234,8 +235,7 @@ def open_run(
     with locked(directory), sinks_logged(directory):
         try:
             if resumption is not None:
-                sizes = resumption.checkpoint["training"]["ledgers"]
-                cut_record(directory, resumption.checkpoint["step"], sizes)
+                cut_record(resumption)
                 remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
                 record_resumption(resumption)
             save_facts(directory, tags, datasets)

@@ -6,12 +6,14 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from nectargan.config.schema import Config
 from nectargan.dataset.pairs import SplitSummary
-from nectargan.files import read_regular_text, replacing
+from nectargan.errors import DataError
+from nectargan.files import digest_of_file, read_regular_text, replacing
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
 from nectargan.loggers.run_directory import CONFIG_FILE
 from nectargan.shell import quoted
@@ -63,8 +65,10 @@ def run_facts(config: Config, directory: Path) -> RunFacts:
 def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[DatasetFacts]:
     """The data sets that a run trains on and is validated on.
 
-    The digest is of names and sizes of files: it notices images that come, go or change in length,
-    and costs no reading.
+    The digest is of the names and the bytes of all files, which were read just before.
+
+    Raises:
+        DataError: a file cannot be read any more.
     """
     path = Path(root).resolve()
     facts = []
@@ -72,16 +76,25 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
         if split in splits:
             summary = splits[split]
             files = [file for pair in summary.pairs for file in (pair.a, pair.b) if file]
-            names = sorted(f"{_below(file, path)} {file.stat().st_size}\n" for file in files)
-            digest = hashlib.sha256("".join(names).encode()).hexdigest()[:16]
             profile: dict[str, Any] = {
                 "pairs": len(summary.pairs),
                 "layout": summary.layout,
                 "smallest": list(summary.smallest),
                 "largest": list(summary.largest),
             }
-            facts.append(DatasetFacts(path.name, context, str(path), digest, profile))
+            facts.append(DatasetFacts(path.name, context, str(path), _digest(files, path), profile))
     return facts
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    try:
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(digest_of_file, files)
+            lines = [f"{_below(f, root)} {d}\n" for f, d in zip(files, digests, strict=True)]
+    except OSError as error:
+        raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from None
+    text = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def export_generator(directory: Path) -> ExportedModel | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, DataError, RunError
+from nectargan.errors import CheckpointError, ConfigError, DataError, RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
@@ -63,6 +63,7 @@ class Trainer(ABC):
         store: Where the run goes in MLflow, if it does, and why there.
         graph_obstacle: Why the step is not captured in a CUDA graph; ``None`` if it is.
         data: The images.
+        datasets: What is known of their files.
         losses: The loss manager; it knows the epoch and the step.
         epoch: The current epoch, from 1, or the last one done; 0 before training.
         batch: Batches done in the current epoch; ``None`` between two epochs.
@@ -88,6 +89,7 @@ class Trainer(ABC):
         check_memory(self.needed_memory(), self.config, self.device)
         self._seed()
         self.data: Data = build_data(self.config, self.device)
+        self.datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
         self.losses = LossManager(config=self.config)
         self.epoch = 0
         self.batch: int | None = None
@@ -97,6 +99,8 @@ class Trainer(ABC):
         self._resumption = resumption
         self._run: Run | None = None
         self._is_in_step = False
+        if resumption is not None:
+            self._check(resumption)
 
     # --- what a subclass brings ----------------------------------------------------------------
 
@@ -136,7 +140,11 @@ class Trainer(ABC):
         return {"networks": {}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned; `epoch` and `batch` are set already."""
+        """Takes over what `state` returned; `epoch`, `batch` and `step` are set already.
+
+        Raises:
+            CheckpointError: it does not fit; nothing was taken over then.
+        """
         if state["networks"]:
             raise CheckpointError("The checkpoint has networks, and this trainer has none.")
 
@@ -152,11 +160,13 @@ class Trainer(ABC):
                 notebook, prints a line for each epoch; ``None`` is silent.
 
         Returns:
-            The run directory.
+            The run directory. A run that is finished is left as it is.
 
         Raises:
             RunError: the run directory cannot be made or written, or is in use.
         """
+        if self._resumption is not None and self._resumption.is_finished:
+            return self._resumption.directory
         if display is not None:
             from nectargan.trainers.display import SafeDisplay, make_display
 
@@ -164,10 +174,11 @@ class Trainer(ABC):
         # Once more: what was drawn since construction must not change the run.
         self._seed()
         if self._resumption is not None:
-            self._go_on_from(self._resumption.checkpoint)
+            self._go_on_from(self._resumption)
         step = self.make_step()
-        datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
-        with open_run(self.config, self.losses, self._tags(), datasets, self._resumption) as run:
+        with open_run(
+            self.config, self.losses, self._tags(), self.datasets, self._resumption
+        ) as run:
             self.directory, self._run = run.directory, run
             if display:
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
@@ -268,6 +279,7 @@ class Trainer(ABC):
             "epoch_began": self.epoch_began,
             "bests": {metric: list(best) for metric, best in self.bests.items()},
             "random": random_state(self.device),
+            "data": {facts.context: facts.digest for facts in self.datasets},
         }
         within = self.batch is not None
         run.save(self.epoch, within, self.step, self.state(), training, is_best)
@@ -291,13 +303,29 @@ class Trainer(ABC):
             series |= {f"best/{short}": value, f"best/{short}_epoch": float(epoch)}
         return series
 
-    def _go_on_from(self, checkpoint: Mapping[str, Any]) -> None:
-        training = checkpoint["training"]
-        self.epoch, self.batch = training["epoch"], training["batch"]
-        self.step, self.epoch_began = checkpoint["step"], training["epoch_began"]
-        self.bests = {name: (best[0], best[1]) for name, best in training["bests"].items()}
-        self.restore({"networks": checkpoint["networks"], **training})
-        set_random_state(training["random"], self.device)
+    def _check(self, resumption: Resumption) -> None:
+        """Compares images and counters with those of the run so far; see `TrainingState`."""
+        known = resumption.state.data
+        found = {facts.context: facts.digest for facts in self.datasets}
+        for context in sorted({*found, *known} if known is not None else ()):
+            if known is not None and known.get(context) != found.get(context):
+                raise ConfigError(
+                    f"'{resumption.directory}' cannot be resumed with other {context} images: "
+                    f"their digest was {known.get(context, 'none')}, and in "
+                    f"'{self.config.dataloader.dataroot}' it is {found.get(context, 'none')}; put "
+                    "them back, or start another run."
+                )
+        checkpoint, may_skip = resumption.checkpoint, self.config.dataloader.on_bad_image == "skip"
+        steps = len(self.data.train)
+        resumption.state.check(checkpoint["epoch"], checkpoint["step"], steps, may_skip)
+
+    def _go_on_from(self, resumption: Resumption) -> None:
+        state, checkpoint = resumption.state, resumption.checkpoint
+        self.epoch, self.batch, self.epoch_began = state.epoch, state.batch, state.epoch_began
+        self.step = resumption.step
+        self.bests = {name: (value, int(epoch)) for name, (value, epoch) in state.bests.items()}
+        self.restore({"networks": checkpoint["networks"], **checkpoint["training"]})
+        set_random_state(state.random, self.device)
 
     # --- the run directory ---------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.credentials import public_address, public_argument, without_credentials
-from nectargan.errors import RunError
+from nectargan.errors import ConfigError, RunError
+from nectargan.loggers.mlflow_client import check_reachable
+from nectargan.trainers.checkpoint import load_last
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from nectargan.trainers.resumption import resumption_of
+from tests.loggers.gate import gate_to
+from tests.loggers.test_mlflow import Server, only_run, server
+from tests.processes import PATIENCE
+
+__all__ = ["server"]
 
 WORD = st.text("abcXYZ019._-", min_size=1)
 PASSWORD = st.text("abcXYZ019._-~!$:@ %&=;'\\\"", min_size=1)
@@ -107,3 +119,77 @@ def test_a_required_server_is_named_without_them(tiny: Callable[..., Config]) ->
 
 def test_the_store_is_named_in_full_where_it_has_no_secret(tmp_path: Path) -> None:
     assert without_credentials(f"sqlite:///{tmp_path}/x.db") == f"sqlite:///{tmp_path}/x.db"
+
+
+@pytest.mark.parametrize("address", [f"//user:{SECRET}@host", f"{'x' * 50}:{SECRET}@host"])
+def test_an_address_that_is_refused_is_not_told(address: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r'tracking_uri cannot be "\*\*\*": it must begin'
+    ) as raised:
+        ConfigManager(None, [("logging.mlflow.tracking_uri", address)])
+    assert SECRET[:4] not in str(raised.value)
+
+
+def places_of(secret: str, *folders: Path) -> list[str]:
+    """The files below some folders, databases and archives among them, that hold a text."""
+    found = []
+    for path in (each for folder in folders for each in folder.rglob("*") if each.is_file()):
+        content = path.read_bytes()
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content += b"".join(archive.read(name) for name in archive.namelist())
+        if secret.encode() in content:
+            found.append(str(path))
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
+def test_the_password_of_a_server_is_nowhere(
+    tiny: Callable[..., Config], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "tiny.json"
+    config.write_text(tiny(logging__mlflow__every_n_steps=1).model_dump_json())
+    with gate_to(server.uri, f"ada:pa@{SECRET}") as gate:
+        host = gate.uri.removeprefix("http://")
+        uri = f"http://ada:pa@{SECRET}@{host}"
+        command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(config), "--epochs", "1"]
+        command += ["--set", "logging.mlflow.enable=true", "--set", "logging.drain_seconds=300"]
+        done = subprocess.run(
+            [*command, "--mlflow-required", "--mlflow-uri", uri],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"MLflow: experiment 'tiny' in {gate.uri} (" in done.stdout
+        (run,) = (tmp_path / "runs").glob("tiny_v*")
+        logged = only_run(server.uri, "tiny")
+        assert logged.info.status == "FINISHED"
+        assert f"--mlflow-uri {gate.uri}" in logged.data.tags["command"]
+        # The record of the run, and of the server with its database and the files it was sent.
+        assert places_of(SECRET, tmp_path) == []
+        assert gate.uri in (run / "config.json").read_text()
+        assert SECRET not in done.stdout + done.stderr
+
+        # Who goes on with it says the password again, or has it in the environment.
+        def resumed() -> Pix2pixTrainer:
+            checkpoint = load_last(run)
+            wanted = ConfigManager(checkpoint["config"])
+            wanted.set_epochs(2)
+            resumption = resumption_of(run, checkpoint, wanted.data)
+            return Pix2pixTrainer(resumption.config, resumption)
+
+        with pytest.raises(RunError, match=f"cannot be reached at '{gate.uri}': .*401") as raised:
+            resumed().train()
+        assert "--mlflow-uri" in str(raised.value)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        trainer = resumed()
+        assert trainer.store == (uri, "MLFLOW_TRACKING_URI")
+        trainer.train()
+        assert only_run(server.uri, "tiny").info.status == "FINISHED"
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", f"pa@{SECRET}")
+        check_reachable(trainer.config.model_dump()["logging"]["mlflow"]["tracking_uri"])
+        assert places_of(SECRET, tmp_path) == []

@@ -18,6 +18,7 @@ from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
+from nectargan.credentials import public_address
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import read_regular_text, replacing
 from nectargan.wording import listed
@@ -220,13 +221,14 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         return f"{where} is not a known key." + _known_keys(path, in_schedule)
     if item["type"] == "missing":
         return f"{where} is missing."
+    value = item["input"]
+    if path[-1:] == ["tracking_uri"] and isinstance(value, str):
+        value = public_address(value)
     if item["type"] == "value_error":
         # One of our own validators; the text is its sentence.
-        return (
-            f"{where} cannot be {_shown(item['input'])}: {item['ctx']['error']}".rstrip(".") + "."
-        )
+        return f"{where} cannot be {_shown(value)}: {item['ctx']['error']}".rstrip(".") + "."
     wanted = item["msg"].replace("Input should", "it should")
-    return f"{where} cannot be {_shown(item['input'])}: {wanted}."
+    return f"{where} cannot be {_shown(value)}: {wanted}."
 
 
 def _shown(value: object) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
+from nectargan.loggers.mlflow_answers import CheckedClient
 from nectargan.loggers.mlflow_store import database_of, prepare_database
 
 log = logging.getLogger("nectargan")
@@ -37,7 +38,10 @@ def connect(tracking_uri: str) -> Any:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking_uri)
+    client = MlflowClient(tracking_uri=tracking_uri)
+    if tracking_uri.startswith("http"):
+        return CheckedClient(client, public_address(tracking_uri))
+    return client
 
 
 def check_reachable(tracking_uri: str) -> None:
@@ -48,7 +52,19 @@ def check_reachable(tracking_uri: str) -> None:
         # MLflow, its database driver and its network may raise anything.
         reason = without_credentials(one_line(error))[:200].rstrip(".")
         uri = public_address(tracking_uri)
-        raise RunError(f"MLflow cannot be reached at '{uri}': {reason}.") from None
+        raise RunError(
+            f"MLflow cannot be reached at '{uri}': {reason}.{login_hint(error)}"
+        ) from None
+
+
+def login_hint(error: BaseException) -> str:
+    """What to do about an error, if it is one of a server that wants to know who asks."""
+    if getattr(error, "error_code", "") not in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return ""
+    return (
+        " User and password of an address are never kept: give it again with --mlflow-uri or "
+        "MLFLOW_TRACKING_URI, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+    )
 
 
 def one_line(error: BaseException) -> str:

@@ -39,7 +39,7 @@ def remember_run(directory: Path, known: Mapping[str, str] | None) -> None:
     """Writes down which MLflow run is that of a run directory, if the directory does not say so
     itself any more; raises OSError."""
     path = directory / RUN_FILE
-    if known is not None and not path.exists():
+    if known is not None and known["run_id"] and not path.exists():
         _write_json(path, {"run_id": known["run_id"]})
 
 

@@ -246,7 +246,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"common": {"experiment_name": "a/b"}}, 'experiment_name .* cannot be "a/b"'),
     ({"common": {"experiment_name": ""}}, "1 to 100 letters"),
-    ({"common": {"experiment_name": ".."}}, "no dot in front"),
+    ({"common": {"experiment_name": ".."}}, "no dot and no '-' in front"),
     ({"common": {"seed": -1}}, "cannot be -1"),
     ({"logging": {"csv": False}}, "TensorBoard and MLflow are fed from the CSV"),
     ({"logging": {"mlflow": {"tracking_uri": "./mlruns"}}}, "it must begin with http://"),

@@ -18,7 +18,7 @@ def test_the_command_can_be_typed_again_and_tells_no_secret(
     assert shlex.split(told) == [
         "nectargan-train",
         *arguments[:3],
-        "https://***@host/x",
+        "https://host/x",
         *arguments[4:],
     ]
     assert describe_environment(torch.device("cpu"))["command"] == told

@@ -79,6 +79,9 @@ _KEYS = {
     help="Go on with a run, or from a checkpoint in it; auto: with the newest unfinished one, or "
     "start one.",
 )
+@click.option(
+    "--trust", is_flag=True, help="With --resume: import the losses that the run's config names."
+)
 @sweep_options
 @click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
 @click.version_option(__version__, prog_name="nectargan-train")
@@ -91,6 +94,7 @@ def train(
     no_tensorboard: bool,
     csv: Path | None,
     resume: str | None,
+    trust: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
@@ -114,7 +118,7 @@ def train(
     if sweep.sweep:
         run_sweep(sweep, lambda swept: resolve(config, swept=swept).data, _train_cell, dry_run)
         return
-    manager, resumption = _resumption(resume, config, resolve)
+    manager, resumption = _resumption(resume, config, trust, resolve)
     _check_csv(csv, manager)
     if resumption is not None and resumption.is_finished:
         length = counted(resumption.config.train.epochs, "epoch")
@@ -181,15 +185,19 @@ def _resolve(
 def _resumption(
     resume: str | None,
     config: str | None,
+    trust: bool,
     resolve: Callable[[str | dict[str, Any] | None], ConfigManager],
 ) -> tuple[ConfigManager, Resumption | None]:
     """The config, and the run to go on with if there is one."""
+    if trust and resume is None:
+        raise RunError("--trust says nothing without --resume.")
     if resume is None:
         return resolve(config), None
 
     from nectargan.analysis.sources import one_run
     from nectargan.trainers.checkpoint import load_checkpoint, load_last
     from nectargan.trainers.resumption import find_unfinished, resumption_of, run_directory_of
+    from nectargan.trainers.trust import check_trust
 
     place = Path() if resume == "auto" else one_run(resume)
     if resume == "auto":
@@ -206,6 +214,8 @@ def _resumption(
         )
     directory, file = (place, None) if place.is_dir() else (run_directory_of(place), place)
     checkpoint = load_last(directory) if file is None else load_checkpoint(file)
+    if config is None and not trust:
+        check_trust(directory, checkpoint["config"])
     manager = resolve(config or checkpoint["config"])
     return manager, resumption_of(directory, checkpoint, manager.data, file)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 
 from nectargan import shell
 from nectargan.credentials import public_argument
+from nectargan.trainers.git_facts import git_facts
 from nectargan.version import __version__
 
 
@@ -37,10 +36,7 @@ def describe_environment(device: torch.device) -> dict[str, str]:
     user = _user()
     if user:
         tags["mlflow.user"] = user
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        tags["git.commit"] = tags["mlflow.source.git.commit"] = commit
-        tags["git.dirty"] = str(bool(_git("status", "--porcelain", "--untracked-files=no"))).lower()
+    tags |= git_facts(Path())
     return tags
 
 
@@ -56,17 +52,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container without a name for its user
         return os.environ.get("USERNAME", "")
-
-
-def _git(*arguments: str) -> str:
-    """Output of a git command in the current directory; empty where there is no repository."""
-    git = shutil.which("git")
-    if git is None:
-        return ""
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed command, no shell
-            [git, *arguments], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()

@@ -36,6 +36,7 @@ from nectargan.trainers.collapse import CollapseWatch
 from nectargan.trainers.resumption import Resumption, cut_record, record_resumption
 from nectargan.trainers.run_facts import change_tag, save_facts
 from nectargan.trainers.sinks import build_sinks
+from nectargan.trainers.trust import vouch_for
 
 log = logging.getLogger("nectargan")
 
@@ -240,6 +241,7 @@ def open_run(
                 record_resumption(resumption)
             save_facts(directory, tags, datasets)
             save_config(config, directory / CONFIG_FILE)
+            vouch_for(directory, config.model_dump(mode="json"))
             write_status(directory, "RUNNING")
         except OSError as error:
             raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None

@@ -1,0 +1,85 @@
+"""Whose code a run's config may name.
+
+A config can name any importable class as a loss, and importing a module runs it. Who gives a config
+names the classes himself. A run that is resumed brings its config along, and may come from somebody
+else: the classes in it are imported if this user gave that config on this machine, which a code in
+the run directory shows, or says ``--trust``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nectargan.errors import RunError
+from nectargan.files import read_regular_text, replacing
+
+CODE_FILE = "functions.hmac"
+
+# Importing these runs nothing but what is imported anyway.
+_OWN = ("nectargan.losses.", "torch.nn.")
+
+
+def foreign_functions(config: Mapping[str, Any]) -> list[str]:
+    """The classes of others that a config, as it is in a file, names as losses; sorted."""
+    terms = config.get("train", {}).get("loss", {}).values()
+    named = {
+        str(term["function"])
+        for term in terms
+        if isinstance(term, Mapping) and term.get("function")
+    }
+    return sorted(name for name in named if not name.startswith(_OWN))
+
+
+def vouch_for(directory: Path, config: Mapping[str, Any]) -> None:
+    """Notes in a run directory that this user, on this machine, let its classes be imported.
+
+    Where the note cannot be kept, a later resume has to be told ``--trust``.
+    """
+    functions = foreign_functions(config)
+    if functions:
+        with suppress(OSError, RuntimeError), replacing(directory / CODE_FILE) as part:
+            part.write_text(_code(functions, _key(make=True)), encoding="ascii")
+
+
+def check_trust(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raises `RunError` if a run's own config names classes that `vouch_for` did not note."""
+    functions = foreign_functions(config)
+    if not functions:
+        return
+    with suppress(OSError, RuntimeError):  # also no home
+        noted = read_regular_text(directory / CODE_FILE).strip()
+        if hmac.compare_digest(noted.encode(), _code(functions, _key()).encode()):
+            return
+    told = ", ".join(f"'{name}'" for name in functions)
+    raise RunError(
+        f"The config in '{directory}' names {told}, which would be imported and run, and was not "
+        "given by this user on this machine; look at it, then add --trust, or give a config of "
+        "your own with -c."
+    )
+
+
+def _code(functions: list[str], key: bytes) -> str:
+    return hmac.new(key, "\n".join(functions).encode(), hashlib.sha256).hexdigest()
+
+
+def _key(make: bool = False) -> bytes:
+    """The user's key, which nobody else can read; raises OSError if there is none."""
+    home = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
+    path = (Path(home) if home else Path("~/.local/state").expanduser()) / "nectargan" / "key"
+    if make:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_hex(32).encode())
+    key = path.read_bytes()
+    if len(key) < 64:
+        raise OSError(f"'{path}' holds no key")
+    return key

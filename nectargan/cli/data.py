@@ -35,8 +35,10 @@ def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int
 @click.argument("directory", type=INPUT)
 def check(directory: Path) -> None:
     """Read every image in DIRECTORY and list all that is wrong."""
-    from nectargan.dataset.pairs import check_data
+    from nectargan.dataset.pairs import check_data, unread_splits
 
+    for warning in unread_splits(directory) if directory.is_dir() else ():
+        say(f"Warning: {warning}", err=True)
     for summary in check_data(directory, required=("train",), optional=("val", "test")).values():
         say(str(summary))
         for warning in summary.warnings:

@@ -89,15 +89,15 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
     from nectargan.trainers.sweep_axes import parse_axes
 
     axes = parse_axes(options.sweep)
-    metric = options.metric or _METRICS[0]
     try:
         if options.sweep_search is None:
             from nectargan.trainers.sweep import grid
 
-            failed = _run_grid(grid(axes, resolve), metric, start, dry_run)
+            failed = _run_grid(grid(axes, resolve), options.metric, start, dry_run)
         else:
             from nectargan.trainers.sweep_search import Search
 
+            metric = options.metric or _METRICS[0]
             search = Search(axes, resolve, metric, options.sweep_storage)
             failed = _run_search(search, metric, options.trials or _TRIALS, start, dry_run)
     except (KeyboardInterrupt, SystemExit):
@@ -108,11 +108,12 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
         raise click.exceptions.Exit(1)
 
 
-def _run_grid(cells: Sequence[Cell], metric: str, start: Start, dry_run: bool) -> int:
+def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: bool) -> int:
     """Runs a grid; returns how many of its runs failed."""
     from nectargan.trainers.sweep import check_cells, find_run, run_cell
 
-    check_cells(cells)
+    check_cells(cells, wanted)
+    metric = wanted or _METRICS[0]
     if dry_run:
         _print_table([_row_of(find_run(cell), metric) for cell in cells], metric)
         say("Nothing was written.")

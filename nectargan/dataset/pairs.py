@@ -26,6 +26,12 @@ from nectargan.shell import stands_for_nothing
 from nectargan.wording import counted
 
 SPLITS = ("train", "val", "test")
+# What else people call them.
+_OTHER_NAMES = {
+    "train": ("training",),
+    "val": ("valid", "validation", "dev", "eval"),
+    "test": ("testing", "tests"),
+}
 
 # Images as well, which are not read: passing over them is worth a word.
 _OTHER_IMAGES = frozenset(
@@ -105,6 +111,23 @@ def list_splits(root: str | Path) -> list[str]:
     """The names of `SPLITS` that have a folder of any layout under `root`."""
     with _readable():
         return [split for split in SPLITS if _layouts(Path(root), split)]
+
+
+def unread_splits(root: str | Path) -> list[str]:
+    """A sentence about each folder under `root` that is named almost like a split, and not read."""
+    found = []
+    with _readable():
+        for folder in sorted(path for path in Path(root).iterdir() if path.is_dir()):
+            for split, others in _OTHER_NAMES.items():
+                names = "|".join((split, *others))
+                read = [folder.with_name(split + side) for side in ("", "A", "B")]
+                if re.fullmatch(rf"({names})[-_ ]?[ab]?", folder.name, re.IGNORECASE) and not any(
+                    # Where capital letters make no difference, it is read under its other name.
+                    path.exists() and path.samefile(folder)
+                    for path in read
+                ):
+                    found.append(f"{folder} is not read: '{split}' is read from {_wanted(split)}.")
+    return found
 
 
 def check_data(

@@ -18,7 +18,7 @@ from nectargan.dataset.augmentations import PairAugmentation
 from nectargan.dataset.cache import choose_place
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
-from nectargan.dataset.pairs import Pair, SplitSummary, check_data
+from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
@@ -302,9 +302,17 @@ def build_data(config: Config, device: torch.device) -> Data:
         both.model_dump(), options.augmentations.input.model_dump(), input_nc=load.input_nc
     )
     splits = check_data(options.dataroot)
-    for summary in splits.values():
-        for warning in summary.warnings:
-            log.warning("%s", warning)
+    for warning in [
+        *unread_splits(options.dataroot),
+        *(w for s in splits.values() for w in s.warnings),
+    ]:
+        log.warning("%s", warning)
+    if config.best_by is not None and "val" not in splits:
+        by = "save.keep_best" if config.save.keep_best else "logging.mlflow.register_model"
+        raise ConfigError(
+            f"{by} needs validation images, by which an epoch is the best ({config.best_by}), and "
+            f"'{options.dataroot}' has none."
+        )
     if "val" in splits and min(height_and_width(load.crop_size)) < SSIM_WINDOW:
         raise ConfigError(
             f"dataloader.load.crop_size is {load.crop_size}; for validation with SSIM each side "

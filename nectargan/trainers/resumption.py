@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ from nectargan.trainers.training_state import TrainingState, read_training_state
 from nectargan.wording import counted
 
 LOG_FILE = "resumptions.jsonl"
+
+log = logging.getLogger("nectargan")
 
 # Where and how a run computes, and what it leaves behind; not what it is.
 INCIDENTAL = (
@@ -128,7 +131,18 @@ def resumption_of(
         # The learning rates of an epoch are on record before its first step.
         last = checkpoint["step"] + (name == METRICS_FILE)
         check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+    output = Path(config.common.output_directory)
+    if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
+        log.warning(
+            "common.output_directory is '%s' and is not used: the run stays in '%s'.",
+            output,
+            directory,
+        )
     return Resumption(directory, config, checkpoint, state, changes, file)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
 
 
 def run_directory_of(file: Path) -> Path:

@@ -75,6 +75,7 @@ class Search:
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
         self.corners = [make_cell(axes, items, resolve) for items in corners]
         self._lower_is_better = metric in LOWER_IS_BETTER
+        self._is_own_storage = storage is None
         self.storage = storage or sqlite_uri(self.corners[0].output.resolve() / "optuna.db")
         self._study: Any = None
 
@@ -122,7 +123,8 @@ class Search:
 
         with self._storage_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are marked as experimental
-            self.corners[0].output.mkdir(parents=True, exist_ok=True)
+            if self._is_own_storage:
+                self.corners[0].output.mkdir(parents=True, exist_ok=True)
             waits = {"connect_args": {"timeout": 60}} if self.storage.startswith("sqlite") else None
             self._study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -21,6 +22,7 @@ from nectargan.shell import quoted
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
+from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.memory import Need, check_memory
 from nectargan.trainers.random_state import random_state, set_random_state
@@ -28,6 +30,8 @@ from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.run import Run, choose_store, open_run
 from nectargan.trainers.run_facts import describe_datasets
 from nectargan.wording import counted
+
+log = logging.getLogger("nectargan")
 
 
 class Display(Protocol):
@@ -101,6 +105,10 @@ class Trainer(ABC):
         self._is_in_step = False
         if resumption is not None:
             self._check(resumption)
+        # What has not changed was told at the start of the run.
+        if resumption is None or resumption.changes:
+            for doubt in doubts_about(self.config):
+                log.warning("%s", doubt)
 
     # --- what a subclass brings ----------------------------------------------------------------
 

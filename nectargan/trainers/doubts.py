@@ -1,0 +1,135 @@
+"""Doubts about a config that can be used: options that do nothing, schedules outside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from nectargan.config.base import Section
+from nectargan.config.loss_options import LossTerm
+from nectargan.config.schema import Config, LearningRate, Save
+from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights
+from nectargan.scheduling.data import Schedule
+from nectargan.trainers.components import loss_weights, lr_schedules
+from nectargan.wording import counted
+
+_VGG = "G_VGG"
+
+
+def doubts_about(config: Config) -> list[str]:
+    """What may not be as it was meant in a resolved config, a sentence each."""
+    unused = (f"{key} is {value} and is not used: {why}." for key, value, why in _unused(config))
+    return [*unused, *_schedules_outside(config), *_negative_weights(config)]
+
+
+# --- options that are given and not used ---------------------------------------------------------
+
+
+def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
+    """Key and value of each option that differs from its default and is read by nobody, and why.
+
+    What a switch such as ``logging.mlflow.enable`` turns off as a whole is meant to do nothing.
+    """
+    train, save, logging = config.train, config.save, config.logging
+    terms = {name: term for name, term in train.loss.items() if isinstance(term, LossTerm)}
+    replaced = {name for name, term in terms.items() if term.function is not None}
+    own = set(objective_weights(train.objective)) - replaced
+    if train.vgg_weights is not None and _VGG not in own:
+        yield "train.vgg_weights", train.vgg_weights, f"no loss is the objective's {_VGG}"
+    if train.gan_mode != type(train)().gan_mode and not own.intersection(ADVERSARIAL):
+        yield "train.gan_mode", train.gan_mode, "every adversarial loss has a function of its own"
+
+    why = "train.separate_lr_schedules is off, and the generator's learning rate is that of both"
+    rate = train.discriminator.learning_rate
+    given = _given(rate, _scaled(LearningRate(), rate.epochs + rate.epochs_decay))
+    if given and not train.separate_lr_schedules and rate != train.generator.learning_rate:
+        yield "train.discriminator.learning_rate", dict(given), why
+    read = ["generator", *(["discriminator"] if train.separate_lr_schedules else [])]
+    for network in read:
+        rate = getattr(train, network).learning_rate
+        place = f"train.{network}.learning_rate"
+        if rate.schedule is not None:
+            for key, value in _given(rate, LearningRate()):
+                if key in ("initial", "target"):
+                    yield f"{place}.{key}", value, f"{place}.schedule takes its place"
+        elif not rate.epochs_decay and rate.target != LearningRate().target:
+            yield f"{place}.target", rate.target, f"{place}.epochs_decay is 0"
+
+    if config.dataloader.num_workers and config.dataloader.cache in ("ram", "device"):
+        why = f"dataloader.cache is {config.dataloader.cache}, and nothing is read while training"
+        yield "dataloader.num_workers", config.dataloader.num_workers, why
+    for side in ("both", "input"):
+        section = getattr(config.dataloader.augmentations, side)
+        for key, value in _given(section, type(section)()):
+            chance = _chance_of(key, section)
+            if chance != key and not getattr(section, chance):
+                place = f"dataloader.augmentations.{side}"
+                yield f"{place}.{key}", value, f"{place}.{chance} is 0"
+
+    if not save.save_model:
+        for key in ("model_save_rate", "every_minutes", "keep_last", "keep_best"):
+            if getattr(save, key) != getattr(Save(), key):
+                yield f"save.{key}", getattr(save, key), "save.save_model is off"
+    if not save.save_examples and save.example_save_rate != Save().example_save_rate:
+        yield "save.example_save_rate", save.example_save_rate, "save.save_examples is off"
+    if logging.histogram_every_n_epochs and not logging.tensorboard.enable:
+        why = "only TensorBoard shows histograms, and logging.tensorboard.enable is off"
+        yield "logging.histogram_every_n_epochs", logging.histogram_every_n_epochs, why
+
+
+def _given(section: Section, usual: Section) -> list[tuple[str, Any]]:
+    """Options of a section that differ from the usual ones."""
+    return [(key, v) for key, v in section if v != getattr(usual, key)]
+
+
+def _scaled(rate: LearningRate, epochs: int) -> LearningRate:
+    """A learning rate over so many epochs, in the proportions that ``--epochs`` keeps."""
+    constant = round(epochs * rate.epochs / max(1, rate.epochs + rate.epochs_decay))
+    return rate.model_copy(update={"epochs": constant, "epochs_decay": epochs - constant})
+
+
+def _chance_of(key: str, section: Section) -> str:
+    """The option that says how often an augmentation is applied to which ``key`` belongs."""
+    chances = [name for name in type(section).model_fields if name.endswith("_chance")]
+    return next(c for c in chances if key.startswith(c.removesuffix("chance")))
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+def _schedules_outside(config: Config) -> Iterator[str]:
+    """Schedules that do not begin, or do not end, within the run."""
+    for place, schedule in _own_schedules(config):
+        start, end = schedule.start_epoch, schedule.end_epoch
+        epochs = config.train.epochs
+        if schedule.name == "constant" or start == end:
+            continue
+        told = f"{place} moves from epoch {start:g} to epoch {end:g}"
+        length = f"the run has {counted(epochs, 'epoch')}"
+        if start >= epochs or end < 1:
+            value = schedule.value_at(epochs)
+            yield f"{told}, and {length}: it is {value:g} all the time."
+        elif start < 0 or end > epochs + 1:
+            first, last = schedule.value_at(1), schedule.value_at(epochs)
+            yield f"{told}, and {length}: it goes from {first:g} to {last:g} in them."
+
+
+def _own_schedules(config: Config) -> Iterator[tuple[str, Schedule]]:
+    """The schedules that were written by hand, and their keys."""
+    for name, schedule in loss_weights(config).items():
+        yield f"train.loss.{name}", schedule
+    for network, schedule in lr_schedules(config).items():
+        shared = network == "discriminator" and not config.train.separate_lr_schedules
+        if not shared and getattr(config.train, network).learning_rate.schedule is not None:
+            yield f"train.{network}.learning_rate.schedule", schedule
+
+
+def _negative_weights(config: Config) -> Iterator[str]:
+    for name, schedule in loss_weights(config).items():
+        values = [(schedule.value_at(e), e) for e in range(1, config.train.epochs + 1)]
+        lowest, epoch = min(values)
+        if lowest < 0:
+            yield (
+                f"train.loss.{name} has the weight {lowest:g} in epoch {epoch}: below 0, training "
+                "makes the loss larger."
+            )

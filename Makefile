@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
 
-.PHONY: install demo check test bench audit clean
+.PHONY: install demo check test bench gpu audit clean
 
 install: .venv/installed
 
@@ -50,6 +50,12 @@ bench: install
 	$(BIN)/python tools/bench_logging.py --json bench_logging.json
 	$(BIN)/python tools/bench_analysis.py --json bench_analysis.json
 	$(BIN)/python tools/performance_page.py bench_train.json bench_logging.json bench_analysis.json
+
+# On a machine with a GPU that may have no package index: with the Python that is there.
+# docs/performance.md says which packages it must have.
+gpu:
+	$(PYTHON) tools/gpu_checks.py --json gpu_checks.json; \
+	code=$$?; $(PYTHON) tools/performance_page.py gpu_checks.json; exit $$code
 
 clean:
 	rm -rf .venv .venv-audit $(DEMO) build *.egg-info

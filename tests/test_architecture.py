@@ -144,7 +144,7 @@ def test_only_errors_defines_exceptions() -> None:
         ("nectargan.config.config_manager", "torch numpy"),
         (
             "nectargan.trainers.pix2pix_trainer",
-            "mlflow tensorboard pandas kornia matplotlib torchmetrics",
+            "mlflow tensorboard pandas kornia matplotlib",
         ),
     ],
 )

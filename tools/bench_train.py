@@ -28,7 +28,7 @@ import click
 import torch
 from benchmarking import LeftOut, Row, interleaved, machine, peak_memory, show, write
 from step_floor import best_of, floor
-from step_variants import Loop, Setting, Stepper, Variant
+from step_variants import Loop, Setting, Stepper, Variant, is_installed
 
 from nectargan.dataset.synthetic import synthesize
 
@@ -59,6 +59,12 @@ WAITS = (
 def variants(group: str, batch: int) -> list[Variant]:
     """The variants of a group, which are measured together."""
     return [Variant(r, mode, p, batch) for p, mode, records in MODES[group] for r in records]
+
+
+def without_sinks() -> str | None:
+    """Why variants with all sinks cannot be measured."""
+    missing = [name for name in ("mlflow", "tensorboard") if not is_installed(name)]
+    return f"without {' and '.join(missing)}" if missing else None
 
 
 def obstacle(group: str, setting: Setting) -> str | None:
@@ -218,7 +224,9 @@ def full_run_row(setting: Setting, seconds: float) -> Row:
         each = [float(r["value"]) for r in csv.DictReader(file) if r["metric"] == TIME]
     if len(each) < epochs:
         row = Row.of(f"an epoch of {pairs} pairs, batch 1, full record", "s", each, 1.2)
-        row.details["note"] = f"{len(each)} of {epochs} epochs, as many as the time given let it."
+        row.details["time"] = f"{len(each)} of {epochs} epochs were made in {seconds:.0f} s."
+    if without_sinks():
+        row.details["record"] = f"The record is {without_sinks()}."
     return row
 
 
@@ -345,7 +353,10 @@ def measured(
         return [start_row(setting)], []
     if group == "full":
         return [full_run_row(setting, seconds)], []
-    return measure(setting, variants(group, batch), rounds, time.perf_counter() + seconds)
+    members, reason = variants(group, batch), without_sinks()
+    sinkless = [v for v in members if reason is None or v.record not in ("sinks", "all")]
+    rows, left_out = measure(setting, sinkless, rounds, time.perf_counter() + seconds)
+    return rows, left_out + [LeftOut(str(v), str(reason)) for v in members if v not in sinkless]
 
 
 if __name__ == "__main__":

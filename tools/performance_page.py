@@ -24,9 +24,6 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
     tool = re.sub(r".*?(\w+)\.py.*", r"\1", machine["command"])
     command = re.sub(r" --json \S+", "", machine["command"])
     title = f"{tool} on {machine['gpu'] or str(machine['cores']) + ' CPU cores'}"
-    numbers = {k for row in rows for k, v in row["details"].items() if not isinstance(v, str)}
-    extra = sorted(numbers)
-    head = ["", "median", "low to high", "unit", "ratio", "limit", "", *extra]
     lines = [
         f"### {title}",
         "",
@@ -36,6 +33,38 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
         "",
         f"    {command}",
         "",
+    ]
+    lines += _table_of_checks(document.get("checks", []))
+    lines += _table_of_rows(rows)
+    notes = {text for row in rows for text in row["details"].values() if isinstance(text, str)}
+    lines += ["", *(f"- {note}" for note in sorted(notes))]
+    reasons = {reason for _, reason in _left_out(document)}
+    for reason in sorted(reasons):
+        names = "; ".join(name for name, why in _left_out(document) if why == reason)
+        lines += ["", f"Not measured, {reason}: {names}."]
+    return title, "\n".join(lines).rstrip() + "\n"
+
+
+def _table_of_checks(checks: list[dict[str, Any]]) -> list[str]:
+    """What `gpu_checks` has tried."""
+    if not checks:
+        return []
+    lines = ["| tried | result | seconds | |", "|---|---|---|---|"]
+    for each in checks:
+        status = f"**{each['status']}**" if each["status"] == "failed" else each["status"]
+        note = each["note"].replace("|", "\\|")
+        lines.append(f"| {each['name']} | {status} | {each['seconds']:.0f} | {note} |")
+    return [*lines, ""]
+
+
+def _table_of_rows(rows: list[dict[str, Any]]) -> list[str]:
+    """Measured quantities."""
+    if not rows:
+        return []
+    numbers = {k for row in rows for k, v in row["details"].items() if not isinstance(v, str)}
+    extra = sorted(numbers)
+    head = ["", "median", "low to high", "unit", "ratio", "limit", "", *extra]
+    lines = [
         "| " + " | ".join(name.replace("_", " ") for name in head) + " |",
         "|" + "---|" * len(head),
     ]
@@ -51,13 +80,7 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
             *(f"{row['details'][key]:.4g}" if key in row["details"] else "" for key in extra),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    notes = {text for row in rows for text in row["details"].values() if isinstance(text, str)}
-    lines += ["", *(f"- {note}" for note in sorted(notes))]
-    reasons = {reason for _, reason in _left_out(document)}
-    for reason in sorted(reasons):
-        names = "; ".join(name for name, why in _left_out(document) if why == reason)
-        lines += ["", f"Not measured, {reason}: {names}."]
-    return title, "\n".join(lines).rstrip() + "\n"
+    return lines
 
 
 def _left_out(document: dict[str, Any]) -> list[tuple[str, str]]:

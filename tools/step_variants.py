@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,11 @@ from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.components import height_and_width
 from nectargan.trainers.devices import autocast
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+
+
+def is_installed(name: str) -> bool:
+    """Whether there is a package of this name."""
+    return find_spec(name) is not None
 
 
 class Variant(NamedTuple):
@@ -72,6 +78,8 @@ class Setting:
             ("dataloader.load", load),
             ("dataloader.augmentations.both.h_flip_chance", 0.5),
             ("train.cuda_graph", "off" if variant.mode == "eager" else "on"),
+            ("logging.mlflow.enable", is_installed("mlflow")),
+            ("logging.tensorboard.enable", is_installed("tensorboard")),
             ("train.compile", "default" if "compile" in variant.mode else "off"),
         ]
         if self.small:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from nectargan.loggers.run_directory import read_status, write_status
+from nectargan.shell import quoted
 from nectargan.trainers.checkpoint import load_last
 
 resource = pytest.importorskip("resource", reason="limits of POSIX")
@@ -49,7 +50,7 @@ def test_a_ledger_that_does_not_fit_leaves_all_whole(config_file: Path) -> None:
     assert done.returncode == 2
     # Whichever of them is the longer one.
     (said,) = done.stderr.splitlines()
-    ending = f"File too large; make room and go on with --resume '{run}'."
+    ending = f"File too large; make room and go on with --resume {quoted(run)}."
     ledgers = [run / "losses.csv", run / "metrics.csv"]
     assert said in [f"Error: '{path}' cannot be written: {ending}" for path in ledgers]
     assert read_status(run)[0] == "FAILED"

@@ -18,6 +18,7 @@ import pytest
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.loggers.run_directory import read_status
+from nectargan.shell import quoted
 from nectargan.trainers.checkpoint import load_generator, load_last
 from nectargan.trainers.sinks import synchronize
 from tests.processes import PATIENCE, wait_until
@@ -273,7 +274,7 @@ def test_an_interrupted_run_is_saved_and_does_not_wait_long_for_a_silent_server(
             _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
     run = only_run(tmp_path)
-    assert err.splitlines()[-1].endswith(f"to send the rest: nectargan sync '{run}'")
+    assert err.splitlines()[-1].endswith(f"to send the rest: nectargan sync {quoted(run)}")
     checkpoint = load_last(run)
     assert checkpoint["step"] == pd.read_csv(run / "losses.csv")["step"].max()
     assert read_status(run) == ("KILLED", "")

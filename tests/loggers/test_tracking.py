@@ -24,6 +24,7 @@ from nectargan.loggers import ledger, recorder, tracking
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 from nectargan.scheduling.data import Schedule
+from nectargan.shell import quoted
 from tests.processes import PATIENCE
 
 
@@ -265,7 +266,7 @@ def test_a_sink_that_is_away_does_not_stop_the_loop(
     assert len(pd.read_csv(tmp_path / "losses.csv")) == len(rows)
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "Away is behind: no route"
-    assert messages[-1].endswith(f"to send the rest: nectargan sync '{tmp_path}'")
+    assert messages[-1].endswith(f"to send the rest: nectargan sync {quoted(tmp_path)}")
 
 
 class SilentSink:

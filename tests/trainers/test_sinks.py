@@ -18,6 +18,7 @@ from nectargan.config.schema import Config
 from nectargan.errors import RunError
 from nectargan.loggers.cursor import Cursor
 from nectargan.loggers.run_directory import locked, read_status, write_status
+from nectargan.shell import quoted
 from nectargan.trainers.checkpoint import load_last
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.resumption import resumption_of
@@ -43,7 +44,9 @@ def unsent(tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path
     ).train()
     messages = [record.getMessage() for record in caplog.records]
     # The thread that was given up may say last of all why it could not go on.
-    assert any(text.endswith(f"to send the rest: nectargan sync '{run}'") for text in messages)
+    assert any(
+        text.endswith(f"to send the rest: nectargan sync {quoted(run)}") for text in messages
+    )
     # Nor has TensorBoard everything yet where its import takes long; its thread goes on.
     wait_until(lambda: not Cursor(run, "TensorBoard").is_behind)
     config = json.loads((run / "config.json").read_text())

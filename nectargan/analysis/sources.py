@@ -14,6 +14,7 @@ from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import read_loss_tags
 from nectargan.loggers.run_directory import CONFIG_FILE, is_locked, read_status
+from nectargan.output import printable
 from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class RunDirectory:
     """A run directory: the ledger itself."""
 
     def __init__(self, directory: Path) -> None:
-        self.name = directory.resolve().name
-        self.place = str(directory)
+        self.name = printable(directory.resolve().name)
+        self.place = printable(str(directory))
         self.directory = directory
 
     def tables(

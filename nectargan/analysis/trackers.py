@@ -22,6 +22,7 @@ from nectargan.loggers.mlflow_check import INFINITE
 from nectargan.loggers.mlflow_client import check_reachable, connect
 from nectargan.loggers.mlflow_store import DATABASE, TRACKING_URI, database_of, find_store
 from nectargan.loggers.run_directory import CONFIG_FILE
+from nectargan.output import printable
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
@@ -45,8 +46,8 @@ class TensorBoardDirectory:
         # The sink keeps its files in the run directory.
         self._home = directory.resolve().parent
         is_ours = directory.resolve().name == "tensorboard"
-        self.name = self._home.name if is_ours else directory.resolve().name
-        self.place = str(directory)
+        self.name = printable(self._home.name if is_ours else directory.resolve().name)
+        self.place = printable(str(directory))
         self._directory = directory
 
     @cached_property

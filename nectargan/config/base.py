@@ -5,7 +5,14 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
 from nectargan.config import choices
 from nectargan.names import FORMULA
@@ -91,3 +98,11 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_assignment=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_utf_8(cls, value: object) -> object:
+        # Bytes of a file name that are no characters have no place in JSON or in a database.
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("it is not UTF-8")
+        return value

@@ -31,6 +31,7 @@ from nectargan.loggers.nonfinite import NonFiniteWatch
 from nectargan.loggers.recorder import LossRecorder
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
+from nectargan.output import printable
 from nectargan.shell import quoted
 
 _PATIENCE = 5.0
@@ -275,4 +276,5 @@ def reason_of(error: BaseException | None) -> str:
     """The message of the error that ended a run; empty for none, and for an interrupt."""
     if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
         return ""
-    return without_credentials(" ".join(f"{type(error).__name__}: {error}".split()))[:1000]
+    text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+    return without_credentials(text)[:1000]

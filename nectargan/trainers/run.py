@@ -30,6 +30,7 @@ from nectargan.loggers.run_directory import (
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
+from nectargan.output import printable
 from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.collapse import CollapseWatch
@@ -184,11 +185,17 @@ def choose_store(config: Config, resumption: Resumption | None) -> Store:
     the run is found there again.
 
     Raises:
-        RunError: the environment holds no address or no name.
+        RunError: the environment holds no address or no name, or the directory has a name that
+            MLflow cannot take.
     """
     options, output = config.logging.mlflow, output_of(config, resumption)
     is_new = resumption is None or not (resumption.directory / RUN_FILE).exists()
     store = find_store(options.tracking_uri, output, is_new)
+    if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
+        raise RunError(
+            f"MLflow can keep nothing in '{output.resolve()}', whose name is not UTF-8; name "
+            "another place with --output or --mlflow-uri, or go without with --no-mlflow."
+        )
     if options.tracking_uri is not None or store.why == TRACKING_URI:
         options.tracking_uri = store.uri
     name = config.common.experiment_name
@@ -231,7 +238,7 @@ def open_run(
             common.experiment_version,
             config.save.auto_increment_version,
         )
-    tags = {**tags, "run_directory": str(directory.resolve())}
+    tags = {**tags, "run_directory": printable(str(directory.resolve()))}
     losses.experiment_directory = directory
     with locked(directory), sinks_logged(directory):
         try:

@@ -16,6 +16,7 @@ from nectargan.errors import DataError
 from nectargan.files import digest_of_file, read_regular_text, replacing
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
 from nectargan.loggers.run_directory import CONFIG_FILE
+from nectargan.output import printable
 from nectargan.shell import quoted
 from nectargan.trainers.components import all_schedules, height_and_width
 from nectargan.trainers.run_params import run_params
@@ -82,7 +83,8 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
                 "smallest": list(summary.smallest),
                 "largest": list(summary.largest),
             }
-            facts.append(DatasetFacts(path.name, context, str(path), _digest(files, path), profile))
+            name, place = printable(path.name), printable(str(path))
+            facts.append(DatasetFacts(name, context, place, _digest(files, path), profile))
     return facts
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from .conftest import Run
@@ -164,3 +166,60 @@ def test_a_command_for_one_thing_takes_a_pattern_of_one(run: Run, home: Path) ->
         assert result.exit_code == 2, command
         assert told in result.stderr, command
         assert result.stderr.count("name one.") == ("matches 2" in told or "matches 4" in told)
+
+
+# --- names that are not UTF-8 --------------------------------------------------------------------
+
+LATIN_1 = os.fsdecode(b"r\xe9")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are UTF-16")
+def test_a_run_directory_whose_name_is_not_utf_8(run: Run, home: Path) -> None:
+    (home / "runs" / "tiny_v2").rename(home / "runs" / LATIN_1)
+    for command in (
+        ["runs", "~/runs"],
+        ["compare", "~/runs/*", "--format", "csv"],
+        ["compare", "~/runs/*", "--format", "json", "--plot", "~/x.png"],
+        ["compare", "~/runs/*"],
+        ["export-csv", "~/runs/*", "-o", "-"],
+        ["plot", f"~/runs/{LATIN_1}"],
+    ):
+        result = run(*command)
+        assert result.exit_code == 0, (command, result.stderr, result.exception)
+        assert r"r\xe9" in result.stdout.replace(r"\\xe9", r"\xe9"), command
+    assert run("export-csv", "~/runs/*", "-o", "~/x.parquet").exit_code == 0
+    assert set(pd.read_parquet(home / "x.parquet")["run"]) == {"tiny_v1", r"r\xe9"}
+    assert run("watch", f"~/runs/{LATIN_1}").stdout.startswith("FINISHED")
+    assert run("export-csv", f"~/runs/{LATIN_1}", "-o", f"~/{LATIN_1}.csv").exit_code == 0
+    assert (home / f"{LATIN_1}.csv").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are UTF-16")
+def test_images_and_places_whose_names_are_not_utf_8(
+    run: Run, config_file: Path, pairs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / LATIN_1
+    shutil.copytree(pairs_root, here / "data")
+    monkeypatch.chdir(here)
+    first = Path("data") / "train" / "0.png"
+    first.rename(first.with_name(f"{LATIN_1}.png"))
+    options = ["-c", config_file, "-d", "data", "-o", "out"]
+    result = run("train", *options)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    facts = json.loads((here / "out" / "tiny_v1" / "facts.json").read_text())
+    assert facts["tags"]["run_directory"].endswith(r"r\xe9/out/tiny_v1")
+    assert facts["datasets"][0]["path"].endswith(r"r\xe9/data")
+
+    result = run("train", *options, "--set", "logging.mlflow.enable=true")
+    assert result.exit_code == 2
+    assert r"MLflow can keep nothing in" in result.stderr
+    assert r"r\xe9/out', whose name is not UTF-8" in result.stderr
+    assert [path.name for path in (here / "out").iterdir()] == ["tiny_v1"]
+    for option in ("-o", "-d"):
+        result = run("train", *options, option, tmp_path / LATIN_1)
+        assert result.exit_code == 2
+        assert "it is not UTF-8." in result.stderr
+    first.with_name(f"{LATIN_1}.png").write_text("no image")
+    result = run("data", "check", "data")
+    assert result.exit_code == 2
+    assert r"r\xe9.png: not an image" in result.stderr

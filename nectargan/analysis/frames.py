@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nectargan.analysis.run_changes import changes_of
 from nectargan.analysis.run_list import last_step
 from nectargan.analysis.sources import Run, RunDirectory, Source, is_several, open_sources
 from nectargan.analysis.tables import schema_of
@@ -76,8 +77,9 @@ def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.Da
 
     - ``source``: where it was read from; ``status`` (category; missing where it is not known) and
       ``reason``; ``epoch`` and ``step``, the last ones on record, 0 for none;
-    - every option of the config under its dotted key, ``train.loss.G_L1``, schedules in their
-      one-line notation; missing for a run without a config;
+    - ``changes``, if a run was resumed with other options: from which epoch on, old and new values;
+    - every option of the config, as it is now, under its dotted key, ``train.loss.G_L1``,
+      schedules in their one-line notation; missing for a run without a config;
     - the last value of series: ``loss/<name>/raw``, its mean over the last whole epoch,
       ``epoch/loss/<name>``, and ``val/<metric>`` (float32);
     - ``best/<metric>`` (float32) and ``best/<metric>_epoch`` (Int64) of every metric of validation.
@@ -165,6 +167,8 @@ def _row(
     step, epoch, losses = _last_losses(source)
     stand: dict[str, Any] = {"source": source.place, "status": status or None, "reason": reason}
     stand |= {"epoch": epoch, "step": step}
+    if isinstance(source, RunDirectory) and (changes := changes_of(source.directory)):
+        stand["changes"] = "; ".join(map(str, changes))
     values = {f"loss/{name}/raw": raw for name, raw in losses.items()}
     return stand, dict(options_of(config)) if config else {}, values | _last_metrics(source)
 

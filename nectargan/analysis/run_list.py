@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from nectargan.analysis.run_changes import changes_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
@@ -29,6 +31,7 @@ class RunSummary(NamedTuple):
         losses: The raw losses of the last step on record, by name.
         best: The best `BEST_BY` and its epoch; ``None`` without validation.
         behind: Names of the sinks that lack something.
+        changes: What was changed of it when it was resumed, and in which epoch.
     """
 
     directory: Path
@@ -39,6 +42,7 @@ class RunSummary(NamedTuple):
     losses: dict[str, float]
     best: tuple[float, int] | None
     behind: list[str]
+    changes: list[str]
 
 
 def summarize_runs(output: str | Path) -> list[RunSummary]:
@@ -87,7 +91,8 @@ def _summarize(directory: Path) -> RunSummary:
     names = cursor_names(directory)
     behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
     best = best_of(directory, BEST_BY)
-    return RunSummary(directory, status, reason, epoch, epochs, losses, best, behind)
+    changes = list(map(str, changes_of(directory)))
+    return RunSummary(directory, status, reason, epoch, epochs, losses, best, behind, changes)
 
 
 def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
@@ -115,14 +120,14 @@ def best_of(directory: Path, metric: str) -> tuple[float, int] | None:
 
 def _rows(path: Path, tail: int | None = None) -> Iterator[tuple[int, int, str, float]]:
     """Step, epoch, name and value of all rows, or of those in the last ``tail`` bytes. What is no
-    row is passed over: a damaged run must not hide the others."""
-    if not path.exists():
+    row, or no ledger at all, is passed over: a damaged run must not hide the others."""
+    try:
+        begin = max(0, path.stat().st_size - tail) if tail else 0
+        for lines, _ in read_blocks(path, begin):
+            for line in lines.decode("utf-8", errors="replace").splitlines():
+                with suppress(ValueError):
+                    step, epoch, _, name, value = line.split(",")[:5]
+                    row = int(step), int(epoch), name, float(value)
+                    yield row
+    except (OSError, RunError):
         return
-    begin = max(0, path.stat().st_size - tail) if tail else 0
-    for lines, _ in read_blocks(path, begin):
-        for line in lines.decode("utf-8", errors="replace").splitlines():
-            try:
-                step, epoch, _, name, value = line.split(",")[:5]
-                yield int(step), int(epoch), name, float(value)
-            except ValueError:
-                continue

@@ -23,15 +23,20 @@ def runs(directory: str) -> None:
 
     from nectargan.analysis.run_list import BEST_BY, summarize_runs
 
-    table = Table("run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind")
+    columns = ["run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind"]
     several = is_pattern(directory)
-    for run in summarize_runs(directory):
+    found = summarize_runs(directory)
+    if any(run.changes for run in found):
+        columns.append("changed in")
+    table = Table(*columns)
+    for run in found:
         status = f"{run.status}: {run.reason}" if run.reason else run.status
         losses = "  ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
         best = f"{run.best[0]:.4g} in epoch {run.best[1]}" if run.best else ""
         epoch = f"{run.epoch}/{run.epochs}"
         name = str(run.directory) if several else run.directory.name
-        table.add_row(name, status, epoch, losses, best, ", ".join(run.behind))
+        cells = [name, status, epoch, losses, best, ", ".join(run.behind), "; ".join(run.changes)]
+        table.add_row(*cells[: len(columns)])
     make_console().print(table)
 
 

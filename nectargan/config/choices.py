@@ -17,3 +17,17 @@ PictureFormat = Literal["png", "svg", "pdf"]
 
 # Of the metrics of validation; of all others, more is better.
 LOWER_IS_BETTER = ("val/l1",)
+
+# Where and how a run computes, and what it leaves behind; not what it is.
+INCIDENTAL = (
+    "common.device",
+    "common.experiment_version",
+    "common.output_directory",
+    "dataloader.cache",
+    "dataloader.num_workers",
+    "logging.",
+    "save.",
+    "train.compile",
+    "train.cuda_graph",
+    "train.vgg_weights",
+)

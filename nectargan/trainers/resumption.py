@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nectargan.analysis.run_changes import LOG_FILE, Change, changes_of, make_change
+from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
@@ -28,23 +30,7 @@ from nectargan.trainers.components import resolve_losses
 from nectargan.trainers.training_state import TrainingState, read_training_state
 from nectargan.wording import counted
 
-LOG_FILE = "resumptions.jsonl"
-
 log = logging.getLogger("nectargan")
-
-# Where and how a run computes, and what it leaves behind; not what it is.
-INCIDENTAL = (
-    "common.device",
-    "common.experiment_version",
-    "common.output_directory",
-    "dataloader.cache",
-    "dataloader.num_workers",
-    "logging.",
-    "save.",
-    "train.compile",
-    "train.cuda_graph",
-    "train.vgg_weights",
-)
 
 # What may differ from the run so far. Anything else would make it another run.
 _MAY_CHANGE = (
@@ -80,6 +66,17 @@ class Resumption(NamedTuple):
     def step(self) -> int:
         """Steps done: whatever the record has of later ones is cut off and made again."""
         return int(self.checkpoint["step"])
+
+    @property
+    def history(self) -> list[Change]:
+        """The changes of the run so far, and this one."""
+        begins = int(self.checkpoint["epoch"]) + 1
+        known = self.state.changes
+        if known is None:  # a checkpoint of version 1.0
+            before = [c for c in changes_of(self.directory) if c.epoch <= begins]
+        else:
+            before = [Change(c.epoch, c.options) for c in known]
+        return before + make_change(begins, self.changes)
 
     @property
     def is_finished(self) -> bool:
@@ -182,6 +179,7 @@ def record_resumption(resumption: Resumption) -> None:
         "epoch": resumption.checkpoint["epoch"],
         "step": resumption.step,
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
+        "history": [change._asdict() for change in resumption.history],
     }
     with (directory / LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -239,6 +239,8 @@ def open_run(
             config.save.auto_increment_version,
         )
     tags = {**tags, "run_directory": printable(str(directory.resolve()))}
+    if resumption is not None and resumption.history:
+        tags["changes"] = "; ".join(map(str, resumption.history))
     losses.experiment_directory = directory
     with locked(directory), sinks_logged(directory):
         try:

@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunError
@@ -41,7 +42,6 @@ from nectargan.trainers.components import (
 )
 from nectargan.trainers.devices import resolve_device, resolve_precision
 from nectargan.trainers.resumption import (
-    INCIDENTAL,
     Resumption,
     changes_on_the_way,
     flatten,

@@ -287,6 +287,10 @@ class Trainer(ABC):
             "epoch_began": self.epoch_began,
             "bests": {metric: list(best) for metric, best in self.bests.items()},
             "random": random_state(self.device),
+            "changes": [
+                {"epoch": change.epoch, "options": {k: list(v) for k, v in change.options.items()}}
+                for change in (self._resumption.history if self._resumption else ())
+            ],
             "data": {facts.context: facts.digest for facts in self.datasets},
         }
         within = self.batch is not None

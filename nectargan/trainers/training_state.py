@@ -31,6 +31,11 @@ class _MLflowRun(Part):
     run_id: str
 
 
+class _Change(Part):
+    epoch: Whole
+    options: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
+
+
 class TrainingState(Part):
     """The section "training" of a checkpoint, as far as it is the same for every trainer.
 
@@ -54,6 +59,8 @@ class TrainingState(Part):
     """SHA-256 of those bytes; ``None`` in checkpoints of version 1.0."""
     data: dict[str, str] | None = None
     """Digest of the images of each split; ``None`` in checkpoints of version 1.0."""
+    changes: list[_Change] | None = None
+    """See `nectargan.analysis.run_changes`; ``None`` in checkpoints of version 1.0."""
     mlflow: _MLflowRun | None = None
     """The MLflow run, once there was one."""
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nectargan.loggers.base import RunStatus
 from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS
+from nectargan.loggers.event_file import EventFile
 from nectargan.loggers.histograms import load_histograms
 from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard_layout import charts, hparams_summaries, success_summary
@@ -43,16 +44,14 @@ class TensorBoardSink:
         self._discriminator_losses = discriminator_losses
         self._hparams = hparams
         self._hparams_columns = hparams_columns or {}
-        self._writer: Any = None
+        self._events: Any = None
+        self._began = 0.0
 
     def open(self, first_step: int) -> int | None:
         """Opens an event file; readers drop what older ones have from ``first_step`` on."""
-        from torch.utils.tensorboard import SummaryWriter
-
         if not self._is_there():
             first_step = 0
-        # Even 0 makes a session mark, without which that of a resumed run would be ignored.
-        self._writer = SummaryWriter(str(self._directory), purge_step=first_step)
+        self._events = EventFile(self._directory, first_step)
         if first_step == 0:
             self._describe()
         return first_step
@@ -67,28 +66,37 @@ class TensorBoardSink:
     def _describe(self) -> None:
         """Adds what is said once about a run, into its own directory: `SummaryWriter.add_hparams`
         would make another one, which TensorBoard shows as a run."""
-        self._writer.add_custom_scalars(charts(self._discriminator_losses))
+        from torch.utils.tensorboard.summary import custom_scalars
+
+        self._events.add(custom_scalars(charts(self._discriminator_losses)), 0)  # type: ignore[no-untyped-call]
         if self._hparams is not None:
             for summary in hparams_summaries(self._hparams, self._hparams_columns):
-                self._writer.file_writer.add_summary(summary, 0)
+                self._events.add(summary, 0)
 
     def write(self, points: Sequence[Point]) -> None:
         """Adds each point as a scalar, at the time that the ledger has for it."""
+        from torch.utils.tensorboard.summary import scalar
+
         for point in points:
-            self._writer.add_scalar(point.series, point.value, point.step, point.time / 1000)
-        self._writer.flush()
+            self._events.add(scalar(point.series, point.value), point.step, point.time / 1000)  # type: ignore[no-untyped-call]
+        if points:
+            self._began = self._began or min(point.time for point in points) / 1000
+        self._events.flush()
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
-        """Adds a picture, or each histogram of a file, under its kind, at the file's time."""
-        made_at = path.stat().st_mtime
+        """Adds a picture, or each histogram of a file, under its kind, at the file's time, which is
+        not before the first point."""
+        from torch.utils.tensorboard.summary import histogram_raw, image
+
+        made_at = max(path.stat().st_mtime, self._began)
         if kind in (EXAMPLES, LOSS_MAPS):
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            self._writer.add_image(kind, pixels, step, made_at, dataformats="HWC")
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._events.add(image(kind, pixels, dataformats="HWC"), step, made_at)  # type: ignore[no-untyped-call]
         if kind == HISTOGRAMS:
             for name, histogram in load_histograms(path).items():
                 low, high, total, squares = histogram.moments.tolist()
-                self._writer.add_histogram_raw(
+                summary = histogram_raw(  # type: ignore[no-untyped-call]
                     f"{kind}/{name}",
                     min=low,
                     max=high,
@@ -98,13 +106,13 @@ class TensorBoardSink:
                     # Right-hand edges; the left-hand one of the first bin is the minimum.
                     bucket_limits=histogram.edges[1:].tolist(),
                     bucket_counts=histogram.counts.tolist(),
-                    global_step=step,
-                    walltime=made_at,
                 )
+                self._events.add(summary, step, made_at)
+        self._events.flush()
 
     def close(self, status: RunStatus, reason: str) -> None:
         """Closes the event file. Only a run that is finished has its status noted, in the HParams
         table: TensorBoard would keep that of a run which ended early when it is resumed."""
         if self._hparams is not None and status == "FINISHED":
-            self._writer.file_writer.add_summary(success_summary(), 0)
-        self._writer.close()
+            self._events.add(success_summary(), 0)
+        self._events.close()

@@ -12,7 +12,7 @@ Charts = dict[str, dict[str, list[Any]]]
 
 
 def charts(discriminator_losses: Collection[str]) -> Charts:
-    """The charts of the Custom Scalars tab, for ``SummaryWriter.add_custom_scalars``.
+    """The charts of the Custom Scalars tab, as torch builds them.
 
     TensorBoard merges the layouts of all runs that it shows, and leaves out only charts that are
     equal. So these name no loss of the generator: they are the same ones whatever the objective.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +21,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
+from nectargan.loggers.event_file import EventFile
 from nectargan.loggers.histograms import Histogram, save_histograms
 from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard import TensorBoardSink
@@ -72,15 +75,14 @@ def test_examples_arrive_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_fresh_run_has_the_session_mark_that_a_resumed_one_needs(tmp_path: Path) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
     sink = TensorBoardSink(tmp_path / "tb")
     sink.open(0)
     sink.write([Point("loss/a/raw", float(step), step, step) for step in range(1, 11)])
     sink.close("KILLED", "")
-    resumed = SummaryWriter(str(tmp_path / "tb"), purge_step=6)
-    resumed.add_scalar("loss/a/raw", 60.0, 6)
-    resumed.close()
+    resumed = TensorBoardSink(tmp_path / "tb")
+    resumed.open(6)
+    resumed.write([Point("loss/a/raw", 60.0, 6, 11)])
+    resumed.close("KILLED", "")
     events = read(tmp_path / "tb").Scalars("loss/a/raw")
     assert [(e.step, e.value) for e in events][-2:] == [(5, 5.0), (6, 60.0)]
 
@@ -260,3 +262,65 @@ def test_histograms_and_pictures_arrive_with_their_step_and_time(tmp_path: Path)
     (shown,) = Page(tmp_path).runs.Tensors("tb", "histograms/weights/g")
     bins = np.frombuffer(shown.tensor_proto.tensor_content, np.float32).reshape(-1, 3)
     assert bins.tolist() == [[-0.75, 0, 3], [0, 0.5, 0], [0.5, 2, 2]]
+
+
+def times_in(directory: Path) -> list[float]:
+    """The time of every event, in the order in which TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    files = sorted(directory.iterdir())
+    return [event.wall_time for file in files for event in EventFileLoader(str(file)).Load()]
+
+
+def test_a_clock_that_was_set_back_loses_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's times go on; the system's clock is a day behind when the run is resumed."""
+    day, now = 86_400, 1_700_000_000
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    for session, clock in enumerate((now, now - day, now - 2 * day)):
+        monkeypatch.setattr("time.time", lambda clock=clock: float(clock))
+        os.utime(picture, (clock, clock))
+        sink = TensorBoardSink(tmp_path / "tb", hparams={"a": 1.0})
+        sink.open(session * 10 + 1 if session else 0)
+        steps = range(session * 10 + 1, session * 10 + 11)
+        sink.write([Point("loss/a/raw", float(s), s, (now + s) * 1000) for s in steps])
+        sink.add_file("examples", picture, steps[-1])
+        sink.close("FINISHED" if session == 2 else "KILLED", "")
+    events = read(tmp_path / "tb")
+    assert [e.step for e in events.Scalars("loss/a/raw")] == [*range(1, 31)]
+    assert [e.step for e in events.Images("examples")] == [10, 20, 30]
+    for series in (events.Scalars("loss/a/raw"), events.Images("examples")):
+        assert [e.wall_time for e in series] == sorted(e.wall_time for e in series)
+    assert len(times_in(tmp_path / "tb")) > 36
+    assert min(times_in(tmp_path / "tb")) == now + 1
+
+
+def test_what_could_not_be_written_comes_once_when_it_is_sent_again(tmp_path: Path) -> None:
+    events = EventFile(tmp_path, 0)
+    events.flush()
+    size = next(tmp_path.iterdir()).stat().st_size
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(bytes(data)[:7])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole, events._file = events._file, Full(next(tmp_path.iterdir()), "r+")
+    events._file.seek(0, os.SEEK_END)
+    events.add(scalar_summary(1.0), 1, 5.0)
+    with pytest.raises(OSError, match="No space left"):
+        events.flush()
+    assert next(tmp_path.iterdir()).stat().st_size == size
+    events._file.close()
+    events._file = whole
+    events.add(scalar_summary(1.0), 1, 5.0)
+    events.close()
+    assert [(e.step, e.value) for e in read(tmp_path).Scalars("a")] == [(1, 1.0)]
+
+
+def scalar_summary(value: float) -> Any:
+    from torch.utils.tensorboard.summary import scalar
+
+    return scalar("a", value)

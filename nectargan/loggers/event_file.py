@@ -1,0 +1,85 @@
+"""`EventFile`: one of TensorBoard's event files, written in the thread of the caller."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\..*")
+
+
+class EventFile:
+    """An event file that comes after all others of its directory, whatever the clock says.
+
+    TensorBoard reads the files in the order of their names, which begin with a time. One that came
+    before an older file would be taken for the older one, and its points would be dropped.
+    `SummaryWriter` takes that time from the system's clock, which may have been set back.
+
+    Args:
+        directory: Where the file is made; made as well if need be.
+        purge_step: What older files have from this step on, readers drop.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, directory: Path, purge_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        directory.mkdir(parents=True, exist_ok=True)
+        older = [int(match[1]) for path in directory.iterdir() if (match := _NAME.match(path.name))]
+        self._stamp = max([int(time.time()), *(stamp + 1 for stamp in older)])
+        place = f"{socket.gethostname()}.{os.getpid()}.nectargan"
+        name = f"events.out.tfevents.{self._stamp:010d}.{place}"
+        self._file = (directory / name).open("xb", buffering=0)
+        self._last = 0.0
+        # Even with step 0: without a session, that of a resumed run would be ignored.
+        session = SessionLog(status=SessionLog.START)
+        self._events = [
+            Event(step=purge_step, file_version="brain.Event:2"),
+            Event(step=purge_step, session_log=session),
+        ]
+
+    def add(self, summary: Any, step: int, wall_time: float = 0.0) -> None:
+        """Adds a message, which `flush` writes.
+
+        Args:
+            summary: A ``Summary`` of TensorBoard's.
+            step: Its step.
+            wall_time: Unix time in seconds; 0 for that of its neighbours.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._events.append(Event(summary=summary, step=step, wall_time=wall_time))
+
+    def flush(self) -> None:
+        """Writes what was added; raises OSError, and then nothing of it was written."""
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        events, self._events = self._events, []
+        given = [event.wall_time for event in events if event.wall_time]
+        usual = self._last or min(given, default=max(time.time(), self._stamp))
+        records = io.BytesIO()
+        writer = RecordWriter(records)
+        for event in events:
+            event.wall_time = event.wall_time or usual
+            writer.write(event.SerializeToString())
+        end, rest = self._file.tell(), records.getbuffer()
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            self._file.truncate(end)
+            self._file.seek(end)
+            raise
+        self._last = max(usual, *given) if given else usual
+
+    def close(self) -> None:
+        """Writes what was added, and closes the file."""
+        self.flush()
+        self._file.close()

@@ -21,3 +21,8 @@ def listed(what: str, problems: Sequence[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return "\n  ".join([f"{what}, {counted(len(problems), 'problem')}:", *problems])
+
+
+def in_short(error: BaseException) -> str:
+    """The message of an error in one line, without the query that SQLAlchemy adds to its own."""
+    return " ".join(str(error).partition("[SQL: ")[0].split())

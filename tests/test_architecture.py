@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interrupts": set(),
     "names": set(),
     "output": set(),
+    "shortage": set(),
     "version": set(),
     "wording": set(),
     "shell": set(),
@@ -40,8 +41,9 @@ FOR_ALL = {
     "interrupts",
     "names",
     "output",
-    "version",
     "shell",
+    "shortage",
+    "version",
     "wording",
 }
 

@@ -17,15 +17,15 @@ import click
 from nectargan.credentials import without_credentials
 from nectargan.errors import NectarGANError
 from nectargan.output import go_on_without_output, guard_streams, say
+from nectargan.shortage import shortage_of
 
 INTERRUPTED = 130
 HELP = {"help_option_names": ["-h", "--help"]}  # also of every command below a group
-# What a disk refuses, and what a path cannot be: no bugs of ours, wherever they come up.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_NO_PATH = {
+# What a path cannot be is no bug of ours, wherever it comes up.
+_NO_PATH = (
     *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENXIO, errno.EIO),
-}
+)
 
 
 class Command(click.Command):
@@ -51,16 +51,29 @@ class Command(click.Command):
         except NectarGANError as error:
             _say_error(without_credentials(str(error)))
             ctx.exit(error.exit_code)
-        except OSError as error:
-            if error.errno not in _NO_ROOM | _NO_PATH:
-                raise
-            verb = "written" if error.errno in _NO_ROOM else "used"
-            place = f"'{error.filename}' cannot be {verb}: " if error.filename else ""
-            _say_error(f"{place}{error.strerror}.")
-            ctx.exit(NectarGANError.exit_code)
         except KeyboardInterrupt:
             say("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
+        except Exception as error:
+            # A full disk is no bug, wherever it was met; nor is too little memory.
+            told = _told(error)
+            if told is None:
+                raise
+            _say_error(told)
+            ctx.exit(NectarGANError.exit_code)
+
+
+def _told(error: Exception) -> str | None:
+    """A sentence about an error that is no bug, wherever it comes up."""
+    if isinstance(error, (click.ClickException, click.exceptions.Exit)):
+        return None
+    found = shortage_of(error)
+    if found is not None:
+        return f"{found.told}."
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        place = f"'{error.filename}' cannot be used: " if error.filename else ""
+        return f"{place}{error.strerror}."
+    return None
 
 
 class LongCommand(Command):

@@ -25,6 +25,7 @@ from nectargan.loggers.points import (
     loss_rows,
     metric_rows,
 )
+from nectargan.wording import in_short
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -194,7 +195,7 @@ class Follower:
         except Exception as error:
             # Whatever a tracker or its network does, it must not reach the training.
             if not self._warned:
-                reason = without_credentials(" ".join(str(error).split()))
+                reason = without_credentials(in_short(error))
                 log.warning("%s is behind: %s", self.sink.name, reason)
             self._warned = True
             return False

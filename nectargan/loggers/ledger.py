@@ -15,7 +15,6 @@ from typing import BinaryIO, NamedTuple
 
 from nectargan.errors import RunError
 from nectargan.files import open_regular, replacing
-from nectargan.shell import quoted
 
 LOSSES_FILE = "losses.csv"
 METRICS_FILE = "metrics.csv"
@@ -108,10 +107,7 @@ class Ledger:
         try:
             self._write(text.encode())
         except OSError as error:
-            raise RunError(
-                f"'{self.path}' cannot be written: {error.strerror}; make room and go on with "
-                f"--resume {quoted(self.path.parent)}."
-            ) from error
+            raise RunError(f"'{self.path}' cannot be written: {error.strerror}.") from error
 
     def check(self) -> None:
         """Reads the whole file and compares it with what was written.

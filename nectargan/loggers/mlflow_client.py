@@ -13,6 +13,7 @@ from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.mlflow_answers import CheckedClient
 from nectargan.loggers.mlflow_store import database_of, prepare_database
+from nectargan.wording import in_short
 
 log = logging.getLogger("nectargan")
 
@@ -69,7 +70,7 @@ def login_hint(error: BaseException) -> str:
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line."""
-    return " ".join(str(error).split())
+    return in_short(error)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nectargan.credentials import without_credentials
@@ -35,19 +35,22 @@ def sinks_logged(directory: Path) -> Iterator[None]:
 
 class _OthersOnly(logging.FileHandler):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is none of our own lines, which were printed, and there is room for it."""
-        is_full = self.stream is not None and self.stream.tell() > _MOST_BYTES
-        return record.name.partition(".")[0] != "nectargan" and not is_full
+        """Whether it is none of our own lines, which were printed."""
+        return record.name.partition(".")[0] != "nectargan"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record, if it can be: the run itself says what is the matter."""
+        with suppress(OSError):
+            if self.stream is None or self.stream.tell() < _MOST_BYTES:
+                super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of logging
-        """Does nothing: the disk is full, say, and the run has said so."""
+        """Does nothing: the file cannot be written."""
 
     def close(self) -> None:
         """Closes the file, even if its last lines do not fit on the disk."""
-        try:
+        with suppress(OSError):
             super().close()
-        except OSError:
-            self.stream = None
 
 
 class _Masked(logging.Formatter):

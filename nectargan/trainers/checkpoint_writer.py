@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from nectargan.errors import CheckpointError, RunError
 from nectargan.files import replacing
-from nectargan.shell import quoted
+from nectargan.shortage import shortage_of
 from nectargan.trainers.checkpoint import (
     FOLDER,
     checkpoint_name,
@@ -72,16 +73,12 @@ class CheckpointWriter:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            # torch's own message is about its file format.
-            reason = error.strerror if isinstance(error, OSError) else "is the disk full?"
-            again = (
-                f"go on with --resume {quoted(self._run)}"
-                if list_checkpoints(self._run)
-                else "start again"
-            )
+            if not isinstance(error, OSError) and shortage_of(error) is None:
+                # torch's own writer, whose message is about its file format.
+                error = OSError(errno.ENOSPC, "is the disk full?")
+            reason = error.strerror if isinstance(error, OSError) else "out of memory"
             raise RunError(
-                f"No checkpoint can be written to '{self._folder}': {reason}; make room and "
-                f"{again}."
+                f"No checkpoint can be written to '{self._folder}': {reason}."
             ) from error
 
     def _write(self, path: Path, write: Callable[[Path], None], best: bool) -> None:
@@ -91,7 +88,7 @@ class CheckpointWriter:
             if best:
                 also_known_as(path, self._folder / BEST)
             self._prune()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, MemoryError) as error:
             # torch's own writer raises RuntimeError when the disk is full.
             self._error = error
 

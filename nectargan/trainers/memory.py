@@ -17,6 +17,10 @@ from nectargan.trainers.components import build_discriminator, build_generator, 
 
 # float32: the weight, its gradient, and Adam's two moments.
 _BYTES_PER_PARAMETER = 16
+WHAT_TO_LOWER = (
+    "dataloader.batch_size, dataloader.load.crop_size, train.generator.features or "
+    "train.discriminator.base_channels"
+)
 _V1, _V2 = "memory.limit_in_bytes", "memory.max"
 
 
@@ -46,14 +50,20 @@ def check_memory(need: Need, config: Config, device: torch.device) -> None:
     limit = memory_limit(device)
     if need.bytes <= limit:
         return
+    raise ConfigError(
+        f"A step of this run needs at least {gib(need.bytes)} ({sizes_of(need, config)}), and "
+        f"{'this machine' if device.type == 'cpu' else device} has {gib(limit)}; lower "
+        f"{WHAT_TO_LOWER}."
+    )
+
+
+def sizes_of(need: Need, config: Config) -> str:
+    """The sizes of a run on which its memory depends, in words."""
     batch = config.dataloader.batch_size
     height, width = height_and_width(config.dataloader.load.crop_size)
-    raise ConfigError(
-        f"A step of this run needs at least {_gib(need.bytes)} ({need.parameters:,} parameters, "
-        f"batches of {batch} pair{'s' * (batch > 1)} of {height} x {width} pixels), and "
-        f"{'this machine' if device.type == 'cpu' else device} has {_gib(limit)}; lower "
-        "dataloader.batch_size, dataloader.load.crop_size, train.generator.features or "
-        "train.discriminator.base_channels."
+    return (
+        f"{need.parameters:,} parameters, batches of {batch} pair{'s' * (batch > 1)} of "
+        f"{height} x {width} pixels"
     )
 
 
@@ -121,6 +131,7 @@ def _cgroup_limit(
     return min(limits)
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """A number of bytes in GiB, with the unit."""
     gib = count / 2**30
     return f"{gib:.2f} GiB" if gib < 10 else f"{gib:,.0f} GiB"

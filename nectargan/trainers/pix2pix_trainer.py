@@ -69,15 +69,17 @@ class Pix2pixTrainer(Trainer):
     def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
         super().__init__(config, resumption)
         config = self.config
-        self.generator = build_generator(config).to(self.device)
-        self.discriminator = build_discriminator(config).to(self.device)
+        with self.explaining_shortages():
+            self.generator = build_generator(config).to(self.device)
+            self.discriminator = build_discriminator(config).to(self.device)
+            self.losses.init_from_spec(build_losses, config)
+            self._autocast = functools.partial(autocast, self.device, self.precision)
+            for module in self._loss_modules():
+                module.to(self.device)
+                if isinstance(module, VGGPerceptualLoss):
+                    # Its network is larger than both that are trained.
+                    module.autocast = self._autocast
         self._networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.losses.init_from_spec(build_losses, config)
-        self._autocast = functools.partial(autocast, self.device, self.precision)
-        for module in self._loss_modules():
-            module.to(self.device)
-            if isinstance(module, VGGPerceptualLoss):
-                module.autocast = self._autocast  # its network is larger than both that are trained
 
         schedules = lr_schedules(config)
         train = config.train

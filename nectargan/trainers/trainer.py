@@ -7,6 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,16 +15,16 @@ from torch import Tensor
 
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, ConfigError, DataError, RunError
+from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
-from nectargan.shell import quoted
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.environment import describe_environment
+from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
 from nectargan.trainers.random_state import random_state, set_random_state
 from nectargan.trainers.resumption import Resumption
@@ -90,10 +91,12 @@ class Trainer(ABC):
         self.graph_obstacle = graph_obstacle(
             self.config.train.cuda_graph, self.device, self.precision
         )
-        check_memory(self.needed_memory(), self.config, self.device)
+        self._need = self.needed_memory()
+        check_memory(self._need, self.config, self.device)
         self._seed()
-        self.data: Data = build_data(self.config, self.device)
-        self.datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
+        with self.explaining_shortages():
+            self.data: Data = build_data(self.config, self.device)
+            self.datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
         self.losses = LossManager(config=self.config)
         self.epoch = 0
         self.batch: int | None = None
@@ -109,6 +112,10 @@ class Trainer(ABC):
         if resumption is None or resumption.changes:
             for doubt in doubts_about(self.config):
                 log.warning("%s", doubt)
+
+    def explaining_shortages(self, directory: Path | None = None) -> AbstractContextManager[None]:
+        """For a ``with`` statement: too little memory, say, is told in one sentence."""
+        return shortages_explained(self.config, self.device, self._need, directory)
 
     # --- what a subclass brings ----------------------------------------------------------------
 
@@ -181,36 +188,32 @@ class Trainer(ABC):
             display = SafeDisplay(make_display() if display == "auto" else display)
         # Once more: what was drawn since construction must not change the run.
         self._seed()
-        if self._resumption is not None:
-            self._go_on_from(self._resumption)
-        step = self.make_step()
+        with self.explaining_shortages():
+            if self._resumption is not None:
+                self._go_on_from(self._resumption)
+            step = self.make_step()
         with open_run(
             self.config, self.losses, self._tags(), self.datasets, self._resumption
         ) as run:
             self.directory, self._run = run.directory, run
             if display:
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
-            try:
-                # Here, where Ctrl-C need not wait for the end of a step: it may take minutes.
-                self.data.train.prepare()
-                while self.epoch < self.config.train.epochs or self.batch is not None:
-                    self._train_epoch(step, run, display)
-            except (KeyboardInterrupt, SystemExit, DataError):
-                # A second Ctrl-C ends a step in its middle: that is no state to go on from. It
-                # ends this as well: what is written is whole at any moment.
-                if not self._is_in_step:
-                    self._save(run)
-                raise
-            except OSError as error:
-                # Images that cannot be read are a DataError.
-                raise RunError(
-                    f"'{error.filename or run.directory}' cannot be written: {error.strerror}; "
-                    f"make room and go on with --resume {quoted(run.directory)}."
-                ) from error
-            finally:
-                if display:
-                    display.stop()
-                run.wait()
+            with self.explaining_shortages(run.directory):
+                try:
+                    # Here, where Ctrl-C need not wait for the end of a step: it may take minutes.
+                    self.data.train.prepare()
+                    while self.epoch < self.config.train.epochs or self.batch is not None:
+                        self._train_epoch(step, run, display)
+                except (KeyboardInterrupt, SystemExit, DataError):
+                    # A second Ctrl-C ends a step in its middle: that is no state to go on from. It
+                    # ends this as well: what is written is whole at any moment.
+                    if not self._is_in_step:
+                        self._save(run)
+                    raise
+                finally:
+                    if display:
+                        display.stop()
+                    run.wait()
         return run.directory
 
     def _train_epoch(

@@ -66,6 +66,7 @@ class Place:
             "dataloader__batch_size": BATCH,
             "dataloader__load": {"load_size": size * 286 // 256, "crop_size": size},
             "train__generator__learning_rate": rate,
+            "save__save_model": False,  # 650 MB each
             "save__model_save_rate": 1,
             "logging__mlflow__enable": False,
             "logging__tensorboard__enable": False,
@@ -87,7 +88,11 @@ def trial_of_default(place: Place) -> str:
     """Default networks, extended objective, an uneven last batch, validation and saving."""
     ramp = {"schedule": "linear", "start_epoch": 1, "end_epoch": 2, "interval": "step"}
     weight = {**ramp, "initial_value": 100.0, "target_value": 50.0}
-    options = {"train__objective": "extended", "train__loss": {"G_L1": weight}}
+    options = {
+        "save__save_model": True,
+        "train__objective": "extended",
+        "train__loss": {"G_L1": weight},
+    }
     shown, directory = graph_against_eager(place, **options)
     checkpoints = list_checkpoints(directory)
     must(len(checkpoints) == 2, f"{len(checkpoints)} checkpoints instead of 2")
@@ -100,7 +105,11 @@ def trial_of_default(place: Place) -> str:
 
 def trial_of_resuming(place: Place) -> str:
     """A run that is interrupted within its second epoch and resumed is one that was not."""
-    options = {"common__deterministic": True, "train__cuda_graph": place.graph}
+    options = {
+        "common__deterministic": True,
+        "save__save_model": True,
+        "train__cuda_graph": place.graph,
+    }
     whole = Pix2pixTrainer(place.config(**options))
     undisturbed = whole.train(None)
     cut = Pix2pixTrainer(place.config(**options))

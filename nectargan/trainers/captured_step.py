@@ -88,7 +88,7 @@ class CapturedStep:
         batch_size: int,
         backend: GraphBackend,
         required: bool = False,
-        on_give_up: Callable[[str], object] = str,
+        on_give_up: Callable[[str], object] | None = None,
     ) -> None:
         self._step = step
         self._losses = losses
@@ -171,4 +171,5 @@ class CapturedStep:
         log.warning("the step cannot be captured and is run eagerly, which is slower: %s", reason)
         self._replay, self._gradients = None, []
         self._gave_up = True
-        self._on_give_up(reason)
+        if self._on_give_up is not None:
+            self._on_give_up(reason)

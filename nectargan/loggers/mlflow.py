@@ -222,8 +222,15 @@ class MLflowSink:
         self._run.client.set_terminated(self.run_id, status, self._last_time or None)
         # The rest takes its time, and may be cut off: the status is true already.
         self._draw(self._facts.last_pictures)
-        if status == "FINISHED" and self._facts.export_model is not None:
-            log_model(self._run, self._facts.export_model, self.tracking_uri, self._register_model)
+        if status == "FINISHED" and self._facts.export is not None:
+            log_model(
+                self._run,
+                self._directory,
+                self._facts.export,
+                self._facts.datasets,
+                self.tracking_uri,
+                self._register_model,
+            )
 
 
 def _why_anew(check: Check, run_id: str) -> str:

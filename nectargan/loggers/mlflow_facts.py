@@ -28,20 +28,21 @@ class DatasetFacts(NamedTuple):
     profile: Mapping[str, Any]
 
 
-class ExportedModel(NamedTuple):
-    """A network as others are to use it.
+class ModelExport(NamedTuple):
+    """How the generator becomes a model of MLflow.
 
     Attributes:
-        module: A `torch.nn.Module` in eval mode, from one image batch to another.
-        example: An input, float32 ``(N, C, H, W)`` with N above 1; N stays free, the rest does not.
-        step: The step that its weights are from.
-        checkpoint: The name of their file.
+        command: A program that writes it, and a file about it, into a folder, which is to be its
+            last argument. A program of its own: what `torch.export` does to torch's global state
+            must not reach a training.
+        model_folder: Name of the model's folder in that one.
+        about_file: Name of the file: JSON with "step", "checkpoint", "input" (channels, height,
+            width) and "multiple" (of which the sides of an image must be).
     """
 
-    module: Any
-    example: Any
-    step: int
-    checkpoint: str
+    command: Sequence[str]
+    model_folder: str
+    about_file: str
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ class RunFacts:
         datasets: What it reads.
         first_pictures: Pictures to draw at the start, by file name.
         last_pictures: Pictures to draw at the end.
-        export_model: Makes the model to log at the end; returns ``None`` if there is none, and may
-            raise anything.
+        export: Makes the model to log at the end; ``None`` for none.
     """
 
     params: Mapping[str, object] = field(default_factory=dict)
@@ -65,4 +65,4 @@ class RunFacts:
     datasets: Sequence[DatasetFacts] = ()
     first_pictures: Mapping[str, Draw] = field(default_factory=dict)
     last_pictures: Mapping[str, Draw] = field(default_factory=dict)
-    export_model: Callable[[], ExportedModel | None] | None = None
+    export: ModelExport | None = None

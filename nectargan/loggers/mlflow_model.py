@@ -4,101 +4,117 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nectargan.errors import NectarGANError
-from nectargan.loggers.mlflow_client import RunClient, as_default, one_line
-from nectargan.loggers.mlflow_facts import ExportedModel
+from nectargan.credentials import public_address
+from nectargan.loggers.ledger import METRICS_FILE, read_blocks
+from nectargan.loggers.mlflow_client import RunClient, as_default
+from nectargan.loggers.mlflow_facts import DatasetFacts, ModelExport
+from nectargan.loggers.points import metric_rows
 
 log = logging.getLogger("nectargan")
 
-MODEL_NAME = "generator"
-
 _VERSIONS_TAG = "mlflow.modelVersions"
+_NOTE_TAG = "mlflow.note.content"
 _MODEL_TAG, _STEP_TAG = "nectargan.model", "nectargan.model_step"
+_NO_NAME = re.compile(r"[/:.%\"']")  # what MLflow allows in no name of a model
 
 
 def log_model(
     run: RunClient,
-    export: Callable[[], ExportedModel | None],
+    directory: Path,
+    export: ModelExport,
+    datasets: Sequence[DatasetFacts],
     tracking_uri: str,
     register: str | None,
 ) -> None:
-    """Logs a model to a run, once for each step that its weights may be from.
+    """Logs the generator to a run, once for each step that its weights may be from.
 
     It is saved as an exported program: loading it needs torch alone and runs no code of ours. One
     that cannot be exported is left out with a warning.
 
     Args:
         run: The run.
-        export: Makes the model; ``None`` if there is none.
+        directory: The run directory.
+        export: Makes the model.
+        datasets: What the run reads.
         tracking_uri: Of the run's store.
         register: Name in the model registry under which it becomes a version.
     """
-    try:
-        exported = export()
-    except NectarGANError as error:
-        log.warning("The generator cannot be logged as a model: %s", error)
-        return
-    told = run.client.get_run(run.run_id)
-    if exported is None or told.data.tags.get(_STEP_TAG) == str(exported.step):
-        return
     with tempfile.TemporaryDirectory() as folder:
+        try:
+            _run([*export.command, folder])
+        except subprocess.CalledProcessError as error:
+            reason = " ".join(error.stderr.split())[-300:] or f"exit code {error.returncode}"
+            log.warning("The generator cannot be logged as a model: %s", reason)
+            return
+        about = json.loads((Path(folder) / export.about_file).read_text("utf-8"))
+        told = run.client.get_run(run.run_id)
+        if told.data.tags.get(_STEP_TAG) == str(about["step"]):
+            return
         model = run.client.create_logged_model(
             told.info.experiment_id,
-            MODEL_NAME,
+            _NO_NAME.sub("_", directory.resolve().name),
             source_run_id=run.run_id,
             model_type="image-to-image",
-            params={"step": str(exported.step), "checkpoint": exported.checkpoint},
+            params={"step": str(about["step"]), "checkpoint": about["checkpoint"]},
         )
-        path = Path(folder) / "model"
-        try:
-            _save(exported, path, model, run.run_id)
-        except Exception as error:
-            # Exporting runs the whole of torch's compiler front end, which may raise anything.
-            run.client.finalize_logged_model(model.model_id, "FAILED")
-            log.warning("The generator cannot be logged as a model: %s", one_line(error)[:300])
-            return
+        path = Path(folder) / export.model_folder
+        _say_whose(path, model, run.run_id)
         run.client.log_model_artifacts(model.model_id, str(path))
     run.client.finalize_logged_model(model.model_id, "READY")
-    _link(run, model.model_id, exported.step)
+    _link(run, model.model_id, about["step"])
+    _log_metrics(run, model.model_id, directory, about["step"], datasets)
+    note = _note(directory.resolve().name, model.model_id, about, tracking_uri)
+    run.client.set_logged_model_tags(model.model_id, {_NOTE_TAG: note})
     if register is not None:
-        _register(run, model.model_id, register, tracking_uri)
+        _register(run, model.model_id, register, note, tracking_uri)
     run.tag(_MODEL_TAG, model.model_id)
-    run.tag(_STEP_TAG, str(exported.step))
+    run.tag(_STEP_TAG, str(about["step"]))
 
 
-def _save(exported: ExportedModel, path: Path, model: Any, run_id: str) -> None:
-    import mlflow.pytorch
-    import numpy as np
-    import torch
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    with torch.no_grad():
-        generated = exported.module(torch.from_numpy(exported.example)).numpy()
-
-    def spec(images: Any) -> Schema:
-        return Schema([TensorSpec(np.dtype("float32"), (-1, *images.shape[1:]))])
-
-    mlflow.pytorch.save_model(
-        exported.module,
-        str(path),
-        mlflow_model=Model(
-            artifact_path=model.artifact_location,
-            run_id=run_id,
-            model_uuid=model.model_id,
-            model_id=model.model_id,
-        ),
-        signature=ModelSignature(spec(exported.example), spec(generated)),
-        input_example=exported.example,
-        serialization_format="pt2",
-        # Told, because MLflow would load the model in another process to find them out.
-        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
+def _run(command: Sequence[str]) -> None:
+    """Runs a program to its end; it does not outlive this call, however that ends."""
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        # The same modules as here, wherever they were found.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
+    said = None
+    try:
+        while said is None:
+            # In short waits, so that a thread that is to end can.
+            with suppress(subprocess.TimeoutExpired):
+                _, said = process.communicate(timeout=1.0)
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, list(command), stderr=said)
+
+
+def _say_whose(path: Path, model: Any, run_id: str) -> None:
+    """Writes into a saved model which model of which run it is."""
+    from mlflow.models import Model
+
+    saved = Model.load(str(path))
+    saved.artifact_path, saved.run_id = model.artifact_location, run_id
+    saved.model_id = saved.model_uuid = model.model_id
+    saved.save(str(path / "MLmodel"))
 
 
 def _link(run: RunClient, model_id: str, step: int) -> None:
@@ -107,7 +123,50 @@ def _link(run: RunClient, model_id: str, step: int) -> None:
     run.client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step)])
 
 
-def _register(run: RunClient, model_id: str, name: str, tracking_uri: str) -> None:
+def _log_metrics(
+    run: RunClient, model_id: str, directory: Path, step: int, datasets: Sequence[DatasetFacts]
+) -> None:
+    """Shows the validation of a step beside the model, with the data set that it is of. The points
+    are those that the run has: MLflow keeps each once."""
+    from mlflow.entities import Metric
+
+    of = next((each for each in datasets if each.context == "validation"), None)
+    source = {"dataset_name": of.name, "dataset_digest": of.digest} if of else {}
+    rows = [
+        row
+        for lines, _ in read_blocks(directory / METRICS_FILE)
+        for row in metric_rows(lines)
+        if row.step == step and row.metric.startswith("val/")
+    ]
+    run.log(
+        "metrics",
+        [
+            Metric(row.metric, row.value, row.time, row.step, model_id=model_id, **source)
+            for row in rows
+        ],
+    )
+
+
+def _note(name: str, model_id: str, about: dict[str, Any], tracking_uri: str) -> str:
+    channels, height, width = about["input"]
+    return textwrap.dedent(f"""\
+        The generator of run {name}, from its checkpoint {about["checkpoint"]}. It takes images
+        `(N, {channels}, H, W)`, float32 in [0, 1], whose sides are multiples of
+        {about["multiple"]} pixels ({height} x {width} in training), and returns images in [0, 1].
+
+        ```python
+        import mlflow
+        import torch
+
+        mlflow.set_tracking_uri({public_address(tracking_uri)!r})
+        model = mlflow.pytorch.load_model("models:/{model_id}")
+        images = torch.rand(1, {channels}, {height}, {width})
+        generated = model(images)
+        ```
+        """)
+
+
+def _register(run: RunClient, model_id: str, name: str, note: str, tracking_uri: str) -> None:
     from mlflow.exceptions import MlflowException
 
     with as_default(tracking_uri):
@@ -117,7 +176,7 @@ def _register(run: RunClient, model_id: str, name: str, tracking_uri: str) -> No
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         version = run.client.create_model_version(
-            name, f"models:/{model_id}", run_id=run.run_id, model_id=model_id
+            name, f"models:/{model_id}", run_id=run.run_id, model_id=model_id, description=note
         )
     # Without it the page of the model calls it "Not registered".
     versions = [{"name": name, "version": str(version.version)}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from nectargan.config.schema import Config
 from nectargan.dataset.pairs import SplitSummary
 from nectargan.errors import DataError
 from nectargan.files import digest_of_file, read_regular_text, replacing
-from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ExportedModel, RunFacts
+from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, ModelExport, RunFacts
 from nectargan.loggers.run_directory import CONFIG_FILE
 from nectargan.output import printable
 from nectargan.shell import quoted
@@ -48,6 +49,7 @@ def run_facts(config: Config, directory: Path) -> RunFacts:
         directory: The run directory, with what `save_facts` kept there.
     """
     tags, datasets = _read(directory / FACTS_FILE)
+    wants_model = config.logging.mlflow.log_model and config.save.save_model
     return RunFacts(
         params=run_params(config),
         tags=tags,
@@ -55,11 +57,7 @@ def run_facts(config: Config, directory: Path) -> RunFacts:
         datasets=datasets,
         first_pictures={"schedules.png": _draw_schedules(config)},
         last_pictures={"losses.png": functools.partial(_draw_losses, directory)},
-        export_model=(
-            functools.partial(export_generator, directory)
-            if config.logging.mlflow.log_model
-            else None
-        ),
+        export=_export_of(directory) if wants_model else None,
     )
 
 
@@ -99,34 +97,9 @@ def _digest(files: list[Path], root: Path) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def export_generator(directory: Path) -> ExportedModel | None:
-    """The generator of the best checkpoint of a run, else of the last; ``None`` without any."""
-    import torch
-
-    from nectargan.models.image_to_image import ImageToImage
-    from nectargan.trainers.checkpoint import (
-        FOLDER,
-        generator_of,
-        list_checkpoints,
-        load_checkpoint,
-    )
-    from nectargan.trainers.checkpoint_writer import BEST
-
-    best, checkpoints = directory / FOLDER / BEST, list_checkpoints(directory)
-    if not checkpoints:
-        return None
-    path = best if best.exists() else checkpoints[-1]
-    content = load_checkpoint(path)
-    load = content["config"]["dataloader"]["load"]
-    height, width = height_and_width(load["crop_size"])
-    # A smooth ramp: the data may be gone by now.
-    example = torch.linspace(0, 1, height * width).view(1, 1, height, width)
-    return ExportedModel(
-        ImageToImage(generator_of(content, path)).eval(),
-        example.expand(2, load["input_nc"], -1, -1).contiguous().numpy(),
-        content["step"],
-        path.name,
-    )
+def _export_of(directory: Path) -> ModelExport:
+    program = [sys.executable, "-m", "nectargan.trainers.model_export", str(directory.resolve())]
+    return ModelExport(program, "model", "about.json")
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[DatasetFacts]]:

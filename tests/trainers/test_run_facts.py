@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from mlflow.tracking import MlflowClient
 from nectargan.config.schema import Config
 from nectargan.dataset.pairs import check_data
 from nectargan.errors import ConfigError
+from nectargan.loggers import tracking
 from nectargan.trainers.checkpoint import load_checkpoint, load_generator
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.run_facts import describe_datasets
 from nectargan.trainers.sinks import synchronize
 from tests.conftest import draw_pairs
+from tests.processes import PATIENCE
 
 Make = Callable[..., Config]
 
@@ -32,6 +35,11 @@ def default_store() -> Iterator[Callable[[str], None]]:
     before: Any = mlflow.get_tracking_uri()
     yield mlflow.set_tracking_uri
     mlflow.set_tracking_uri(before)
+
+
+def run_data_name(run: Path) -> str:
+    config = json.loads((run / "config.json").read_text())
+    return Path(config["dataloader"]["dataroot"]).name
 
 
 def told_experiment(uri: str) -> str:
@@ -63,6 +71,16 @@ def test_the_best_generator_is_a_model_from_images_to_images(
     # What makes MLflow's page of the model link to that version.
     (model,) = MlflowClient(uri).search_logged_models([told_experiment(uri)])
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "negatives", "version": "1"}]
+    assert model.name == "tiny_v1"
+    assert model.params == {"step": "6", "checkpoint": "best.pt"}
+    shown = {(m.key, m.value, m.step, m.dataset_name) for m in model.metrics}
+    assert shown == {("val/ssim", 0.9, 6, run_data_name(run))}
+    # The code block of the description works as it stands, also that of the version.
+    assert told.description == model.tags["mlflow.note.content"]
+    names: dict[str, Any] = {}
+    (code,) = re.findall(r"```python\n(.*?)```", told.description, re.DOTALL)
+    exec(compile(code, "description", "exec"), names)  # noqa: S102 - what we wrote ourselves
+    assert names["generated"].shape == (1, 3, 32, 32)
     frame = mlflow.search_runs(experiment_names=["tiny"])
     assert isinstance(frame, pd.DataFrame)
     assert frame["metrics.best/ssim"].tolist() == [0.9]
@@ -74,21 +92,30 @@ def test_the_best_generator_is_a_model_from_images_to_images(
     images = torch.rand(5, 3, 32, 32)
     with torch.no_grad():
         expected = generator(images * 2 - 1) / 2 + 0.5
-    for source in ("models:/negatives/1", f"runs:/{frame['run_id'][0]}/generator"):
+    for source in ("models:/negatives/1", f"runs:/{frame['run_id'][0]}/tiny_v1"):
         model = mlflow.pytorch.load_model(source)
         with torch.no_grad():
             made = model(images)
         assert torch.allclose(made, expected, atol=1e-5)
         assert 0 <= made.min() <= made.max() <= 1
+        # Any size that the network takes, down to the smallest.
+        for height, width in ((8, 8), (24, 8), (16, 40)):
+            other = torch.rand(1, 3, height, width)
+            with torch.no_grad():
+                wanted = generator(other * 2 - 1) / 2 + 0.5
+                assert torch.allclose(model(other), wanted, atol=1e-5)
     served = mlflow.pyfunc.load_model("models:/negatives/1")
     (spec,) = served.metadata.signature.inputs
-    assert (spec.shape, spec.type) == ((-1, 3, 32, 32), np.dtype("float32"))
+    assert (spec.shape, spec.type) == ((-1, 3, -1, -1), np.dtype("float32"))
     example = served.input_example
     assert example.shape == (2, 3, 32, 32)
     assert np.allclose(served.predict(example).shape, example.shape)
 
 
-def test_only_a_finished_run_has_a_model(tiny: Make) -> None:
+def test_only_a_finished_run_has_a_model(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Making a database takes longer on a busy machine than an interrupted run waits for.
+    monkeypatch.setattr(tracking, "_PATIENCE", PATIENCE)
+
     class Stop:
         start = step = lambda self, *_: None
 
@@ -97,7 +124,8 @@ def test_only_a_finished_run_has_a_model(tiny: Make) -> None:
 
         def stop(self) -> None: ...
 
-    trainer = Pix2pixTrainer(tiny(logging__mlflow={"enable": True}))
+    options = {"logging__mlflow": {"enable": True}, "logging__drain_seconds": PATIENCE}
+    trainer = Pix2pixTrainer(tiny(**options))
     with pytest.raises(KeyboardInterrupt):
         trainer.train(Stop())
     client = MlflowClient(f"sqlite:///{trainer.directory.parent / 'mlflow.db'}")

@@ -26,7 +26,7 @@ from nectargan.loggers.system_metrics import SystemMetrics
 log = logging.getLogger("nectargan")
 
 _FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
-_THUMBNAIL = 256  # pixels; MLflow's own size for the pictures of its image grid
+_THUMBNAIL = 1024  # pixels of what the image grid shows; at MLflow's own 256, nobody sees a thing
 
 
 class MLflowSink:

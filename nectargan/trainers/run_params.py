@@ -5,7 +5,7 @@ from __future__ import annotations
 from nectargan.config.loss_options import ScheduleConfig
 from nectargan.config.schema import Config, LearningRate
 from nectargan.losses.pix2pix_objective import objective_weights
-from nectargan.scheduling.notation import notation_of
+from nectargan.scheduling.notation import format_number, notation_of
 from nectargan.trainers.components import resolve_losses
 from nectargan.trainers.resumption import flatten
 
@@ -15,9 +15,9 @@ Param = str | int | float | bool
 def run_params(config: Config) -> dict[str, Param]:
     """The parameters of a run for a table of runs.
 
-    A loss with a constant weight has ``loss.<name>.weight``, one with a schedule
-    ``loss.<name>.schedule``, in one line; an own term ``loss.<name>.function`` as well. What only
-    says where files are or how fast they are read is left out: the config has it.
+    The weight of a loss is ``loss.<name>``, in one column whatever its kind: ``100``, or a schedule
+    in one line. An own term has ``loss.<name>.function`` as well. What only says where files are or
+    how fast they are read is left out: the config has it.
     """
     config = resolve_losses(config)
     load, train = config.dataloader.load, config.train
@@ -44,9 +44,9 @@ def run_params(config: Config) -> dict[str, Param]:
     for name, option in train.loss.items():
         weight = getattr(option, "weight", option)
         if isinstance(weight, ScheduleConfig):
-            params[f"loss.{name}.schedule"] = notation_of(weight.build())
+            params[f"loss.{name}"] = notation_of(weight.build())
         else:
-            params[f"loss.{name}.weight"] = weight
+            params[f"loss.{name}"] = format_number(weight)
         if getattr(option, "function", None) is not None:
             params[f"loss.{name}.function"] = option.function  # type: ignore[union-attr]
     augmentations = flatten(config.dataloader.augmentations.model_dump(mode="json"))
@@ -60,14 +60,10 @@ def run_params(config: Config) -> dict[str, Param]:
 
 
 def other_params(config: Config) -> dict[str, type]:
-    """What `run_params` of a run with other losses or schedules may have, with the types: a table
-    of both needs a column for it."""
+    """What `run_params` of a run with other losses may have, with the types: a table of both needs
+    a column for it."""
     names = dict.fromkeys([*objective_weights(), *resolve_losses(config).train.loss])
-    return {"lr.discriminator": str} | {
-        f"loss.{name}.{what}": kind
-        for name in names
-        for what, kind in (("weight", float), ("schedule", str))
-    }
+    return {"lr.discriminator": str} | {f"loss.{name}": str for name in names}
 
 
 def _rate(rate: LearningRate) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nectargan.config.loss_options import ScheduleConfig
 from nectargan.config.schema import Config, LearningRate
 from nectargan.losses.pix2pix_objective import objective_weights
@@ -42,7 +44,7 @@ def run_params(config: Config) -> dict[str, Param]:
         options = getattr(train, name).model_dump(mode="json", exclude={"learning_rate"})
         params |= flatten(options, f"{name}.")
     for name, option in train.loss.items():
-        weight = getattr(option, "weight", option)
+        weight: Any = getattr(option, "weight", option)
         if isinstance(weight, ScheduleConfig):
             params[f"loss.{name}"] = notation_of(weight.build())
         else:
@@ -63,7 +65,7 @@ def other_params(config: Config) -> dict[str, type]:
     """What `run_params` of a run with other losses may have, with the types: a table of both needs
     a column for it."""
     names = dict.fromkeys([*objective_weights(), *resolve_losses(config).train.loss])
-    return {"lr.discriminator": str} | {f"loss.{name}": str for name in names}
+    return dict.fromkeys(["lr.discriminator", *(f"loss.{name}" for name in names)], str)
 
 
 def _rate(rate: LearningRate) -> str:

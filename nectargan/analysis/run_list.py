@@ -6,15 +6,20 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nectargan.analysis.run_changes import changes_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.cursor import Cursor, cursor_names
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
+from nectargan.loggers.mlflow_store import find_experiment, find_store
+from nectargan.loggers.mlflow_trouble import TroubleFinder
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked, read_status
 from nectargan.shell import is_pattern, matches
+
+if TYPE_CHECKING:
+    from nectargan.config.schema import Config
 
 BEST_BY = "val/ssim"
 
@@ -32,6 +37,7 @@ class RunSummary(NamedTuple):
         best: The best `BEST_BY` and its epoch; ``None`` without validation.
         behind: Names of the sinks that lack something.
         changes: What was changed of it when it was resumed, and in which epoch.
+        trouble: What is the matter with its MLflow run, and what to do; empty for nothing.
     """
 
     directory: Path
@@ -43,6 +49,7 @@ class RunSummary(NamedTuple):
     best: tuple[float, int] | None
     behind: list[str]
     changes: list[str]
+    trouble: str = ""
 
 
 def summarize_runs(output: str | Path) -> list[RunSummary]:
@@ -59,7 +66,15 @@ def summarize_runs(output: str | Path) -> list[RunSummary]:
         places = [place for place in matches(str(output)) if place.is_dir()]
     if not all(place.is_dir() for place in places) or not places:
         raise RunError(f"'{output}' is no directory.")
-    return [_summarize(path) for place in places for path in _runs_in(place)]
+    finder = TroubleFinder()
+    return [_summarize(path, finder) for place in places for path in _runs_in(place)]
+
+
+def mlflow_troubles(output: Path) -> list[str]:
+    """What is the matter with the MLflow runs of the runs in a directory, and what to do."""
+    finder = TroubleFinder()
+    found = [_trouble(path, _config(path), finder) for path in _runs_in(output)]
+    return [trouble for trouble in dict.fromkeys(found) if trouble]
 
 
 def _runs_in(place: Path) -> list[Path]:
@@ -79,20 +94,41 @@ def current_status(directory: Path) -> tuple[str, str]:
     return read_status(directory)
 
 
-def _summarize(directory: Path) -> RunSummary:
-    from nectargan.config.config_manager import ConfigManager
-
+def _summarize(directory: Path, finder: TroubleFinder) -> RunSummary:
     status, reason = current_status(directory)
     _, epoch, losses = last_step(directory / LOSSES_FILE)
-    try:
-        epochs = ConfigManager(directory / CONFIG_FILE).data.train.epochs
-    except NectarGANError:
-        epochs = 0
+    config = _config(directory)
+    epochs = config.train.epochs if config else 0
     names = cursor_names(directory)
     behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
     best = best_of(directory, BEST_BY)
     changes = list(map(str, changes_of(directory)))
-    return RunSummary(directory, status, reason, epoch, epochs, losses, best, behind, changes)
+    trouble = _trouble(directory, config, finder)
+    if trouble and "MLflow" not in behind:
+        behind.append("MLflow")
+    return RunSummary(
+        directory, status, reason, epoch, epochs, losses, best, behind, changes, trouble
+    )
+
+
+def _config(directory: Path) -> Config | None:
+    from nectargan.config.config_manager import ConfigManager
+
+    try:
+        return ConfigManager(directory / CONFIG_FILE).data
+    except NectarGANError:
+        return None  # a loop under `nectargan.track` has none
+
+
+def _trouble(directory: Path, config: Config | None, finder: TroubleFinder) -> str:
+    if config is None:
+        return ""
+    options, name = config.logging.mlflow, config.common.experiment_name
+    try:
+        store = find_store(options.tracking_uri, directory.resolve().parent, is_new=False)
+    except RunError as error:
+        return str(error)
+    return finder.look(directory, store.uri, find_experiment(options.experiment, name, False))
 
 
 def last_step(path: Path) -> tuple[int, int, dict[str, float]]:

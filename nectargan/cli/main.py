@@ -8,7 +8,7 @@ from nectargan.cli.common import HELP, Group
 from nectargan.cli.compare import compare
 from nectargan.cli.data import data
 from nectargan.cli.history import export_csv, plot
-from nectargan.cli.runs import runs, sync
+from nectargan.cli.runs import mv, rm, runs, sync
 from nectargan.cli.schedule import schedule
 from nectargan.cli.train import train
 from nectargan.cli.ui import ui
@@ -22,5 +22,5 @@ def main() -> None:
     """Train paired image-to-image GANs, with every weighted loss on record."""
 
 
-for command in (train, data, runs, sync, watch, ui, export_csv, plot, compare, schedule):
+for command in (train, data, runs, sync, rm, mv, watch, ui, export_csv, plot, compare, schedule):
     main.add_command(command)

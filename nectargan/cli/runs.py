@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.paths import RUN
+from nectargan.cli.paths import INPUT, OUTPUT, RUN
 from nectargan.output import make_console, say
 from nectargan.shell import is_pattern
 
@@ -38,15 +38,18 @@ def runs(directory: str) -> None:
         cells = [name, status, epoch, losses, best, ", ".join(run.behind), "; ".join(run.changes)]
         table.add_row(*cells[: len(columns)])
     make_console().print(table)
+    for trouble in dict.fromkeys(run.trouble for run in found if run.trouble):
+        say(trouble, err=True)
 
 
 @click.command(cls=Command)
 @click.argument("run", type=RUN)
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
-def sync(run: str, mlflow_uri: str | None) -> None:
+@click.option("--anew", is_flag=True, help="Make a new MLflow run and send everything to it.")
+def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
     """Send to TensorBoard and MLflow what they lack of RUN.
 
-    What they have is not sent again.
+    MLflow is asked for every point; what it has is not sent again.
     """
     from nectargan.analysis.sources import runs_matching
     from nectargan.trainers.sinks import synchronize
@@ -54,5 +57,38 @@ def sync(run: str, mlflow_uri: str | None) -> None:
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        for sink, was_behind in synchronize(Path(each), mlflow_uri).items():
+        for sink, was_behind in synchronize(Path(each), mlflow_uri, anew).items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
+
+
+@click.command(cls=Command)
+@click.argument("runs", nargs=-1, required=True, type=INPUT, metavar="RUN...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--no-mlflow", is_flag=True, help="Leave the MLflow run where it is.")
+def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
+    """Remove runs: the directory, TensorBoard's files in it, and the MLflow run.
+
+    MLflow keeps it among its deleted runs; 'mlflow gc' removes it from there.
+    """
+    from nectargan.loggers.run_directory import read_status
+    from nectargan.trainers.relocation import remove_run
+
+    for run in runs:
+        status = read_status(run)[0]
+        if not yes and status and not click.confirm(f"Remove {run} ({status})?"):
+            continue
+        remove_run(run, with_mlflow=not no_mlflow)
+        say(f"Removed {run}.")
+
+
+@click.command(cls=Command)
+@click.argument("run", type=INPUT)
+@click.argument("new", type=OUTPUT)
+def mv(run: Path, new: Path) -> None:
+    """Rename or move a run: the directory, TensorBoard's files in it, and the MLflow run.
+
+    NEW is its new path. A name alone, without a slash, keeps it in the same directory.
+    """
+    from nectargan.trainers.relocation import move_run
+
+    say(f"Moved {run} to {move_run(run, new)}.")

@@ -24,6 +24,7 @@ from nectargan.cli.paths import INPUT
 from nectargan.cli.run_links import RunLinks
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
+from nectargan.loggers.artifact_places import follow_move
 from nectargan.loggers.mlflow_store import (
     DEFAULT,
     Store,
@@ -104,6 +105,8 @@ def ui(
     """
     if not directory.is_dir():
         raise RunError(f"'{directory}' is no directory.")
+    from nectargan.analysis.run_list import mlflow_troubles
+
     store = find_store(mlflow_uri, directory)
     ports = _ports(mlflow_port, tensorboard_port)
     for name in ("SIGTERM", "SIGHUP"):
@@ -111,6 +114,8 @@ def ui(
             signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         with ExitStack() as stack:
+            for trouble in mlflow_troubles(directory):
+                say(trouble, err=True)
             servers, links = [], stack.enter_context(RunLinks(directory.resolve()))
             for program in _programs(links.directory, store, *ports):
                 servers.append(stack.enter_context(_running(*program)))
@@ -201,6 +206,7 @@ def _obstacle(database: Path | None) -> RunError | None:
     try:
         if database is not None:
             prepare_database(database)
+            follow_move(database)
     except RunError as error:
         return error
     return None

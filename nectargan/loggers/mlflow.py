@@ -19,7 +19,7 @@ from nectargan.loggers.mlflow_check import IMAGES, PICTURES, Check, check_run, s
 from nectargan.loggers.mlflow_client import RunClient, connect, one_line
 from nectargan.loggers.mlflow_facts import DatasetFacts, Draw, RunFacts
 from nectargan.loggers.mlflow_model import log_model
-from nectargan.loggers.mlflow_run import RunFinder
+from nectargan.loggers.mlflow_run import RunFinder, read_run_file
 from nectargan.loggers.points import Point
 from nectargan.loggers.system_metrics import SystemMetrics
 
@@ -94,6 +94,8 @@ class MLflowSink:
                 log.warning("%s", _why_anew(check, old.info.run_id))
             elif check.lacks:
                 begin = 0
+        elif read_run_file(self._directory):
+            log.warning("MLflow has no run of '%s': a new one gets everything.", self._directory)
         if run is None:
             begin = 0
             note = {"mlflow.note.content": self._facts.note} if self._facts.note else {}
@@ -120,6 +122,7 @@ class MLflowSink:
         run = finder.find()
         if run is None or run.info.status != status:
             return False
+        finder.note_place(run)
         check = check_run(client, run, self._directory, self.every_n_steps)
         return not check.differs and not check.lacks
 

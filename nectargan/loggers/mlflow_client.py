@@ -11,6 +11,7 @@ from typing import Any
 
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
+from nectargan.loggers.artifact_places import follow_move
 from nectargan.loggers.mlflow_answers import CheckedClient
 from nectargan.loggers.mlflow_store import database_of, prepare_database
 from nectargan.wording import in_short
@@ -31,6 +32,7 @@ def connect(tracking_uri: str) -> Any:
     database = database_of(tracking_uri)
     if database is not None:
         prepare_database(database)
+        follow_move(database)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if tracking_uri.startswith("http"):

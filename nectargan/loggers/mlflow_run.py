@@ -13,8 +13,9 @@ from typing import Any
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
+from nectargan.loggers.artifact_places import ARTIFACTS
 from nectargan.loggers.ledger import LOSSES_FILE
-from nectargan.loggers.mlflow_client import one_line
+from nectargan.loggers.mlflow_client import check_reachable, connect, one_line
 from nectargan.loggers.mlflow_store import database_of
 
 log = logging.getLogger("nectargan")
@@ -73,7 +74,7 @@ class RunFinder:
         while run is not None and run.info.lifecycle_stage == "deleted":
             newer = run.data.tags.get(SUPERSEDED_BY)
             if newer is None:
-                raise RunError(self._deleted("run", "runs restore --run-id", run.info.run_id))
+                raise RunError(run_is_deleted(self._directory, run.info.run_id, self._tracking_uri))
             run = self._get(newer)
         return run if run is not None and self._is_ours(run) else None
 
@@ -81,20 +82,11 @@ class RunFinder:
         """Raises `RunError` if the experiment was deleted."""
         experiment = self._client.get_experiment_by_name(self._experiment)
         if experiment is not None and experiment.lifecycle_stage == "deleted":
-            restore = "experiments restore --experiment-id"
-            raise RunError(self._deleted("experiment", restore, experiment.experiment_id))
-
-    def _deleted(self, what: str, restore: str, key: str) -> str:
-        name = self._experiment if what == "experiment" else self._directory.name
-        other = (
-            "give the experiment another name"
-            if what == "experiment"
-            else f"send everything to a new one with: nectargan sync '{self._directory}' --anew"
-        )
-        return (
-            f"The {what} '{name}' was deleted in MLflow; restore it with: MLFLOW_TRACKING_URI="
-            f"'{public_address(self._tracking_uri)}' mlflow {restore} {key}; or {other}."
-        )
+            raise RunError(
+                experiment_is_deleted(
+                    self._experiment, experiment.experiment_id, self._tracking_uri
+                )
+            )
 
     def _get(self, run_id: str) -> Any | None:
         from mlflow.exceptions import MlflowException
@@ -123,6 +115,10 @@ class RunFinder:
         """Whether a run is that of this directory, which may have been moved, and not of the one
         that this is a copy of."""
         other = Path(run.data.tags.get(RUN_DIRECTORY, self._directory))
+        database, home = database_of(self._tracking_uri), self._directory.parent
+        if database is not None and database.resolve().parent == home:
+            # All that is in the database lies beside it, even if both were moved or copied.
+            other = home / other.name
         if not other.is_dir() or other.samefile(self._directory):
             return True
         return bool(read_run_file(other).get("run_id") != run.info.run_id)
@@ -173,16 +169,21 @@ class RunFinder:
             log.warning("MLflow run %s stays: %s", old_id, one_line(error)[:200])
 
     def claim(self, run: Any) -> None:
-        """Takes a run back into work; one of a directory that was moved is renamed with it."""
-        run_id, before = run.info.run_id, run.data.tags.get(RUN_DIRECTORY)
+        """Takes a run back into work."""
+        run_id = run.info.run_id
         self._client.update_run(run_id, status="RUNNING")
-        if before != str(self._directory):
-            self._client.set_tag(run_id, RUN_DIRECTORY, str(self._directory))
-            if before is not None and run.info.run_name == Path(before).name:
-                self._client.update_run(run_id, name=self._directory.name)
+        self.note_place(run)
         known = read_run_file(self._directory)
         if known.get("run_id") != run_id:
             _write_json(self._directory / RUN_FILE, {**known, "run_id": run_id})
+
+    def note_place(self, run: Any) -> None:
+        """Tells a run where its directory is by now; it is renamed with the directory."""
+        before = run.data.tags.get(RUN_DIRECTORY)
+        if before != str(self._directory):
+            self._client.set_tag(run.info.run_id, RUN_DIRECTORY, str(self._directory))
+            if before is not None and run.info.run_name == Path(before).name:
+                self._client.update_run(run.info.run_id, name=self._directory.name)
 
     def _parent(self, group: str) -> str:
         query = f"tags.`{GROUP_TAG}` = '{group}'"
@@ -228,7 +229,50 @@ class RunFinder:
             return None
         # An experiment of MLflow's may have any name, a path among them.
         folder = re.sub(r"[^\w\-. ]", "_", self._experiment).lstrip(".") or "_"
-        return (database.resolve().parent / "mlartifacts" / folder).as_uri()
+        return (database.resolve().parent / ARTIFACTS / folder).as_uri()
+
+
+def run_is_deleted(directory: Path, run_id: str, tracking_uri: str) -> str:
+    """What to do when the MLflow run of a directory was deleted, in one sentence."""
+    return (
+        f"The MLflow run of '{directory}' was deleted; restore it with: "
+        f"{_restore(tracking_uri)} runs restore --run-id {run_id}; or send everything to a new one "
+        f"with: nectargan sync '{directory}' --anew."
+    )
+
+
+def experiment_is_deleted(name: str, experiment_id: str, tracking_uri: str) -> str:
+    """What to do when an experiment was deleted, in one sentence."""
+    return (
+        f"The MLflow experiment '{name}' was deleted; restore it with: {_restore(tracking_uri)} "
+        f"experiments restore --experiment-id {experiment_id}; or take another one with --set "
+        "logging.mlflow.experiment=NAME."
+    )
+
+
+def _restore(tracking_uri: str) -> str:
+    return f"MLFLOW_TRACKING_URI='{public_address(tracking_uri)}' mlflow"
+
+
+def check_usable(tracking_uri: str, experiment: str, directory: Path | None) -> None:
+    """Raises `RunError` unless a run can be logged.
+
+    Args:
+        tracking_uri: Server or database.
+        experiment: Name of the experiment; it need not be there.
+        directory: Directory of a run to go on with; ``None`` for a new one.
+    """
+    check_reachable(tracking_uri)
+    finder = RunFinder(connect(tracking_uri), tracking_uri, experiment, directory or Path())
+    if directory is None:
+        finder.check_experiment()
+    else:
+        finder.find()
+
+
+def forget_run(directory: Path) -> None:
+    """Makes a run directory forget its MLflow run: the next one to ask makes a new one."""
+    (directory / RUN_FILE).unlink(missing_ok=True)
 
 
 def read_run_file(directory: Path) -> dict[str, Any]:

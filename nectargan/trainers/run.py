@@ -17,9 +17,8 @@ from nectargan.errors import NonFiniteError, RunError
 from nectargan.loggers.base import Sink
 from nectargan.loggers.ledger import LossRow
 from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.mlflow_client import check_reachable
 from nectargan.loggers.mlflow_facts import DatasetFacts
-from nectargan.loggers.mlflow_run import RUN_FILE, remember_run
+from nectargan.loggers.mlflow_run import RUN_FILE, check_usable, remember_run
 from nectargan.loggers.mlflow_store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.run_directory import (
     CONFIG_FILE,
@@ -223,11 +222,15 @@ def open_run(
 
     Raises:
         RunError: the directory cannot be made or written or is in use, or MLflow is required and
-            cannot be reached.
+            cannot be reached, or lacks the experiment or the run because somebody deleted it.
     """
     if config.logging.mlflow.enable and config.logging.mlflow.required:
-        named = config.logging.mlflow.tracking_uri
-        check_reachable(find_store(named, output_of(config, resumption), is_new=False).uri)
+        options = config.logging.mlflow
+        check_usable(
+            find_store(options.tracking_uri, output_of(config, resumption), is_new=False).uri,
+            find_experiment(options.experiment, config.common.experiment_name, is_new=False),
+            None if resumption is None else resumption.directory,
+        )
     if resumption is not None:
         directory = resumption.directory
     else:

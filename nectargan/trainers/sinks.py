@@ -10,6 +10,7 @@ from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.loggers.base import Follower, Sink
 from nectargan.loggers.mlflow import MLflowSink
+from nectargan.loggers.mlflow_run import forget_run
 from nectargan.loggers.mlflow_store import find_experiment, find_store
 from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
 from nectargan.loggers.sinks_log import sinks_logged
@@ -57,12 +58,15 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
     return sinks
 
 
-def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, bool]:
-    """Sends to the sinks of a run what they lack. Sending it twice changes nothing.
+def synchronize(
+    directory: Path, tracking_uri: str | None = None, anew: bool = False
+) -> dict[str, bool]:
+    """Sends to the sinks of a run what they lack; they are asked. Sending it twice changes nothing.
 
     Args:
         directory: The directory of a run that has ended.
         tracking_uri: Of MLflow, in place of the one in the config.
+        anew: Make a new MLflow run, whether there is one or not.
 
     Returns:
         Whether anything was sent, by name of the sink.
@@ -70,21 +74,24 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
     Raises:
         RunError: it is no run directory, the run is at work, or a sink cannot be reached.
     """
-    config = _config_of(directory)
+    config = config_of(directory)
     if tracking_uri is not None:
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
         config = ConfigManager(directory / CONFIG_FILE, overrides).data
     sent = {}
     with locked(directory), sinks_logged(directory):
         status, reason = end_of(directory)
+        if anew:
+            forget_run(directory)
         for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
             follower = Follower(sink, directory, go_on=True)
             try:
                 sent[sink.name] = follower.lacks_something(status)
                 if sent[sink.name]:
                     follower.catch_up(status, reason)
-            except RunError:
-                raise
+            except RunError as error:
+                told = str(error).rstrip(".")
+                raise RunError(f"{sink.name} did not get everything: {told}.") from error
             except Exception as error:
                 # A tracker, its client and its network may raise anything.
                 told = without_credentials(" ".join(str(error).split()))[:300]
@@ -92,7 +99,8 @@ def synchronize(directory: Path, tracking_uri: str | None = None) -> dict[str, b
     return sent
 
 
-def _config_of(directory: Path) -> Config:
+def config_of(directory: Path) -> Config:
+    """The config of a run; raises `RunError` if there is none."""
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise RunError(f"'{directory}' is no run directory: it has no {CONFIG_FILE}.")

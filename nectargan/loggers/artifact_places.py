@@ -1,0 +1,58 @@
+"""The places of artifacts in a database that was moved together with them."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+from urllib.request import url2pathname
+
+ARTIFACTS = "mlartifacts"
+"""Folder beside an SQLite file where the artifacts of its experiments are."""
+
+# Where MLflow keeps whole addresses; there is no call of its own that changes them.
+_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def follow_move(database: Path) -> None:
+    """Corrects the places of artifacts in MLflow's database, if it was moved with its folder
+    ``mlartifacts``: MLflow would look for them, and put new ones, where they were before.
+
+    Only experiments are meant whose folder is below ``mlartifacts`` both in the database and beside
+    it. A database that is locked or read-only is left as it is.
+    """
+    home = database.resolve().parent / ARTIFACTS
+    if not home.is_dir():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=5.0)) as connection, connection:
+            for old, new in _moved(connection, home):
+                for table, column in _COLUMNS:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (new, len(old) + 1, old, len(old) + 1, old + "/"),
+                    )
+    except sqlite3.OperationalError:
+        # Another version of MLflow may have other tables; or nobody may write here.
+        return
+
+
+def _moved(connection: sqlite3.Connection, home: Path) -> list[tuple[str, str]]:
+    """Old and new addresses of the experiments' folders."""
+    found = []
+    for (old,) in connection.execute("SELECT artifact_location FROM experiments").fetchall():
+        if not str(old or "").startswith("file:"):
+            continue
+        before = Path(url2pathname(unquote(urlparse(old).path)))
+        after = home / before.name
+        if before.parent.name == ARTIFACTS and before != after and after.is_dir():
+            found.append((str(old), after.as_uri()))
+    return found

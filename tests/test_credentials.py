@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nectargan.cli.train import train
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.credentials import public_address, public_argument, without_credentials
@@ -141,6 +143,36 @@ def places_of(secret: str, *folders: Path) -> list[str]:
         if secret.encode() in content:
             found.append(str(path))
     return found
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"http://user:pa@{SECRET}@127.0.0.1:9",
+        f"http://user:pa/{SECRET}@127.0.0.1:9",
+        f"http://127.0.0.1:9/?auth={SECRET}",
+        f"postgresql://user:my {SECRET}@127.0.0.1:9/db",
+        f"mysql://127.0.0.1:9/db?password='two {SECRET}'",
+        f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D{SECRET}",
+        f"mssql+pyodbc://user:{SECRET}@127.0.0.1\\instance/db",
+    ],
+)
+def test_the_password_of_one_that_is_away_is_nowhere(
+    uri: str,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tmp_path / "tiny.json"
+    config.write_text(tiny().model_dump_json())
+    command = ["-c", str(config), "--epochs", "1", "--set", "logging.mlflow.enable=true"]
+    command += ["--set", "logging.drain_seconds=1", "--mlflow-uri", uri]
+    monkeypatch.setattr("sys.argv", ["nectargan-train", *command])
+    done = CliRunner().invoke(train, command)
+    assert done.exit_code == 0, done.output
+    assert public_address(uri) in done.output
+    assert SECRET not in done.output
+    assert places_of(SECRET, tmp_path) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")

@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "nectargan"
 
 # What a package may import of the others, besides itself and `FOR_ALL`.
 MAY_IMPORT: dict[str, set[str]] = {
+    "cgroups": set(),
+    "cpu": set(),
     "credentials": set(),
     "errors": set(),
     "files": set(),
@@ -35,6 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"trainers", "loggers", "config", "analysis", "dataset"},
 }
 FOR_ALL = {
+    "cgroups",
+    "cpu",
     "credentials",
     "errors",
     "files",

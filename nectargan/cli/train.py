@@ -16,6 +16,7 @@ from nectargan.cli.common import HELP, LongCommand
 from nectargan.cli.paths import OUTPUT, UserPath
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
+from nectargan.cpu import prepare
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.interrupts import stop_on_signals
@@ -104,6 +105,7 @@ def train(
     --sweep goes before them all.
     """
     stop_on_signals()
+    prepare()  # before anything imports torch
     sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
     sweep.check(resume, csv)
     resolve = partial(

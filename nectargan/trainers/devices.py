@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nectargan.cpu import THREADS, chosen_by_user, worthwhile_threads
 from nectargan.errors import ConfigError, RunError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,6 +51,21 @@ def resolve_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"common.device is '{name}', which this machine does not have.")
     return torch.device(kind)
+
+
+# Threads that torch had of itself, or by the user's call, and what they were reduced to.
+_threads = {"most": 0, "used": 0}
+
+
+def use_threads(flops: float) -> None:
+    """Reduces torch's threads on the CPU to those that a step of so many floating-point operations
+    is worth, on the cores that may be used; never below or above what the user has set."""
+    if chosen_by_user(THREADS):
+        return
+    if torch.get_num_threads() != _threads["used"]:
+        _threads["most"] = torch.get_num_threads()
+    _threads["used"] = min(_threads["most"], worthwhile_threads(flops))
+    torch.set_num_threads(_threads["used"])
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

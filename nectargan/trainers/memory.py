@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
 from torch import Tensor, nn
 
+from nectargan import cgroups
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 from nectargan.trainers.components import build_discriminator, build_generator, height_and_width
@@ -21,7 +19,6 @@ WHAT_TO_LOWER = (
     "dataloader.batch_size, dataloader.load.crop_size, train.generator.features or "
     "train.discriminator.base_channels"
 )
-_V1, _V2 = "memory.limit_in_bytes", "memory.max"
 
 
 class Need(NamedTuple):
@@ -30,10 +27,12 @@ class Need(NamedTuple):
     Attributes:
         parameters: Number of parameters of both networks.
         activations: Bytes of what the forward passes keep for the backward ones.
+        flops: Floating-point operations of the convolutions, forward and backward.
     """
 
     parameters: int
     activations: int
+    flops: float
 
     @property
     def bytes(self) -> int:
@@ -89,7 +88,25 @@ def needed_memory(config: Config, precision: str) -> Need:
     return Need(
         sum(parameter.numel() for parameter in parameters),
         kept if precision == "fp32" else kept // 2,
+        # A backward pass is two forward ones. D makes three passes, the last without its weights.
+        3 * _flops(generator, source) + 8 * _flops(discriminator, source, target),
     )
+
+
+def _flops(network: nn.Module, *inputs: Tensor) -> float:
+    """Floating-point operations of a network's convolutions in a forward pass."""
+    found = []
+
+    def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        # Each weight meets each pixel once: of the input if that is the smaller one.
+        pixels = arguments[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        found.append(2.0 * layer.weight.numel() * pixels.numel() / pixels.shape[1])
+
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            layer.register_forward_hook(count)
+    network(*inputs)
+    return sum(found)
 
 
 def _kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
@@ -112,23 +129,7 @@ def memory_limit(device: torch.device) -> int:
     """Bytes of memory that a device has; for the CPU, the machine or this process's share."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(min(psutil.virtual_memory().total, _cgroup_limit()))
-
-
-def _cgroup_limit(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> float:
-    """The least limit, in bytes, of this process's control group and those above it, in version 1
-    or 2; infinity without one."""
-    limits = [math.inf]
-    groups = own.read_text().splitlines() if own.is_file() else []
-    for group in groups:
-        path = Path(group.rpartition(":")[2].lstrip("/"))
-        for above in (path, *path.parents):
-            for file in (root / above / _V2, root / "memory" / above / _V1):
-                with suppress(OSError, ValueError):  # there is none, or it says "max"
-                    limits.append(int(file.read_text()))
-    return min(limits)
+    return int(min(psutil.virtual_memory().total, cgroups.memory_limit()))
 
 
 def gib(count: int) -> str:

@@ -11,17 +11,24 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
+from nectargan.cpu import describe
 from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
-from nectargan.trainers.devices import resolve_device, resolve_precision, seed_everything
+from nectargan.trainers.devices import (
+    resolve_device,
+    resolve_precision,
+    seed_everything,
+    use_threads,
+)
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.explained import shortages_explained
@@ -93,6 +100,8 @@ class Trainer(ABC):
         )
         self._need = self.needed_memory()
         check_memory(self._need, self.config, self.device)
+        if self.device.type == "cpu":
+            use_threads(self._need.flops)
         self._seed()
         with self.explaining_shortages():
             self.data: Data = build_data(self.config, self.device)
@@ -121,7 +130,7 @@ class Trainer(ABC):
 
     def needed_memory(self) -> Need:
         """What a step takes at least; called before anything is built."""
-        return Need(0, 0)
+        return Need(0, 0, math.inf)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Called before the first step of each epoch; returns metrics to record."""
@@ -350,9 +359,10 @@ class Trainer(ABC):
         reason = f" ({self.graph_obstacle})" if self.graph_obstacle else ""
         place = {"ram": "in RAM", "device": "on the device", "off": "read each time"}
         epochs = counted(self.config.train.epochs, "epoch")
+        threads = f"{describe(torch.get_num_threads())}, " if self.device.type == "cpu" else ""
         return (
             f"{epochs} of {counted(len(self.data.train), 'step')} on {self.device} "
-            f"in {self.precision}, {step}{reason}, images {place[self.data.train.cache]}."
+            f"in {self.precision}, {threads}{step}{reason}, images {place[self.data.train.cache]}."
         )
 
     def describe_store(self) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import shutil
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from nectargan import cpu
+from nectargan.cpu import THREADS
 from nectargan.errors import ConfigError, RunError
 from nectargan.trainers.devices import (
     autocast,
@@ -14,6 +17,7 @@ from nectargan.trainers.devices import (
     resolve_device,
     resolve_precision,
     seed_everything,
+    use_threads,
 )
 
 CPU = torch.device("cpu")
@@ -102,3 +106,26 @@ def test_without_a_compiler_there_is_one_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "compile", lambda network, dynamic: fail)
     with pytest.raises(RunError, match=r"cannot compile the networks here: no compiler was found;"):
         compiled(torch.nn.Linear(1, 1))(torch.zeros(1))
+
+
+def test_threads_are_reduced_to_what_a_step_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 4)
+    before = torch.get_num_threads()
+    used = []
+    try:
+        torch.set_num_threads(3)  # as torch had them, or the user's code
+        for flops in (1e9, 9e9, math.inf):
+            use_threads(flops)
+            used.append(torch.get_num_threads())
+        torch.set_num_threads(1)
+        use_threads(math.inf)
+        used.append(torch.get_num_threads())
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        torch.set_num_threads(2)
+        use_threads(1e9)
+        used.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert used == [1, 2, 3, 1, 2]

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from nectargan import cgroups
+from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 from nectargan.trainers.components import build_discriminator, build_generator
-from nectargan.trainers.memory import _cgroup_limit, check_memory, memory_limit, needed_memory
+from nectargan.trainers.memory import check_memory, memory_limit, needed_memory
 
 Make = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -82,5 +85,23 @@ def test_the_limit_of_a_control_group(
     for name, text in files.items():
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(text + "\n")
-    assert _cgroup_limit(tmp_path / "fs", own) == limit
-    assert _cgroup_limit(tmp_path / "fs", tmp_path / "none") == float("inf")
+    assert cgroups.memory_limit(tmp_path / "fs", own) == limit
+    assert cgroups.memory_limit(tmp_path / "fs", tmp_path / "none") == float("inf")
+
+
+def test_the_operations_of_a_step() -> None:
+    """Against torch's counter, on the default networks with a discriminator of 665,665 weights."""
+    overrides: list[tuple[str, object]] = [("train.discriminator.n_layers", 2)]
+    config = ConfigManager(None, overrides).data
+    need = needed_memory(config, "fp32")
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        g, d = build_generator(config), build_discriminator(config)
+        x = torch.empty(1, 3, 256, 256)
+        made = g(x)
+        (d(x, x).sum() + d(x, made.detach()).sum()).backward()
+        d.requires_grad_(False)
+        d(x, made).sum().backward()
+    assert need.parameters == 54_404_675 + 665_665
+    # The counter leaves out the gradients of images, which nobody asks for.
+    assert need.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert need.flops == pytest.approx(80.0e9, rel=0.01)

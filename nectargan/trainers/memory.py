@@ -100,7 +100,7 @@ def _flops(network: nn.Module, *inputs: Tensor) -> float:
     def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         # Each weight meets each pixel once: of the input if that is the smaller one.
         pixels = arguments[0] if isinstance(layer, nn.ConvTranspose2d) else output
-        found.append(2.0 * layer.weight.numel() * pixels.numel() / pixels.shape[1])
+        found.append(2.0 * layer.get_parameter("weight").numel() * pixels.numel() / pixels.shape[1])
 
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -12,7 +12,12 @@ from nectargan.analysis.run_list import current_status
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, read_blocks
-from nectargan.loggers.run_directory import CONFIG_FILE, read_status
+from nectargan.loggers.run_directory import (
+    CONFIG_FILE,
+    STATUS_FILE,
+    no_run_directory,
+    read_status,
+)
 
 # Of a long ledger, only so many bytes at its end are read at the first look.
 _FIRST_LOOK = 1 << 20
@@ -45,7 +50,7 @@ class LiveRun:
 
     def __init__(self, directory: Path) -> None:
         if not read_status(directory)[0]:
-            raise RunError(f"'{directory}' is no run directory: it has no status.json.")
+            raise no_run_directory(directory, STATUS_FILE)
         config = ConfigManager(directory / CONFIG_FILE).data
         if not config.logging.csv:
             raise RunError(f"'{directory}' keeps no record to watch: logging.csv is false.")

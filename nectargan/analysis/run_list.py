@@ -65,7 +65,7 @@ def summarize_runs(output: str | Path) -> list[RunSummary]:
     if is_pattern(str(output)):
         places = [place for place in matches(str(output)) if place.is_dir()]
     if not all(place.is_dir() for place in places) or not places:
-        raise RunError(f"'{output}' is no directory.")
+        raise RunError(f"'{output}' is no directory; name the one that runs are in.")
     finder = TroubleFinder()
     return [_summarize(path, finder) for place in places for path in _runs_in(place)]
 

@@ -13,7 +13,12 @@ from nectargan.analysis.tables import read_ledger
 from nectargan.errors import RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import read_loss_tags
-from nectargan.loggers.run_directory import CONFIG_FILE, is_locked, read_status
+from nectargan.loggers.run_directory import (
+    CONFIG_FILE,
+    is_locked,
+    no_run_directory,
+    read_status,
+)
 from nectargan.output import printable
 from nectargan.shell import is_pattern, matches
 
@@ -163,11 +168,6 @@ def _in_directory(directory: Path) -> Source:
         from nectargan.analysis.trackers import TensorBoardDirectory
 
         return TensorBoardDirectory(directory)
-    if not directory.is_dir():
-        raise RunError(f"'{directory}' is no run directory: there is none.")
     if not any((directory / file).exists() for file in (LOSSES_FILE, METRICS_FILE, CONFIG_FILE)):
-        raise RunError(
-            f"'{directory}' is no run directory: it has no {LOSSES_FILE}, and no event files of "
-            "TensorBoard."
-        )
+        raise no_run_directory(directory, f"{LOSSES_FILE}, and no event files of TensorBoard")
     return RunDirectory(directory)

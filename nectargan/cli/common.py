@@ -28,6 +28,24 @@ _NO_PATH = (
 )
 
 
+class WholeNumber(click.IntRange):
+    """A whole number; says so, where click would speak of an integer range."""
+
+    name = "whole number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads it."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = None
+        low, high = self.min, self.max
+        if number is None or (low is not None and number < low) or (high and number > high):
+            limits = f" from {low} to {high}" if high is not None else f" of {low} or more"
+            self.fail(f"{value!r} is no whole number{limits}.", param, ctx)
+        return number
+
+
 class Command(click.Command):
     """A command that answers our errors with their sentence, Ctrl-C with exit code 130."""
 

@@ -57,14 +57,14 @@ def compare(
     from nectargan.analysis import compare as comparison
     from nectargan.analysis.plots import plot_comparison
 
-    for name, value in options.items():
+    for name, value in {"x": x, **options}.items():
         if picture is None and value:
             raise RunError(f"--{name} needs --plot, whose picture it is for.")
     frame = comparison.compare_runs(runs, mlflow_uri, sort)
     if len(frame) < 2:
         raise RunError(f"'{runs[0]}' is one run; name two or more to compare.")
     if picture is not None:
-        plot_comparison(runs, picture, x=x, mlflow_uri=mlflow_uri, **options)
+        plot_comparison(runs, picture, x=x or "step", mlflow_uri=mlflow_uri, **options)
     if form == "table":
         console = make_console()
         for table in comparison.comparison_tables(frame, console.width):

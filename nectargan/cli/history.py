@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from nectargan.cli.common import Command
+from nectargan.cli.common import Command, WholeNumber
 from nectargan.cli.paths import OUTPUT, RUN
 from nectargan.config.choices import PictureFormat
 from nectargan.errors import RunError
@@ -45,9 +45,7 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
 X_AXIS = click.option(
     "--x",
     type=click.Choice(["step", "epoch"]),
-    default="step",
-    show_default=True,
-    help="What is drawn over.",
+    help="What is drawn over.  [default: step]",
 )
 SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure, in inches.")
 
@@ -64,7 +62,7 @@ SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure
 @click.option("--wide", is_flag=True, help="A row per step, a column per series.")
 @click.option(
     "--every",
-    type=click.IntRange(1, 10**9),
+    type=WholeNumber(1, 10**9),
     default=1,
     metavar="N",
     help="Only the first step and every N-th.",
@@ -117,7 +115,9 @@ def export_csv(
 @SMOOTH
 @SIZE
 @MLFLOW_URI
-def plot(runs: tuple[str, ...], output: Path | None, form: str | None, **options: Any) -> None:
+def plot(
+    runs: tuple[str, ...], output: Path | None, form: str | None, x: Any, **options: Any
+) -> None:
     """Draw the losses, weights and validation of a run; of each where there are several.
 
     RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files.
@@ -132,7 +132,7 @@ def plot(runs: tuple[str, ...], output: Path | None, form: str | None, **options
             "drawn in its own directory, and compare --plot draws all in one."
         )
     for run in found:
-        for file in plot_run(run, _picture(run, output, form), **options):
+        for file in plot_run(run, _picture(run, output, form), x=x or "step", **options):
             say(f"Drew {file}.", err=is_stream(file))
 
 

@@ -26,6 +26,9 @@ def runs(directory: str) -> None:
     columns = ["run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind"]
     several = is_pattern(directory)
     found = summarize_runs(directory)
+    if not found:
+        say(f"There are no runs in '{directory}'.")
+        return
     if any(run.changes for run in found):
         columns.append("changed in")
     table = Table(*columns)

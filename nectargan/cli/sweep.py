@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from nectargan.cli.common import WholeNumber
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.output import make_console, say
@@ -39,7 +40,7 @@ _OPTIONS = (
     ),
     click.option(
         "--trials",
-        type=click.IntRange(1, 10**6),
+        type=WholeNumber(1, 10**6),
         metavar="N",
         help=f"Runs of a search, with those it has already ({_TRIALS}).",
     ),

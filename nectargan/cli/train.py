@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nectargan.cli.closing import closing_lines
-from nectargan.cli.common import HELP, LongCommand
+from nectargan.cli.common import HELP, LongCommand, WholeNumber
 from nectargan.cli.paths import OUTPUT, UserPath
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
@@ -60,11 +60,11 @@ _KEYS = {
     metavar="A.B.C=VALUE",
     help="Any option of the config; may be repeated.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Length of the run.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Pairs per step.")
+@click.option("--epochs", type=WholeNumber(min=1), metavar="N", help="Length of the run.")
+@click.option("--batch-size", type=WholeNumber(min=1), metavar="N", help="Pairs per step.")
 @click.option("--device", help="auto, cpu, mps, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="Number format.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--seed", type=WholeNumber(min=0), help="Seed of everything random.")
 @click.option("--loss-subspec", type=click.Choice(get_args(Objective)), help="Objective.")
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database.")
 @click.option("--group", metavar="NAME", help="List the run under this parent run in MLflow.")
@@ -169,7 +169,9 @@ def _resolve(
     from nectargan.config.config_manager import ConfigManager, parse_override
 
     overrides = [parse_override(text) for text in settings]
-    overrides += [(_KEYS[name], value) for name, value in options.items() if value is not None]
+    given = {name: value for name, value in options.items() if value is not None}
+    overrides += [(_KEYS[name], value) for name, value in given.items()]
+    flags = {_KEYS[name]: f"--{name.replace('_', '-')}" for name in given}
     if mlflow_required and no_mlflow:
         raise RunError("--mlflow-required and --no-mlflow contradict each other; give one of them.")
     if mlflow_required:
@@ -178,7 +180,7 @@ def _resolve(
         overrides.append(("logging.mlflow.enable", False))
     if no_tensorboard:
         overrides.append(("logging.tensorboard.enable", False))
-    manager = ConfigManager(config, [*overrides, *swept])
+    manager = ConfigManager(config, [*overrides, *swept], flags)
     if epochs is not None:
         manager.set_epochs(epochs)
     return manager

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 
 import click
 
-from nectargan.cli.common import LongCommand
+from nectargan.cli.common import LongCommand, WholeNumber
 from nectargan.cli.pages import comparison_pages
 from nectargan.cli.paths import INPUT
 from nectargan.cli.run_links import RunLinks
@@ -39,7 +39,7 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 _NEW_RUNS_SECONDS = 5.0
-_PORT = click.IntRange(1, 65535)
+_PORT = WholeNumber(1, 65535)
 
 
 class _Server(NamedTuple):
@@ -104,7 +104,7 @@ def ui(
     Ctrl-C stops both.
     """
     if not directory.is_dir():
-        raise RunError(f"'{directory}' is no directory.")
+        raise RunError(f"'{directory}' is no directory; name the one that runs are in.")
     from nectargan.analysis.run_list import mlflow_troubles
 
     store = find_store(mlflow_uri, directory)

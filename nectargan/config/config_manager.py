@@ -27,6 +27,7 @@ Override = tuple[str, Any]
 
 # Far more than a config can need; what is above would exhaust the stack, or the memory.
 _DEEPEST = 32
+_SUFFIXES = (".json", ".yaml", ".yml")
 _MOST_VALUES = 100_000
 
 
@@ -38,6 +39,7 @@ class ConfigManager:
             the defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
         overrides: ``(dotted key, value)`` pairs that replace single options, later ones last. A
             pair's place in messages is ``--set``.
+        flags: What else a user may have typed for an option, by its dotted key: ``--device``.
 
     Attributes:
         data: The typed `Config`.
@@ -50,6 +52,7 @@ class ConfigManager:
         self,
         source: str | PathLike[str] | Mapping[str, Any] | None = None,
         overrides: Iterable[Override] = (),
+        flags: Mapping[str, str] | None = None,
     ) -> None:
         if source is None or isinstance(source, Mapping):
             place, document = "the config", copy.deepcopy(dict(source or {}))
@@ -62,7 +65,7 @@ class ConfigManager:
             _override(document, key, value)
             keys.append(key)
         _check_extent(document, place)
-        self.data: Config = _validate(document, place, keys)
+        self.data: Config = _validate(document, place, keys, flags or {})
 
     def set_epochs(self, epochs: int) -> None:
         """Makes the run ``epochs`` long: the phases of the learning rate keep their proportion.
@@ -116,7 +119,8 @@ def _read(path: Path, place: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"The {place} is not UTF-8 text.") from None
     except OSError as error:
-        raise ConfigError(f"The {place} cannot be read: {error.strerror}.") from None
+        hint = _meant_by(path)
+        raise ConfigError(f"The {place} cannot be read: {error.strerror}.{hint}") from None
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
             document = yaml.load(text, _YamlLoader)  # noqa: S506 - it is a SafeLoader
@@ -130,6 +134,15 @@ def _read(path: Path, place: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError(f"The {place} must hold sections such as 'train', not {document!r:.60}.")
     return document
+
+
+def _meant_by(path: Path) -> str:
+    """The end of a sentence about a path that is no file: what it may have been meant for."""
+    inside = [path / "config.json"]
+    beside = [path.parent / f"{path.name}{suffix}" for suffix in _SUFFIXES]
+    shipped = [Path("configs") / file.name for file in beside]
+    found = next((each for each in (*inside, *beside, *shipped) if each.is_file()), None)
+    return f" Did you mean '{found}'?" if found else ""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -196,7 +209,9 @@ def _check_extent(document: Mapping[str, Any], place: str) -> None:
 # --- validation, and errors a person can read ------------------------------------------------
 
 
-def _validate(document: dict[str, Any], place: str, overridden: list[str]) -> Config:
+def _validate(
+    document: dict[str, Any], place: str, overridden: list[str], flags: Mapping[str, str]
+) -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as error:
@@ -209,7 +224,9 @@ def _validate(document: dict[str, Any], place: str, overridden: list[str]) -> Co
                 f"{key}.".startswith(f"{k}.") or (unknown and k.startswith(f"{key}."))
                 for k in overridden
             )
-            where = f"--set {key}" if from_set else f"{key or 'The whole'} in {place}"
+            where = f"{key or 'The whole'} in {place}"
+            if from_set:
+                where = flags.get(key, f"--set {key}")
             sentences.append(_sentence(item, path, where))
         what = f"The {place.removeprefix('the ')} cannot be used"
         raise ConfigError(listed(what, sentences)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.base import RunStatus
 from nectargan.shell import stands_for_nothing
+from nectargan.wording import counted
 
 # Whoever only looks whether a lock is free has it for a moment.
 _TRIES, _PAUSE = 20, 0.02
@@ -137,6 +139,37 @@ def _lock(file: BinaryIO) -> bool:
 def list_runs(output: Path, experiment: str) -> list[Path]:
     """The run directories of an experiment, the newest version last."""
     return [path for _, path in _versions(output, experiment)]
+
+
+def no_run_directory(path: Path, lacks: str) -> RunError:
+    """The error for a path that names no run, with what may have been meant.
+
+    Args:
+        path: What was given.
+        lacks: What a run directory would have there.
+    """
+    if path.is_file():
+        parent = path.parent
+        hint = f"; '{parent}' is one" if read_status(parent)[0] else ""
+        return RunError(f"'{path}' is a file, not a run directory{hint}.")
+    if not path.exists():
+        near = [each for folder in (path.parent, Path("runs")) for each in _runs_in(folder)]
+        names = difflib.get_close_matches(path.name, [each.name for each in near], n=1)
+        meant = next((f" Did you mean '{each}'?" for each in near if each.name in names), "")
+        return RunError(f"'{path}' is no run directory: there is none.{meant}")
+    runs = _runs_in(path)
+    if runs:
+        return RunError(
+            f"'{path}' is no run directory, but holds {counted(len(runs), 'run')}, such as "
+            f"'{runs[0]}'."
+        )
+    return RunError(f"'{path}' is no run directory: it has no {lacks}.")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if read_status(path)[0]]
 
 
 def write_status(directory: Path, status: str, reason: str = "") -> None:

@@ -12,7 +12,7 @@ from nectargan.loggers.base import Follower, Sink
 from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_run import forget_run
 from nectargan.loggers.mlflow_store import find_experiment, find_store
-from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked
+from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.pix2pix_objective import DISCRIMINATOR
@@ -103,5 +103,5 @@ def config_of(directory: Path) -> Config:
     """The config of a run; raises `RunError` if there is none."""
     path = directory / CONFIG_FILE
     if not path.is_file():
-        raise RunError(f"'{directory}' is no run directory: it has no {CONFIG_FILE}.")
+        raise no_run_directory(directory, CONFIG_FILE)
     return ConfigManager(path).data

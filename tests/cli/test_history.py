@@ -83,7 +83,7 @@ def test_plot_draws_a_picture(run: Run, two_runs: list[Path]) -> None:
         (["export-csv", "runs/*", "-o", "x.csv"], "'runs/*' matches no run directory"),
         (["plot", "nowhere", "-o", "x.png"], "'nowhere' is no run directory"),
         (["export-csv", "."], "Missing option '-o'"),
-        (["export-csv", ".", "-o", "x.csv", "--every", "0"], "0 is not in the range"),
+        (["export-csv", ".", "-o", "x.csv", "--every", "0"], "'0' is no whole number from 1"),
         (["export-csv", ".", "-o", "x.csv", "--smooth", "1"], "must be in [0, 1)"),
         (["export-csv", ".", "-o", "x", "--smooth", ".5", "--epoch-means"], "contradict"),
         (["export-csv", ".", "-o", "x", "--losses", "a", "--query", "b"], "contradict"),

@@ -151,7 +151,9 @@ def test_sinks_can_be_switched_off(run: Run, config_file: Path, tmp_path: Path) 
         (["--set", "dataloader.load.crop_size=30"], "multiple of 8"),
         (["--set", "dataloader.load.load_size=20"], "larger than load_size"),
         (["--precision", "fp8"], "'fp8' is not one of"),
-        (["--epochs", "0"], "0 is not in the range"),
+        (["--epochs", "0"], "'0' is no whole number of 1 or more"),
+        (["--seed", "x"], "'x' is no whole number of 0 or more"),
+        (["--mlflow-uri", "x"], "Error: --mlflow-uri cannot be"),
         (["--csv", "no/such/folder/x.csv"], "lies in none that exists"),
         (["--csv", "x.xlsx"], "'x.xlsx' cannot be written: a table ends in .csv, .tsv,"),
         (["--output", "$NOT_SET_HERE/runs"], "'$NOT_SET_HERE/runs': $NOT_SET_HERE is not set."),
@@ -160,7 +162,7 @@ def test_sinks_can_be_switched_off(run: Run, config_file: Path, tmp_path: Path) 
         (["--resume", "no*"], "'no*' matches no run directory"),
         (["--data", "no*"], "'no*' matches nothing"),
         (["--set", "logging.csv=false", "--csv", "x.csv"], "logging.csv=false"),
-        (["--name", "../up"], 'cannot be "../up"'),
+        (["--name", "../up"], '--name cannot be "../up"'),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(

@@ -152,7 +152,9 @@ def test_it_looks_where_new_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_bad_input(run: Run, tmp_path: Path) -> None:
     result = run("ui", tmp_path / "nowhere")
     assert result.exit_code == 2
-    assert result.stderr == f"Error: '{tmp_path / 'nowhere'}' is no directory.\n"
+    place = tmp_path / "nowhere"
+    told = f"Error: '{place}' is no directory; name the one that runs are in.\n"
+    assert result.stderr == told
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

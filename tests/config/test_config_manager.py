@@ -465,3 +465,20 @@ def test_paths_of_a_config_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None
     assert config.common.output_directory == "/home/of/me/runs"
     assert config.dataloader.dataroot == "/sets/maps"
     assert config.train.vgg_weights == "/sets/vgg.pth"
+
+
+def test_what_was_meant_by_a_path_that_is_no_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("configs/demo.json", "mine.yaml", "runs/x_v1/config.json"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("{}")
+    told = {"demo": "configs/demo.json", "mine": "mine.yaml", "runs/x_v1": "runs/x_v1/config.json"}
+    for typed, meant in told.items():
+        with pytest.raises(ConfigError, match="cannot be read") as caught:
+            ConfigManager(typed)
+        assert str(caught.value).endswith(f" Did you mean '{Path(meant)}'?")
+    with pytest.raises(ConfigError) as caught:
+        ConfigManager("nothing")
+    assert "Did you mean" not in str(caught.value)

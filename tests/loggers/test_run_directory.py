@@ -9,7 +9,12 @@ import pytest
 
 from nectargan.errors import RunError
 from nectargan.loggers import run_directory
-from nectargan.loggers.run_directory import create_run_directory, locked
+from nectargan.loggers.run_directory import (
+    create_run_directory,
+    locked,
+    no_run_directory,
+    write_status,
+)
 
 
 def test_versions_count_up_from_one(tmp_path: Path) -> None:
@@ -77,3 +82,26 @@ def test_a_glance_at_a_lock_keeps_nobody_out(
     assert entered.wait(30)
     with locked(tmp_path):
         thread.join()
+
+
+def test_what_was_meant_by_a_path_that_names_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = Path("runs")
+    for name in ("fronts_v1", "fronts_v2"):
+        (runs / name).mkdir(parents=True)
+        write_status(runs / name, "FINISHED")
+    (runs / "fronts_v1" / "losses.csv").touch()
+    (runs / "notes").mkdir()
+    told = {
+        "runs": "is no run directory, but holds 2 runs, such as 'runs/fronts_v1'.",
+        "runs/fronts_v1/losses.csv": "is a file, not a run directory; 'runs/fronts_v1' is one.",
+        "runs/front_v1": "is no run directory: there is none. Did you mean 'runs/fronts_v1'?",
+        "fronts_v2": "is no run directory: there is none. Did you mean 'runs/fronts_v2'?",
+        "elsewhere": "is no run directory: there is none.",
+        "runs/notes": "is no run directory: it has no config.json.",
+    }
+    for path, sentence in told.items():
+        error = no_run_directory(Path(path), "config.json")
+        assert str(error).replace("\\", "/") == f"'{path}' {sentence}"

@@ -106,7 +106,7 @@ def test_of_a_long_record_the_end_is_read(directory: Path) -> None:
 
 
 def test_what_cannot_be_watched(tmp_path: Path, directory: Path) -> None:
-    with pytest.raises(RunError, match=r"is no run directory: it has no status\.json"):
+    with pytest.raises(RunError, match=r"is no run directory: there is none\."):
         LiveRun(tmp_path / "nowhere")
     config = json.loads((directory / "config.json").read_text())
     config["logging"]["csv"] = False

@@ -153,7 +153,7 @@ def test_sinks_can_be_switched_off(run: Run, config_file: Path, tmp_path: Path) 
         (["--precision", "fp8"], "'fp8' is not one of"),
         (["--epochs", "0"], "'0' is no whole number of 1 or more"),
         (["--seed", "x"], "'x' is no whole number of 0 or more"),
-        (["--mlflow-uri", "x"], "Error: --mlflow-uri cannot be"),
+        (["--mlflow-uri", "no.such.scheme:5000"], "Error: --mlflow-uri cannot be"),
         (["--csv", "no/such/folder/x.csv"], "lies in none that exists"),
         (["--csv", "x.xlsx"], "'x.xlsx' cannot be written: a table ends in .csv, .tsv,"),
         (["--output", "$NOT_SET_HERE/runs"], "'$NOT_SET_HERE/runs': $NOT_SET_HERE is not set."),

@@ -29,7 +29,7 @@ def test_a_finished_run_is_one_line(run: Run, config_file: Path, tmp_path: Path)
 def test_bad_input(run: Run, tmp_path: Path) -> None:
     result = run("watch", tmp_path / "nowhere")
     assert result.exit_code == 2
-    assert "is no run directory: it has no status.json" in result.stderr
+    assert "is no run directory: there is none." in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

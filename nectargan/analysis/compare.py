@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nectargan.analysis.frames import EPOCH_LOSS, frame_of_runs
+from nectargan.analysis.frames import EPOCH_LOSS, NAN_CELLS, frame_of_runs
 from nectargan.analysis.names import distinct_parts, short_keys
 from nectargan.analysis.sources import Run, open_sources
 from nectargan.config.choices import LOWER_IS_BETTER
@@ -62,8 +62,17 @@ def compare_runs(
     return frame if sort is None else _sorted(frame, sort)
 
 
+def _nan_cells(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Run and column of each value that is NaN, and not missing."""
+    cells: list[tuple[str, str]] = frame.attrs.get(NAN_CELLS, [])
+    return [(run, key) for run, key in cells if run in frame.index and key in frame.columns]
+
+
 def _has_mean(frame: pd.DataFrame, key: str) -> bool:
-    """Whether a column of last values has the means of epochs beside it, in every run."""
+    """Whether a column of last values has the means of epochs beside it, in every run; what went
+    wrong in the end would not be seen in a mean of finite values."""
+    if any(key == column for _, column in _nan_cells(frame)):
+        return False
     mean = EPOCH_LOSS + key.removeprefix("loss/").removesuffix("/raw")
     return mean in frame.columns and bool((frame[key].isna() | frame[mean].notna()).all())
 
@@ -133,7 +142,10 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
             for what is missing or not finite.
     """
     if form == "csv":
-        return str(frame.to_csv(lineterminator="\n"))
+        cells = frame.astype(object)
+        for run, key in _nan_cells(frame):
+            cells.loc[run, key] = "nan"
+        return str(cells.to_csv(lineterminator="\n"))
     if form == "json":
         columns = {str(key): map(_plain, column.array) for key, column in frame.items()}
         runs = [
@@ -180,6 +192,8 @@ def comparison_tables(frame: pd.DataFrame, width: int) -> list[Table]:
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """The text of each cell, runs by their short names, what one looks for first in front."""
     shown = frame.map(_shown)
+    for run, key in _nan_cells(frame):
+        shown.loc[run, key] = "nan"
     for key in frame.columns:
         marks = ["*" if best else "" for best in best_in(frame, key)]
         shown[key] = [text + mark for text, mark in zip(shown[key], marks, strict=True)]

@@ -18,7 +18,7 @@ from nectargan.analysis.reshaping import (
     widened,
 )
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import Run, RunDirectory, Source, open_sources
+from nectargan.analysis.sources import Run, RunDirectory, Source, open_sources, readable
 from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
 from nectargan.files import is_stream, replacing
@@ -131,6 +131,9 @@ def export_losses(
     form = form_of(output) if isinstance(output, Path) else Form(",")
     sources = open_sources(runs, mlflow_uri)
     _check_is_no_ledger(output, sources)
+    if len(sources) > 1:
+        # Before the first row is written: a run is in the file as a whole, or not at all.
+        sources = [source for source, _ in readable(sources, _read_through)]
     chosen = _chosen(sources, selection)
     as_text = selection.keeps_numbers and form.separator is not None
 
@@ -153,6 +156,11 @@ def export_losses(
                 return _write_text(tables(), packed, form.separator)
     except OSError as error:
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None
+
+
+def _read_through(source: Source) -> None:
+    for _ in parts_of(source, LOSSES_FILE):
+        pass
 
 
 def _check_is_no_ledger(output: Path | BinaryIO, sources: Iterable[Source]) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nectargan.analysis.run_changes import changes_of
 from nectargan.analysis.run_list import last_step
-from nectargan.analysis.sources import Run, RunDirectory, Source, is_several, open_sources
+from nectargan.analysis.sources import (
+    Run,
+    RunDirectory,
+    Source,
+    is_several,
+    open_sources,
+    readable,
+)
 from nectargan.analysis.tables import schema_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 
 EPOCH_LOSS = "epoch/loss/"
+# Where a frame of runs keeps which of its values are NaN and not missing, in ``attrs``.
+NAN_CELLS = "nan"
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +113,8 @@ def frame_of_runs(
     """As `load_runs`, with the options that ``options_of`` finds in a config."""
     import pandas as pd
 
-    rows = [_row(source, options_of) for source in sources]
+    read = readable(sources, lambda source: _row(source, options_of))
+    sources, rows = [source for source, _ in read], [row for _, row in read]
     # The union of all columns, each kind in the order of its first appearance.
     columns = [dict.fromkeys(key for row in rows for key in row[kind]) for kind in range(3)]
     flat = [{key: value for kind in row for key, value in kind.items()} for row in rows]
@@ -112,7 +123,15 @@ def frame_of_runs(
     types = {"status": "category", "reason": "str"}
     for key in columns[2]:
         types[key] = "Int64" if key.endswith("_epoch") else "float32"
-    return frame.astype(types)
+    frame = frame.astype(types)
+    # A table of numbers cannot tell a value that is NaN from one that is not there.
+    frame.attrs[NAN_CELLS] = [
+        (source.name, key)
+        for source, row in zip(sources, rows, strict=True)
+        for key, value in row[2].items()
+        if not key.endswith("_epoch") and math.isnan(value)
+    ]
+    return frame
 
 
 def losses_of(source: Source) -> pd.DataFrame:
@@ -131,13 +150,11 @@ def metrics_of(source: Source) -> pd.DataFrame:
 def _frame(sources: Sequence[Source], file: str, several: bool) -> pd.DataFrame:
     import pyarrow as pa
 
+    read = readable(sources, lambda source: list(parts_of(source, file)))
     table = pa.concat_tables(
-        [
-            named(part, source.name) if several else part
-            for source in sources
-            for part in parts_of(source, file)
-        ]
+        [named(part, source.name) if several else part for source, parts in read for part in parts]
     )
+    del read
     # Columns are freed as soon as they are converted: both kinds are never there as a whole.
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return frame

@@ -22,7 +22,7 @@ from nectargan.analysis.figures import (
 )
 from nectargan.analysis.names import distinct_parts
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import Run, Source, open_sources
+from nectargan.analysis.sources import Run, Source, open_sources, readable
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import RunError
 from nectargan.scheduling.notation import format_number
@@ -199,7 +199,8 @@ def plot_comparison(
     check_size(size)
     if smooth is not None:
         check_weight(smooth)
-    curves = {each.name: curves_of(each, x, smooth) for each in open_sources(runs, mlflow_uri)}
+    read = readable(open_sources(runs, mlflow_uri), lambda source: curves_of(source, x, smooth))
+    curves = {source.name: each for source, each in read}
     losses = dict.fromkeys(name for each in curves.values() for name in each.losses)
     metrics = dict.fromkeys(name for each in curves.values() for name in each.metrics)
     if not losses:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nectargan.analysis.tables import read_ledger
-from nectargan.errors import RunError
+from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
 from nectargan.loggers.loss_tags import read_loss_tags
 from nectargan.loggers.run_directory import (
@@ -25,6 +26,9 @@ from nectargan.shell import is_pattern, matches
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
 
+log = logging.getLogger("nectargan")
+
+T = TypeVar("T")
 Run = str | PathLike[str]
 MLFLOW = "mlflow:"
 EVENT_FILES = "events.out.tfevents.*"
@@ -120,6 +124,26 @@ def open_sources(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> li
         if names[source.name] > 1:
             source.name = source.place
     return sources
+
+
+def readable(sources: Sequence[Source], read: Callable[[Source], T]) -> list[tuple[Source, T]]:
+    """What ``read`` finds in each run. One of several that cannot be read is left out, with a
+    warning: it must not hide the others.
+
+    Raises:
+        NectarGANError: none can be read.
+    """
+    found, problems = [], list[NectarGANError]()
+    for source in sources:
+        try:
+            found.append((source, read(source)))
+        except NectarGANError as error:
+            problems.append(error)
+    if problems and not found:
+        raise problems[0]
+    for problem in problems:
+        log.warning("%s It is left out.", problem)
+    return found
 
 
 def is_several(runs: Run | Sequence[Run]) -> bool:

@@ -36,7 +36,7 @@ def runs(directory: str) -> None:
         status = f"{run.status}: {run.reason}" if run.reason else run.status
         losses = "  ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
         best = f"{run.best[0]:.4g} in epoch {run.best[1]}" if run.best else ""
-        epoch = f"{run.epoch}/{run.epochs}"
+        epoch = f"{run.epoch}/{run.epochs}" if run.epochs else str(run.epoch)
         name = str(run.directory) if several else run.directory.name
         cells = [name, status, epoch, losses, best, ", ".join(run.behind), "; ".join(run.changes)]
         table.add_row(*cells[: len(columns)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from nectargan.loggers.mlflow import MLflowSink
 from nectargan.loggers.mlflow_store import find_experiment, find_store
 from nectargan.loggers.nonfinite import NonFiniteWatch
 from nectargan.loggers.recorder import LossRecorder
+from nectargan.loggers.run_directory import locked, write_status
 from nectargan.loggers.tensorboard import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
 from nectargan.output import printable
@@ -85,7 +87,7 @@ def track(
         store = find_store(mlflow if isinstance(mlflow, str) else None, home.parent)
         name = find_experiment(None, home.name)
         sinks.append(MLflowSink(store.uri, name, directory, every_n_steps=mlflow_every_n_steps))
-    return Tracker(loss_manager, directory, sinks)
+    return Tracker(loss_manager, directory, sinks, keeps_status=True)
 
 
 class Tracker:
@@ -106,6 +108,8 @@ class Tracker:
         go_on: Go on with the record that is in ``directory``.
         drain_seconds: Longest time to wait at the end for sinks that are behind.
         watchers: Called with the rows of each window, when they are on record.
+        keeps_status: Whether to lock the directory and to note in ``status.json`` how the run
+            stands, for ``nectargan runs``; whoever does so himself leaves it off.
 
     Attributes:
         watch: Finds losses that are not finite, as soon as they are on record.
@@ -125,7 +129,10 @@ class Tracker:
         go_on: bool = False,
         drain_seconds: float = 30.0,
         watchers: Iterable[Callable[[list[LossRow]], object]] = (),
+        keeps_status: bool = False,
     ) -> None:
+        self._keeps_status = keeps_status
+        self._held = ExitStack()
         self.directory = directory
         self._drain_seconds = drain_seconds
         self.sinks = list(sinks)
@@ -148,14 +155,24 @@ class Tracker:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RunError(f"'{self.directory}' cannot be made: {error.strerror}.") from None
-            self._losses = Ledger(self.directory / LOSSES_FILE, LossRow, self._go_on)
-            self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow, self._go_on)
-            for ledger in self._ledgers():
-                self._clock.go_on_from(last_time(ledger.path))
+            with ExitStack() as held:
+                if self._keeps_status:
+                    held.enter_context(locked(self.directory))
+                self._open_ledgers()
+                if self._keeps_status:
+                    write_status(self.directory, "RUNNING")
+                # Until the end, unless something was in the way.
+                self._held = held.pop_all()
         self._handle = self._manager.register_hook(self._recorder)
         for follower in self._followers:
             follower.start()
         return self
+
+    def _open_ledgers(self) -> None:
+        self._losses = Ledger(self.directory / LOSSES_FILE, LossRow, self._go_on)
+        self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow, self._go_on)
+        for ledger in self._ledgers():
+            self._clock.go_on_from(last_time(ledger.path))
 
     @property
     def last(self) -> Mapping[str, LossRow]:
@@ -231,7 +248,13 @@ class Tracker:
             error = interrupt
             raise
         finally:
-            self._wait_for_followers(error)
+            with self._held:
+                try:
+                    self._wait_for_followers(error)
+                finally:
+                    if self._keeps_status:
+                        with suppress(OSError):  # a full disk must not hide what ended the run
+                            write_status(self.directory, status_of(error), reason_of(error))
 
     def _wait_for_followers(self, error: BaseException | None) -> None:
         # Whoever interrupts a run does not want to wait; `sync` sends the rest.

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import nectargan
+from nectargan.analysis.run_list import summarize_runs
 from nectargan.errors import LossError, RunError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers import ledger, recorder, tracking
@@ -189,9 +192,11 @@ def test_without_sinks_there_are_ledgers_and_tags(tmp_path: Path) -> None:
     with nectargan.track(losses, tmp_path / "a" / "run"):
         plain_loop(losses, 1, 2)
     assert sorted(os.listdir(tmp_path / "a" / "run")) == [
+        ".lock",
         "losses.csv",
         "losses.json",
         "metrics.csv",
+        "status.json",
     ]
 
 
@@ -317,3 +322,44 @@ def test_a_second_interrupt_waits_for_no_sink(
     assert [r.getMessage().split(",")[0] for r in caplog.records] == [
         "Silent did not get everything"
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (None, "FINISHED", ""),
+        (ValueError("boom"), "FAILED", "ValueError: boom"),
+        (KeyboardInterrupt(), "KILLED", ""),
+    ],
+)
+def test_a_plain_loop_is_in_the_list_of_runs(
+    tmp_path: Path, error: BaseException | None, status: str, reason: str
+) -> None:
+    losses = manager()
+    run = tmp_path / "my_runs" / "first"
+    with suppress(ValueError, KeyboardInterrupt), nectargan.track(losses, run):
+        assert [each.status for each in summarize_runs(run.parent)] == ["RUNNING"]
+        plain_loop(losses, 2, 3)
+        if error is not None:
+            raise error
+    (summary,) = summarize_runs(run.parent)
+    assert (summary.directory, summary.status, summary.reason) == (run, status, reason)
+    assert (summary.epoch, summary.behind) == (2, [])
+    # Another loop is kept out, and what is on record stays.
+    with pytest.raises(RunError, match="exists already"), nectargan.track(losses, run):
+        pass
+    assert summarize_runs(run.parent) == [summary]
+
+
+def test_a_plain_loop_that_died_without_a_word_is_marked(tmp_path: Path) -> None:
+    code = (
+        "import os, torch, nectargan\n"
+        "from nectargan.losses.loss_manager import LossManager\n"
+        "losses = LossManager()\n"
+        "losses.register_loss_fn('a', lambda x: x)\n"
+        f"with nectargan.track(losses, {str(tmp_path / 'first')!r}):\n"
+        "    os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    (summary,) = summarize_runs(tmp_path)
+    assert (summary.status, summary.reason) == ("KILLED", "it died without a word")

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.output import make_console, say
+from nectargan.shell import quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
@@ -222,3 +224,4 @@ def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
         say(f"Warning: {error}", err=True)
     else:
         say(f"Drew {picture}.")
+    say(f"Look: {program('nectargan')} ui {quoted(cell.output)}")

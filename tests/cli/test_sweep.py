@@ -62,6 +62,7 @@ def test_a_grid_and_the_same_command_again(run: Run, config_file: Path, tmp_path
     assert re.search(r"^Best: .*tiny_v\d$", result.stdout, re.MULTILINE)
     picture = tmp_path / "runs" / "tiny_sweep_G_L1_G_GAN_compare.png"
     assert f"Drew {picture}." in result.stdout
+    assert result.stdout.splitlines()[-1].endswith(f"nectargan ui {tmp_path / 'runs'}")
     assert Image.open(picture).width > 300
 
     # What is new is trained, and nothing else.

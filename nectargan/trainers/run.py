@@ -257,9 +257,9 @@ def open_run(
             write_status(directory, "RUNNING")
         except OSError as error:
             raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
-        sinks = build_sinks(config, directory, output_of(config, resumption), live=True)
-        run = Run(config, directory, losses, sinks, go_on=resumption is not None)
         try:
+            sinks = build_sinks(config, directory, output_of(config, resumption), live=True)
+            run = Run(config, directory, losses, sinks, go_on=resumption is not None)
             with run.tracker:
                 yield run
         except BaseException as error:

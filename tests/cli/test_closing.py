@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from nectargan.analysis import load_runs
 from nectargan.cli.closing import closing_lines
+from nectargan.loggers.run_directory import read_status
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 from ..conftest import Config
@@ -74,3 +76,34 @@ def test_what_was_not_kept_is_not_promised(tiny: Any, tmp_path: Path, has_checkp
     assert "(epoch 2 of 2, 1:02:05)" in told
     assert "val/ssim 0.5 in epoch 1: no checkpoint of it was kept" in told
     assert ("last.pt" in told) == ("load_generator" in told) == has_checkpoint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the shell's quotes are those of POSIX")
+def test_an_interrupted_run_says_how_to_go_on(
+    run: Run, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Pix2pixTrainer.train_step
+
+    def interrupted(trainer: Pix2pixTrainer, source: torch.Tensor, target: torch.Tensor) -> None:
+        plain(trainer, source, target)
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Pix2pixTrainer, "train_step", interrupted)
+    odd = tmp_path / "it's odd"
+    result = run("train", "-c", config_file, "-o", odd)
+    assert result.exit_code == 130, result.output
+    program, *arguments = shlex.split(lines_of(result.stdout)["Go on:"])
+    assert shutil.which(program)
+    assert arguments == ["--resume", str(odd / "tiny_v1")]
+    monkeypatch.setattr(Pix2pixTrainer, "train_step", plain)
+    result = run("train", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "Go on:" not in lines_of(result.stdout)
+    assert read_status(odd / "tiny_v1") == ("FINISHED", "")
+    result = run("train", *arguments)
+    assert result.exit_code == 0
+    assert result.stdout == (
+        f"'{odd / 'tiny_v1'}' is finished after 2 epochs; add --epochs N to go on.\n"
+    )
+    assert read_status(odd / "tiny_v1") == ("FINISHED", "")

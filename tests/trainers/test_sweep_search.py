@@ -183,12 +183,15 @@ def test_the_corners_are_checked_first(resolve: Resolve, tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_storage_that_cannot_be_used(resolve: Resolve, storage: str, sentence: str) -> None:
+def test_a_storage_that_cannot_be_used_leaves_nothing_behind(
+    resolve: Resolve, storage: str, sentence: str, tmp_path: Path
+) -> None:
     search = Search(parse_axes(AXES), resolve, "val/ssim", storage)
     with pytest.raises(RunError, match=sentence) as caught:
         search.open()
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_optuna(resolve: Resolve, monkeypatch: pytest.MonkeyPatch) -> None:

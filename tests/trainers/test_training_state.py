@@ -214,6 +214,31 @@ def test_a_ledger_that_was_changed_is_not_gone_on_with(stopped: Path, how: str) 
     assert files(stopped) == before
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files from being replaced")
+@pytest.mark.parametrize("at", [4, 6])
+@pytest.mark.parametrize("how", ["replaced", "in place", "one digit"])
+def test_a_ledger_that_is_changed_under_a_run_stops_it(tiny: Make, at: int, how: str) -> None:
+    """In the middle of the second epoch, and after its last step."""
+
+    class Disturbed(Pix2pixTrainer):
+        def train_step(self, source: torch.Tensor, target: torch.Tensor) -> None:
+            super().train_step(source, target)
+            path = self.directory / "losses.csv"
+            if self.step == at and how == "replaced":
+                shutil.copy(path, path.with_name("other"))
+                path.with_name("other").replace(path)
+            elif self.step == at and how == "in place":
+                path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+            elif self.step == at:
+                path.write_bytes(path.read_bytes().replace(b"1,1,1", b"1,2,1"))
+
+    trainer = Disturbed(tiny(logging__window_steps=1))
+    with pytest.raises(RunError, match=r"losses.csv' was changed by another program"):
+        trainer.train()
+    assert read_status(trainer.directory)[0] == "FAILED"
+    assert "\0" not in (trainer.directory / "losses.csv").read_text()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(run: Path) -> None:
     for path in list_checkpoints(run):

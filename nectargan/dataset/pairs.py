@@ -12,15 +12,15 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nectargan.dataset.decoding import SUFFIXES, Probe, probe
+from nectargan.dataset.decoding import Probe, probe
 from nectargan.dataset.findings import Picture, hints_about, warnings_about
+from nectargan.dataset.listing import SUFFIX_LIST, Listing, list_folder, passed_over
 from nectargan.errors import DataError
 from nectargan.shell import stands_for_nothing
 from nectargan.wording import counted
@@ -33,16 +33,6 @@ _OTHER_NAMES = {
     "test": ("testing", "tests"),
 }
 
-# Images as well, which are not read: passing over them is worth a word.
-_OTHER_IMAGES = frozenset(
-    f".{name}"
-    for name in (  # noqa: SIM905
-        "apng avifs dcm dds dng eps exr hdr heic heif ico j2k jp2 jpe jxl mat nii npy npz pcx pfm "
-        "psd qoi raw sgi svg tga"
-    ).split()
-)
-
-_SUFFIX_LIST = " ".join(sorted(SUFFIXES))
 _MOST_LINES = 20
 
 
@@ -203,44 +193,6 @@ def _raise_if(problems: Sequence[str]) -> None:
     raise DataError("\n  ".join(lines))
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """A sort key: digits compare as numbers, letters without case, ties by the exact name."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What is in a folder, but for hidden files; images in natural order."""
-
-    images: list[Path]
-    others: list[Path]
-    folders: list[Path]
-
-    def __str__(self) -> str:
-        """A few words on what is there."""
-        suffixes = Counter(path.suffix.lower() or "without suffix" for path in self.others)
-        found = [f"{count} {suffix}" for suffix, count in suffixes.most_common(5)]
-        found += [f"folder {path.name}" for path in self.folders[:5]]
-        return ", ".join(found) or "nothing"
-
-
-def _listing(folder: Path) -> _Listing:
-    images, others, folders = list[Path](), list[Path](), list[Path]()
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            folders.append(path)
-        else:
-            # A link that leads nowhere, or a pipe, is an image that cannot be read, not one that is
-            # not there.
-            (images if path.suffix.lower() in SUFFIXES else others).append(path)
-    for paths in (images, others, folders):
-        paths.sort(key=lambda path: _natural(path.name))
-    return _Listing(images, others, folders)
-
-
 def _layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
     """The layouts a split is found in: its one or two folders, by the layout's name."""
     whole = root / split
@@ -251,7 +203,7 @@ def _layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
     layouts: dict[str, tuple[Path, ...]] = {
         name: folders for name, folders in twos.items() if any(f.is_dir() for f in folders)
     }
-    if _listing(whole).images or (whole.is_dir() and not layouts):
+    if list_folder(whole).images or (whole.is_dir() and not layouts):
         layouts[f"{split} (side by side)"] = (whole,)
     return layouts
 
@@ -264,7 +216,7 @@ def _scan(root: Path, split: str) -> _Scan:
     layouts = _layouts(root, split)
     if not layouts:
         missing = f"the split '{split}' is missing; it is read from {_wanted(split)}"
-        found = _listing(root)
+        found = list_folder(root)
         images = f"{counted(len(found.images), 'image')}, " if found.images else ""
         return _Scan("", [], [f"{root}: {missing}; found there: {images}{found}"])
     if len(layouts) > 1:
@@ -272,13 +224,13 @@ def _scan(root: Path, split: str) -> _Scan:
         return _Scan("", [], [f"{root}: '{split}' is there in several layouts ({names}); keep one"])
     ((layout, folders),) = layouts.items()
     problems: list[str] = []
-    listings = [_listing(folder) for folder in folders]
+    listings = [list_folder(folder) for folder in folders]
     named = [
         _by_name(folder, listing, split, problems)
         for folder, listing in zip(folders, listings, strict=True)
     ]
     warnings = tuple(
-        warning for each in zip(folders, listings, strict=True) if (warning := _passed_over(*each))
+        warning for each in zip(folders, listings, strict=True) if (warning := passed_over(*each))
     )
     if len(folders) == 1:
         pairs = [Pair(name, path) for name, path in named[0].items()]
@@ -293,7 +245,7 @@ def _scan(root: Path, split: str) -> _Scan:
     return _Scan(layout, pairs, problems, (first, second), warnings)
 
 
-def _by_name(folder: Path, listing: _Listing, split: str, problems: list[str]) -> dict[str, Path]:
+def _by_name(folder: Path, listing: Listing, split: str, problems: list[str]) -> dict[str, Path]:
     """The images of a folder by stem; what is wrong is added to `problems`.
 
     Stems are compared in Unicode's composed form: a Mac writes an accent as a letter of its own.
@@ -307,14 +259,14 @@ def _by_name(folder: Path, listing: _Listing, split: str, problems: list[str]) -
         problems.append(f"{folder}: folder is missing")
     elif not named:
         problems.append(
-            f"{folder}: no images; found there: {listing}. Read are {_SUFFIX_LIST}, for '{split}' "
+            f"{folder}: no images; found there: {listing}. Read are {SUFFIX_LIST}, for '{split}' "
             f"in {_wanted(split)}"
         )
     return named
 
 
 def _without_partner(
-    mine: Mapping[str, Path], others: Mapping[str, Path], folder: Path, listing: _Listing
+    mine: Mapping[str, Path], others: Mapping[str, Path], folder: Path, listing: Listing
 ) -> list[str]:
     """What is wrong with the images of one folder that have no partner in the other."""
     by_letters = {name.casefold(): path for name, path in others.items()}
@@ -327,15 +279,9 @@ def _without_partner(
         if name.casefold() in by_letters:
             hint = f"; '{by_letters[name.casefold()].name}' differs in capital letters alone"
         elif name in unread:
-            hint = f"; '{unread[name].name}' is none that is read ({_SUFFIX_LIST})"
+            hint = f"; '{unread[name].name}' is none that is read ({SUFFIX_LIST})"
         problems.append(f"{path}: no partner of this name in {folder}{hint}")
     return problems
-
-
-def _passed_over(folder: Path, listing: _Listing) -> str:
-    suffixes = Counter(path.suffix.lower() for path in listing.others)
-    found = [f"{count} {name}" for name, count in suffixes.items() if name in _OTHER_IMAGES]
-    return f"{folder}: passed over: {', '.join(found)}; read are {_SUFFIX_LIST}." if found else ""
 
 
 def _probe_all(pairs: Sequence[Pair]) -> dict[Path, Probe | str]:

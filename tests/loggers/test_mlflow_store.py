@@ -287,3 +287,11 @@ def test_what_cannot_be_opened_says_so_at_once(kind: str, tmp_path: Path) -> Non
         check_reachable(sqlite_uri(path))
     assert sorted(each.name for each in tmp_path.iterdir()) == ["text.db"]
     assert text.read_text() == "no database " * 100
+
+
+def test_the_home_in_the_address_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STORES", str(tmp_path / "stores"))
+    assert find_store("sqlite:///~/x.db", tmp_path).uri == f"sqlite:///{tmp_path}/x.db"
+    assert find_store("sqlite:///$STORES/x.db", tmp_path).uri == f"sqlite:///{tmp_path}/stores/x.db"

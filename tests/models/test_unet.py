@@ -251,3 +251,19 @@ def test_sub_pixels_begin_as_nearest_neighbours() -> None:
     torch.testing.assert_close(out, F.interpolate(coarse, scale_factor=2, mode="nearest"))
     assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert layer.weight[::4].unique().numel() > 4000
+
+
+@pytest.mark.parametrize(("height", "width"), [(65, 64), (64, 65), (50, 65), (8, 16), (16, 0)])
+def test_an_image_that_does_not_fit_is_refused(height: int, width: int) -> None:
+    generator = UnetGenerator(features=1, n_downs=2)
+    with pytest.raises(ModelError, match=rf"images of {height} x {width} .* multiple of 16"):
+        generator(image(1, 3, height, width))
+
+
+def test_a_program_for_any_size_can_be_exported() -> None:
+    generator = UnetGenerator(features=1, n_downs=1).eval()
+    side = torch.export.Dim("side", min=2, max=8)
+    images = image(1, 3, 32, 32)
+    program = torch.export.export(generator, (images,), dynamic_shapes=({2: 8 * side},))
+    taller = image(1, 3, 48, 32)
+    assert torch.equal(program.module()(taller), generator(taller))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError
+from nectargan.errors import CheckpointError, ModelError
 from nectargan.trainers.checkpoint import load_checkpoint, load_generator, save_checkpoint
 from nectargan.trainers.components import build_discriminator, build_generator
 
@@ -37,6 +37,8 @@ def test_a_generator_comes_back_without_a_flag(tmp_path: Path, tiny: Callable[..
     x = torch.randn(1, 1, 32, 32)
     assert not loaded.training
     assert torch.equal(loaded(x), saved(x))
+    with pytest.raises(ModelError, match="the nearest being 64 x 64 or"):
+        loaded(torch.zeros(1, 1, 65, 64))
 
 
 def test_a_run_directory_stands_for_its_newest_checkpoint(

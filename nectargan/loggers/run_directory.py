@@ -16,7 +16,6 @@ from typing import BinaryIO
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.base import RunStatus
-from nectargan.shell import stands_for_nothing
 from nectargan.wording import counted
 
 # Whoever only looks whether a lock is free has it for a moment.
@@ -45,8 +44,6 @@ def create_run_directory(
     Raises:
         RunError: it cannot be made, or exists and ``auto_increment`` is off.
     """
-    if nothing := stands_for_nothing(str(output)):
-        raise RunError(f"No run can be made in '{output}': {nothing}.")
     try:
         output.mkdir(parents=True, exist_ok=True)
         version = max(first, _highest_version(output, experiment) + 1) if auto_increment else first

@@ -30,6 +30,7 @@ from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
+from nectargan.shell import stands_for_nothing
 from nectargan.trainers.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
 from nectargan.trainers.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.trainers.collapse import CollapseWatch
@@ -172,9 +173,12 @@ class Run:
 
 
 def output_of(config: Config, resumption: Resumption | None) -> Path:
-    """The directory that a run's directory is in."""
+    """The directory that a run's directory is in; raises RunError for a path such as $NOT_SET."""
     if resumption is None:
-        return Path(config.common.output_directory)
+        output = config.common.output_directory
+        if nothing := stands_for_nothing(output):
+            raise RunError(f"No run can be made in '{output}': {nothing}.")
+        return Path(output)
     # Of "." the parent would be "." again.
     return resumption.directory.resolve().parent
 

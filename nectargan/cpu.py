@@ -82,7 +82,9 @@ def describe(threads: int) -> str:
     parts = [f"{threads} thread{'s' * (threads > 1)} on {usable_cores()} usable cores"]
     if by_user[THREADS]:
         parts[0] += f" ({by_user[THREADS]} is set)"
-    if by_user[WAITING]:
+    if threads == 1:
+        pass  # nobody waits
+    elif by_user[WAITING]:
         parts.append(f"waiting as {by_user[WAITING]} says")
     elif "OMP_WAIT_POLICY" in _done:
         parts.append("passive waiting")

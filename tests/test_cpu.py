@@ -43,9 +43,9 @@ def test_the_commands_do_not_import_torch_before_it_is_prepared() -> None:
 @pytest.mark.parametrize("variable", cpu.WAITING)
 def test_how_the_user_lets_threads_wait(variable: str) -> None:
     code = "before = dict(os.environ)\ncpu.prepare()\n"
-    code += "print(dict(os.environ) == before, cpu.describe(1))"
+    code += "print(dict(os.environ) == before, cpu.describe(2))"
     said = run(code, **{variable: "1"})
-    assert said.startswith("True 1 thread on ")
+    assert said.startswith("True 2 threads on ")
     assert f"waiting as {variable} says" in said
 
 
@@ -70,6 +70,10 @@ def test_a_user_who_imports_torch_first_is_told() -> None:
     assert "active waiting, slow on busy cores (set OMP_WAIT_POLICY=PASSIVE)" in said
     # Memory can be kept at any time.
     assert said.endswith("freed memory kept") == GLIBC
+
+
+def test_a_single_thread_waits_for_nobody() -> None:
+    assert "waiting" not in cpu.describe(1)
 
 
 @pytest.mark.parametrize("variable", cpu.ALLOCATOR)

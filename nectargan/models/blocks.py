@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nectargan.errors import ModelError, did_you_mean
+from nectargan.models.convolutions import DoublingConvTranspose2d, HalvingConv2d
 
 NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 UPSAMPLE_TYPES = ("Transposed", "Bilinear", "Nearest", "PixelShuffle")
@@ -70,7 +71,7 @@ class SubPixelConv2d(nn.Conv2d):
 def upsampling(kind: str, in_channels: int, out_channels: int, bias: bool) -> list[nn.Module]:
     """The layers that double height and width; ``kind`` is one of `UPSAMPLE_TYPES`."""
     if kind == "Transposed":
-        return [nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias)]
+        return [DoublingConvTranspose2d(in_channels, out_channels, bias=bias)]
     if kind == "PixelShuffle":
         return [SubPixelConv2d(in_channels, out_channels, bias=bias)]
     if kind == "Nearest":
@@ -118,7 +119,7 @@ class UnetBlock(nn.Module):
         if activate:
             layers.append(nn.ReLU() if up else nn.LeakyReLU(0.2))
         if not up:
-            layers.append(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=bias))
+            layers.append(HalvingConv2d(in_channels, out_channels, bias=bias))
         else:
             layers += upsampling(upsample_type, in_channels, out_channels, bias)
         if norm is not None:

@@ -224,7 +224,7 @@ def _validate(
                 f"{key}.".startswith(f"{k}.") or (unknown and k.startswith(f"{key}."))
                 for k in overridden
             )
-            where = f"{key or 'The whole'} in {place}"
+            where = f"{key} in {place}" if key else f"{place[0].upper()}{place[1:]}"
             if from_set:
                 where = flags.get(key, f"--set {key}")
             sentences.append(_sentence(item, path, where))
@@ -243,8 +243,12 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         value = public_address(value)
     if item["type"] == "value_error":
         # One of our own validators; the text is its sentence.
+        if isinstance(value, Mapping):  # a section: not shown, for there may be an address in it
+            return f"{where}: {item['ctx']['error']}".rstrip(".") + "."
         return f"{where} cannot be {_shown(value)}: {item['ctx']['error']}".rstrip(".") + "."
     wanted = item["msg"].replace("Input should", "it should")
+    if item["type"] == "model_type":
+        wanted = "it must be a section of options"
     return f"{where} cannot be {_shown(value)}: {wanted}."
 
 

@@ -41,11 +41,13 @@ class Need(NamedTuple):
 
 
 def check_memory(need: Need, config: Config, device: torch.device) -> None:
-    """Raises `ConfigError` if a training step cannot fit into the memory of ``device``.
+    """Raises `ConfigError` if a training step cannot fit into the memory of ``device``, or a pair
+    of resized images into that of this machine.
 
     What a step takes besides, such as the workspace of a convolution, is not counted, so a run
     that passes may still be too large.
     """
+    _check_images(config)
     limit = memory_limit(device)
     if need.bytes <= limit:
         return
@@ -54,6 +56,19 @@ def check_memory(need: Need, config: Config, device: torch.device) -> None:
         f"{'this machine' if device.type == 'cpu' else device} has {gib(limit)}; lower "
         f"{WHAT_TO_LOWER}."
     )
+
+
+def _check_images(config: Config) -> None:
+    load = config.dataloader.load
+    height, width = height_and_width(load.load_size)
+    # Both as arrays, and the second one as the image that it is copied from.
+    need = height * width * (load.input_nc + load.output_nc + min(load.input_nc, load.output_nc))
+    limit = memory_limit(torch.device("cpu"))
+    if need > limit:
+        raise ConfigError(
+            f"A pair of images of {height} x {width} pixels (dataloader.load.load_size) needs at "
+            f"least {gib(need)}, and this machine has {gib(limit)}; lower it."
+        )
 
 
 def sizes_of(need: Need, config: Config) -> str:

@@ -482,3 +482,18 @@ def test_what_was_meant_by_a_path_that_is_no_config(
     with pytest.raises(ConfigError) as caught:
         ConfigManager("nothing")
     assert "Did you mean" not in str(caught.value)
+
+
+def test_what_sections_contradict_is_said_without_what_is_in_them() -> None:
+    secret = {"csv": False, "mlflow": {"tracking_uri": "http://user:SECRET@host"}}
+    with pytest.raises(ConfigError) as caught:
+        ConfigManager({"logging": secret})
+    assert str(caught.value).startswith("logging in the config: csv is false, but TensorBoard")
+    with pytest.raises(ConfigError) as caught:
+        ConfigManager({"logging": {"mlflow": {"enable": False, "register_model": "m"}}})
+    assert str(caught.value).startswith("The config: logging.mlflow.register_model needs")
+
+
+def test_a_section_is_no_number() -> None:
+    with pytest.raises(ConfigError, match=r"cannot be 5: it must be a section of options\.$"):
+        ConfigManager({"train": {"generator": {"learning_rate": {"schedule": 5}}}})

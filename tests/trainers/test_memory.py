@@ -105,3 +105,16 @@ def test_the_operations_of_a_step() -> None:
     # The counter leaves out the gradients of images, which nobody asks for.
     assert need.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert need.flops == pytest.approx(80.0e9, rel=0.01)
+
+
+def test_images_that_cannot_fit_are_refused_before_they_are_resized(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nectargan.trainers.memory.memory_limit", lambda device: 8 * 2**30)
+    config = tiny(dataloader__load__load_size=[2**16, 2**14])  # 2^30 pixels of 9 bytes
+    with pytest.raises(ConfigError) as caught:
+        check_memory(needed_memory(config, "fp32"), config, CPU)
+    assert str(caught.value) == (
+        "A pair of images of 65536 x 16384 pixels (dataloader.load.load_size) needs at least "
+        "9.00 GiB, and this machine has 8.00 GiB; lower it."
+    )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nectargan.config.base import MOST
+from nectargan.config.base import FLOAT32_MAX
 from nectargan.config.config_manager import parse_override
 from nectargan.errors import ConfigError
 
@@ -82,10 +82,8 @@ def _parse_axis(text: str) -> Axis:
         if not span.low < span.high or (span.log and span.low <= 0):
             above = ", above 0 for a logarithmic one" if span.log else ""
             raise ConfigError(f"--sweep {key}: range '{values}' must go from low to high{above}.")
-        if max(-span.low, span.high) > MOST:
-            raise ConfigError(
-                f"--sweep {key}: range '{values}' must lie within {-MOST} and {MOST}."
-            )
+        if max(-span.low, span.high) > FLOAT32_MAX:
+            raise ConfigError(f"--sweep {key}: range '{values}' is beyond what a float32 can hold.")
         return Axis(key, [], span)
     try:
         items = split_values(values)

@@ -27,7 +27,7 @@ def lines_of(stdout: str) -> dict[str, str]:
 
 
 def test_the_end_of_a_run_says_what_it_came_to(run: Run, config_file: Path, tmp_path: Path) -> None:
-    odd = tmp_path / "it's $HOME"
+    odd = tmp_path / "it's 5 $"
     sinks = [f"logging.{sink}.enable=true" for sink in ("tensorboard", "mlflow")]
     options = [*sinks, "logging.mlflow.log_model=false", "save.keep_best=val/l1"]
     settings = [part for option in options for part in ("--set", option)]

@@ -117,6 +117,7 @@ def test_a_file_that_went_bad_is_named(tmp_path: Path, cache: str, workers: int)
     with pytest.raises(DataError, match=r"bad\.png: not an image: it is text") as raised:
         next(loader.epoch())
     assert "\n" not in str(raised.value)
+    del raised, loader  # whose frames hold the workers
 
 
 @pytest.fixture(scope="module")

@@ -105,13 +105,15 @@ class Follower:
                 f"every_n_steps of {sink.name} is {sink.every_n_steps}; it must be 1 or more."
             )
         self.sink = sink
+        # Sinks written before there were means and questions have neither.
+        self._takes_means = getattr(sink, "takes_means", False)
         self._directory = directory
         self._poll_seconds = poll_seconds
         self._cursor = Cursor(directory, sink.name)
         self._first_step = 0
         self._was_behind = self._cursor.is_behind
         if go_on:
-            self._first_step = self._cursor.rewind(sink.every_n_steps if sink.takes_means else 1)
+            self._first_step = self._cursor.rewind(sink.every_n_steps if self._takes_means else 1)
         self._read_from_cursor()
         self._opened = False
         self._warned = False
@@ -137,7 +139,8 @@ class Follower:
         Raises:
             Exception: whatever the sink raises when it is asked.
         """
-        return self._was_behind or not self.sink.has_everything(status)
+        asked = getattr(self.sink, "has_everything", None)
+        return self._was_behind or (asked is not None and not asked(status))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """Asks the thread to forward what is left, set the status and end; see `wait`."""
@@ -179,7 +182,7 @@ class Follower:
         every, path = self.sink.every_n_steps, self._directory / LOSSES_FILE
         self._read = dict(self._cursor.offsets)
         self._losses: SingleSteps | WindowMeans = SingleSteps(every)
-        if self.sink.takes_means:
+        if self._takes_means:
             self._losses = WindowMeans(every, count_nonfinite(path, self._read[LOSSES_FILE]))
 
     def _end(self) -> None:

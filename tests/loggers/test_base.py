@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -233,3 +234,33 @@ def test_nothing_to_follow(tmp_path: Path) -> None:
     sink = FakeSink()
     assert follow(sink, tmp_path, "FAILED")
     assert (sink.points, sink.statuses) == ([], ["FAILED"])
+
+
+def test_a_sink_of_four_methods_is_enough(tmp_path: Path) -> None:
+    """As it was before points could be means, and before a sink could be asked what it has."""
+
+    class Plain:
+        name, every_n_steps = "plain", 2
+
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+            self.ended = ""
+
+        def open(self, first_step: int) -> None: ...
+
+        def write(self, points: Sequence[Point]) -> None:
+            self.steps += [point.step for point in points if point.series == "loss/a/raw"]
+
+        def add_file(self, kind: str, path: Path, step: int) -> None: ...
+
+        def close(self, status: str, reason: str) -> None:
+            self.ended = status
+
+    rows = "".join(f"{step},1,{step},a,0.5,1,0.5\n" for step in range(1, 6))
+    (tmp_path / "losses.csv").write_text("step,epoch,time,loss,raw,weight,weighted\n" + rows)
+    sink: Any = Plain()
+    follower = Follower(sink, tmp_path)
+    assert follower.lacks_something("FINISHED")
+    follower.catch_up("FINISHED")
+    assert (sink.steps, sink.ended) == ([1, 2, 4], "FINISHED")
+    assert not Follower(sink, tmp_path).lacks_something("FINISHED")

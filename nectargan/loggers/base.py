@@ -40,13 +40,13 @@ class Sink(Protocol):
     Attributes:
         name: What messages call it.
         every_n_steps: Steps from one point of a loss to the next.
-        takes_means: Whether a point of a loss is the mean of the steps since the one before, see
-            `WindowMeans`; else it is the loss of that step, see `SingleSteps`.
+
+    A sink may also have ``takes_means``: whether a point of a loss is the mean of the steps since
+    the one before, see `WindowMeans`. Without it a point is the loss of its step: `SingleSteps`.
     """
 
     name: str
     every_n_steps: int
-    takes_means: bool
 
     def open(self, first_step: int) -> int | None:
         """Makes the sink ready; called before everything else, until it succeeds once.
@@ -108,6 +108,7 @@ class Follower:
         # Sinks written before there were means and questions have neither.
         self._takes_means = getattr(sink, "takes_means", False)
         self._directory = directory
+        self._takes_means = bool(getattr(sink, "takes_means", False))
         self._poll_seconds = poll_seconds
         self._cursor = Cursor(directory, sink.name)
         self._first_step = 0

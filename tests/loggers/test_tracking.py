@@ -257,7 +257,6 @@ def test_a_sink_that_is_away_does_not_stop_the_loop(
 ) -> None:
     class Away:
         name = "Away"
-        takes_means = False
         every_n_steps = 1
 
         def open(self, first_step: int) -> None:

@@ -37,7 +37,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _done: set[str] = set()  # what `prepare` has set, so that it is not taken for the user's
 
 
-def prepare() -> None:
+def prepare(memory: bool = True) -> None:
     """Lets threads sleep while they wait, and the process keep the memory that it frees.
 
     - Threads without work sleep. By default they spin for a while: if other programs are running,
@@ -47,13 +47,16 @@ def prepare() -> None:
       gradients as new pages, which the kernel first fills with zeros. The process never shrinks.
 
     The first two have no effect once torch is imported, and are left out then.
+
+    Args:
+        memory: Keep freed memory.
     """
     if "torch" not in sys.modules:
         if chosen_by_user(WAITING) is None:
             _set("OMP_WAIT_POLICY", "PASSIVE")
         if chosen_by_user(THREADS) is None and usable_cores() < _affinity():
             _set("OMP_NUM_THREADS", str(usable_cores()))
-    if chosen_by_user(ALLOCATOR) is None and _keep_freed_memory():
+    if memory and chosen_by_user(ALLOCATOR) is None and _keep_freed_memory():
         _done.add("memory")
 
 
@@ -70,6 +73,11 @@ def worthwhile_threads(flops: float) -> int:
 def chosen_by_user(names: Sequence[str]) -> str | None:
     """The first of these environment variables that the user has set."""
     return next((name for name in names if name in os.environ and name not in _done), None)
+
+
+def user_environment() -> dict[str, str]:
+    """The environment without what `prepare` has set."""
+    return {name: value for name, value in os.environ.items() if name not in _done}
 
 
 def describe(threads: int) -> str:

@@ -3,12 +3,14 @@
     python tools/bench_train.py                      # all rows that this machine can run
     python tools/bench_train.py --json figures.json
     python tools/bench_train.py --group bf16 --batch 1
+    python tools/bench_train.py --contended          # on idle and on busy cores
     python tools/bench_train.py --trace step.json    # profile some steps instead
 
 Every variant trains the same networks on the same drawn pairs. Rounds of all variants alternate
 within one process, so that a ratio compares like with like; peak memory is that of a process of its
 own for each variant. Figures are written after each group of variants, which takes under four
-minutes. `step_variants` has the steps, `step_floor` what none of them can beat.
+minutes. `step_variants` has the steps, `step_floor` what none of them can beat, `cpu_rows` what
+is measured on a CPU alone.
 """
 
 from __future__ import annotations
@@ -24,16 +26,25 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from nectargan import cpu
+
+if __name__ == "__main__":
+    cpu.prepare()  # as nectargan-train does, before torch is imported
+
 import click
 import torch
 from benchmarking import LeftOut, Row, interleaved, machine, peak_memory, show, write
-from step_floor import best_of, floor
+from cpu_rows import contended_rows, original_rows, work
+from step_floor import best_of, floor, matmul_rate
 from step_variants import Loop, Setting, Stepper, Variant, is_installed
 
 from nectargan.dataset.synthetic import synthesize
+from nectargan.trainers.memory import needed_memory
 
-# What can be measured, in this order; "full" is 200 epochs with the full record.
-GROUPS = ("fp32", "bf16", "compile", "start", "full")
+# What can be measured, in this order; "original" is the step of v0.2.3, "full" is 200 epochs with
+# the full record.
+GROUPS = ("fp32", "original", "contended", "bf16", "compile", "start", "full")
+ON_A_CPU = ("original", "contended")
 # The records of each way to make a step; the first is what others are compared with.
 MODES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     "fp32": [("fp32", "eager", ("plain", "none", "csv", "sinks"))],
@@ -69,6 +80,8 @@ def without_sinks() -> str | None:
 
 def obstacle(group: str, setting: Setting) -> str | None:
     """Why this machine cannot measure a group."""
+    if group in ON_A_CPU:
+        return None if setting.device.type == "cpu" else "it is for a CPU"
     tiny = group == "full" and setting.small
     on_any_device = group in ("fp32", "start") or tiny
     return None if on_any_device or setting.device.type == "cuda" else "there is no CUDA device"
@@ -113,6 +126,10 @@ def measure(
             "images_per_second": 1000 * variant.batch / row.median,
             "floor": f"{1000 * least:.3g} ms: {parts}",
         }
+        if variant.record == "none" and setting.device.type == "cpu":
+            flops = needed_memory(setting.config(variant), "fp32").flops
+            rate = matmul_rate(setting.device, variant.precision)
+            row.details |= work(flops, row.median, rate)
         if time.perf_counter() < until:
             row.details["peak_memory_mib"] = memory_of(setting, variant) / 2**20
         else:
@@ -269,6 +286,7 @@ def trace(setting: Setting, path: Path) -> dict[str, int]:
 @click.option("--seconds", default=200.0, show_default=True, help="For each group, about.")
 @click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
 @click.option("--device", default=None, help="cpu or cuda; the best there is by default.")
+@click.option("--contended", is_flag=True, help="Only --group contended: idle and busy cores.")
 @click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Profile some steps.")
 @click.option("--quick", is_flag=True, help="Tiny networks and few pairs: to try the tool itself.")
 @click.option("--data", type=click.Path(path_type=Path), help="Pairs to use instead of drawn ones.")
@@ -281,6 +299,7 @@ def main(
     seconds: float,
     size: int,
     device: str | None,
+    contended: bool,
     trace_path: Path | None,
     quick: bool,
     data: Path | None,
@@ -303,6 +322,8 @@ def main(
             if place.type == "cuda" and any(waits.values()):
                 raise click.ClickException("a step waits for the device")
             return
+        if contended:
+            groups = ("contended",)
         run_groups(setting, groups, batches, rounds, seconds, json_path)
 
 
@@ -351,6 +372,9 @@ def measured(
     """The rows of a group, and what there was no time for."""
     if group == "start":
         return [start_row(setting)], []
+    if group in ON_A_CPU:
+        rows_of = original_rows if group == "original" else contended_rows
+        return rows_of(setting, rounds, seconds), []
     if group == "full":
         return [full_run_row(setting, seconds)], []
     members, reason = variants(group, batch), without_sinks()

@@ -27,7 +27,7 @@ def floor(config: Config, device: torch.device, precision: str) -> tuple[float, 
     networks = [build_generator(config), build_discriminator(config)]
     parameters = sum(p.numel() for network in networks for p in network.parameters())
     flops = _flops(config)
-    bandwidth, rate = _bandwidth(device), _matmul_rate(device, precision)
+    bandwidth, rate = _bandwidth(device), matmul_rate(device, precision)
     adam = 28 * parameters / bandwidth
     passes = max((14 if precision == "bf16" else 12) * parameters / bandwidth, flops / rate)
     return adam + passes, (
@@ -75,7 +75,8 @@ def _bandwidth(device: torch.device) -> float:
     return 2 * source.numel() * 4 / best_of(lambda: copy.copy_(source), device)
 
 
-def _matmul_rate(device: torch.device, precision: str) -> float:
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """Floating-point operations per second of a large matrix product."""
     side = 8192 if device.type == "cuda" else 2048
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matrix = torch.randn(side, side, device=device, dtype=dtype)

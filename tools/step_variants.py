@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -66,8 +66,8 @@ class Setting:
     device: torch.device
     small: bool
 
-    def config(self, variant: Variant) -> Config:
-        """The config of a variant: that of facades, on drawn pairs."""
+    def config(self, variant: Variant, further: Sequence[tuple[str, Any]] = ()) -> Config:
+        """The config of a variant: that of facades, on drawn pairs, with ``further`` options."""
         load = {"load_size": self.size * 286 // 256, "crop_size": self.size}
         overrides: list[tuple[str, Any]] = [
             ("common.device", str(self.device)),
@@ -85,7 +85,7 @@ class Setting:
         if self.small:
             overrides.append(("train.generator", {"features": 4, "n_downs": 2}))
             overrides.append(("train.discriminator", {"base_channels": 4, "n_layers": 1}))
-        return ConfigManager(None, overrides).data
+        return ConfigManager(None, [*overrides, *further]).data
 
 
 class Loop:

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from nectargan import cpu
+from nectargan.config.config_manager import ConfigManager
+
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
@@ -39,8 +42,9 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_steps_are_compared_with_a_plain_loop_and_with_each_other(figures: Path) -> None:
     found = rows(figures / "train.json")
-    steps = {name: row for name, row in found.items() if row["unit"] == "ms a step"}
     at = "batch 2, fp32, eager: "
+    steps = {name: row for name, row in found.items() if name.startswith(at)}
+    steps = {name: row for name, row in steps.items() if row["unit"] == "ms a step"}
     assert {name.removeprefix(at): row["baseline"] for name, row in steps.items()} == {
         "plain reference loop": None,
         "our step, no hooks": at + "plain reference loop",
@@ -56,6 +60,46 @@ def test_the_steps_are_compared_with_a_plain_loop_and_with_each_other(figures: P
     assert found[at + "our step, no hooks, over the floor"]["median"] > 1
     assert found["start to first step, 400 images cached"]["median"] > 0
     assert found["2 epochs of 20 pairs, batch 1, full record"]["median"] > 0
+
+
+def test_the_step_beside_that_of_the_first_version(figures: Path) -> None:
+    found = rows(figures / "train.json")
+    at = "batch 1, fp32, D of two strides: "
+    original, ours = found[at + "the step of v0.2.3"], found[at + "our step"]
+    assert (ours["baseline"], ours["limit"]) == (at + "the step of v0.2.3", 0.55)
+    for row in (original, ours):
+        work, speed = row["details"]["gflop_per_step"], row["details"]["sgemm_gflops"]
+        share = 100 * work / speed / (row["median"] / 1000)
+        assert row["details"]["share_of_sgemm_%"] == pytest.approx(share)
+    # By hand, weights times pixels: 102,400 for G, three times, and 64,704 for D, eight times.
+    assert original["details"]["gflop_per_step"] == pytest.approx(
+        2 * 16 * (3 * 102_400 + 8 * 64_704) / 1e9
+    )
+
+
+def test_busy_cores_and_idle_ones(figures: Path) -> None:
+    found = rows(figures / "train.json")
+    for loops in ("no", cpu.usable_cores()):
+        at = f"the demo's step, {loops} busy loops: "
+        defaults = found[at + "torch's defaults"]
+        for name in ("as nectargan-train sets them", "one thread"):
+            assert found[at + name]["baseline"] == defaults["name"]
+            assert found[at + name]["ratio"] > 0
+
+
+@pytest.mark.usefixtures("tools")
+def test_the_rebuilt_step_is_that_of_the_first_version() -> None:
+    """As many parameters as there; and a step can be made."""
+    from original_step import Discriminator, Generator, original_step
+
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (Generator(64, 6), Discriminator(64))]
+    assert sizes == [54_404_675, 665_665]
+    small: list[tuple[str, Any]] = [
+        ("dataloader.load", {"crop_size": 16, "load_size": 16}),
+        ("train.generator", {"features": 2, "n_downs": 1}),
+        ("train.discriminator.base_channels", 2),
+    ]
+    original_step(ConfigManager(None, small).data)()
 
 
 def test_what_needs_a_gpu_is_named_as_left_out(figures: Path) -> None:

@@ -108,7 +108,6 @@ class Follower:
         # Sinks written before there were means and questions have neither.
         self._takes_means = getattr(sink, "takes_means", False)
         self._directory = directory
-        self._takes_means = bool(getattr(sink, "takes_means", False))
         self._poll_seconds = poll_seconds
         self._cursor = Cursor(directory, sink.name)
         self._first_step = 0

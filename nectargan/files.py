@@ -90,7 +90,11 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{secrets.token_hex(8)}{_PART}")
     # As public as any other file of this process. The umask belongs to the whole process, so
     # reading it, which means setting it, would change what other threads make meanwhile.
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except OSError as error:
+        error.filename = str(path)  # what the caller knows
+        raise
     try:
         yield part
         with part.open("rb+") as file:

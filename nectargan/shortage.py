@@ -1,15 +1,21 @@
-"""What a process can run out of - memory, room on a disk, open files, threads - and how the system
-and libraries say so."""
+"""What a process can run out of - memory, room on a disk, open files, threads, the workers that it
+started - and how the system and libraries say so."""
 
 from __future__ import annotations
 
 import errno
+import multiprocessing
+import os
 import re
+import sys
 from typing import Literal, NamedTuple
 
 from nectargan.errors import NectarGANError
 
-Kind = Literal["memory", "room", "files", "processes"]
+Kind = Literal["memory", "room", "files", "processes", "workers", "guard"]
+
+# A worker process ends so when it is about to do the work of the main one; see `no_worker`.
+IMPORTED_ANEW = 113
 
 _OF_ERRNO: dict[int | None, Kind] = {
     errno.ENOMEM: "memory",
@@ -23,6 +29,8 @@ _OF_ERRNO: dict[int | None, Kind] = {
 }
 # What is said in the texts of other errors: RuntimeError of torch, ImportError of the linker.
 _OF_TEXT: tuple[tuple[Kind, str], ...] = (
+    ("guard", rf"DataLoader worker .*exit code {IMPORTED_ANEW}\b"),
+    ("workers", r"DataLoader worker \(pid"),
     ("files", r"[Tt]oo many open files"),
     ("room", r"No space left on device|No usable temporary directory|File too large"),
     ("processes", r"can't start new thread|Resource temporarily unavailable"),
@@ -39,6 +47,8 @@ _TOLD = {
     "room": "There is no room to write a file",
     "files": "Too many files are open",
     "processes": "No more threads or processes can be started",
+    "workers": "A worker process that reads images ended unexpectedly",
+    "guard": "A worker process, which begins with the script anew, came upon the training in it",
 }
 
 
@@ -64,10 +74,11 @@ def shortage_of(error: BaseException | None, place: object = None) -> Shortage |
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        kind = _kind_of(error)
+        kind, cause = _kind_of(error), error.__cause__ or error.__context__
+        if kind == "workers" and (found := shortage_of(cause, place)):
+            return found  # which says how it ended
         if kind is not None:
             return Shortage(kind, _told(kind, error, place))
-        cause = error.__cause__ or error.__context__
         if isinstance(error, NectarGANError) and cause is not None:
             found = shortage_of(cause, place)
             if found is None or found.kind == "memory":
@@ -82,9 +93,24 @@ def _kind_of(error: BaseException) -> Kind | None:
         return "memory"
     if isinstance(error, OSError) and error.errno in _OF_ERRNO:
         return _OF_ERRNO[error.errno]
+    ended = re.search(r"DataLoader worker .* exit code (\d+)", str(error))
+    if ended and int(ended[1]) in _OF_ERRNO:
+        return _OF_ERRNO[int(ended[1])]  # see `nectargan.dataset.workers`
     if isinstance(error, (OSError, RuntimeError, ImportError)):
         return next((kind for kind, text in _OF_TEXT if re.search(text, str(error))), None)
     return None
+
+
+def no_worker() -> None:
+    """Ends a worker process that is being started and runs the main script to have its names, where
+    processes are spawned. Without a guard the script would train once more in it, which is what
+    this is called before."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # Not by SystemExit, of which a fork server makes exit code 1.
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(IMPORTED_ANEW)
 
 
 def _told(kind: Kind, error: BaseException, place: object) -> str:
@@ -94,7 +120,8 @@ def _told(kind: Kind, error: BaseException, place: object) -> str:
     if kind == "room" and isinstance(error, OSError) and error.strerror:
         place = error.filename or place
         return f"{repr(str(place)) if place else 'A file'} cannot be written: {error.strerror}"
-    return _TOLD[kind]
+    signal = re.search(r"is killed by signal: (\w+)", str(error))
+    return f"{_TOLD[kind]} ({signal[1]})" if signal else _TOLD[kind]
 
 
 def _readable(number: float, unit: str) -> str:

@@ -113,6 +113,8 @@ def run_program(main: Any, *args: Any, **kwargs: Any) -> Any:
     if sys.stdout is sys.__stdout__:
         # At its end, too, when the interpreter closes what is left.
         sys.unraisablehook = _log_unraisable
+        # What nobody handles would be printed.
+        logging.getLogger().addHandler(logging.NullHandler())
     guard_streams()
     try:
         return main(*args, **kwargs)

@@ -8,9 +8,8 @@ however many workers read them.
 from __future__ import annotations
 
 import logging
-import sys
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import TracebackType
 from typing import cast
 
 import numpy as np
@@ -21,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from nectargan.dataset.cache import Place, fill
 from nectargan.dataset.crops import cut
 from nectargan.dataset.paired_dataset import PairedDataset, normalize
+from nectargan.dataset.workers import Workers, init_worker
 from nectargan.errors import DataError
-from nectargan.interrupts import ignore_signals
 
 Pair = tuple[Tensor, Tensor]
 _Read = tuple[Tensor, dict[int, str]]
@@ -74,7 +73,7 @@ class PairLoader:
         self._skip_bad = skip_bad
         self._bad: dict[int, str] = {}
         self._images: Tensor | None = None
-        self._workers: _Workers | None = None
+        self._reader: _Reader | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -130,11 +129,11 @@ class PairLoader:
         """uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device, and which places of the
         batch they are, if some are left out."""
         if self.cache == "off":
-            if self._workers is None:
-                self._workers = _Workers(self.dataset, self._num_workers, self._device)
+            if self._reader is None:
+                self._reader = _Reader(self.dataset, self._num_workers, self._device)
             batches = self._batches(order)
             for indices, (images, problems) in zip(
-                batches, self._workers.read(batches), strict=True
+                batches, self._reader.read(batches), strict=True
             ):
                 self._meet({int(indices[place]): text for place, text in problems.items()})
                 yield self._to_device(images), _others(len(indices), problems)
@@ -186,11 +185,13 @@ class PairLoader:
         return tensor.to(self._device, non_blocking=self._pins)
 
 
-class _Workers:
+class _Reader:
     """Reads batches from the files, ahead of time in worker processes if there are any."""
 
     def __init__(self, dataset: PairedDataset, num_workers: int, device: torch.device) -> None:
         self._batches: list[list[int]] = []
+        self._workers = Workers()
+        self._is_new = True
         self._loader = DataLoader(
             _Decoded(dataset),
             batch_sampler=self._batches,
@@ -206,7 +207,14 @@ class _Workers:
 
     def read(self, batches: tuple[Tensor, ...]) -> Iterator[_Read]:
         self._batches[:] = [indices.tolist() for indices in batches]
-        return iter(self._loader)
+        iterator = self._workers.start(lambda: iter(self._loader))
+        if self._loader.num_workers and self._is_new:
+            # Among garbage that refers to itself, as after an error, its queues would be closed
+            # before it could use them to end the workers.
+            weakref.finalize(self, iterator._shutdown_workers)  # type: ignore[attr-defined]
+            self._is_new = False
+        with self._workers.explained():
+            yield from iterator
 
 
 class _Decoded(Dataset[Tensor | str]):
@@ -241,22 +249,3 @@ def _others(count: int, places: Collection[int]) -> Tensor | None:
     if not places:
         return None
     return torch.tensor([place for place in range(count) if place not in places], dtype=torch.long)
-
-
-def init_worker(worker_id: int) -> None:
-    """A `worker_init_fn`: signals are the main process's business, which then ends its workers.
-
-    Needs no seeding: the workers draw nothing.
-    """
-    ignore_signals()
-    torch.set_num_threads(1)
-    sys.excepthook = _report_unless_abandoned
-
-
-def _report_unless_abandoned(
-    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    """Leaves out what a worker's threads say when the main process ends in the middle of a batch;
-    errors of the data itself are raised in the main process by torch."""
-    if not issubclass(kind, ConnectionError):
-        sys.__excepthook__(kind, error, traceback)

@@ -150,6 +150,14 @@ class Tracker:
         self._tagged = 0
 
     def __enter__(self) -> Tracker:
+        try:
+            self._open()
+        except BaseException as error:
+            self._close(error)
+            raise
+        return self
+
+    def _open(self) -> None:
         if self._csv:
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -166,7 +174,15 @@ class Tracker:
         self._handle = self._manager.register_hook(self._recorder)
         for follower in self._followers:
             follower.start()
-        return self
+
+    def _close(self, error: BaseException | None) -> None:
+        """Takes no more rows, and has the followers send what there is."""
+        if self._handle is not None:
+            self._handle.remove()
+        for ledger in self._ledgers():
+            ledger.close()
+        for follower in self._followers:
+            follower.finish(status_of(error), reason_of(error))
 
     def _open_ledgers(self) -> None:
         self._losses = Ledger(self.directory / LOSSES_FILE, LossRow, self._go_on)
@@ -230,7 +246,6 @@ class Tracker:
     ) -> None:
         try:
             with uninterrupted():
-                self._handle.remove()
                 try:
                     self._recorder.flush()
                     if error is None:
@@ -240,10 +255,7 @@ class Tracker:
                     error = error or failure
                     raise
                 finally:
-                    for ledger in self._ledgers():
-                        ledger.close()
-                    for follower in self._followers:
-                        follower.finish(status_of(error), reason_of(error))
+                    self._close(error)
         except (KeyboardInterrupt, SystemExit) as interrupt:
             error = interrupt
             raise

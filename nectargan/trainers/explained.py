@@ -16,6 +16,8 @@ from nectargan.shortage import Kind, shortage_of
 from nectargan.trainers.checkpoint import list_checkpoints
 from nectargan.trainers.memory import WHAT_TO_LOWER, Need, gib, sizes_of
 
+_GUARD = "'if __name__ == \"__main__\":'"
+
 
 @contextmanager
 def shortages_explained(
@@ -65,6 +67,8 @@ def _advice(kind: Kind, config: Config, device: torch.device, need: Need) -> str
         "room": "make room",
         "files": f"allow more than {_most_files()} open files (ulimit -n)",
         "processes": "allow more of them (ulimit -u), lower dataloader.num_workers",
+        "workers": "lower dataloader.num_workers",
+        "guard": f"put what it does below {_GUARD}",
     }[kind]
 
 

@@ -21,6 +21,7 @@ from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.interrupts import uninterrupted
 from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
+from nectargan.shortage import no_worker
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import (
@@ -91,6 +92,7 @@ class Trainer(ABC):
     directory: Path
 
     def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
+        no_worker()
         self.config = resolve_losses(config if resumption is None else resumption.config)
         self.store = choose_store(self.config, resumption)
         self.device = resolve_device(self.config.common.device)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +20,12 @@ from nectargan.trainers.checkpoint import load_last
 resource = pytest.importorskip("resource", reason="limits of POSIX")
 
 
-def train(*arguments: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
+def train(
+    *arguments: str, limit: int | None = None, what: int = resource.RLIMIT_FSIZE
+) -> subprocess.CompletedProcess[str]:
     def set_limit() -> None:
         if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            resource.setrlimit(what, (limit, limit))
 
     return subprocess.run(
         [sys.executable, "-m", "nectargan.cli.train", *arguments],
@@ -75,6 +79,63 @@ def test_event_files_that_do_not_fit(config_file: Path) -> None:
     assert "Traceback" not in done.stderr
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("Error: '")
+
+
+@pytest.fixture(scope="module")
+def with_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database, which takes seconds to make and more room than a small disk has."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.mark.parametrize("limit", [9_000, 40_000, 100_000])
+def test_on_a_full_disk_only_our_sentences_are_printed(
+    config_file: Path, with_database: Path, limit: int
+) -> None:
+    """SQLite, MLflow and TensorBoard have tracebacks to tell; they are in the run directory."""
+    shutil.copy(with_database, config_file.parent / "mlflow.db")
+    flags = ["--set", "logging.tensorboard.enable=true", "--set", "logging.mlflow.enable=true"]
+    flags += ["--mlflow-uri", f"sqlite:///{config_file.parent / 'mlflow.db'}"]
+    done = train("-c", str(config_file), *flags, "--set", "logging.drain_seconds=3", limit=limit)
+    *warnings, error = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert error.startswith("Error: ")
+    assert error.endswith("make room and start again.")
+    assert warnings
+    ours = r"(MLflow|TensorBoard) (is behind: .*|is back|did not get everything, which the CSV .*)"
+    assert [line for line in warnings if not re.fullmatch(ours, line)] == []
+    assert "SQL" not in "".join(warnings)
+    (run,) = (config_file.parent / "runs").iterdir()
+    assert read_status(run)[0] == "FAILED"
+    assert "Traceback" in (run / "sinks.log").read_text()
+
+
+@pytest.mark.parametrize("limit", [7, 12, 18])
+def test_too_few_open_files(config_file: Path, limit: int) -> None:
+    flags = ["--set", "logging.tensorboard.enable=true", "--set", "logging.drain_seconds=1"]
+    flags += ["--set", "dataloader.cache=off", "--set", "dataloader.num_workers=2"]
+    done = train("-c", str(config_file), *flags, limit=limit, what=resource.RLIMIT_NOFILE)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert error.endswith(f"allow more than {limit} open files (ulimit -n) and start again.")
+    (run,) = (config_file.parent / "runs").iterdir()
+    assert read_status(run)[0] == "FAILED"
+
+
+def test_too_little_memory(config_file: Path) -> None:
+    """For a step, in a process that may not have more."""
+    flags = ["--set", "dataloader.batch_size=6", "--set", "dataloader.load.crop_size=1024"]
+    flags += ["--set", "dataloader.load.load_size=1024"]
+    done = train("-c", str(config_file), *flags, limit=2 << 30, what=resource.RLIMIT_AS)
+    assert done.returncode == 2, done.stderr
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("Error: Out of memory: ")
+    assert "parameters, batches of 6 pairs of 1024 x 1024 pixels); lower dataloader." in error
 
 
 def test_a_full_disk_leaves_the_true_status(config_file: Path) -> None:

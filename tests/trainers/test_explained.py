@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +18,7 @@ from nectargan.config.schema import Config
 from nectargan.errors import RunError
 from nectargan.loggers.run_directory import read_status
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from tests.processes import PATIENCE
 
 
 class Huge(nn.Module):
@@ -60,3 +66,56 @@ def test_out_of_memory_in_a_step(tiny: Callable[..., Config], steps: int, again:
     sentence = str(raised.value)
     assert re.fullmatch(f"{SIZES} and {again}" r"\.", sentence)
     assert read_status(trainer.directory) == ("FAILED", f"RunError: {sentence}")
+
+
+class KillsAWorker:
+    """A display that kills a process, as the system does when memory is short."""
+
+    def start(self, *_: object) -> None:
+        pass
+
+    def step(self, *_: object) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    def epoch_end(self, *_: object) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_worker_that_is_killed(tiny: Callable[..., Config]) -> None:
+    options: dict[str, object] = {"dataloader__num_workers": 1, "dataloader__cache": "off"}
+    trainer = Pix2pixTrainer(tiny(**options, train__generator__learning_rate__epochs=50))
+    with pytest.raises(RunError) as raised:
+        trainer.train(KillsAWorker())  # type: ignore[arg-type]
+    assert str(raised.value) == (
+        "A worker process that reads images ended unexpectedly (SIGKILL); lower "
+        "dataloader.num_workers and start again."
+    )
+    assert read_status(trainer.directory)[0] == "FAILED"
+
+
+def test_a_script_without_a_guard(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    """Where processes are spawned, a worker runs the script once more, and must not train."""
+    config = tiny(dataloader__num_workers=2, dataloader__cache="off")
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from nectargan.config.config_manager import ConfigManager\n"
+        "from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer\n"
+        "multiprocessing.set_start_method('spawn', force=True)\n"
+        f"Pix2pixTrainer(ConfigManager({str(tmp_path / 'config.json')!r}).data).train()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "nectargan.errors.RunError: A worker process, which begins with the script anew, came upon "
+        "the training in it; put what it does below 'if __name__ == \"__main__\":' and start again."
+    )
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny_v1"]

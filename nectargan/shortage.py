@@ -75,8 +75,6 @@ def shortage_of(error: BaseException | None, place: object = None) -> Shortage |
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         kind, cause = _kind_of(error), error.__cause__ or error.__context__
-        if kind == "workers" and (found := shortage_of(cause, place)):
-            return found  # which says how it ended
         if kind is not None:
             return Shortage(kind, _told(kind, error, place))
         if isinstance(error, NectarGANError) and cause is not None:

@@ -251,7 +251,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "bad" / "losses.csv").write_text("step,epoch,time,loss,raw,weight,weighted\n1,2\n")
     (tmp_path / "out.csv").write_text("old")
     with pytest.raises(RunError, match="damaged"):
-        export_losses([tmp_path / "r", tmp_path / "bad"], tmp_path / "out.csv")
+        export_losses([tmp_path / "bad"], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "out.csv", "r"]
     with pytest.raises(RunError, match="cannot be written"):

@@ -287,7 +287,7 @@ CASES = [
     # Numbers that no machine can hold.
     Case("a trillion epochs", flags("--epochs", f"{10**12}"), "1 to 100000 are allowed"),
     Case("two phases too long", option("train.generator.learning_rate", LONG), "at most 100000"),
-    Case("a trillion pairs a step", flags("--batch-size", f"{10**12}"), "dataloader.batch_size"),
+    Case("a trillion pairs a step", flags("--batch-size", f"{10**12}"), "--batch-size"),
     Case("a device index past a byte", flags("--device", "cuda:999"), "torch sees 0 CUDA devices"),
     Case("a device index that wraps", flags("--device", "cuda:256"), "torch sees"),
     Case("a device index past an int", flags("--device", f"cuda:{10**20}"), "'cuda:N'"),

@@ -266,4 +266,5 @@ def test_a_program_for_any_size_can_be_exported() -> None:
     images = image(1, 3, 32, 32)
     program = torch.export.export(generator, (images,), dynamic_shapes=({2: 8 * side},))
     taller = image(1, 3, 48, 32)
-    assert torch.equal(program.module()(taller), generator(taller))
+    # A CPU computes deep levels by other products than the program has.
+    torch.testing.assert_close(program.module()(taller), generator(taller), rtol=1e-4, atol=1e-6)

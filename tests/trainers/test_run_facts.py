@@ -56,6 +56,7 @@ def test_the_best_generator_is_a_model_from_images_to_images(
     config = tiny(
         train__generator__learning_rate={"epochs": 3, "epochs_decay": 0},
         logging__mlflow={"enable": True, "register_model": "negatives"},
+        logging__drain_seconds=PATIENCE,
     )
     before = mlflow.get_tracking_uri()
     run = Pix2pixTrainer(config).train()

@@ -38,7 +38,7 @@ class HalvingConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         height, width = x.shape[-2:]
-        if height % 2 or width % 2 or not _product_is_faster(x, len(x) * (height * width // 4)):
+        if height % 2 or width % 2 or not _product_is_faster(x, x.shape[0] * (height * width // 4)):
             return super().forward(x)
         output: Tensor = _HalvingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return output if self.bias is None else output + self.bias[:, None, None]

@@ -155,7 +155,7 @@ def test_a_command_that_only_prints_ends_quietly(run: Run, config_file: Path) ->
     expected = [(_closed_pipe, command, 141, "") for command in commands]
     if Path("/dev/full").exists():
         told = "Error: Standard output cannot be written: No space left on device.\n"
-        expected += [(_full_device, command, 2, told) for command in commands[-1:]]
+        expected += [(_full_device, command, 2, told) for command in commands[-2:]]
     for lost, command, code, told in expected:
         gone = lost()
         try:

@@ -110,8 +110,8 @@ def test_on_a_full_disk_only_our_sentences_are_printed(
     assert "SQL" not in "".join(warnings)
     (run,) = (config_file.parent / "runs").iterdir()
     assert read_status(run)[0] == "FAILED"
-    # Where even the log finds no room there is none.
-    if (run / "sinks.log").exists():
+    # The run may end before a sink has met the full disk.
+    if any("is behind" in line for line in warnings):
         assert "Traceback" in (run / "sinks.log").read_text()
 
 

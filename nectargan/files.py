@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 _PART = ".part"
@@ -170,3 +170,15 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def append_whole(file: FileIO, data: bytes | memoryview) -> None:
+    """Writes at the end of an unbuffered file, everything or nothing; raises OSError."""
+    end, rest = file.tell(), memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        file.seek(end)
+        raise

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.cgroups import cpu_quota
+from nectargan.cgroups import cpu_quota, memory_limit
+
+
+def write_groups(folder: Path, groups: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """Control groups as Linux shows them: their root, and the file that says which are ours."""
+    root, own = folder / "fs", folder / "cgroup"
+    own.write_text(groups)
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    return root, own
 
 
 @pytest.mark.parametrize(
@@ -30,13 +40,25 @@ from nectargan.cgroups import cpu_quota
 def test_the_quota_of_a_control_group(
     tmp_path: Path, groups: str, files: dict[str, str], cores: float
 ) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text(groups)
-    for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    assert cpu_quota(tmp_path / "fs", own) == cores
+    assert cpu_quota(*write_groups(tmp_path, groups, files)) == cores
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "500", "a/b/memory.max": "max"}, 500),
+        ("0::/a/b\n", {"a/memory.max": "500", "a/b/memory.max": "300"}, 300),
+        ("0::/\n", {"memory.max": "700"}, 700),
+        ("4:memory:/x\n1:cpu:/y\n", {"memory/x/memory.limit_in_bytes": "900"}, 900),
+        ("0::/a\n", {}, math.inf),
+    ],
+)
+def test_the_memory_of_a_control_group(
+    tmp_path: Path, groups: str, files: dict[str, str], limit: float
+) -> None:
+    assert memory_limit(*write_groups(tmp_path, groups, files)) == limit
 
 
 def test_without_control_groups(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path, tmp_path / "none") == math.inf
+    assert memory_limit(tmp_path, tmp_path / "none") == math.inf

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nectargan.files import append_whole
+
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\..*")
 
 
@@ -69,14 +71,7 @@ class EventFile:
         for event in events:
             event.wall_time = event.wall_time or usual
             writer.write(event.SerializeToString())
-        end, rest = self._file.tell(), records.getbuffer()
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            self._file.truncate(end)
-            self._file.seek(end)
-            raise
+        append_whole(self._file, records.getbuffer())
         self._last = max(usual, *given) if given else usual
 
     def close(self) -> None:

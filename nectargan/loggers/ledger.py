@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from nectargan.errors import RunError
-from nectargan.files import open_regular, replacing
+from nectargan.files import append_whole, open_regular, replacing
 
 LOSSES_FILE = "losses.csv"
 METRICS_FILE = "metrics.csv"
@@ -142,14 +142,7 @@ class Ledger:
         )
 
     def _write(self, data: bytes) -> None:
-        end, rest = self._file.tell(), memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            self._file.truncate(end)
-            self._file.seek(end)
-            raise
+        append_whole(self._file, data)
         self._digest.update(data)
 
     @property

@@ -16,7 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 from nectargan.config.schema import Config
-from tests.bad_inputs.test_bad_inputs import base, tree
+from tests.bad_inputs.test_bad_inputs import config_with, tree
 from tests.conftest import draw_pairs
 
 if sys.platform == "win32":
@@ -96,15 +96,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("key", "value"), CASES, ids=[f"{key}={json.dumps(value)[:20]}" for key, value in CASES]
 )
 def test_a_wrong_value_is_named_with_its_option(folder: Path, key: str, value: Any) -> None:
-    config = base(folder)
-    section = config
-    *path, last = key.split(".")
-    for name in path:
-        section = section.setdefault(name, {})
-    section[last] = value
-    (folder / "c.json").write_text(json.dumps(config))
+    arguments = config_with(key, value)(folder)
     before = tree(folder)
-    ended = run_forked(["train", "-c", "c.json"], folder)
+    ended = run_forked(arguments, folder)
     assert ended.code == 2, ended
     assert "Traceback" not in ended.err
     assert ended.err.startswith("Error: ")

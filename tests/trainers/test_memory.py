@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nectargan import cgroups
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
@@ -70,28 +68,6 @@ def test_a_run_that_cannot_fit_is_refused_with_both_figures(tiny: Make) -> None:
     assert f"this machine has {memory_limit(CPU) / 2**30:,.0f}"[:20] in said
     assert "lower dataloader.batch_size" in said
     check_memory(needed_memory(tiny(), "fp32"), tiny(), CPU)
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "limit"),
-    [
-        ("0::/a/b\n", {"a/memory.max": "500", "a/b/memory.max": "max"}, 500),
-        ("0::/a/b\n", {"a/memory.max": "500", "a/b/memory.max": "300"}, 300),
-        ("0::/\n", {"memory.max": "700"}, 700),
-        ("4:memory:/x\n1:cpu:/y\n", {"memory/x/memory.limit_in_bytes": "900"}, 900),
-        ("0::/a\n", {}, float("inf")),
-    ],
-)
-def test_the_limit_of_a_control_group(
-    tmp_path: Path, groups: str, files: dict[str, str], limit: float
-) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text(groups)
-    for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    assert cgroups.memory_limit(tmp_path / "fs", own) == limit
-    assert cgroups.memory_limit(tmp_path / "fs", tmp_path / "none") == float("inf")
 
 
 def test_the_operations_of_a_step() -> None:

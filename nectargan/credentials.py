@@ -37,7 +37,10 @@ TRACKING_URIS = (
 )
 # Shorter words, and these, would be found in texts by chance.
 _SHORTEST_WORD = 4
-_COMMON = {"http", "https", "user", "username", "password", "host", "database"}
+_COMMON = {
+    *("http", "https", "sqlite", "pysqlite", "postgresql", "mysql", "mssql", "databricks"),
+    *("user", "username", "password", "host", "database", "mlflow"),
+}
 
 # What this process was given: each address with what is shown of it, and the words of the rest.
 _known: dict[str, str] = {}

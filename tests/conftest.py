@@ -46,7 +46,7 @@ def _no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if processes.children() - before:
         # The traceback of an error that was expected holds a loader, and so its workers.
         gc.collect()
-    left = processes.end(processes.children() - before, grace=0 if has_failed else 30)
+    left = processes.end(processes.started_since(before), grace=0 if has_failed else 30)
     assert has_failed or not left, f"processes were left: {left}"
 
 

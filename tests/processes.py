@@ -57,6 +57,17 @@ def children() -> set[psutil.Process]:
     return {each for each in psutil.Process().children(recursive=True) if not _is_helper(each)}
 
 
+def started_since(before: set[psutil.Process]) -> set[psutil.Process]:
+    """The processes below this one that are new, but for those of older ones: a browser that is
+    shared by tests starts helpers when it likes."""
+    new = set()
+    for process in children() - before:
+        with suppress(psutil.Error):
+            if not before.intersection(process.parents()):
+                new.add(process)
+    return new
+
+
 def _is_helper(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return "multiprocessing.resource_tracker" in " ".join(process.cmdline())

@@ -115,6 +115,8 @@ def run_program(main: Any, *args: Any, **kwargs: Any) -> Any:
         sys.unraisablehook = _log_unraisable
         # What nobody handles would be printed.
         logging.getLogger().addHandler(logging.NullHandler())
+        # It prints a traceback of its own for a library that it can do without.
+        logging.getLogger("torch.autograd.profiler").setLevel(logging.CRITICAL)
     guard_streams()
     try:
         return main(*args, **kwargs)

@@ -108,6 +108,7 @@ class LiveDisplay:
         """Begins to draw."""
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._drawn = 0.0
+        self._rows: Mapping[str, LossRow] = {}
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(),
@@ -127,12 +128,13 @@ class LiveDisplay:
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
         """Moves the bar, a few times a second at most."""
+        self._rows = losses
         now = time.monotonic()
         if now - self._drawn < _REFRESH_SECONDS:
             return
         self._drawn = now
         self._bar.update(self._task, completed=step, epoch=epoch)
-        self._losses.plain = printable(losses_line(losses))
+        self._show_losses()
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Prints the epoch above the bar."""
@@ -141,6 +143,10 @@ class LiveDisplay:
         speed = f"{metrics['time/images_per_second']:.1f} images/s"
         done = epoch * self._steps_per_epoch
         self._bar.update(self._task, completed=done, epoch=epoch, speed=speed)
+        self._show_losses()  # an epoch may be shorter than the time from one drawing to the next
+
+    def _show_losses(self) -> None:
+        self._losses.plain = printable(losses_line(self._rows))
 
     def stop(self) -> None:
         """Leaves the terminal as it was."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nectargan import credentials
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from tests import processes
@@ -64,6 +65,13 @@ def _nothing_of_the_user(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of an address are hidden for the rest of a process."""
+    monkeypatch.setattr(credentials, "_known", {})
+    monkeypatch.setattr(credentials, "_secret_words", set())
 
 
 @pytest.fixture(scope="session")

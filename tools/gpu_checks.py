@@ -122,6 +122,8 @@ def run(check: Check, seconds: float, scratch: Path) -> tuple[Result, dict[str, 
     began = time.perf_counter()
     code, output = in_time(command, seconds)
     result = judged(check.name, code, output, time.perf_counter() - began)
+    if result.status == FAILED:
+        click.echo(output)
     return result, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 

@@ -16,10 +16,10 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.credentials import public_address, public_argument, without_credentials
 from nectargan.errors import ConfigError, RunError
-from nectargan.loggers.mlflow_client import check_reachable
-from nectargan.trainers.checkpoint import load_last
+from nectargan.loggers.mlflow.client import check_reachable
+from nectargan.runs.checkpoint import load_last
+from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
 from tests.loggers.gate import gate_to
 from tests.loggers.test_mlflow import Server, only_run, server
 from tests.processes import PATIENCE

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nectargan.build import resolve_losses
 from nectargan.config.config_manager import ConfigManager
-from nectargan.trainers.components import resolve_losses
 from tests.documents import ROOT, blocks_of, run_blocks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from bench_logging import NAMES, run_child, write_ledger
 from benchmarking import Row, report
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, MetricRow
-from nectargan.loggers.loss_tags import write_loss_tags
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, MetricRow
+from nectargan.record.loss_tags import write_loss_tags
 
 COUNT = click.IntRange(min=1)
 EPOCHS = 10

@@ -26,8 +26,8 @@ import pandas as pd
 import torch
 
 from nectargan.dataset.synthetic import synthesize
-from nectargan.loggers.run_directory import list_runs, read_status
-from nectargan.trainers.checkpoint import load_last
+from nectargan.record.run_directory import list_runs, read_status
+from nectargan.runs.checkpoint import load_last
 
 NAME = "crash"
 CONFIG: dict[str, Any] = {

@@ -19,9 +19,9 @@ from nectargan.config.schema import Config
 from nectargan.dataset.synthetic import synthesize
 from nectargan.errors import RunError
 from nectargan.losses.vgg import LAYERS
-from nectargan.trainers.checkpoint import list_checkpoints, load_last
+from nectargan.runs.checkpoint import list_checkpoints, load_last
+from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
 
 # 9 pairs in batches of 4: the last batch of an epoch is a smaller one.
 PAIRS, BATCH = 9, 4

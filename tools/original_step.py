@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nectargan.build import height_and_width
 from nectargan.config.schema import Config
-from nectargan.trainers.components import height_and_width
 
 
 def halving(nc_in: int, nc_out: int, norm: bool, activation: nn.Module) -> nn.Sequential:

@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional as F
 
 import nectargan
+from nectargan.build import height_and_width
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.lm_data import LMLoss, LossEvent
 from nectargan.losses.loss_manager import LossManager
-from nectargan.trainers.components import height_and_width
 from nectargan.trainers.devices import autocast
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 

@@ -22,8 +22,8 @@ from nectargan.analysis.sources import Run, RunDirectory, Source, open_sources, 
 from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
 from nectargan.files import is_stream, replacing
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
-from nectargan.loggers.loss_tags import LOSS_TAGS_FILE
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.record.loss_tags import LOSS_TAGS_FILE
 
 # What separates columns, by the end of a file's name; each may be followed by .gz.
 _SEPARATORS = {"": ",", ".csv": ",", ".txt": ",", ".tsv": "\t"}

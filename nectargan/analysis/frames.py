@@ -18,7 +18,7 @@ from nectargan.analysis.sources import (
 )
 from nectargan.analysis.tables import schema_of
 from nectargan.config.choices import LOWER_IS_BETTER
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
 
 EPOCH_LOSS = "epoch/loss/"
 # Where a frame of runs keeps which of its values are NaN and not missing, in ``attrs``.

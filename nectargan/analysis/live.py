@@ -11,8 +11,8 @@ from statistics import fmean
 from nectargan.analysis.run_list import current_status
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, read_blocks
-from nectargan.loggers.run_directory import (
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, LossRow, read_blocks
+from nectargan.record.run_directory import (
     CONFIG_FILE,
     STATUS_FILE,
     no_run_directory,

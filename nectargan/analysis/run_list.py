@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from nectargan.analysis.run_changes import changes_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
-from nectargan.loggers.cursor import Cursor, cursor_names
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
-from nectargan.loggers.mlflow_store import find_experiment, find_store
-from nectargan.loggers.mlflow_trouble import TroubleFinder
-from nectargan.loggers.run_directory import CONFIG_FILE, end_of, locked, read_status
+from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.mlflow.trouble import TroubleFinder
+from nectargan.record.cursor import Cursor, cursor_names
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
+from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, read_status
 from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:

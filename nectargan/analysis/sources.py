@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nectargan.analysis.tables import read_ledger
 from nectargan.errors import NectarGANError, RunError
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
-from nectargan.loggers.loss_tags import read_loss_tags
-from nectargan.loggers.run_directory import (
+from nectargan.output import printable
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.record.loss_tags import read_loss_tags
+from nectargan.record.run_directory import (
     CONFIG_FILE,
     is_locked,
     no_run_directory,
     read_status,
 )
-from nectargan.output import printable
 from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:

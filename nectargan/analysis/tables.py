@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, MetricRow, read_blocks
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, LossRow, MetricRow, read_blocks
 
 NUMBERS = ("raw", "weight", "weighted", "value")
 NAMES = ("loss", "metric")

@@ -16,13 +16,13 @@ from nectargan.analysis.sources import EVENT_FILES, MLFLOW, RunDirectory, read_c
 from nectargan.analysis.tables import schema_of
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE
-from nectargan.loggers.loss_tags import LOSS_TAGS_FILE, read_loss_tags
-from nectargan.loggers.mlflow_check import INFINITE
-from nectargan.loggers.mlflow_client import check_reachable, connect
-from nectargan.loggers.mlflow_store import DATABASE, TRACKING_URI, database_of, find_store
-from nectargan.loggers.run_directory import CONFIG_FILE
+from nectargan.loggers.mlflow.check import INFINITE
+from nectargan.loggers.mlflow.client import check_reachable, connect
+from nectargan.loggers.mlflow.store import DATABASE, TRACKING_URI, database_of, find_store
 from nectargan.output import printable
+from nectargan.record.ledger import LOSSES_FILE
+from nectargan.record.loss_tags import LOSS_TAGS_FILE, read_loss_tags
+from nectargan.record.run_directory import CONFIG_FILE
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nectargan.credentials import public_address
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import read_status
 from nectargan.shell import quoted
 from nectargan.trainers.lines import duration
 
@@ -41,7 +41,7 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
         told = best or f"no checkpoint of it was kept (save.keep_best={metric} keeps one)"
         yield _line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
     if usable.is_file():
-        yield _line("Use it", "from nectargan.trainers.checkpoint import load_generator")
+        yield _line("Use it", "from nectargan.runs.checkpoint import load_generator")
         yield _line("", f"generator = load_generator({_text(usable)})")
     logging = config.logging
     if logging.tensorboard.enable or logging.mlflow.enable:
@@ -65,7 +65,7 @@ def _text(path: Path) -> str:
 
 def _checkpoint_of(epoch: int, trainer: Trainer) -> Path | None:
     """The checkpoint of the best epoch, if it was kept."""
-    from nectargan.trainers.checkpoint import checkpoint_name
+    from nectargan.runs.checkpoint import checkpoint_name
 
     folder = trainer.directory / "checkpoints"
     best = folder / ("best.pt" if trainer.config.best_by else checkpoint_name(epoch))

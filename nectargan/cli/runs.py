@@ -55,7 +55,7 @@ def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
     MLflow is asked for every point; what it has is not sent again.
     """
     from nectargan.analysis.sources import runs_matching
-    from nectargan.trainers.sinks import synchronize
+    from nectargan.runs.sinks import synchronize
 
     found = runs_matching(run)
     for each in found:
@@ -73,8 +73,8 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
 
     MLflow keeps it among its deleted runs; 'mlflow gc' removes it from there.
     """
-    from nectargan.loggers.run_directory import read_status
-    from nectargan.trainers.relocation import remove_run
+    from nectargan.record.run_directory import read_status
+    from nectargan.runs.relocation import remove_run
 
     for run in runs:
         status = read_status(run)[0]
@@ -92,6 +92,6 @@ def mv(run: Path, new: Path) -> None:
 
     NEW is its new path. A name alone, without a slash, keeps it in the same directory.
     """
-    from nectargan.trainers.relocation import move_run
+    from nectargan.runs.relocation import move_run
 
     say(f"Moved {run} to {move_run(run, new)}.")

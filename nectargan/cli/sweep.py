@@ -18,8 +18,8 @@ from nectargan.shell import quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
-    from nectargan.trainers.sweep import Cell, Outcome, Resolve, Start
-    from nectargan.trainers.sweep_search import Search
+    from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start
+    from nectargan.sweeps.search import Search
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -89,16 +89,16 @@ class SweepOptions(NamedTuple):
 
 def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bool) -> None:
     """Checks all runs of a sweep, trains those that are not finished, shows how they compare."""
-    from nectargan.trainers.sweep_axes import parse_axes
+    from nectargan.sweeps.axes import parse_axes
 
     axes = parse_axes(options.sweep)
     try:
         if options.sweep_search is None:
-            from nectargan.trainers.sweep import grid
+            from nectargan.sweeps.grid import grid
 
             failed = _run_grid(grid(axes, resolve), options.metric, start, dry_run)
         else:
-            from nectargan.trainers.sweep_search import Search
+            from nectargan.sweeps.search import Search
 
             metric = options.metric or _METRICS[0]
             search = Search(axes, resolve, metric, options.sweep_storage)
@@ -113,7 +113,7 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
 
 def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: bool) -> int:
     """Runs a grid; returns how many of its runs failed."""
-    from nectargan.trainers.sweep import check_cells, find_run, run_cell
+    from nectargan.sweeps.grid import check_cells, find_run, run_cell
 
     check_cells(cells, wanted)
     metric = wanted or _METRICS[0]
@@ -134,7 +134,7 @@ def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: 
 
 def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run: bool) -> int:
     """Goes on with a search; returns how many runs of this process failed."""
-    from nectargan.trainers.sweep import check_cells
+    from nectargan.sweeps.grid import check_cells
 
     check_cells(search.corners, metric)
     if dry_run:
@@ -192,7 +192,7 @@ def _row_of(outcome: Outcome, metric: str) -> _Row:
 def _print_table(rows: Sequence[_Row], metric: str) -> None:
     from rich.table import Table
 
-    from nectargan.trainers.sweep_axes import short_names
+    from nectargan.sweeps.axes import short_names
 
     columns = short_names(list(rows[0].values)).values() if rows else ()
     table = Table(*columns, "status", f"best {metric}", "run")

@@ -27,8 +27,8 @@ from nectargan.wording import counted
 if TYPE_CHECKING:
     from nectargan.config.config_manager import ConfigManager, Override
     from nectargan.config.schema import Config
+    from nectargan.runs.resume import Resumption
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-    from nectargan.trainers.resumption import Resumption
 
 _INPUT, _TEXT = UserPath(is_pattern_too=True, as_text=True), UserPath(as_text=True)
 
@@ -199,9 +199,9 @@ def _resumption(
         return resolve(config), None
 
     from nectargan.analysis.sources import one_run
-    from nectargan.trainers.checkpoint import load_checkpoint, load_last
-    from nectargan.trainers.resumption import find_unfinished, resumption_of, run_directory_of
-    from nectargan.trainers.trust import check_trust
+    from nectargan.runs.checkpoint import load_checkpoint, load_last
+    from nectargan.runs.resume import find_unfinished, resumption_of, run_directory_of
+    from nectargan.runs.trust import check_trust
 
     place = Path() if resume == "auto" else one_run(resume)
     if resume == "auto":

@@ -24,8 +24,8 @@ from nectargan.cli.paths import INPUT
 from nectargan.cli.run_links import RunLinks
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
-from nectargan.loggers.artifact_places import follow_move
-from nectargan.loggers.mlflow_store import (
+from nectargan.loggers.mlflow.artifact_places import follow_move
+from nectargan.loggers.mlflow.store import (
     DEFAULT,
     Store,
     database_of,

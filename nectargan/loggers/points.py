@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nectargan.loggers.ledger import LossRow, MetricRow, read_blocks
+from nectargan.record.ledger import LossRow, MetricRow, read_blocks
 
 NONFINITE = "nonfinite/"
 """Series of how often a loss was NaN or infinite so far; only where points are means."""

@@ -14,10 +14,15 @@ from typing import Any, Protocol
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.interrupts import is_second, uninterrupted
-from nectargan.loggers.base import Follower, RunStatus, Sink
-from nectargan.loggers.clock import Clock
-from nectargan.loggers.epoch_means import epoch_means
-from nectargan.loggers.ledger import (
+from nectargan.loggers.follower import Follower, Sink
+from nectargan.loggers.mlflow.sink import MLflowSink
+from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.tensorboard.sink import TensorBoardSink
+from nectargan.losses.lm_data import LossEvent, check_series_name
+from nectargan.output import printable
+from nectargan.record.clock import Clock
+from nectargan.record.epoch_means import epoch_means
+from nectargan.record.ledger import (
     LOSSES_FILE,
     METRICS_FILE,
     Ledger,
@@ -25,15 +30,10 @@ from nectargan.loggers.ledger import (
     MetricRow,
     last_time,
 )
-from nectargan.loggers.loss_tags import write_loss_tags
-from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.mlflow_store import find_experiment, find_store
-from nectargan.loggers.nonfinite import NonFiniteWatch
-from nectargan.loggers.recorder import LossRecorder
-from nectargan.loggers.run_directory import locked, write_status
-from nectargan.loggers.tensorboard import TensorBoardSink
-from nectargan.losses.lm_data import LossEvent, check_series_name
-from nectargan.output import printable
+from nectargan.record.loss_tags import write_loss_tags
+from nectargan.record.nonfinite import NonFiniteWatch
+from nectargan.record.recorder import LossRecorder
+from nectargan.record.run_directory import RunStatus, locked, write_status
 from nectargan.shell import quoted
 
 _PATIENCE = 5.0
@@ -216,7 +216,7 @@ class Tracker:
 
     def epoch_means(self, first_step: int) -> dict[str, float]:
         """Mean raw value of each loss since ``first_step``, as far as it is on record; see
-        `nectargan.loggers.epoch_means`. Empty without a ledger."""
+        `nectargan.record.epoch_means`. Empty without a ledger."""
         if self._losses is None:
             return {}
         self._losses.require_untouched()

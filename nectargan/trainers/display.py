@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nectargan.loggers.ledger import LossRow
 from nectargan.output import make_console, printable, say
+from nectargan.record.ledger import LossRow
 from nectargan.trainers.lines import duration, losses_line, metrics_line
 from nectargan.trainers.trainer import Display
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nectargan.build import loss_weights, lr_schedules
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
 from nectargan.config.schema import Config, LearningRate, Save
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights
 from nectargan.scheduling.data import Schedule
-from nectargan.trainers.components import loss_weights, lr_schedules
 from nectargan.wording import counted
 
 _VGG = "G_VGG"

@@ -11,9 +11,9 @@ import torch
 
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
+from nectargan.runs.checkpoint import list_checkpoints
 from nectargan.shell import quoted
 from nectargan.shortage import Kind, shortage_of
-from nectargan.trainers.checkpoint import list_checkpoints
 from nectargan.trainers.memory import WHAT_TO_LOWER, Need, gib, sizes_of
 
 _GUARD = "'if __name__ == \"__main__\":'"

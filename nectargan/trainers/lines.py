@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nectargan.loggers.ledger import LossRow
+    from nectargan.record.ledger import LossRow
 
 _LABELS = {
     "val/l1": "l1",

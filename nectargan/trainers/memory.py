@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nectargan import cgroups
+from nectargan.build import build_discriminator, build_generator, height_and_width
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.trainers.components import build_discriminator, build_generator, height_and_width
 
 # float32: the weight, its gradient, and Adam's two moments.
 _BYTES_PER_PARAMETER = 16

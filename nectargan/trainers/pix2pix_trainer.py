@@ -11,33 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nectargan.config.schema import Config, PatchGAN, Unet
-from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
-from nectargan.loggers.histograms import save_histograms
-from nectargan.losses.pix2pix_objective import ADVERSARIAL
-from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.scheduling.scheduler_torch import TorchScheduler
-from nectargan.trainers.captured_step import CapturedStep
-from nectargan.trainers.components import (
+from nectargan.build import (
     build_discriminator,
     build_generator,
     build_losses,
     build_optimizer,
     lr_schedules,
 )
-from nectargan.trainers.cuda_graphs import CudaGraphs
-from nectargan.trainers.devices import autocast, compiled
-from nectargan.trainers.histograms import training_histograms
-from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
-from nectargan.trainers.memory import Need, needed_memory
-from nectargan.trainers.resumption import Resumption
-from nectargan.trainers.trainer import Trainer
-from nectargan.trainers.training_state import (
+from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.losses.pix2pix_objective import ADVERSARIAL
+from nectargan.losses.vgg import VGGPerceptualLoss
+from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
+from nectargan.record.histograms import save_histograms
+from nectargan.runs.resume import Resumption
+from nectargan.runs.training_state import (
     adam_state,
     check_names,
     check_scaler,
     check_tensors,
 )
+from nectargan.scheduling.scheduler_torch import TorchScheduler
+from nectargan.trainers.captured_step import CapturedStep
+from nectargan.trainers.cuda_graphs import CudaGraphs
+from nectargan.trainers.devices import autocast, compiled
+from nectargan.trainers.histograms import training_histograms
+from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
+from nectargan.trainers.memory import Need, needed_memory
+from nectargan.trainers.trainer import Trainer
 from nectargan.trainers.validation import (
     evaluating,
     generate_examples,

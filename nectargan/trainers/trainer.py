@@ -14,16 +14,21 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from nectargan.build import Data, build_data, resolve_losses
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
 from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.interrupts import uninterrupted
-from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
+from nectargan.record.ledger import LossRow
+from nectargan.runs.describe import describe_datasets
+from nectargan.runs.environment import describe_environment
+from nectargan.runs.open import Run, choose_store, open_run
+from nectargan.runs.random_state import random_state, set_random_state
+from nectargan.runs.resume import Resumption
 from nectargan.shortage import no_worker
 from nectargan.trainers.captured_step import graph_obstacle
-from nectargan.trainers.components import Data, build_data, resolve_losses
 from nectargan.trainers.devices import (
     resolve_device,
     resolve_precision,
@@ -31,13 +36,8 @@ from nectargan.trainers.devices import (
     use_threads,
 )
 from nectargan.trainers.doubts import doubts_about
-from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
-from nectargan.trainers.random_state import random_state, set_random_state
-from nectargan.trainers.resumption import Resumption
-from nectargan.trainers.run import Run, choose_store, open_run
-from nectargan.trainers.run_facts import describe_datasets
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")

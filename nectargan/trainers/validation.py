@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from nectargan.dataset.paired_dataset import denormalize, normalize
 from nectargan.files import replacing
+from nectargan.metrics import ssim
 
 Pair = tuple[Tensor, Tensor]
 
-SSIM_WINDOW = 11  # sides of the smallest image that has a structural similarity
 _GAP = 2  # pixels between the images of a grid
 
 
@@ -44,21 +44,9 @@ def validate(
         difference = made - wanted
         l1 = difference.abs().mean(dim=(1, 2, 3))
         psnr = -10 * difference.square().mean(dim=(1, 2, 3)).log10()
-        totals += torch.stack([l1.sum(), psnr.sum(), _ssim(made, wanted).sum()])
+        totals += torch.stack([l1.sum(), psnr.sum(), ssim(made, wanted).sum()])
         count += len(target)
     return dict(zip(("val/l1", "val/psnr", "val/ssim"), (totals / count).tolist(), strict=True))
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """The structural similarity ``(N,)`` of images in [0, 1], as Wang et al. 2004 define it: the
-    mean over all windows, 11 x 11 Gaussians of 1.5 pixels, that lie within the image."""
-    from kornia.metrics import ssim
-
-    # In float64 on CUDA: a convolution of float32 may be rounded to TF32 there, and the variances
-    # within SSIM are small differences of large numbers.
-    exact = torch.float64 if x.is_cuda else torch.float32
-    values: Tensor = ssim(x.to(exact), y.to(exact), SSIM_WINDOW, eps=0.0, padding="valid")
-    return values.float().mean(dim=(1, 2, 3))
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from nectargan.config.config_manager import ConfigManager, Override
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
-from nectargan.loggers.loss_tags import write_loss_tags
-from nectargan.loggers.run_directory import write_status
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.loss_tags import write_loss_tags
+from nectargan.record.run_directory import write_status
 
 from ..loggers.conftest import store
 

@@ -17,7 +17,7 @@ from nectargan.analysis.compare import (
     render_comparison,
 )
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, MetricRow
+from nectargan.record.ledger import Ledger, MetricRow
 
 from .conftest import make_run, make_whole_run
 

@@ -13,8 +13,8 @@ import pytest
 from nectargan.analysis import load_losses, tables
 from nectargan.analysis.export import Selection, export_losses
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.loss_tags import write_loss_tags
+from nectargan.record.ledger import LossRow
+from nectargan.record.loss_tags import write_loss_tags
 
 from .conftest import make_run, typed, write_losses
 

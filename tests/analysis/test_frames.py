@@ -11,8 +11,8 @@ import pytest
 
 from nectargan.analysis import load_losses, load_metrics, load_runs, tables
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.run_directory import locked, write_status
+from nectargan.record.ledger import LossRow
+from nectargan.record.run_directory import locked, write_status
 
 from .conftest import make_run, make_whole_run, typed, write_losses
 

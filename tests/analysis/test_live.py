@@ -9,8 +9,8 @@ import pytest
 from nectargan.analysis.live import LiveRun, sparkline
 from nectargan.config.config_manager import ConfigManager, save_config
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
-from nectargan.loggers.run_directory import locked, read_status, write_status
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.run_directory import locked, read_status, write_status
 
 
 def losses(*steps: int, per_epoch: int = 10, loss: str = "G_L1") -> list[LossRow]:

@@ -12,8 +12,8 @@ from PIL import Image
 from nectargan.analysis.plots import plot_comparison, plot_run
 from nectargan.analysis.schedule_plot import plot_schedules
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
-from nectargan.loggers.loss_tags import write_loss_tags
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.loss_tags import write_loss_tags
 from nectargan.scheduling.data import Schedule
 
 from .conftest import make_run, make_whole_run, write_losses

@@ -18,9 +18,9 @@ from nectargan.analysis.run_list import summarize_runs
 from nectargan.cli.main import main
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.trainers.checkpoint import FOLDER, load_checkpoint, load_last
+from nectargan.runs.checkpoint import FOLDER, load_checkpoint, load_last
+from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
 
 Make = Callable[..., Config]
 RATE = "train.generator.learning_rate"

@@ -13,27 +13,27 @@ from hypothesis import strategies as st
 
 from nectargan.analysis import load_losses, load_metrics, load_runs
 from nectargan.analysis.run_list import summarize_runs
+from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
-from nectargan.loggers.cursor import Cursor
-from nectargan.loggers.ledger import (
+from nectargan.loggers.mlflow.run import remember_run
+from nectargan.record.cursor import Cursor
+from nectargan.record.ledger import (
     LossRow,
     check_ledger,
     cut_ledger,
     first_step_from,
     offset_of_step,
 )
-from nectargan.loggers.mlflow_run import remember_run
-from nectargan.loggers.run_directory import read_status
-from nectargan.trainers.checkpoint import (
+from nectargan.record.run_directory import read_status
+from nectargan.runs.checkpoint import (
     load_checkpoint,
     load_generator,
     load_last,
     save_checkpoint,
 )
-from nectargan.trainers.components import build_generator
-from nectargan.trainers.random_state import random_state, set_random_state
+from nectargan.runs.random_state import random_state, set_random_state
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

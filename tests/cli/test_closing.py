@@ -13,7 +13,7 @@ import torch
 
 from nectargan.analysis import load_runs
 from nectargan.cli.closing import closing_lines
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import read_status
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 from ..conftest import Config

@@ -13,9 +13,9 @@ from typing import NoReturn
 import pandas as pd
 import pytest
 
-from nectargan.loggers.run_directory import read_status, write_status
+from nectargan.record.run_directory import read_status, write_status
+from nectargan.runs.checkpoint import load_last
 from nectargan.shell import quoted
-from nectargan.trainers.checkpoint import load_last
 
 resource = pytest.importorskip("resource", reason="limits of POSIX")
 
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_the_true_status(config_file: Path) -> None:
     run = config_file.parent
     write_status(run, "RUNNING", "x" * 500)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nectargan.loggers.run_directory.replacing", _full)
+        patch.setattr("nectargan.record.run_directory.replacing", _full)
         write_status(run, "FAILED", "no room")
         with pytest.raises(OSError, match="No space left"):
             write_status(run / "elsewhere", "FAILED")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.loggers.run_directory import read_status
 from nectargan.output import make_console, printable
+from nectargan.record.run_directory import read_status
 from tests.processes import PATIENCE
 
 from .conftest import Run

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from PIL import Image
 
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import read_status
 from tests.processes import PATIENCE
 
 from .conftest import Run

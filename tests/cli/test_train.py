@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import read_status
+from nectargan.runs.checkpoint import load_generator, load_last
+from nectargan.runs.sinks import synchronize
 from nectargan.shell import quoted
-from nectargan.trainers.checkpoint import load_generator, load_last
-from nectargan.trainers.sinks import synchronize
 from tests.processes import PATIENCE, wait_until
 
 from .conftest import Run

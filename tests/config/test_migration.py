@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from nectargan.build import build_discriminator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.loss_options import LossTerm
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.trainers.components import build_discriminator
 
 DATA = Path(__file__).parents[1] / "data"
 

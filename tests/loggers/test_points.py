@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nectargan.loggers.ledger import Ledger, LossRow
 from nectargan.loggers.points import (
     Point,
     SingleSteps,
@@ -19,6 +18,7 @@ from nectargan.loggers.points import (
     count_nonfinite,
     loss_rows,
 )
+from nectargan.record.ledger import Ledger, LossRow
 
 
 def rows_of(steps: int, steps_per_epoch: int, lazy: int = 1, seed: int = 0) -> list[LossRow]:

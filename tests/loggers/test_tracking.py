@@ -23,9 +23,10 @@ import nectargan
 from nectargan.analysis.run_list import summarize_runs
 from nectargan.errors import LossError, RunError
 from nectargan.interrupts import uninterrupted
-from nectargan.loggers import ledger, recorder, tracking
+from nectargan.loggers import tracking
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
+from nectargan.record import ledger, recorder
 from nectargan.scheduling.data import Schedule
 from nectargan.shell import quoted
 from tests.processes import PATIENCE

@@ -15,11 +15,11 @@ from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
 from nectargan.losses.lm_data import LossEvent
 from nectargan.losses.loss_manager import LossManager
+from nectargan.runs.describe import FACTS_FILE
+from nectargan.runs.open import open_run
 from nectargan.trainers import pix2pix_trainer
 from nectargan.trainers.captured_step import CapturedStep, graph_obstacle
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.run import open_run
-from nectargan.trainers.run_facts import FACTS_FILE
 from tests.graph_stand_in import CpuGraphs
 
 Make = Callable[..., Config]

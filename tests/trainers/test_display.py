@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nectargan.config.schema import Config
-from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.ledger import LossRow
+from nectargan.record.run_directory import read_status
 from nectargan.trainers import display
 from nectargan.trainers.display import PlainDisplay
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from nectargan.build import resolve_losses
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.trainers.components import resolve_losses
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import read_status
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.processes import PATIENCE
 

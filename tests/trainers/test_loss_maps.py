@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from nectargan.build import build_losses
 from nectargan.config.schema import Config
 from nectargan.dataset.paired_dataset import normalize
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.losses import AdversarialLoss, LaplacianLoss, SobelLoss
-from nectargan.trainers.components import build_losses
 from nectargan.trainers.loss_maps import loss_maps, per_pixel_losses, save_loss_maps
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 

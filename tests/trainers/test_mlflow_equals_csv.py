@@ -20,11 +20,11 @@ from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
 from nectargan.config.schema import Config
-from nectargan.loggers.ledger import offset_of_step
-from nectargan.trainers.checkpoint import load_last
+from nectargan.record.ledger import offset_of_step
+from nectargan.runs.checkpoint import load_last
+from nectargan.runs.resume import resumption_of
+from nectargan.runs.sinks import synchronize
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
-from nectargan.trainers.sinks import synchronize
 from tests.processes import wait_until
 
 Make = Callable[..., Config]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from nectargan.build import resolve_losses
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
-from nectargan.trainers.components import resolve_losses
+from nectargan.record.ledger import LossRow
 from nectargan.trainers.trainer import Trainer
 
 Make = Callable[..., Config]

@@ -1,0 +1,363 @@
+"""The only place where a config becomes objects."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.dataset.augmentations import PairAugmentation
+from nectargan.dataset.cache import choose_place
+from nectargan.dataset.loader import PairLoader
+from nectargan.dataset.paired_dataset import PairedDataset
+from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
+from nectargan.errors import ConfigError, did_you_mean
+from nectargan.losses.lm_data import LMLoss
+from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
+from nectargan.losses.vgg import VGGPerceptualLoss
+from nectargan.metrics import SSIM_WINDOW
+from nectargan.models.patchgan import PatchGANDiscriminator
+from nectargan.models.unet import UnetGenerator
+from nectargan.scheduling.data import Schedule
+from nectargan.wording import counted
+
+log = logging.getLogger("nectargan")
+
+# More only wait for each other, and each takes a few hundred MB.
+_WORKERS_PER_CORE = 4
+
+
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size of the config as (height, width)."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+# --- networks ----------------------------------------------------------------------------------
+
+
+def build_generator(config: Config) -> UnetGenerator:
+    """The generator, checked against ``dataloader.load.crop_size``."""
+    options, load = config.train.generator, config.dataloader.load
+    generator = UnetGenerator(
+        input_nc=load.input_nc,
+        output_nc=load.output_nc,
+        features=options.features,
+        n_downs=options.n_downs,
+        block_type=options.block_type,
+        upsample_type=options.upsample_type,
+        norm=options.norm,
+        dropout=options.dropout,
+    )
+    generator.check_size(*height_and_width(load.crop_size))
+    return generator
+
+
+def build_discriminator(config: Config) -> PatchGANDiscriminator:
+    """The discriminator, checked against ``dataloader.load.crop_size``."""
+    options, load = config.train.discriminator, config.dataloader.load
+    discriminator = PatchGANDiscriminator(
+        in_channels=load.input_nc + load.output_nc,
+        base_channels=options.base_channels,
+        n_layers=options.n_layers,
+        max_channels=options.max_channels,
+        norm=options.norm,
+    )
+    discriminator.check_size(*height_and_width(load.crop_size))
+    return discriminator
+
+
+def build_optimizer(
+    network: nn.Module, options: Unet | PatchGAN, lr: float, capturable: bool = False
+) -> torch.optim.Adam:
+    """Adam, fused: one kernel for all parameters instead of several for each.
+
+    Args:
+        network: The network, on its device.
+        options: Its section of the config.
+        lr: Learning rate to begin with.
+        capturable: Keep the learning rate on the device as well, for a step that is captured.
+    """
+    parameters = list(network.parameters())
+    return torch.optim.Adam(
+        parameters,
+        lr=torch.tensor(lr, device=parameters[0].device) if capturable else lr,
+        betas=(options.optimizer.beta1, options.optimizer.beta2),
+        fused=True,
+        capturable=capturable,
+    )
+
+
+def lr_schedules(config: Config) -> dict[str, Schedule]:
+    """The learning rate of each network over the epochs."""
+    train = config.train
+    shared = train.generator if not train.separate_lr_schedules else train.discriminator
+    return {
+        "generator": train.generator.learning_rate.build(),
+        "discriminator": shared.learning_rate.build(),
+    }
+
+
+def all_schedules(config: Config) -> dict[str, Schedule]:
+    """Weights and learning rates over the epochs, under the names of their series."""
+    weights = {f"weight/{name}": weight for name, weight in loss_weights(config).items()}
+    return weights | {f"lr/{name}": rate for name, rate in lr_schedules(config).items()}
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def resolve_losses(config: Config) -> Config:
+    """A copy of ``config`` whose ``train.loss`` names every loss of the run with its weight.
+
+    Raises:
+        ConfigError: a name in ``train.loss`` is neither the objective's nor a whole term.
+    """
+    own = objective_weights(config.train.objective)
+    everything = objective_weights()
+    options: dict[str, Any] = dict(own)
+    for name, option in config.train.loss.items():
+        is_new_term = isinstance(option, LossTerm) and option.function is not None
+        if name not in own and not is_new_term:
+            if option == 0 and name in everything:
+                continue
+            raise ConfigError(_not_a_loss(name, config.train.objective, own, everything))
+        if isinstance(option, LossTerm) and option.weight is None:
+            option = option.model_copy(update={"weight": own.get(name, 1.0)})
+        options[name] = option
+    config = config.model_copy(deep=True)
+    config.train.loss = options
+    return config
+
+
+def _not_a_loss(
+    name: str, objective: str, own: dict[str, float], everything: dict[str, float]
+) -> str:
+    if name in everything:
+        return (
+            f"train.loss.{name} has a weight, but objective '{objective}' does not have that loss; "
+            "choose another train.objective, or give it a 'function'."
+        )
+    return (
+        f"train.loss.{name} is not a loss of objective '{objective}', and no whole term with a "
+        f"'function'.{did_you_mean(name, own)}"
+    )
+
+
+def loss_weights(config: Config) -> dict[str, Schedule]:
+    """The weight of every loss of the run over the epochs; builds no loss."""
+    return {
+        name: _schedule(_weight_of(option))
+        for name, option in resolve_losses(config).train.loss.items()
+    }
+
+
+def build_losses(config: Config) -> dict[str, LMLoss]:
+    """The spec of a run's losses, for `LossManager.init_from_spec`.
+
+    Raises:
+        ConfigError: a name or a term in ``train.loss`` cannot be used.
+        CheckpointError: the VGG19 weights cannot be had.
+    """
+    train = config.train
+    options = resolve_losses(config).train.loss
+    functions = {
+        name: _build_function(name, option, config)
+        for name, option in options.items()
+        if isinstance(option, LossTerm) and option.function is not None
+    }
+    losses = pix2pix(
+        train.objective,
+        train.gan_mode,
+        train.vgg_weights,
+        config.dataloader.load.output_nc,
+        functions,
+    )
+    for name, option in options.items():
+        if name not in losses:
+            losses[name] = LMLoss(name, functions[name], tags=["G"])
+        if isinstance(option, LossTerm) and option.tags is not None:
+            losses[name] = replace(losses[name], tags=option.tags)
+        weight = _weight_of(option)
+        if isinstance(weight, ScheduleConfig):
+            losses[name] = replace(losses[name], schedule=weight.build())
+        else:
+            losses[name] = replace(losses[name], loss_weight=weight, schedule=Schedule())
+        function = losses[name].function
+        if isinstance(function, VGGPerceptualLoss):
+            function.check_size(*height_and_width(config.dataloader.load.crop_size))
+    return losses
+
+
+def _weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
+    if not isinstance(option, LossTerm):
+        return option
+    return 1.0 if option.weight is None else option.weight
+
+
+def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:
+    function = _import_module(name, term, config.train.vgg_weights)
+    _try_out(name, term, function, config)
+    return function
+
+
+def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> None:
+    """Computes a foreign loss once, so that one that cannot be used is found before the run."""
+    load = config.dataloader.load
+    shape = (1, load.output_nc, *height_and_width(load.crop_size))
+    inputs = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
+    if name in ADVERSARIAL:
+        inputs = [torch.rand(1, 1, 4, 4, requires_grad=True)]
+    try:
+        value = function(*inputs)
+    except Exception as error:
+        # Foreign code may raise anything.
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"train.loss.{name}.function '{term.function}' fails on {len(inputs)} tensors of shape "
+            f"{tuple(inputs[0].shape)}: {reason}."
+        ) from None
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise ConfigError(
+            f"train.loss.{name}.function '{term.function}' must return a tensor with a gradient."
+        )
+
+
+def _schedule(weight: float | ScheduleConfig) -> Schedule:
+    if isinstance(weight, ScheduleConfig):
+        return weight.build()
+    return Schedule("constant", initial_value=weight, target_value=weight)
+
+
+def _import_module(name: str, term: LossTerm, vgg_weights: str | None) -> nn.Module:
+    place = f"train.loss.{name}.function"
+    module_name, _, class_name = (term.function or "").replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{place} is '{term.function}', which cannot be imported: {error}."
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"{place} is '{term.function}', which is not a torch.nn.Module class.")
+    arguments = dict(term.arguments)
+    if getattr(found, "reads_vgg_weights", False):
+        arguments.setdefault("weights", vgg_weights)
+    try:
+        return found(**arguments)
+    except Exception as error:
+        # Foreign code may raise anything.
+        raise ConfigError(
+            f"train.loss.{name}.arguments are {term.arguments}, which '{term.function}' refuses: "
+            f"{error}."
+        ) from None
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def _workers(wanted: int) -> int:
+    """``wanted`` worker processes, or as many as this machine can use; batches are the same."""
+    most = _WORKERS_PER_CORE * (os.cpu_count() or 1)
+    if wanted > most:
+        log.warning("dataloader.num_workers is %d; %d are used on this machine.", wanted, most)
+    return min(wanted, most)
+
+
+class Data(NamedTuple):
+    """The images of a run.
+
+    Attributes:
+        splits: What was found, by split.
+        train: The training pairs, augmented.
+        val: The validation pairs, if there are any.
+        examples: The pairs of the example grids, uint8 ``(C, H, W)`` (input, target).
+    """
+
+    splits: dict[str, SplitSummary]
+    train: PairLoader
+    val: PairLoader | None
+    examples: list[tuple[Tensor, Tensor]]
+
+
+def build_data(config: Config, device: torch.device) -> Data:
+    """Checks every image of the data set and opens it.
+
+    Raises:
+        ConfigError: no data set is named, or it cannot be validated at this size.
+        DataError: what is wrong with the images, all of it.
+    """
+    options, load = config.dataloader, config.dataloader.load
+    if not options.dataroot:
+        raise ConfigError("No data set is named; give --data DIR, or dataloader.dataroot.")
+    both = options.augmentations.both
+    augment = PairAugmentation(
+        both.model_dump(), options.augmentations.input.model_dump(), input_nc=load.input_nc
+    )
+    splits = check_data(options.dataroot)
+    for warning in [
+        *unread_splits(options.dataroot),
+        *(w for s in splits.values() for w in s.warnings),
+    ]:
+        log.warning("%s", warning)
+    if config.best_by is not None and "val" not in splits:
+        by = "save.keep_best" if config.save.keep_best else "logging.mlflow.register_model"
+        raise ConfigError(
+            f"{by} needs validation images, by which an epoch is the best ({config.best_by}), and "
+            f"'{options.dataroot}' has none."
+        )
+    if "val" in splits and min(height_and_width(load.crop_size)) < SSIM_WINDOW:
+        raise ConfigError(
+            f"dataloader.load.crop_size is {load.crop_size}; for validation with SSIM each side "
+            f"must be at least {SSIM_WINDOW}."
+        )
+
+    def dataset(pairs: Sequence[Pair], augmented: bool) -> PairedDataset:
+        return PairedDataset(
+            pairs,
+            direction=options.direction,
+            input_nc=load.input_nc,
+            output_nc=load.output_nc,
+            load_size=load.load_size,
+            resize=load.resize,
+            crop_size=load.crop_size,
+            h_flip_chance=both.h_flip_chance,
+            v_flip_chance=both.v_flip_chance,
+            rot90_chance=both.rot90_chance,
+            seed=config.common.seed,
+            augment=augmented,
+        )
+
+    train = dataset(splits["train"].pairs, True)
+    fixed = dataset(splits["val" if "val" in splits else "train"].pairs, False)
+    if options.drop_last and len(train) < options.batch_size:
+        raise ConfigError(
+            f"dataloader.drop_last is true, and dataloader.batch_size is {options.batch_size} with "
+            f"{counted(len(train), 'training pair')}: no batch would be left."
+        )
+    read: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "device": device,
+        "cache": choose_place(options.cache, [train, fixed], device),
+        "num_workers": _workers(options.num_workers),
+        "skip_bad": options.on_bad_image == "skip",
+    }
+    return Data(
+        splits,
+        PairLoader(
+            train,
+            shuffle=True,
+            drop_last=options.drop_last,
+            augment=augment if augment.enabled else None,
+            **read,
+        ),
+        PairLoader(fixed, **read) if "val" in splits else None,
+        examples=[fixed[i] for i in range(min(config.save.num_examples, len(fixed)))],
+    )

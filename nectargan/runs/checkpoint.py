@@ -1,0 +1,191 @@
+"""Checkpoints: one file that describes itself, so that no flag is needed to use it again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nectargan.build import build_generator
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+from nectargan.errors import CheckpointError, ConfigError
+from nectargan.files import open_regular, replacing
+from nectargan.losses.vgg import UNREADABLE
+from nectargan.models.unet import UnetGenerator
+from nectargan.runs.training_state import Part, Whole, read_training_state, validated
+from nectargan.version import __version__
+
+FORMAT = 2
+FOLDER = "checkpoints"
+
+# Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
+_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
+_BEFORE_ALL = (-1, 0.0)
+
+log = logging.getLogger("nectargan")
+
+
+class _Checkpoint(Part):
+    """What every checkpoint has. A foreign file may hold anything under the same names."""
+
+    format: int
+    nectargan_version: str
+    config: dict[str, Any]
+    epoch: Whole
+    step: Whole
+    networks: dict[str, dict[str, Any]]
+
+
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """File name of a checkpoint: of the end of an epoch, or of a step within one."""
+    return f"epoch_{epoch:04d}.pt" if step is None else f"epoch_{epoch:04d}_step_{step:08d}.pt"
+
+
+def save_checkpoint(
+    path: Path,
+    config: Config,
+    epoch: int,
+    step: int,
+    networks: Mapping[str, Mapping[str, Any]],
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        path: The file.
+        config: The run's resolved config.
+        epoch: Epochs done.
+        step: Steps done.
+        networks: The states of "generator" and any others, by name.
+        training: All else that a resumed run needs; see `TrainingState` and `Trainer.state`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "nectargan_version": __version__,
+        "config": config.model_dump(mode="json"),
+        "epoch": epoch,
+        "step": step,
+        "networks": dict(networks),
+        "training": dict(training or {}),
+    }
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path) as part:
+        torch.save(content, part)
+
+
+def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU; it cannot run code.
+
+    Args:
+        path: A checkpoint, or a run directory for the newest one in it.
+
+    Returns:
+        What `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: there is none, or the file is torn, foreign or from a newer version.
+    """
+    path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
+            with open_regular(path) as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
+    except UNREADABLE:
+        raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
+    validated(_Checkpoint, content, f"'{path}' is no checkpoint of NectarGAN")
+    if not 1 <= content["format"] <= FORMAT:
+        raise CheckpointError(
+            f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
+            f"{FORMAT}."
+        )
+    return dict(content)
+
+
+def load_last(run: Path) -> dict[str, Any]:
+    """The newest checkpoint of a run that can be read and resumed from; one that cannot is passed
+    over with a warning.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    problems: list[CheckpointError] = []
+    for path in reversed(list_checkpoints(run)):
+        try:
+            content = load_checkpoint(path)
+            read_training_state(content, path)
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            log.warning("%s Going on from one before it.", problem)
+        return content
+    raise problems[0] if problems else CheckpointError(f"'{run}' holds no checkpoint.")
+
+
+def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu") -> UnetGenerator:
+    """The generator of a checkpoint, in eval mode.
+
+    Args:
+        path: A checkpoint, or a run directory for the newest one in it.
+        device: Where to put it.
+
+    Returns:
+        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. It
+        raises `ModelError` for sizes that do not fit it; both sides must be a multiple of its
+        ``multiple``.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`; or its parts do not fit together.
+    """
+    return generator_of(load_checkpoint(path), path).to(device).eval()
+
+
+def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetGenerator:
+    """The generator in the content of a checkpoint that was read from ``path``.
+
+    Raises:
+        CheckpointError: its parts do not fit together.
+    """
+    try:
+        generator = build_generator(ConfigManager(content["config"]).data)
+        generator.load_state_dict(content["networks"]["generator"])
+    except (ConfigError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"The generator in '{path}' cannot be loaded: {reason}.") from None
+    return generator
+
+
+def list_checkpoints(run: Path, after: str | None = None) -> list[Path]:
+    """All checkpoints of a run, or those after one of some name; the newest last."""
+    found = [(_place(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
+    first = _BEFORE_ALL if after is None else _place(after)
+    return [path for place, path in sorted(found) if place > first]
+
+
+def _place(name: str) -> tuple[int, float]:
+    """A key to sort checkpoints by."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return _BEFORE_ALL
+    return int(match[1]), int(match[2]) if match[2] else math.inf
+
+
+def _newest(run: Path) -> Path:
+    paths = list_checkpoints(run)
+    if not paths:
+        raise CheckpointError(f"'{run}' holds no checkpoint.")
+    return paths[-1]

@@ -1,0 +1,165 @@
+"""`CheckpointWriter`: checkpoints written beside the training, one at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nectargan.errors import CheckpointError, RunError
+from nectargan.files import replacing
+from nectargan.runs.checkpoint import (
+    FOLDER,
+    checkpoint_name,
+    list_checkpoints,
+    load_checkpoint,
+)
+from nectargan.shortage import shortage_of
+
+LAST, BEST = "last.pt", "best.pt"
+
+
+class CheckpointWriter:
+    """Keeps the checkpoints of a run.
+
+    ``last.pt`` is another name of the newest one, ``best.pt`` of the best. Those of the middle of
+    an epoch are replaced by the next one.
+
+    Args:
+        run: The run directory.
+        keep_last: How many checkpoints of epochs' ends to keep; ``None`` for all.
+    """
+
+    def __init__(self, run: Path, keep_last: int | None = None) -> None:
+        self._run = run
+        self._folder = run / FOLDER
+        self._keep_last = keep_last
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, name: str, write: Callable[[Path], None], best: bool = False) -> None:
+        """Writes a checkpoint in the background, after the one before is done.
+
+        Args:
+            name: Its file name.
+            write: Writes it to a path. Runs in another thread: what it writes must be a copy; see
+                `on_host`.
+            best: Whether it becomes ``best.pt`` too.
+
+        Raises:
+            RunError: the one before could not be written.
+        """
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._write, args=(self._folder / name, write, best), name="nectargan-checkpoint"
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+            RunError: it could not be.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            if not isinstance(error, OSError) and shortage_of(error) is None:
+                # torch's own writer, whose message is about its file format.
+                error = OSError(errno.ENOSPC, "is the disk full?")
+            reason = error.strerror if isinstance(error, OSError) else "out of memory"
+            raise RunError(
+                f"No checkpoint can be written to '{self._folder}': {reason}."
+            ) from error
+
+    def _write(self, path: Path, write: Callable[[Path], None], best: bool) -> None:
+        try:
+            write(path)
+            also_known_as(path, self._folder / LAST)
+            if best:
+                also_known_as(path, self._folder / BEST)
+            self._prune()
+        except (OSError, RuntimeError, MemoryError) as error:
+            # torch's own writer raises RuntimeError when the disk is full.
+            self._error = error
+
+    def _prune(self) -> None:
+        *older, _ = list_checkpoints(self._run)
+        within = [path for path in older if "_step_" in path.name]
+        ends = [path for path in list_checkpoints(self._run) if "_step_" not in path.name]
+        surplus = ends[: -self._keep_last] if self._keep_last else []
+        for path in within + surplus:
+            path.unlink(missing_ok=True)
+
+
+def go_back(
+    run: Path, epoch: int, step: int | None, best: int, file: Path | None, aside: Path
+) -> None:
+    """Sets the checkpoints of a run aside that are later than one of them; raises OSError.
+
+    Args:
+        run: The run directory.
+        epoch: Epoch of the checkpoint to go back to.
+        step: Its step, if it is of the middle of an epoch.
+        best: The best epoch until then; 0 for none.
+        file: Its file, which may have another name, such as that of the best.
+        aside: Where the others go: the first part of their path and name.
+    """
+    folder = run / FOLDER
+    here, of_best = folder / checkpoint_name(epoch, step), folder / checkpoint_name(best)
+    later = list_checkpoints(run, after=here.name)
+    if file is not None and not here.exists():
+        also_known_as(file, here)
+    if not later:
+        return
+    also_known_as(here, folder / LAST)
+    if _epoch_of(folder / BEST) > epoch - (step is not None):
+        later.append(folder / BEST)
+    aside.parent.mkdir(exist_ok=True)
+    for path in later:
+        path.replace(aside.with_name(f"{aside.name}.{path.name}"))
+    if (folder / BEST) in later and of_best.exists():
+        also_known_as(of_best, folder / BEST)
+
+
+def _epoch_of(path: Path) -> int:
+    """Epochs done at a checkpoint; -1 if there is none to read."""
+    try:
+        return int(load_checkpoint(path)["epoch"])
+    except CheckpointError:
+        return -1
+
+
+def on_host(state: Any) -> Any:
+    """A copy of nested containers whose tensors are copies on the CPU."""
+    if isinstance(state, Tensor):
+        copy = torch.empty_like(state, device="cpu")
+        return copy.copy_(state.detach())
+    if isinstance(state, Mapping):
+        return {key: on_host(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(on_host(value) for value in state)
+    return state
+
+
+def also_known_as(path: Path, name: Path) -> None:
+    """Makes ``name`` another name of a file; there is always one under it, the old or the new."""
+    link = name.with_name(f".{name.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        # A file system without hard links.
+        with replacing(name) as part:
+            shutil.copyfile(path, part)
+        return
+    link.replace(name)

@@ -1,0 +1,234 @@
+"""Going on with a run that ended early."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nectargan.analysis.run_changes import LOG_FILE, Change, changes_of, make_change
+from nectargan.build import resolve_losses
+from nectargan.config.choices import INCIDENTAL
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+from nectargan.errors import CheckpointError, ConfigError, RunError
+from nectargan.files import read_regular_text, remove_parts, replacing
+from nectargan.record.epoch_files import list_epoch_files, step_of
+from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, check_ledger, cut_ledger
+from nectargan.record.run_directory import (
+    CONFIG_FILE,
+    ORIGINAL_CONFIG_FILE,
+    is_locked,
+    list_runs,
+    read_status,
+)
+from nectargan.runs.checkpoint import FOLDER, list_checkpoints
+from nectargan.runs.checkpoint_writer import go_back
+from nectargan.runs.training_state import TrainingState, read_training_state
+from nectargan.wording import counted
+
+log = logging.getLogger("nectargan")
+
+# What may differ from the run so far. Anything else would make it another run.
+_MAY_CHANGE = (
+    *INCIDENTAL,
+    "dataloader.dataroot",
+    "train.discriminator.learning_rate.",
+    "train.generator.learning_rate.",
+    "train.loss.",
+    "train.separate_lr_schedules",
+)
+
+
+class Resumption(NamedTuple):
+    """Where and how to go on.
+
+    Attributes:
+        directory: The run directory.
+        config: The resolved config, with the changes.
+        checkpoint: The content of the checkpoint.
+        state: Its training state.
+        changes: Old and new value of each option that changed, by dotted key.
+        file: The file of the checkpoint, where it need not be the newest.
+    """
+
+    directory: Path
+    config: Config
+    checkpoint: dict[str, Any]
+    state: TrainingState
+    changes: dict[str, tuple[object, object]]
+    file: Path | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps done: whatever the record has of later ones is cut off and made again."""
+        return int(self.checkpoint["step"])
+
+    @property
+    def history(self) -> list[Change]:
+        """The changes of the run so far, and this one."""
+        begins = int(self.checkpoint["epoch"]) + 1
+        known = self.state.changes
+        if known is None:  # a checkpoint of version 1.0
+            before = [c for c in changes_of(self.directory) if c.epoch <= begins]
+        else:
+            before = [Change(c.epoch, c.options) for c in known]
+        return before + make_change(begins, self.changes)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        done = self.state.epoch if self.state.batch is None else self.state.epoch - 1
+        is_over = done >= self.config.train.epochs
+        return is_over and read_status(self.directory)[0] == "FINISHED"
+
+
+def resumption_of(
+    directory: Path, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
+) -> Resumption:
+    """Goes on with a run from a checkpoint of it, under a config that may differ.
+
+    Args:
+        directory: The run directory.
+        checkpoint: From `load_last`, or from `load_checkpoint` of ``file``.
+        wanted: The config; the one in the checkpoint, with changes.
+        file: The file of the checkpoint, if it may be an older one: later ones are set aside.
+
+    Raises:
+        ConfigError: an option may not change, or the run is past the wanted end.
+        CheckpointError: the checkpoint is nothing to go on from.
+        RunError: a ledger is not what the run wrote, or the run is at work.
+    """
+    state = read_training_state(checkpoint, file or directory)
+    before = resolve_losses(ConfigManager(checkpoint["config"]).data)
+    config = resolve_losses(wanted)
+    changes = _differences(before, config)
+    refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
+    if refused:
+        told = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
+        raise ConfigError(
+            f"'{directory}' cannot be resumed with a change of {told}: that would be another run."
+        )
+    if state.epoch > config.train.epochs:
+        told = "done" if state.batch is None else "begun"
+        raise ConfigError(
+            f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
+            f"{state.epoch} are {told}. To go back, resume '{directory / FOLDER}/epoch_N.pt'."
+        )
+    if is_locked(directory):
+        raise RunError(f"'{directory}' is in use by another process.")
+    if set(state.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
+        raise CheckpointError(
+            f"The checkpoint in '{directory}' does not say how long its ledgers are."
+        )
+    for name, size in state.ledgers.items():
+        # The learning rates of an epoch are on record before its first step.
+        last = checkpoint["step"] + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+    output = Path(config.common.output_directory)
+    if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
+        log.warning(
+            "common.output_directory is '%s' and is not used: the run stays in '%s'.",
+            output,
+            directory,
+        )
+    return Resumption(directory, config, checkpoint, state, changes, file)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
+
+
+def run_directory_of(file: Path) -> Path:
+    """The run directory that a checkpoint is in.
+
+    Raises:
+        RunError: it is in none.
+    """
+    folder = file.resolve().parent
+    if folder.name != FOLDER or not (folder.parent / CONFIG_FILE).is_file():
+        raise RunError(
+            f"'{file}' cannot be resumed: it is not in the folder '{FOLDER}' of a run directory."
+        )
+    return file.parent.parent if file.parent.name == FOLDER else folder.parent
+
+
+def find_unfinished(output: Path, experiment: str) -> Path | None:
+    """The newest run of an experiment that is neither finished nor at work, and has a checkpoint
+    to go on from."""
+    for directory in reversed(list_runs(output, experiment)):
+        unfinished = read_status(directory)[0] not in ("", "FINISHED")
+        if unfinished and list_checkpoints(directory) and not is_locked(directory):
+            return directory
+    return None
+
+
+def record_resumption(resumption: Resumption) -> None:
+    """Adds a line to ``resumptions.jsonl``: when, from where, what changed. At the first change the
+    config so far is kept as well; raises OSError."""
+    directory = resumption.directory
+    original = directory / ORIGINAL_CONFIG_FILE
+    if resumption.changes and not original.exists() and (directory / CONFIG_FILE).exists():
+        with replacing(original) as part:
+            part.write_bytes((directory / CONFIG_FILE).read_bytes())
+    line = {
+        "time": time.time_ns() // 1_000_000,
+        "epoch": resumption.checkpoint["epoch"],
+        "step": resumption.step,
+        "changes": {key: list(pair) for key, pair in resumption.changes.items()},
+        "history": [change._asdict() for change in resumption.history],
+    }
+    with (directory / LOG_FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def changes_on_the_way(directory: Path) -> set[str]:
+    """The options, by dotted key, that a run did not have from its beginning."""
+    try:
+        lines = read_regular_text(directory / LOG_FILE).splitlines()
+        return {key for line in lines for key in json.loads(line)["changes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def cut_record(resumption: Resumption) -> None:
+    """Brings the record back to the checkpoint: files that were half written, pictures and
+    histograms past it go, ledgers get the sizes that they had then, and rows and checkpoints past
+    it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
+    directory, state = resumption.directory, resumption.state
+    # A checkpoint that was being written when its process was killed is large.
+    remove_parts(directory)
+    folder = directory / "orphaned"
+    attempt = 1
+    while any(folder.glob(f"attempt-{attempt}.*")):
+        attempt += 1
+    # First, so that whoever is killed here never finds a checkpoint of rows that are not there.
+    best = state.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
+    step = None if state.batch is None else resumption.step
+    go_back(directory, state.epoch, step, int(best), resumption.file, folder / f"attempt-{attempt}")
+    for name in list_epoch_files(directory):
+        if (step_of(name) or 0) > resumption.step:
+            (directory / name).unlink()
+    for file, size in state.ledgers.items():
+        suffix = ".csv" if file == LOSSES_FILE else f".{file}"
+        cut_ledger(directory / file, size, folder / f"attempt-{attempt}{suffix}")
+
+
+def _differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
+    old, new = (flatten(config.model_dump(mode="json")) for config in (before, after))
+    keys = dict.fromkeys([*old, *new])
+    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested options by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

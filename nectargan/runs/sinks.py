@@ -1,0 +1,107 @@
+"""The sinks of a run, while it is trained and afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+from nectargan.credentials import without_credentials
+from nectargan.errors import RunError
+from nectargan.loggers.follower import Follower, Sink
+from nectargan.loggers.mlflow.run import forget_run
+from nectargan.loggers.mlflow.sink import MLflowSink
+from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.sinks_log import sinks_logged
+from nectargan.loggers.tensorboard.sink import TensorBoardSink
+from nectargan.losses.pix2pix_objective import DISCRIMINATOR
+from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
+from nectargan.runs.describe import run_facts
+from nectargan.runs.params import other_params, run_params
+
+
+def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> list[Sink]:
+    """TensorBoard and MLflow, as far as they are enabled.
+
+    Args:
+        config: The run's config.
+        directory: The run directory.
+        output: Where the database is, if the config names no tracking URI.
+        live: Whether the run is trained now, on this machine.
+    """
+    logging, sinks = config.logging, list[Sink]()
+    if logging.tensorboard.enable:
+        sinks.append(
+            TensorBoardSink(
+                directory / "tensorboard",
+                logging.tensorboard.every_n_steps,
+                DISCRIMINATOR,
+                run_params(config),
+                other_params(config),
+            )
+        )
+    if logging.mlflow.enable:
+        # What the environment said when the run began is in its config.
+        named, name = logging.mlflow.tracking_uri, logging.mlflow.experiment
+        sinks.append(
+            MLflowSink(
+                find_store(named, output, is_new=False).uri,
+                find_experiment(name, config.common.experiment_name, is_new=False),
+                directory,
+                run_facts(config, directory),
+                every_n_steps=logging.mlflow.every_n_steps,
+                group=logging.mlflow.group,
+                system_metrics=live and logging.mlflow.system_metrics,
+                register_model=logging.mlflow.register_model,
+            )
+        )
+    return sinks
+
+
+def synchronize(
+    directory: Path, tracking_uri: str | None = None, anew: bool = False
+) -> dict[str, bool]:
+    """Sends to the sinks of a run what they lack; they are asked. Sending it twice changes nothing.
+
+    Args:
+        directory: The directory of a run that has ended.
+        tracking_uri: Of MLflow, in place of the one in the config.
+        anew: Make a new MLflow run, whether there is one or not.
+
+    Returns:
+        Whether anything was sent, by name of the sink.
+
+    Raises:
+        RunError: it is no run directory, the run is at work, or a sink cannot be reached.
+    """
+    config = config_of(directory)
+    if tracking_uri is not None:
+        overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
+        config = ConfigManager(directory / CONFIG_FILE, overrides).data
+    sent = {}
+    with locked(directory), sinks_logged(directory):
+        status, reason = end_of(directory)
+        if anew:
+            forget_run(directory)
+        for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
+            follower = Follower(sink, directory, go_on=True)
+            try:
+                sent[sink.name] = follower.lacks_something(status)
+                if sent[sink.name]:
+                    follower.catch_up(status, reason)
+            except RunError as error:
+                told = str(error).rstrip(".")
+                raise RunError(f"{sink.name} did not get everything: {told}.") from error
+            except Exception as error:
+                # A tracker, its client and its network may raise anything.
+                told = without_credentials(" ".join(str(error).split()))[:300]
+                raise RunError(f"{sink.name} did not get everything: {told}.") from error
+    return sent
+
+
+def config_of(directory: Path) -> Config:
+    """The config of a run; raises `RunError` if there is none."""
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise no_run_directory(directory, CONFIG_FILE)
+    return ConfigManager(path).data

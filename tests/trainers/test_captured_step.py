@@ -17,6 +17,7 @@ from nectargan.losses.lm_data import LossEvent
 from nectargan.losses.loss_manager import LossManager
 from nectargan.runs.describe import FACTS_FILE
 from nectargan.runs.open import open_run
+from nectargan.scheduling.data import Schedule
 from nectargan.trainers import pix2pix_trainer
 from nectargan.trainers.captured_step import CapturedStep, graph_obstacle
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -265,6 +266,45 @@ def test_what_the_manager_remembers_is_of_the_last_step() -> None:
         expected = (source - target).abs().mean(dim=1)
         assert torch.equal(small.losses.get_loss_tensors()["map"], expected)
         assert small.losses.get_loss_values()["map"] == small.events[0].raw == expected.mean()
+
+
+def test_losses_that_share_a_schedule_have_the_weight_of_their_own_keywords_on_record() -> None:
+    def scaled(schedule: Schedule, epoch: float, factor: float = 1.0) -> float:
+        return schedule.initial_value * factor * epoch
+
+    def with_losses() -> Small:
+        small = Small()
+        shared = Schedule(scaled, initial_value=0.5)
+        for name in ("a", "b"):
+            small.losses.register_loss_fn(name, nn.L1Loss(), schedule=shared)
+
+        def step(source: Tensor, target: Tensor) -> None:
+            made, compute = small.network(source), small.losses.compute_loss
+            loss = compute("a", made, target, loss_kwargs={"weight_kwargs": {"factor": 2.0}})
+            loss = loss + compute("b", made, target, loss_kwargs={"weight_kwargs": {"factor": 3.0}})
+            # Once more in the same step, under a weight of its own.
+            loss = loss + compute("a", made, target, loss_kwargs={"weight_kwargs": {"factor": 5.0}})
+            small.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            small.optimizer.step()
+
+        small.step._step = step
+        return small
+
+    captured, plain = with_losses(), with_losses()
+    plain.step = plain.step._step
+    for number in (1, 2, 3):
+        for each in (captured, plain):
+            assert each() == ["a", "b", "a"]
+            expected = [factor * 0.5 for factor in (2.0, 3.0, 5.0)]
+            assert [event.weight for event in each.events] == expected
+            for event in each.events:
+                assert event.weighted == event.raw * event.weight
+            assert each.losses.get_loss_weights() == {"L1": 1.0, "a": 2.5, "b": 1.5}
+        ours, theirs = ([event.raw for event in each.events] for each in (captured, plain))
+        assert ours == theirs, number
+    assert captured.graphs.captures == 1
+    assert torch.equal(captured.network.weight, plain.network.weight)
 
 
 def waits(x: Tensor, y: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
 from nectargan.errors import ConfigError, did_you_mean
+from nectargan.imports import call_imported, import_path
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
@@ -237,27 +237,19 @@ def _schedule(weight: float | ScheduleConfig) -> Schedule:
 
 
 def _import_module(name: str, term: LossTerm, vgg_weights: str | None) -> nn.Module:
-    place = f"train.loss.{name}.function"
-    module_name, _, class_name = (term.function or "").replace(":", ".").rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{place} is '{term.function}', which cannot be imported: {error}."
-        ) from None
+    place, path = f"train.loss.{name}", term.function or ""
+    found = import_module_class(f"{place}.function", path)
+    extra = {"weights": vgg_weights} if getattr(found, "reads_vgg_weights", False) else {}
+    module: nn.Module = call_imported(f"{place}.arguments", path, found, term.arguments, extra)
+    return module
+
+
+def import_module_class(place: str, path: str) -> type[nn.Module]:
+    """The `nn.Module` class that an import path names; raises `ConfigError`."""
+    found = import_path(place, path)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigError(f"{place} is '{term.function}', which is not a torch.nn.Module class.")
-    arguments = dict(term.arguments)
-    if getattr(found, "reads_vgg_weights", False):
-        arguments.setdefault("weights", vgg_weights)
-    try:
-        return found(**arguments)
-    except Exception as error:
-        # Foreign code may raise anything.
-        raise ConfigError(
-            f"train.loss.{name}.arguments are {term.arguments}, which '{term.function}' refuses: "
-            f"{error}."
-        ) from None
+        raise ConfigError(f"{place} is '{path}', which is not a torch.nn.Module class.")
+    return found
 
 
 # --- data --------------------------------------------------------------------------------------

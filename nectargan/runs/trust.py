@@ -1,9 +1,9 @@
 """Whose code a run's config may name.
 
-A config can name any importable class as a loss, and importing a module runs it. Who gives a config
-names the classes himself. A run that is resumed brings its config along, and may come from somebody
-else: the classes in it are imported if this user gave that config on this machine, which a code in
-the run directory shows, or says ``--trust``.
+A config can name any importable class, as a loss or a network, and importing a module runs it. Who
+gives a config names the classes himself. A run that is resumed brings its config along, and may
+come from somebody else: the classes in it are imported if this user gave that config on this
+machine, which a code in the run directory shows, or says ``--trust``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,22 @@ from nectargan.files import read_regular_text, replacing
 CODE_FILE = "functions.hmac"
 
 # Importing these runs nothing but what is imported anyway.
-_OWN = ("nectargan.losses.", "torch.nn.")
+_OWN = ("nectargan.losses.", "nectargan.models.", "torch.nn.")
 
 
 def foreign_functions(config: Mapping[str, Any]) -> list[str]:
-    """The classes of others that a config, as it is in a file, names as losses; sorted."""
-    terms = config.get("train", {}).get("loss", {}).values()
-    named = {
-        str(term["function"])
-        for term in terms
-        if isinstance(term, Mapping) and term.get("function")
-    }
-    return sorted(name for name in named if not name.startswith(_OWN))
+    """The classes of others that a config, as it is in a file, names as a ``function``; sorted."""
+    return sorted({name for name in _functions(config) if not name.startswith(_OWN)})
+
+
+def _functions(section: object) -> Iterator[str]:
+    if not isinstance(section, Mapping):
+        return
+    for key, value in section.items():
+        if key == "function" and value:
+            yield str(value)
+        elif key != "arguments":  # they are values, whatever they are called
+            yield from _functions(value)
 
 
 def vouch_for(directory: Path, config: Mapping[str, Any]) -> None:

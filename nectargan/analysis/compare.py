@@ -159,7 +159,7 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
     text = io.StringIO()
     (table,) = comparison_tables(frame, _ENOUGH)
     table.box, table.title, table.caption = box.MARKDOWN, None, None
-    Console(file=text, width=_ENOUGH, markup=False).print(table)
+    Console(file=text, width=_ENOUGH, markup=False, emoji=False).print(table)
     return "\n".join(line.strip() for line in text.getvalue().strip().splitlines()) + "\n"
 
 

@@ -21,7 +21,7 @@ from nectargan.record.run_directory import (
     no_run_directory,
     read_status,
 )
-from nectargan.shell import is_pattern, matches
+from nectargan.shell import expanded, is_pattern, matches
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
@@ -107,7 +107,7 @@ def open_sources(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> li
     Args:
         runs: One or more of: a run directory; a pattern such as ``"runs/*"``, which stands for the
             run directories among its matches; ``mlflow:<run id>``; a directory with TensorBoard's
-            event files.
+            event files. ``~`` and ``$NAME`` stand for what they do in a shell.
         mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
             ``runs/mlflow.db``.
 
@@ -182,6 +182,7 @@ def _found(run: str, mlflow_uri: str | None) -> list[Source]:
         from nectargan.analysis.trackers import MLflowRun
 
         return [MLflowRun(run.removeprefix(MLFLOW), mlflow_uri)]
+    run = expanded(run)
     if not _is_pattern(run):
         return [_in_directory(Path(run))]
     return [RunDirectory(Path(path)) for path in runs_matching(run)]

@@ -87,6 +87,24 @@ class ConfigManager:
         save_config(self.data, Path(path))
 
 
+def load_config(
+    source: str | PathLike[str] | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Reads and checks a config::
+
+        config = load_config("configs/facades.json", {"train.loss.G_L1": 50.0})
+
+    Args:
+        source: As for `ConfigManager`.
+        overrides: Values of single options by their dotted keys.
+
+    Raises:
+        ConfigError: as from `ConfigManager`.
+    """
+    return ConfigManager(source, (overrides or {}).items()).data
+
+
 def save_config(config: Config, path: Path) -> None:
     """Writes ``config`` to ``path`` as JSON that `ConfigManager` reads to an equal one."""
     text = json.dumps(config.model_dump(mode="json"), indent=4, ensure_ascii=False)

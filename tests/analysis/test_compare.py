@@ -121,6 +121,12 @@ def test_the_best_is_marked(runs: list[Path]) -> None:
     assert ["loss.G_L1", "linear 100→0 @ 1–2", "50"] in rows, "more is not better here"
 
 
+def test_a_name_between_colons_is_no_picture(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_whole_run(tmp_path / name, [("dataloader.dataroot", f"/data/:smile:/{name}")])
+    assert "/data/:smile:/a" in render_comparison(compare_runs(f"{tmp_path}/*"), "md")
+
+
 def test_less_of_an_error_is_better(tmp_path: Path) -> None:
     for name, l1 in (("x_a", 0.5), ("x_b", 0.25), ("x_c", 0.25)):
         make_whole_run(tmp_path / name, l1=[l1])

@@ -60,6 +60,20 @@ def test_a_list_and_a_pattern_give_the_name_of_the_run(
     assert load_metrics("runs/*")["run"].tolist() == ["v9", "v9", "v10", "v10"]
 
 
+def test_paths_may_begin_at_home_or_with_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs" / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    expected = load_losses(tmp_path / "runs" / "a")
+    for run in ("~/runs/a", Path("~/runs/a"), "$RUNS/a"):
+        pd.testing.assert_frame_equal(load_losses(run), expected)
+    assert load_metrics("~/runs/*")["run"].unique().tolist() == ["a"]
+    assert load_runs(["~/runs/a"]).index.tolist() == ["a"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
     runs = [tmp_path / folder / "run" for folder in ("x", "y")]
     for run in runs:

@@ -54,8 +54,8 @@ def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.
     Args:
         runs: A run directory; a pattern, ``"runs/*"``, for the run directories among its matches;
             ``"mlflow:<run id>"``; a directory with TensorBoard's event files; or a list of these.
-            ``~`` and ``$NAME`` are replaced as in a shell. A run that is still in progress is read as
-            far as it has come.
+            ``~`` and ``$NAME`` are replaced as in a shell. A run that is still in progress is read
+            as far as it has come.
         mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
             ``runs/mlflow.db``.
 

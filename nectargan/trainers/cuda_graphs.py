@@ -89,7 +89,8 @@ class CudaGraphs:
             torch.rand(1, device=self._device)
             torch.cuda.synchronize()
         except RuntimeError:
-            reason = " ".join(str(cause).split())[:200]
+            # CUDA's own first line; the others are about how to debug CUDA.
+            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
             raise RunError(
                 "The capture of the step failed and left the device unusable for this process: "
                 f"{reason}; start again with --set train.cuda_graph=off."

@@ -183,13 +183,13 @@ def test_a_capture_that_only_its_end_finds_spoilt(cuda: Cuda) -> None:
 def test_a_device_left_unusable_ends_the_run_in_one_sentence(cuda: Cuda) -> None:
     def work() -> None:
         cuda.broken = True
-        raise RuntimeError("copies\nto the host")
+        raise RuntimeError("CUDA error: copies\nCompile with `TORCH_USE_CUDA_DSA`")
 
     with pytest.raises(RunError) as caught:
         CudaGraphs(DEVICE).capture(work)
     assert str(caught.value) == (
-        "The capture of the step failed and left the device unusable for this process: copies to "
-        "the host; start again with --set train.cuda_graph=off."
+        "The capture of the step failed and left the device unusable for this process: CUDA error: "
+        "copies; start again with --set train.cuda_graph=off."
     )
 
 

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = demo
 
-.PHONY: install demo check test bench gpu audit clean
+.PHONY: install demo check test test-all bench gpu audit clean
 
 install: .venv/installed
 
@@ -41,6 +41,10 @@ audit: .venv-audit/installed
 
 # One thread a worker: the tests are small, and threads of many workers only get in their way.
 test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# With the tests that take many seconds each.
+test-all: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # Everything that a GPU is for as well: without one, its tests and rows are left out.

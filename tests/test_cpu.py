@@ -82,6 +82,7 @@ def test_the_allocator_that_the_user_has_chosen(variable: str) -> None:
     assert "memory" not in run("cpu.prepare()\nprint(cpu.describe(1))", **{variable: value})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="other C libraries are left alone")
 def test_freed_memory_is_used_again_without_new_pages() -> None:
     """New pages that ten tensors of 40 MB need, each freed before the next is made."""

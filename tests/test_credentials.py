@@ -175,6 +175,7 @@ def test_the_password_of_one_that_is_away_is_nowhere(
     assert places_of(SECRET, tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_the_password_of_a_server_is_nowhere(
     tiny: Callable[..., Config], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

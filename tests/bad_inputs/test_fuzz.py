@@ -130,6 +130,7 @@ LINES = st.lists(
 ).map(b"".join)
 
 
+@pytest.mark.slow
 @MANY
 @given(lines=LINES, whole=st.booleans(), offset=st.integers(0, 200), step=st.integers(0, 9))
 def test_ledgers_that_are_damaged(
@@ -173,6 +174,7 @@ def whole(folder: Path) -> bytes:
     return (folder / "whole.pt").read_bytes()
 
 
+@pytest.mark.slow
 @MANY
 @given(data=st.data())
 def test_checkpoints_with_some_bytes_changed(
@@ -217,6 +219,7 @@ def resumable(folder: Path) -> dict[str, Any]:
     return load_last(folder / "whole_run")
 
 
+@pytest.mark.slow
 @MANY
 @given(data=st.data())
 def test_checkpoints_that_hold_anything(

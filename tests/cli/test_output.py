@@ -74,6 +74,7 @@ def test_a_strangers_run_is_printed_escaped(run: Run, strange_run: Path, command
         assert r"\x1b" in result.output, result.output
 
 
+@pytest.mark.slow
 def test_terminals_of_other_encodings(config_file: Path) -> None:
     command = [*NECTARGAN, "train", "-c", str(config_file), "-n", "雪é"]
     shown = {"cp1252": "?é_v", "ascii": "??_v", "utf-8": "雪é_v"}
@@ -111,6 +112,7 @@ needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/
 LOST = [_closed_pipe, pytest.param(_full_device, marks=needs_full)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", LOST)
 def test_a_run_goes_on_when_nobody_reads_its_output(
     config_file: Path, lost: Callable[[], int]

@@ -31,6 +31,7 @@ def rows_of(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_grid_and_the_same_command_again(run: Run, config_file: Path, tmp_path: Path) -> None:
     sweep = ["--sweep", "train.loss.G_L1=10,50"]
     schedules = ["--sweep", "train.loss.G_GAN=linear 0->1 @ 1-20,1.0"]
@@ -74,6 +75,7 @@ def test_a_grid_and_the_same_command_again(run: Run, config_file: Path, tmp_path
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_sweep_that_is_killed_goes_on(
@@ -138,6 +140,7 @@ def test_a_run_that_fails_stops_no_other(run: Run, config_file: Path, tmp_path: 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="two processes at once on SQLite")
 def test_two_processes_share_a_study(config_file: Path, tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'shared.db'}"

@@ -262,6 +262,7 @@ def test_a_signal_ends_a_run_cleanly(
     assert mlrun.info.status == "KILLED"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_an_interrupted_run_is_saved_and_does_not_wait_long_for_a_silent_server(
     config_file: Path, tmp_path: Path
@@ -296,6 +297,7 @@ def test_a_closed_terminal_saves_the_run(config_file: Path, tmp_path: Path) -> N
     assert load_last(run)["step"] == pd.read_csv(run / "losses.csv")["step"].max()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes of Linux")
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_what_a_killed_run_leaves_alive_keeps_no_lock(

@@ -84,6 +84,7 @@ def test_an_output_directory_elsewhere_has_its_artifacts(runs: Path) -> None:
     assert mlflow_troubles(runs) == []
 
 
+@pytest.mark.slow
 def test_a_lost_database_gets_everything_anew(runs: Path, trained: Path) -> None:
     run = runs / "tiny_v1"
     before = points(trained, names(trained)["tiny_v1"])

@@ -295,6 +295,7 @@ def test_or_goes_on_and_says_so_once(tiny: Make, caplog: pytest.LogCaptureFixtur
     assert message.startswith("Loss 'G_L1' is nan with weight 100 in epoch 1, step 2;")
 
 
+@pytest.mark.slow
 def test_the_mlflow_run_goes_on_even_if_only_the_checkpoint_knows_it(tiny: Make) -> None:
     from mlflow.tracking import MlflowClient
 

@@ -98,6 +98,7 @@ def test_lower_is_better_for_l1(resolve: Resolve) -> None:
         assert trial.value == pytest.approx(best_in_csv(outcome.directory, "val/l1")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)])
 def test_an_interrupted_trial_fails_and_comes_again(
     resolve: Resolve, tmp_path: Path, stop: BaseException
@@ -120,6 +121,7 @@ def test_an_interrupted_trial_fails_and_comes_again(
     assert (runs[0] / "resumptions.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_a_failed_trial_that_counts(resolve: Resolve) -> None:
     rates = ["train.generator.learning_rate.initial=1e29..1e30", "logging.window_steps=1"]
     search, outcomes = searched(resolve, 2, axes=rates)
@@ -136,6 +138,7 @@ def test_a_failed_run_is_a_failed_trial_that_counts(resolve: Resolve) -> None:
     assert all("larger than load_size" in o.reason or "n_downs" in o.reason for o in failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "values"),
     [

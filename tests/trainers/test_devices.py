@@ -86,6 +86,7 @@ def test_deterministic_algorithms_are_switched_on_and_off() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
 def test_a_compiled_network_is_the_network() -> None:
     torch.manual_seed(0)

@@ -294,6 +294,7 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
     assert len(images) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
 def test_a_compiled_run_is_the_same_run(tiny: Make) -> None:
     # Six images in batches of four: the last one is not compiled. Dropout draws otherwise.

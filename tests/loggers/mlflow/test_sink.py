@@ -208,6 +208,7 @@ def test_a_real_server(server: Server, directory: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "served").rglob("losses.csv"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_a_server_that_dies_and_comes_back_gets_everything(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -1,4 +1,4 @@
-"""What both networks are made of: argument checks, norms, weight initialisation, U-Net blocks."""
+"""What both networks are made of: argument checks, weight initialisation, U-Net blocks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from nectargan.errors import ModelError, did_you_mean
 from nectargan.models.convolutions import DoublingConvTranspose2d, HalvingConv2d
+from nectargan.models.norms import NORMS
 
-NORMS: dict[str, type[nn.Module]] = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 UPSAMPLE_TYPES = ("Transposed", "Bilinear", "Nearest", "PixelShuffle")
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.errors import ModelError
-from nectargan.models.blocks import NORMS, check_choice, check_whole, init_weights
+from nectargan.models.blocks import check_choice, check_whole, init_weights
+from nectargan.models.norms import NORMS
 
 
 class PatchGANDiscriminator(nn.Module):

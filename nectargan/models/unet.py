@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from nectargan.errors import ModelError
 from nectargan.models.blocks import (
     BLOCKS,
-    NORMS,
     UPSAMPLE_TYPES,
     check_choice,
     check_whole,
     init_weights,
 )
+from nectargan.models.norms import NORMS
 
 _WIDEST = 8  # times `features`
 _DROPOUT_BLOCKS = 3

@@ -140,9 +140,10 @@ def _epoch_of(path: Path) -> int:
 
 
 def on_host(state: Any) -> Any:
-    """A copy of nested containers whose tensors are copies on the CPU."""
+    """A copy of nested containers whose tensors are contiguous copies on the CPU."""
     if isinstance(state, Tensor):
-        copy = torch.empty_like(state, device="cpu")
+        # A file does not depend on the order in which a device keeps its weights.
+        copy = torch.empty_like(state, device="cpu", memory_format=torch.contiguous_format)
         return copy.copy_(state.detach())
     if isinstance(state, Mapping):
         return {key: on_host(value) for key, value in state.items()}

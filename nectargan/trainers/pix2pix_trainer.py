@@ -33,7 +33,7 @@ from nectargan.runs.training_state import (
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep
 from nectargan.trainers.cuda_graphs import CudaGraphs
-from nectargan.trainers.devices import autocast, compiled
+from nectargan.trainers.devices import autocast, compiled, memory_format, place
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
@@ -70,8 +70,11 @@ class Pix2pixTrainer(Trainer):
         super().__init__(config, resumption)
         config = self.config
         with self.explaining_shortages():
-            self.generator = build_generator(config).to(self.device)
-            self.discriminator = build_discriminator(config).to(self.device)
+            self.generator = build_generator(config)
+            self.discriminator = build_discriminator(config)
+            order = memory_format(self.device, self.precision, config.dataloader.batch_size)
+            for network in (self.generator, self.discriminator):
+                place(network, self.device, order)
             self.losses.init_from_spec(build_losses, config)
             self._autocast = functools.partial(autocast, self.device, self.precision)
             for module in self._loss_modules():

@@ -11,7 +11,8 @@ from nectargan.config.loss_options import ScheduleConfig
 from nectargan.config.schema import Config, LearningRate
 from nectargan.losses.losses import ADVERSARIAL_MODES
 from nectargan.losses.pix2pix_objective import OBJECTIVES
-from nectargan.models.blocks import BLOCKS, NORMS, UPSAMPLE_TYPES
+from nectargan.models.blocks import BLOCKS, UPSAMPLE_TYPES
+from nectargan.models.norms import NORMS
 
 
 def sections() -> Iterator[type[BaseModel]]:

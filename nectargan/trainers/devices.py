@@ -83,9 +83,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "fp32"
 
 
-def memory_format(
-    device: torch.device, precision: str, batch_size: int
-) -> torch.memory_format:
+def memory_format(device: torch.device, precision: str, batch_size: int) -> torch.memory_format:
     """The order in which the networks' weights, and with them their maps, lie in memory.
 
     Tensor cores take ``channels_last``; in the other order cuDNN copies each map before and after

@@ -1,4 +1,4 @@
-"""Networks in ``channels_last``: chosen where it is faster, and no number of a run depends on it."""
+"""Networks in ``channels_last``: where it is faster; no number of a run depends on it."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ class Save(Section):
     save_examples: bool = True
     """Whether example grids (input, generated, target) are written."""
     example_save_rate: Count = 1
-    """Epochs from one grid to the next."""
+    """Epochs from one grid to the next; there is one before training as well."""
     num_examples: Annotated[int, Field(ge=1, le=1024)] = 4
     """Pairs in a grid, the same ones each time."""
 

@@ -112,7 +112,11 @@ class Pix2pixTrainer(Trainer):
         return needed_memory(self.config, self.precision)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
-        """Sets the learning rates of the epoch; returns them."""
+        """Sets the learning rates of the epoch; returns them. Pictures and histograms of the
+        untrained networks come first: step 0 is where trackers open, and bad data shows at once."""
+        if epoch == 1:
+            with evaluating(self.generator):
+                self._save_epoch_files(0)
         with warnings.catch_warnings():
             # Of a run that is resumed between its last batch and the end of the epoch.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")

@@ -61,11 +61,18 @@ def test_the_best_generator_is_a_model_from_images_to_images(
     before = mlflow.get_tracking_uri()
     run = Pix2pixTrainer(config).train()
     assert mlflow.get_tracking_uri() == before
-    # Once more: nothing is logged or registered twice.
-    (run / "sinks" / "MLflow.json").unlink()
-    synchronize(run)
-
     uri = f"sqlite:///{run.parent / 'mlflow.db'}"
+    (mlrun,) = MlflowClient(uri).search_runs([told_experiment(uri)])
+    assert mlrun.data.tags["model_step"] == "6"
+    assert {tag for tag in mlrun.data.tags if "nectargan." in tag} == {"nectargan.version"}
+    # Once more, and once as earlier versions left it: nothing is logged or registered twice.
+    for earlier_name in (None, "nectargan.model_step"):
+        if earlier_name is not None:
+            MlflowClient(uri).delete_tag(mlrun.info.run_id, "model_step")
+            MlflowClient(uri).set_tag(mlrun.info.run_id, earlier_name, "6")
+        MlflowClient(uri).set_terminated(mlrun.info.run_id, "KILLED")
+        assert synchronize(run)["MLflow"]
+
     default_store(uri)
     (told,) = MlflowClient(uri).search_model_versions("name = 'negatives'")
     assert told.version == "1" or told.version == 1

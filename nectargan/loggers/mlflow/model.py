@@ -25,7 +25,7 @@ log = logging.getLogger("nectargan")
 
 _VERSIONS_TAG = "mlflow.modelVersions"
 _NOTE_TAG = "mlflow.note.content"
-_MODEL_TAG, _STEP_TAG = "nectargan.model", "nectargan.model_step"
+_STEP_TAG, _EARLIER_STEP_TAG = "model_step", "nectargan.model_step"
 _NO_NAME = re.compile(r"[/:.%\"']")  # what MLflow allows in no name of a model
 
 
@@ -59,7 +59,8 @@ def log_model(
             return
         about = json.loads((Path(folder) / export.about_file).read_text("utf-8"))
         told = run.client.get_run(run.run_id)
-        if told.data.tags.get(_STEP_TAG) == str(about["step"]):
+        tags = told.data.tags
+        if tags.get(_STEP_TAG, tags.get(_EARLIER_STEP_TAG)) == str(about["step"]):
             return
         model = run.client.create_logged_model(
             told.info.experiment_id,
@@ -78,7 +79,6 @@ def log_model(
     run.client.set_logged_model_tags(model.model_id, {_NOTE_TAG: note})
     if register is not None:
         _register(run, model.model_id, register, note, tracking_uri)
-    run.tag(_MODEL_TAG, model.model_id)
     run.tag(_STEP_TAG, str(about["step"]))
 
 

@@ -21,13 +21,13 @@ from nectargan.record.ledger import LOSSES_FILE
 log = logging.getLogger("nectargan")
 
 RUN_FILE = "mlflow_run.json"
-GROUP_TAG = "nectargan.group"
+GROUP_TAG, _EARLIER_GROUP_TAG = "group_of_runs", "nectargan.group"
 
 RUN_DIRECTORY = "run_directory"
 SUPERSEDES, SUPERSEDED_BY = "supersedes", "superseded_by"
 # Without it, the UI opens an experiment as one of language models, with no runs in sight.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-_PARENT_TAG = "mlflow.parentRunId"
+_PARENT_TAG, _NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 # MLflow's own colors follow from the id of a run: two of them are often the same.
 _COLOR_TAG = "mlflow.runColor"
 _COLORS = (
@@ -186,14 +186,16 @@ class RunFinder:
                 self._client.update_run(run.info.run_id, name=self._directory.name)
 
     def _parent(self, group: str) -> str:
-        query = f"tags.`{GROUP_TAG}` = '{group}'"
-        if self._oldest(query) is None:
-            made = self._client.create_run(
-                self._experiment_id(), run_name=group, tags={GROUP_TAG: group}
-            )
-            self._client.set_terminated(made.info.run_id, "FINISHED")
+        for tag in (_EARLIER_GROUP_TAG, GROUP_TAG):
+            if found := self._oldest(f"tags.`{tag}` = '{group}'"):
+                return found
+        note = f"No training: it only holds the runs of the group '{group}', listed under it."
+        made = self._client.create_run(
+            self._experiment_id(), run_name=group, tags={GROUP_TAG: group, _NOTE_TAG: note}
+        )
+        self._client.set_terminated(made.info.run_id, "FINISHED")
         # Another process may have made one in the same moment: all take the oldest.
-        return str(self._oldest(query))
+        return str(self._oldest(f"tags.`{GROUP_TAG}` = '{group}'"))
 
     def _oldest(self, query: str) -> str | None:
         found = self._search(query)

@@ -25,6 +25,7 @@ from nectargan.record.run_directory import RunStatus
 
 log = logging.getLogger("nectargan")
 
+CHANGED_TAG = "changed_parameters"
 _FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
 _THUMBNAIL = 1024  # pixels of what the image grid shows; at MLflow's own 256, nobody sees a thing
 
@@ -127,16 +128,18 @@ class MLflowSink:
         return not check.differs and not check.lacks
 
     def _log_params(self) -> None:
-        """Logs new parameters. A changed one keeps its first value, and gets a tag: MLflow lets
-        nobody change a parameter."""
+        """Logs new parameters. A changed one keeps its first value, and a tag says what it is now:
+        MLflow lets nobody change a parameter."""
         from mlflow.entities import Param, RunTag
 
-        there = self._run.client.get_run(self.run_id).data.params
+        data = self._run.client.get_run(self.run_id).data
         mine = {key: str(value) for key, value in self._facts.params.items()}
-        new = [Param(key, value) for key, value in mine.items() if key not in there]
+        new = [Param(key, value) for key, value in mine.items() if key not in data.params]
         self._run.log("params", new)
-        changed = {k: value for k, value in mine.items() if there.get(k, value) != value}
-        self._run.log("tags", [RunTag(f"changed.{k}", value) for k, value in changed.items()])
+        pairs = [(key, data.params.get(key, value), value) for key, value in mine.items()]
+        changed = "; ".join(f"{key}: {old} → {now}" for key, old, now in pairs if old != now)
+        if changed != data.tags.get(CHANGED_TAG, ""):
+            self._run.log("tags", [RunTag(CHANGED_TAG, changed or "none any more")])
 
     def _log_datasets(self, datasets: Sequence[DatasetFacts]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -37,6 +37,22 @@ def test_runs_of_a_group_share_one_parent(store: str, tmp_path: Path) -> None:
         "other": None,
     }
     assert runs["weights"].info.status == "FINISHED"
+    assert (
+        "holds the runs of the group 'weights'" in runs["weights"].data.tags["mlflow.note.content"]
+    )
+
+
+def test_the_parent_of_an_earlier_version_is_taken(store: str, tmp_path: Path) -> None:
+    client = MlflowClient(store)
+    experiment = client.create_experiment("faces")
+    parent = client.create_run(experiment, run_name="w", tags={"nectargan.group": "w"})
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        MLflowSink(store, "faces", tmp_path / name, group="w").open(0)
+    runs = runs_of(store)
+    assert runs.keys() == {"a", "b", "w"}
+    for name in ("a", "b"):
+        assert runs[name].data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
 def test_runs_that_follow_each_other_have_other_colors(store: str, tmp_path: Path) -> None:

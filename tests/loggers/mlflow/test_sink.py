@@ -321,7 +321,11 @@ def test_a_resumed_run_goes_on_in_the_same_run(store: str, directory: Path) -> N
     assert (again_run.info.run_id, again_run.info.status) == (run.info.run_id, "FINISHED")
     assert history(store, run, "a") == [(i, i / 3, 100 + i) for i in range(1, 9)]
     assert again_run.data.params == {"lr": "1", "same": "5", "new": "3"}
-    assert again_run.data.tags["changed.lr"] == "2"
+    assert again_run.data.tags["changed_parameters"] == "lr: 1 → 2"
+    MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 6})).open(9)
+    assert only_run(store, "faces").data.tags["changed_parameters"] == "same: 5 → 6"
+    MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 5})).open(9)
+    assert only_run(store, "faces").data.tags["changed_parameters"] == "none any more"
 
 
 def test_a_process_that_died_while_making_its_run_leaves_one_run(

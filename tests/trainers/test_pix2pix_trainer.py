@@ -344,7 +344,7 @@ def test_tensorboard_has_what_the_run_directory_has(tiny: Make) -> None:
     for name in names[2::2]:
         shown = events.Histograms(name)
         # Before training there are no gradients.
-        steps = [0, 3, 6] if name.startswith("weights/") else [3, 6]
+        steps = [0, 3, 6] if "/weights/" in name else [3, 6]
         assert [(e.step, e.histogram_value.num) for e in shown] == [(s, count) for s in steps]
     # The epoch has the step axis of the losses.
     assert [(e.step, e.value) for e in events.Scalars("epoch")] == [(1, 1.0), (4, 2.0)]

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.paths import INPUT, OUTPUT
+from nectargan.cli.paths import OUTPUT, ConfigPath
 from nectargan.files import is_stream
 from nectargan.output import say
 
 
 @click.command(cls=Command)
-@click.argument("config", type=INPUT)
+@click.argument("config", type=ConfigPath())
 @click.option(
     "-o",
     "--output",
@@ -22,7 +22,7 @@ from nectargan.output import say
     show_default=True,
     help="PNG file.",
 )
-def schedule(config: Path, output: Path) -> None:
+def schedule(config: str, output: Path) -> None:
     """Draw the loss weights and learning rates of CONFIG that move over its epochs.
 
     What stays the same is listed. If nothing moves, everything is drawn.

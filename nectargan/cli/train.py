@@ -13,7 +13,7 @@ import click
 
 from nectargan.cli.closing import closing_lines
 from nectargan.cli.common import HELP, LongCommand, WholeNumber
-from nectargan.cli.paths import OUTPUT, UserPath
+from nectargan.cli.paths import OUTPUT, ConfigPath, UserPath
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.cpu import prepare
@@ -49,7 +49,7 @@ _KEYS = {
 
 
 @click.command(cls=LongCommand, context_settings=HELP)
-@click.option("-c", "--config", type=_INPUT, metavar="FILE", help="Config, JSON or YAML.")
+@click.option("-c", "--config", type=ConfigPath(), metavar="CONFIG", help="Config.")
 @click.option("-d", "--data", type=_INPUT, metavar="DIR", help="Data set.")
 @click.option("-o", "--output", type=_TEXT, metavar="DIR", help="Where run directories are made.")
 @click.option("-n", "--name", help="Name of the experiment.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -37,6 +38,11 @@ def _resize(value: object) -> object:
     if len(words) != 2 or any(word not in known for word in words):
         raise ValueError(f"it must be {' or '.join(known)}, or [input, target] of these")
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _one_or_two(item: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a value for both, or a list of one for each."""
+    return {"anyOf": [item, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}]}
 
 
 def _text(value: object) -> object:
@@ -81,8 +87,16 @@ Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 Width = Annotated[int, Field(ge=1, le=8192)]  # channels of a layer
 Depth = Annotated[int, Field(ge=0, le=16)]  # layers that halve an image of at most MOST_PIXELS
 Channels = Annotated[int, Field(ge=1, le=4)]
-Size = Annotated[int | list[int], BeforeValidator(_size)]
-Resize = Annotated[str | list[str], BeforeValidator(_resize)]
+Size = Annotated[
+    int | list[int],
+    BeforeValidator(_size),
+    WithJsonSchema(_one_or_two({"type": "integer", "minimum": 1, "maximum": MOST_PIXELS})),
+]
+Resize = Annotated[
+    str | list[str],
+    BeforeValidator(_resize),
+    WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Resize))})),
+]
 PathText = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[Text, AfterValidator(_name)]  # of a file, and of things in a tracker

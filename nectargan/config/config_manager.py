@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -18,6 +17,7 @@ from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
+from nectargan.config.shipped import find_config, meant_by
 from nectargan.credentials import public_address
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import read_regular_text, replacing
@@ -27,7 +27,6 @@ Override = tuple[str, Any]
 
 # Far more than a config can need; what is above would exhaust the stack, or the memory.
 _DEEPEST = 32
-_SUFFIXES = (".json", ".yaml", ".yml")
 _MOST_VALUES = 100_000
 
 
@@ -35,8 +34,9 @@ class ConfigManager:
     """A resolved config.
 
     Args:
-        source: A JSON or YAML file (by suffix), a dictionary of the same shape, or ``None`` for
-            the defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
+        source: A JSON or YAML file (by suffix), the name of a config that comes with NectarGAN (see
+            `nectargan.config.shipped`), a dictionary of the same shape, or ``None`` for the
+            defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
         overrides: ``(dotted key, value)`` pairs that replace single options, later ones last. A
             pair's place in messages is ``--set``.
         flags: What else a user may have typed for an option, by its dotted key: ``--device``.
@@ -57,8 +57,7 @@ class ConfigManager:
         if source is None or isinstance(source, Mapping):
             place, document = "the config", copy.deepcopy(dict(source or {}))
         else:
-            place = f"config file '{os.fspath(source)}'"
-            document = _read(Path(source), place)
+            document, place = read_document(source)
         document = migrate(document)
         keys = []
         for key, value in overrides:
@@ -91,9 +90,9 @@ def load_config(
     source: str | PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Reads and checks a config::
+    """Reads and checks a config; all that it leaves out has its default::
 
-        config = load_config("configs/facades.json", {"train.loss.G_L1": 50.0})
+        config = load_config("facades", {"train.loss.G_L1": 50.0})
 
     Args:
         source: As for `ConfigManager`.
@@ -131,13 +130,25 @@ def parse_override(text: str) -> Override:
         ) from None
 
 
+def read_document(source: str | PathLike[str]) -> tuple[dict[str, Any], str]:
+    """What a config file says, and what messages call the file; nothing in it is checked.
+
+    Raises:
+        ConfigError: it cannot be read, or does not hold sections.
+    """
+    path, place = find_config(source)
+    document = _read(path, place)
+    document.pop("$schema", None)  # for editors
+    return document, place
+
+
 def _read(path: Path, place: str) -> dict[str, Any]:
     try:
         text = read_regular_text(path, encoding="utf-8-sig")  # Windows editors add a mark
     except UnicodeDecodeError:
         raise ConfigError(f"The {place} is not UTF-8 text.") from None
     except OSError as error:
-        hint = _meant_by(path)
+        hint = meant_by(path)
         raise ConfigError(f"The {place} cannot be read: {error.strerror}.{hint}") from None
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
@@ -152,15 +163,6 @@ def _read(path: Path, place: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError(f"The {place} must hold sections such as 'train', not {document!r:.60}.")
     return document
-
-
-def _meant_by(path: Path) -> str:
-    """The end of a sentence about a path that is no file: what it may have been meant for."""
-    inside = [path / "config.json"]
-    beside = [path.parent / f"{path.name}{suffix}" for suffix in _SUFFIXES]
-    shipped = [Path("configs") / file.name for file in beside]
-    found = next((each for each in (*inside, *beside, *shipped) if each.is_file()), None)
-    return f" Did you mean '{found}'?" if found else ""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

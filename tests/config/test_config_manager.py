@@ -471,10 +471,10 @@ def test_what_was_meant_by_a_path_that_is_no_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("configs/demo.json", "mine.yaml", "runs/x_v1/config.json"):
+    for file in ("configs/own.json", "mine.yaml", "runs/x_v1/config.json"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text("{}")
-    told = {"demo": "configs/demo.json", "mine": "mine.yaml", "runs/x_v1": "runs/x_v1/config.json"}
+    told = {"own": "configs/own.json", "mine": "mine.yaml", "runs/x_v1": "runs/x_v1/config.json"}
     for typed, meant in told.items():
         with pytest.raises(ConfigError, match="cannot be read") as caught:
             ConfigManager(typed)

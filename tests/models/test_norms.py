@@ -55,10 +55,12 @@ def test_one_channels_last_image_stays_as_it_lies_on_a_gpu(
 ) -> None:
     x = maps(shape, torch.channels_last, "cuda")
     own, plain = (kind(shape[1], affine=affine) for kind in (InstanceNorm2d, nn.InstanceNorm2d))
-    found, wanted = results(own.cuda(), x), results(plain.cuda(), x)
-    for ours, torchs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, torchs, rtol=1e-5, atol=1e-5)
+    found, wanted = results(own.cuda(), x), results(plain.double(), x.cpu().double())
+    for ours, exact in zip(found, wanted, strict=True):
+        # The means go up to 512, where float32 has steps of 6e-5.
+        torch.testing.assert_close(ours.cpu().double(), exact, rtol=1e-5, atol=6e-5)
         assert ours.is_contiguous(memory_format=torch.channels_last)
+    plain.float().cuda()
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert own(x.bfloat16()).dtype == plain(x.bfloat16()).dtype
     with pytest.raises(ValueError, match="Expected more than 1"):

@@ -97,7 +97,8 @@ def trial_of_default(place: Place) -> str:
     checkpoints = list_checkpoints(directory)
     must(len(checkpoints) == 2, f"{len(checkpoints)} checkpoints instead of 2")
     pictures = list((directory / "examples").glob("*.png"))
-    must(len(pictures) == 2, f"{len(pictures)} pictures of examples instead of 2")
+    # One before training, and one of each epoch.
+    must(len(pictures) == 3, f"{len(pictures)} pictures of examples instead of 3")
     found = {row["metric"]: float(row["value"]) for row in rows_of(directory / "metrics.csv")}
     must(-1 <= found["val/ssim"] <= 1, f"val/ssim is {found['val/ssim']}")
     return f"{shown}; val/ssim {found['val/ssim']:.3f}"

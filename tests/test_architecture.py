@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interrupts": set(),
     "names": set(),
     "output": set(),
+    "servers": set(),
     "shortage": set(),
     "version": set(),
     "wording": set(),
@@ -56,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": LOWER - {"trainers"},
     "trainers": LOWER,
     "sweeps": LOWER,
-    "cli": LOWER | {"sweeps"},
+    "cli": LOWER | {"sweeps", "servers"},
 }
 FOR_ALL = {
     "cgroups",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from nectargan.dataset.cache import choose_place
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
-from nectargan.errors import ConfigError, did_you_mean
+from nectargan.errors import ConfigError, ScheduleError, did_you_mean
 from nectargan.imports import call_imported, import_path
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
@@ -96,7 +97,19 @@ def build_optimizer(
 
 
 def lr_schedules(config: Config) -> dict[str, Schedule]:
-    """The learning rate of each network over the epochs."""
+    """The learning rate of each network over the epochs.
+
+    Raises:
+        ConfigError: a schedule of one's own cannot be imported, or fails in an epoch of the run.
+    """
+    return {
+        name: _usable(rate, f"train.{name}.learning_rate", config.train.epochs, least=0.0)
+        for name, rate in _rates(config).items()
+    }
+
+
+def _rates(config: Config) -> dict[str, Schedule]:
+    """The learning rates as the config has them: nothing is imported."""
     train = config.train
     shared = train.generator if not train.separate_lr_schedules else train.discriminator
     return {
@@ -105,10 +118,45 @@ def lr_schedules(config: Config) -> dict[str, Schedule]:
     }
 
 
-def all_schedules(config: Config) -> dict[str, Schedule]:
-    """Weights and learning rates over the epochs, under the names of their series."""
-    weights = {f"weight/{name}": weight for name, weight in loss_weights(config).items()}
-    return weights | {f"lr/{name}": rate for name, rate in lr_schedules(config).items()}
+def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
+    """Weights and learning rates over the epochs, under the names of their series.
+
+    Args:
+        config: The config.
+        imports: Whether functions that it names are imported; else their schedules have no values.
+    """
+    schedules = {f"weight/{name}": weight for name, weight in _weights(config).items()}
+    schedules |= {f"lr/{name}": rate for name, rate in _rates(config).items()}
+    if not imports:
+        return schedules
+    return {
+        series: _usable(each, series, config.train.epochs) for series, each in schedules.items()
+    }
+
+
+def _usable(schedule: Schedule, place: str, epochs: int, least: float = -math.inf) -> Schedule:
+    """A schedule that has values; a function of one's own is imported and tried out."""
+    if schedule.is_imported:
+        return schedule
+    schedule = schedule.imported(f"The schedule of {place}")
+    times = range(1, epochs + 1)
+    try:
+        values = {epoch: schedule.value_at(epoch) for epoch in times}
+        again = {epoch: schedule.value_at(epoch) for epoch in reversed(times)}
+    except ScheduleError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    for epoch, value in values.items():
+        if value < least:
+            raise ConfigError(
+                f"{place}: schedule '{schedule.name}' returned {value:g} for epoch {epoch}; "
+                f"at least {least:g} is allowed."
+            )
+        if value != again[epoch]:
+            raise ConfigError(
+                f"{place}: schedule '{schedule.name}' returned {value:g} and then "
+                f"{again[epoch]:g} for epoch {epoch}; its value must depend on the epoch alone."
+            )
+    return schedule
 
 
 # --- losses ------------------------------------------------------------------------------------
@@ -152,7 +200,19 @@ def _not_a_loss(
 
 
 def loss_weights(config: Config) -> dict[str, Schedule]:
-    """The weight of every loss of the run over the epochs; builds no loss."""
+    """The weight of every loss of the run over the epochs; builds no loss.
+
+    Raises:
+        ConfigError: a schedule of one's own cannot be imported, or fails in an epoch of the run.
+    """
+    return {
+        name: _usable(weight, f"train.loss.{name}", config.train.epochs)
+        for name, weight in _weights(config).items()
+    }
+
+
+def _weights(config: Config) -> dict[str, Schedule]:
+    """The weights as the config has them: nothing is imported."""
     return {
         name: _schedule(_weight_of(option))
         for name, option in resolve_losses(config).train.loss.items()
@@ -187,7 +247,8 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
             losses[name] = replace(losses[name], tags=option.tags)
         weight = _weight_of(option)
         if isinstance(weight, ScheduleConfig):
-            losses[name] = replace(losses[name], schedule=weight.build())
+            schedule = _usable(weight.build(), f"train.loss.{name}", train.epochs)
+            losses[name] = replace(losses[name], schedule=schedule)
         else:
             losses[name] = replace(losses[name], loss_weight=weight, schedule=Schedule())
         function = losses[name].function

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from nectargan.errors import ConfigError
+
+_PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[.:][^\W\d]\w*")
+
+
+def is_import_path(text: object) -> bool:
+    """Whether a text has the form of an import path, which a name has not: "package.Name"."""
+    return isinstance(text, str) and _PATH.fullmatch(text) is not None
 
 
 def import_path(place: str, path: str) -> Any:

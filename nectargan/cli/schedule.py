@@ -22,17 +22,26 @@ from nectargan.output import say
     show_default=True,
     help="PNG file.",
 )
-def schedule(config: str, output: Path) -> None:
+@click.option("--trust", is_flag=True, help="Import what the config of a run names.")
+def schedule(config: str, output: Path, trust: bool) -> None:
     """Draw the loss weights and learning rates of CONFIG that move over its epochs.
 
-    What stays the same is listed. If nothing moves, everything is drawn.
+    What stays the same is listed. If nothing moves, everything is drawn. Functions of your own that
+    CONFIG names as schedules are imported.
     """
     from nectargan.analysis.schedule_plot import constant_values, plot_schedules
     from nectargan.build import all_schedules
     from nectargan.config.config_manager import ConfigManager
+    from nectargan.record.run_directory import STATUS_FILE
+    from nectargan.runs.trust import check_trust
 
     data = ConfigManager(config).data
-    schedules, epochs = all_schedules(data), data.train.epochs
+    schedules, epochs = all_schedules(data, imports=False), data.train.epochs
+    if any(not schedule.is_imported for schedule in schedules.values()):
+        if not trust and (Path(config).parent / STATUS_FILE).exists():
+            # Of a run, which may come from somebody else.
+            check_trust(Path(config).parent, data.model_dump(mode="json"))
+        schedules = all_schedules(data)
     plot_schedules(schedules, epochs, output)
     if constant := constant_values(schedules, epochs):
         told = ", ".join(f"{name} {value:.4g}" for name, value in constant.items())

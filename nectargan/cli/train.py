@@ -80,9 +80,7 @@ _KEYS = {
     help="Go on with a run, or from a checkpoint in it; auto: with the newest unfinished one, or "
     "start one.",
 )
-@click.option(
-    "--trust", is_flag=True, help="With --resume: import the losses that the run's config names."
-)
+@click.option("--trust", is_flag=True, help="With --resume: import what the run's config names.")
 @sweep_options
 @click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
 @click.version_option(__version__, prog_name="nectargan-train")
@@ -219,7 +217,11 @@ def _resumption(
     directory, file = (place, None) if place.is_dir() else (run_directory_of(place), place)
     checkpoint = load_last(directory) if file is None else load_checkpoint(file)
     if config is None and not trust:
-        check_trust(directory, checkpoint["config"])
+        from nectargan.config.config_manager import ConfigManager
+
+        # Resolved, for a config may be spelled in more than one way.
+        read = ConfigManager(checkpoint["config"]).data
+        check_trust(directory, read.model_dump(mode="json"))
     manager = resolve(config or checkpoint["config"])
     return manager, resumption_of(directory, checkpoint, manager.data, file)
 

@@ -17,6 +17,7 @@ from pydantic import (
 
 from nectargan.config import choices
 from nectargan.names import FORMULA
+from nectargan.scheduling.schedules import FLOAT32_MAX
 from nectargan.shell import expanded
 
 BACKSLASHES = 'in quotes a backslash is written twice, as in "D:\\\\new", or / in its place'
@@ -74,11 +75,9 @@ def on_or_off(value: object) -> object:
 MOST_EPOCHS = 100_000
 MOST_PIXELS = 65_536
 MOST = 10**9
-FLOAT32_MAX = 3.4e38
 DAY = 86_400.0
 
 Chance = Annotated[float, Field(ge=0.0, le=1.0)]
-Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
 Positive = Annotated[float, Field(gt=0.0, le=FLOAT32_MAX)]
 NotNegative = Annotated[float, Field(ge=0.0, le=FLOAT32_MAX)]
 Count = Annotated[int, Field(ge=1, le=MOST)]

@@ -133,9 +133,10 @@ class LearningRate(Section):
     @model_validator(mode="after")
     def _is_never_negative(self) -> LearningRate:
         rate = self.build()
-        values = [rate.initial_value, rate.target_value, *(value for _, value in rate.points)]
-        if min(values) >= 0:
-            return self  # all schedules stay between their ends, or their points
+        points = rate.arguments.get("points", ())
+        values = [rate.initial_value, rate.target_value, *(value for _, value in points)]
+        if not rate.is_imported or min(values) >= 0:
+            return self  # not known yet, or between its ends, or its points, as all schedules are
         for epoch in range(1, self.epochs + self.epochs_decay + 1):
             if rate.value_at(epoch) < 0:
                 raise ValueError(f"the learning rate of epoch {epoch} would be below 0")

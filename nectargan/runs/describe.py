@@ -41,12 +41,13 @@ def change_tag(directory: Path, key: str, value: str) -> None:
     save_facts(directory, {**tags, key: value}, datasets)
 
 
-def run_facts(config: Config, directory: Path) -> RunFacts:
+def run_facts(config: Config, directory: Path, live: bool = True) -> RunFacts:
     """What MLflow is to know about a run besides its points.
 
     Args:
         config: The run's config.
         directory: The run directory, with what `save_facts` kept there.
+        live: Whether the run is trained now; else nothing that its config names is imported.
     """
     tags, datasets = _read(directory / FACTS_FILE)
     wants_model = config.logging.mlflow.log_model and config.save.save_model
@@ -55,7 +56,7 @@ def run_facts(config: Config, directory: Path) -> RunFacts:
         tags=tags,
         note=_note(config, directory, tags, datasets),
         datasets=datasets,
-        first_pictures={"schedules.png": _draw_schedules(config)},
+        first_pictures={"schedules.png": _draw_schedules(config, live)},
         last_pictures={"losses.png": functools.partial(_draw_losses, directory)},
         export=_export_of(directory) if wants_model else None,
     )
@@ -138,11 +139,13 @@ def _note(
     return "\n".join(lines)
 
 
-def _draw_schedules(config: Config) -> Draw:
+def _draw_schedules(config: Config, live: bool) -> Draw:
     def draw(path: Path) -> None:
         from nectargan.analysis.schedule_plot import plot_schedules
 
-        plot_schedules(all_schedules(config), config.train.epochs, path)
+        schedules = all_schedules(config, imports=live).items()
+        known = {name: schedule for name, schedule in schedules if schedule.is_imported}
+        plot_schedules(known, config.train.epochs, path)
 
     return draw
 

@@ -48,7 +48,7 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
                 find_store(named, output, is_new=False).uri,
                 find_experiment(name, config.common.experiment_name, is_new=False),
                 directory,
-                run_facts(config, directory),
+                run_facts(config, directory, live),
                 every_n_steps=logging.mlflow.every_n_steps,
                 group=logging.mlflow.group,
                 system_metrics=live and logging.mlflow.system_metrics,

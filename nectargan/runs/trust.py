@@ -1,9 +1,9 @@
 """Whose code a run's config may name.
 
-A config can name any importable class, as a loss or a network, and importing a module runs it. Who
-gives a config names the classes himself. A run that is resumed brings its config along, and may
-come from somebody else: the classes in it are imported if this user gave that config on this
-machine, which a code in the run directory shows, or says ``--trust``.
+A config can name any importable class or function (of a loss, a network, a schedule, …), and
+importing a module runs it. Who gives a config names these himself. A run that is resumed brings its
+config along, and may come from somebody else: what it names is imported if this user gave that
+config on this machine, which a code in the run directory shows, or says ``--trust``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,27 +23,39 @@ from nectargan.files import read_regular_text, replacing
 
 CODE_FILE = "functions.hmac"
 
-# Importing these runs nothing but what is imported anyway.
+# As losses and networks, which are classes of modules, these run nothing but what is imported anyway.
 _OWN = ("nectargan.losses.", "nectargan.models.", "torch.nn.")
+_MODULES = re.compile(r"train\.(loss\.[^.]*|generator|discriminator)\.function")
 
 
 def foreign_functions(config: Mapping[str, Any]) -> list[str]:
-    """The classes of others that a config, as it is in a file, names as a ``function``; sorted."""
-    return sorted({name for name in _functions(config) if not name.startswith(_OWN)})
+    """What a resolved config names by import path and is not part of this package; sorted."""
+    return sorted(
+        {
+            path
+            for key, path in _import_paths(config)
+            if not (path.startswith(_OWN) and _MODULES.fullmatch(key))
+        }
+    )
 
 
-def _functions(section: object) -> Iterator[str]:
-    if not isinstance(section, Mapping):
-        return
-    for key, value in section.items():
-        if key == "function" and value:
-            yield str(value)
-        elif key != "arguments":  # they are values, whatever they are called
-            yield from _functions(value)
+def _import_paths(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted key and the value of everything called "function", wherever it is."""
+    if isinstance(value, Mapping):
+        if "schedule" in value:
+            key += ".schedule"  # in place of a loss's term
+        for name, below in value.items():
+            if name == "function" and isinstance(below, str):
+                yield f"{key}.function", below
+            elif name != "arguments" or not isinstance(value.get("function"), str):
+                yield from _import_paths(below, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for below in value:
+            yield from _import_paths(below, key)
 
 
 def vouch_for(directory: Path, config: Mapping[str, Any]) -> None:
-    """Notes in a run directory that this user, on this machine, let its classes be imported.
+    """Notes in a run directory that this user, on this machine, gave its config.
 
     Where the note cannot be kept, a later resume has to be told ``--trust``.
     """
@@ -53,7 +66,7 @@ def vouch_for(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_trust(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raises `RunError` if a run's own config names classes that `vouch_for` did not note."""
+    """Raises `RunError` if a run's own resolved config names what `vouch_for` did not note."""
     functions = foreign_functions(config)
     if not functions:
         return

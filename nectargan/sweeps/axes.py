@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from nectargan.config.base import FLOAT32_MAX
 from nectargan.config.config_manager import parse_override
 from nectargan.errors import ConfigError
+from nectargan.scheduling.schedules import FLOAT32_MAX
 
 _CLOSING = {"[": "]", "{": "}"}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, create_model, model_validator
 from nectargan.config.base import MOST, Section
 from nectargan.errors import NectarGANError
 from nectargan.imports import is_import_path
-from nectargan.scheduling.data import RESERVED, Schedule
+from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import parse_notation
 from nectargan.scheduling.parameters import parameters_of
 from nectargan.scheduling.schedules import Number, schedule_map
@@ -48,7 +48,7 @@ class _ScheduleConfig(Section):
             ScheduleError: the numbers contradict each other; also `UnknownScheduleError`.
         """
         given = self.model_dump(exclude_none=True, exclude={"schedule", "function", "arguments"})
-        return Schedule(self.function or self.schedule or "", **given, **self.arguments)
+        return Schedule(self.function or self.schedule or "", arguments=self.arguments, **given)
 
     @model_validator(mode="before")
     @classmethod
@@ -57,13 +57,12 @@ class _ScheduleConfig(Section):
             given = parse_notation(value) if isinstance(value, str) else value
         except NectarGANError as error:
             raise ValueError(str(error)) from None
-        if not isinstance(given, dict) or not is_import_path(given.get("schedule")):
-            return given
-        # Of one's own after all: what the schedule does not know itself is for the function.
-        known = {key: v for key, v in given.items() if key in _ScheduleConfig.model_fields}
-        rest = {key: v for key, v in given.items() if key not in known}
-        known["function"] = known.pop("schedule")
-        return {"arguments": rest, **known} if isinstance(value, str) else {**known, **rest}
+        if isinstance(given, dict) and is_import_path(given.get("schedule")):
+            given = {
+                "function": given["schedule"],
+                **{k: given[k] for k in given if k != "schedule"},
+            }
+        return given
 
     @model_validator(mode="after")
     def _can_be_built(self) -> _ScheduleConfig:
@@ -71,9 +70,6 @@ class _ScheduleConfig(Section):
             raise ValueError('it needs a "schedule" by name or a "function" of your own, not both')
         if self.arguments and self.function is None:
             raise ValueError("arguments are for a function; those of a schedule stand beside it")
-        for name in (*RESERVED, "interval"):
-            if name in self.arguments:
-                raise ValueError(f"{name} is no argument; it stands beside the function")
         if self.function is not None:
             for name, value in self:
                 if name not in _ScheduleConfig.model_fields and value is not None:

@@ -23,7 +23,7 @@ from nectargan.files import read_regular_text, replacing
 
 CODE_FILE = "functions.hmac"
 
-# As losses and networks, which are classes of modules, these run nothing but what is imported anyway.
+# As losses and networks, these run nothing but what is imported anyway.
 _OWN = ("nectargan.losses.", "nectargan.models.", "torch.nn.")
 _MODULES = re.compile(r"train\.(loss\.[^.]*|generator|discriminator)\.function")
 

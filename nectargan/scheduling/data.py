@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Real
@@ -17,8 +17,6 @@ from nectargan.scheduling.schedules import schedule_map
 from nectargan.wording import in_short
 
 _ENDS = {"start_epoch": 1.0, "end_epoch": 1.0, "initial_value": 1.0, "target_value": 1.0}
-# What a function may not call an argument of its own, because a schedule has it.
-RESERVED = ("schedule", "function", "arguments", *_ENDS)
 
 
 @dataclass(init=False)
@@ -39,10 +37,11 @@ class Schedule:
         target_value: Value from ``end_epoch`` on; any finite number.
         interval: ``"epoch"``: the value changes between epochs. ``"step"``: it moves with every
             step, and reaches what it would be in an epoch at that epoch's last step.
-        arguments: What the function takes besides, given here as further keywords: ``power`` of
-            ``polynomial``, ``cycles`` and ``ramp`` of ``cyclical``, ``steps`` of ``step`` (see
-            there), or those of a function of one's own. ``points`` of ``piecewise``, ``(epoch,
-            value)`` pairs with increasing epochs, set the two epochs and the two values above.
+        arguments: What the function takes besides, given as further keywords or as a dictionary:
+            ``power`` of ``polynomial``, ``cycles`` and ``ramp`` of ``cyclical``, ``steps`` of
+            ``step`` (see there), or those of a function of one's own. ``points`` of ``piecewise``,
+            ``(epoch, value)`` pairs with increasing epochs, set the two epochs and the two values
+            above.
         current_value: The value last computed; the initial one before that.
 
     Raises:
@@ -58,7 +57,7 @@ class Schedule:
     target_value: float
     interval: Literal["epoch", "step"]
     arguments: dict[str, Any]
-    current_value: float = field(compare=False)
+    current_value: float = field(init=False, compare=False)
 
     def __init__(
         self,
@@ -68,13 +67,14 @@ class Schedule:
         initial_value: float = 1.0,
         target_value: float = 1.0,
         interval: Literal["epoch", "step"] = "epoch",
-        **arguments: Any,
+        arguments: Mapping[str, Any] | None = None,
+        **further: Any,
     ) -> None:
         self.schedule = schedule
         self.start_epoch, self.end_epoch = start_epoch, end_epoch
         self.initial_value, self.target_value = initial_value, target_value
         self.interval = interval
-        self.arguments = arguments
+        self.arguments = {**(arguments or {}), **further}
         self._function = self._find_function()
         if self._function is not None:
             self._take_arguments()

@@ -23,7 +23,7 @@ from typing import Any
 
 from nectargan.errors import ScheduleError, did_you_mean
 from nectargan.imports import is_import_path
-from nectargan.scheduling.data import RESERVED, Schedule
+from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.parameters import parameters_of
 from nectargan.scheduling.schedules import schedule_map
 
@@ -56,11 +56,12 @@ def parse_notation(text: str) -> dict[str, Any]:
         key, value = match.groups()
         if key in extras:
             raise ScheduleError(f"Schedule {text!r} gives {key} twice.")
-        if key in RESERVED:
-            raise ScheduleError(f"Schedule {text!r} gives {key}, which is no argument.")
         extras[key] = value if key == "interval" else _value(value, text, is_own)
         rest = rest[: match.start()]
     rest = rest.strip()
+    if is_own:
+        interval = {"interval": extras.pop("interval")} if "interval" in extras else {}
+        extras = {"arguments": extras, **interval} if extras else interval
     if name in schedule_map:
         known = ["interval", *(parameters_of(schedule_map[name]) or ())]
         for key in extras:

@@ -125,12 +125,14 @@ def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
         config: The config.
         imports: Whether functions that it names are imported; else their schedules have no values.
     """
-    schedules = {f"weight/{name}": weight for name, weight in _weights(config).items()}
-    schedules |= {f"lr/{name}": rate for name, rate in _rates(config).items()}
-    if not imports:
-        return schedules
+    weights, rates = (
+        (loss_weights(config), lr_schedules(config))
+        if imports
+        else (_weights(config), _rates(config))
+    )
     return {
-        series: _usable(each, series, config.train.epochs) for series, each in schedules.items()
+        **{f"weight/{name}": weight for name, weight in weights.items()},
+        **{f"lr/{name}": rate for name, rate in rates.items()},
     }
 
 

@@ -151,7 +151,10 @@ class LossTerm(Section):
 
 LossOption = Annotated[
     Annotated[Number, Tag("number")]
-    | Annotated[ScheduleConfig, Tag("schedule")]
+    # A function alone could be that of a term as well.
+    | Annotated[
+        ScheduleConfig, Tag("schedule"), Field(json_schema_extra={"required": ["schedule"]})
+    ]
     | Annotated[LossTerm, Tag("term")],
     Discriminator(
         _option_kind,

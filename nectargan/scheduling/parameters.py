@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from annotated_types import GroupedMetadata
+from annotated_types import GroupedMetadata, Interval
 
 from nectargan.errors import ScheduleError, did_you_mean
 
@@ -43,19 +43,31 @@ class Parameter(NamedTuple):
     @property
     def description(self) -> str:
         """The text in the annotation; empty without one."""
-        extra = get_args(self.annotation)[1:] if self.type is not self.annotation else ()
-        return next((each for each in extra if isinstance(each, str)), "")
+        return next((each for each in self._metadata if isinstance(each, str)), "")
 
     @property
     def bounds(self) -> dict[str, float]:
         """The bounds in the annotation: ``gt``, ``ge``, ``lt`` and ``le``."""
-        extra = get_args(self.annotation)[1:] if self.type is not self.annotation else ()
         return {
             kind: getattr(each, kind)
-            for each in _flat(extra)
+            for each in _flat(self._metadata)
             for kind in ("gt", "ge", "lt", "le")
             if getattr(each, kind, None) is not None
         }
+
+    @property
+    def bounds_in_words(self) -> str:
+        """ "above 0 and <= 5"; for an `Interval` of numbers that need not be whole, "in (0, 5]"."""
+        bounds = self.bounds
+        if self.type is int or not any(isinstance(each, Interval) for each in self._metadata):
+            words = {"gt": "above", "ge": ">=", "lt": "below", "le": "<="}
+            return " and ".join(f"{words[kind]} {limit}" for kind, limit in bounds.items())
+        low, high = bounds.get("gt", bounds.get("ge")), bounds.get("lt", bounds.get("le"))
+        return f"in {'(' if 'gt' in bounds else '['}{low}, {high}{')' if 'lt' in bounds else ']'}"
+
+    @property
+    def _metadata(self) -> tuple[Any, ...]:
+        return get_args(self.annotation)[1:] if self.type is not self.annotation else ()
 
 
 def _flat(metadata: Any) -> Iterator[Any]:
@@ -105,7 +117,7 @@ def check_arguments(
     """The arguments of a schedule function, with the defaults of those that are not given.
 
     Raises:
-        ScheduleError: one is unknown, missing, of the wrong type or out of its bounds.
+        ScheduleError: one is unknown, of the wrong type or out of its bounds.
     """
     parameters = parameters_of(function)
     if parameters is None:
@@ -114,13 +126,9 @@ def check_arguments(
         if key not in parameters:
             hint = did_you_mean(key, parameters) if parameters else ""
             raise ScheduleError(f"Schedule {name!r} takes no {key} (given: {value!r}).{hint}")
-    whole = {key: each.default for key, each in parameters.items()} | dict(arguments)
-    for key, value in whole.items():
-        if value is REQUIRED:
-            raise ScheduleError(f"Schedule {name!r} needs {key}, which is not given.")
-        if key in arguments:
-            _check_value(key, value, parameters[key])
-    return whole
+        _check_value(key, value, parameters[key])
+    defaults = {key: each.default for key, each in parameters.items()}
+    return {**{k: v for k, v in defaults.items() if v is not REQUIRED}, **arguments}
 
 
 def _check_value(key: str, value: Any, parameter: Parameter) -> None:
@@ -132,16 +140,13 @@ def _check_value(key: str, value: Any, parameter: Parameter) -> None:
     elif kind is int:
         is_whole = isinstance(value, Integral) and not isinstance(value, bool)
         if not is_whole or not _is_within(value, parameter.bounds):
-            wanted = " and ".join(_bound(each) for each in parameter.bounds.items())
-            raise ScheduleError(
-                f"Schedule {key} is {value!r}; it must be a whole number {wanted}".rstrip() + "."
-            )
+            wanted = f"a whole number {parameter.bounds_in_words}".rstrip()
+            raise ScheduleError(f"Schedule {key} is {value!r}; it must be {wanted}.")
     elif kind is float:
         require_finite(key, value)
         if not _is_within(value, parameter.bounds):
-            raise ScheduleError(
-                f"Schedule {key} is {value!r}; it must be {_interval(parameter.bounds)}."
-            )
+            wanted = parameter.bounds_in_words
+            raise ScheduleError(f"Schedule {key} is {value!r}; it must be {wanted}.")
 
 
 def require_finite(name: str, value: object) -> None:
@@ -157,16 +162,3 @@ def _is_within(value: float, bounds: Mapping[str, float]) -> bool:
         and value < bounds.get("lt", math.inf)
         and value <= bounds.get("le", math.inf)
     )
-
-
-def _bound(bound: tuple[str, float]) -> str:
-    kind, limit = bound
-    return {"gt": "above", "ge": ">=", "lt": "below", "le": "<="}[kind] + f" {limit}"
-
-
-def _interval(bounds: Mapping[str, float]) -> str:
-    """Bounds in words: "above 0", or "in (0, 1]"."""
-    if len(bounds) == 1:
-        return _bound(next(iter(bounds.items())))
-    low, high = (bounds.get("gt", bounds.get("ge")), bounds.get("lt", bounds.get("le")))
-    return f"in {'(' if 'gt' in bounds else '['}{low}, {high}{')' if 'lt' in bounds else ']'}"

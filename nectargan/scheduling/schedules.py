@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Gt, Interval, MaxLen
+from annotated_types import Gt, Interval, Le, MaxLen
 
 if TYPE_CHECKING:
     from nectargan.scheduling.data import Schedule
@@ -98,7 +98,7 @@ def cosine(schedule: Schedule, epoch: float) -> float:
 
 
 def polynomial(
-    schedule: Schedule, epoch: float, *, power: Annotated[float, Gt(0), "Exponent."] = 2.0
+    schedule: Schedule, epoch: float, *, power: Annotated[float, Gt(0), Le(1000), "Exponent."] = 2.0
 ) -> float:
     """A power of the time left: ``c(t) = 1 - (1 - t) ** power`` (the "poly" policy of Chen et al.
     2017, DeepLab). ``power`` = 1 is `linear`; above 1 most of the way is made early."""

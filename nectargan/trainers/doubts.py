@@ -11,6 +11,7 @@ from nectargan.config.loss_options import LossTerm
 from nectargan.config.schema import Config, LearningRate, Save
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights
 from nectargan.scheduling.data import Schedule
+from nectargan.scheduling.schedules import schedule_map
 from nectargan.wording import counted
 
 _VGG = "G_VGG"
@@ -102,8 +103,8 @@ def _schedules_outside(config: Config) -> Iterator[str]:
     for place, schedule in _own_schedules(config):
         start, end = schedule.start_epoch, schedule.end_epoch
         epochs = config.train.epochs
-        if schedule.name == "constant" or start == end:
-            continue
+        if schedule.name == "constant" or start == end or schedule.name not in schedule_map:
+            continue  # what a function of one's own makes of the epochs is its business
         told = f"{place} moves from epoch {start:g} to epoch {end:g}"
         length = f"the run has {counted(epochs, 'epoch')}"
         if start >= epochs or end < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.metric_options import OwnMetric, as_own
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.dataset.augmentations import PairAugmentation
 from nectargan.dataset.cache import choose_place
@@ -24,11 +26,11 @@ from nectargan.imports import call_imported, import_path
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.metrics import SSIM_WINDOW
+from nectargan.metrics import METRICS, Metric
 from nectargan.models.patchgan import PatchGANDiscriminator
 from nectargan.models.unet import UnetGenerator
 from nectargan.scheduling.data import Schedule
-from nectargan.wording import counted
+from nectargan.wording import counted, in_short
 
 log = logging.getLogger("nectargan")
 
@@ -315,6 +317,61 @@ def import_module_class(place: str, path: str) -> type[nn.Module]:
     return found
 
 
+# --- metrics -----------------------------------------------------------------------------------
+
+
+def build_metrics(config: Config, device: torch.device | None = None) -> list[Metric]:
+    """The metrics of validation.
+
+    Args:
+        config: The config.
+        device: Where modules among them go; the CPU by default.
+
+    Raises:
+        ConfigError: one of one's own cannot be imported, refuses its arguments, or does not return
+            a tensor ``(N,)`` or a scalar for N images.
+    """
+    options = [(option, as_own(option)) for option in config.validation.metrics]
+    with torch.random.fork_rng(devices=[]):  # what they draw must not change the training
+        return [
+            METRICS[str(option)] if own is None else _own_metric(own, config, device)
+            for option, own in options
+        ]
+
+
+def _own_metric(own: OwnMetric, config: Config, device: torch.device | None) -> Metric:
+    place, path = f"The metric '{own.series_name}' of validation.metrics", own.function
+    found = import_path(place, path)
+    if isinstance(found, type):
+        function = call_imported(f"The arguments of {place[4:]}", path, found, own.arguments)
+    else:
+        function = functools.partial(found, **own.arguments) if callable(found) else None
+    if not callable(function):
+        raise ConfigError(f"{place} is '{path}', which is no function, nor a class of functions.")
+    says = getattr(found, "higher_is_better", own.higher_is_better)
+    if says != own.higher_is_better:
+        raise ConfigError(
+            f"{place} has higher_is_better {own.higher_is_better} in the config, but '{path}' says "
+            f"{says}; name it as {{function: {path}, higher_is_better: {str(says).lower()}}}."
+        )
+    if isinstance(function, nn.Module):
+        function = function.to(device or "cpu").eval()
+    load = config.dataloader.load
+    images = torch.rand((2, load.output_nc, *height_and_width(load.crop_size)), device=device)
+    try:
+        with torch.no_grad():
+            value = function(images, images.flip(0))
+    except Exception as error:
+        # Foreign code may raise anything.
+        raise ConfigError(
+            f"{place} fails on two tensors of shape {tuple(images.shape)}: {in_short(error)[:200]}."
+        ) from None
+    if not isinstance(value, Tensor) or value.shape not in ((2,), ()):
+        told = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"{place} returns {told} for 2 images; it must return a tensor (2,).")
+    return Metric(own.series_name, function, higher_is_better=own.higher_is_better)
+
+
 # --- data --------------------------------------------------------------------------------------
 
 
@@ -368,11 +425,13 @@ def build_data(config: Config, device: torch.device) -> Data:
             f"{by} needs validation images, by which an epoch is the best ({config.best_by}), and "
             f"'{options.dataroot}' has none."
         )
-    if "val" in splits and min(height_and_width(load.crop_size)) < SSIM_WINDOW:
-        raise ConfigError(
-            f"dataloader.load.crop_size is {load.crop_size}; for validation with SSIM each side "
-            f"must be at least {SSIM_WINDOW}."
-        )
+    for series in config.validation.series if "val" in splits else ():
+        metric = METRICS.get(series.removeprefix("val/"))
+        if metric is not None and min(height_and_width(load.crop_size)) < metric.least_side:
+            raise ConfigError(
+                f"dataloader.load.crop_size is {load.crop_size}; for validation with "
+                f"{metric.name.upper()} each side must be at least {metric.least_side}."
+            )
 
     def dataset(pairs: Sequence[Pair], augmented: bool) -> PairedDataset:
         return PairedDataset(

@@ -48,11 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "dataset": set(),
     "metrics": set(),
-    "config": {"scheduling"},
+    "config": {"scheduling", "metrics"},
     "losses": {"scheduling"},
     "record": {"losses"},
-    "loggers": {"losses", "record"},
-    "analysis": {"record", "loggers", "scheduling", "config"},
+    "loggers": {"losses", "record", "metrics"},
+    "analysis": {"record", "loggers", "scheduling", "config", "metrics"},
     "build": {"scheduling", "models", "dataset", "config", "losses", "metrics"},
     "runs": LOWER - {"trainers"},
     "trainers": LOWER,
@@ -171,6 +171,7 @@ def test_only_errors_defines_exceptions() -> None:
     [
         ("nectargan", "torch numpy pydantic mlflow tensorboard pandas kornia matplotlib"),
         ("nectargan.scheduling", "torch numpy"),
+        ("nectargan.metrics", "torch numpy kornia pydantic"),
         ("nectargan.config.config_manager", "torch numpy"),
         (
             "nectargan.trainers.pix2pix_trainer",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nectargan.analysis.run_changes import changes_of
@@ -17,12 +17,14 @@ from nectargan.analysis.sources import (
     readable,
 )
 from nectargan.analysis.tables import schema_of
-from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.metrics import is_lower_better
 from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
 
 EPOCH_LOSS = "epoch/loss/"
 # Where a frame of runs keeps which of its values are NaN and not missing, in ``attrs``.
 NAN_CELLS = "nan"
+# ... and names of the metrics of one's own of which less is better.
+LOWER_IS_BETTER = "lower_is_better"
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +116,8 @@ def frame_of_runs(
     """As `load_runs`, with the options that ``options_of`` finds in a config."""
     import pandas as pd
 
-    read = readable(sources, lambda source: _row(source, options_of))
+    own_lower: set[str] = set()
+    read = readable(sources, lambda source: _row(source, options_of, own_lower))
     sources, rows = [source for source, _ in read], [row for _, row in read]
     # The union of all columns, each kind in the order of its first appearance.
     columns = [dict.fromkeys(key for row in rows for key in row[kind]) for kind in range(3)]
@@ -132,6 +135,7 @@ def frame_of_runs(
         for key, value in row[2].items()
         if not key.endswith("_epoch") and math.isnan(value)
     ]
+    frame.attrs[LOWER_IS_BETTER] = sorted(own_lower)
     return frame
 
 
@@ -177,18 +181,23 @@ def named(table: Any, name: str) -> Any:
 
 
 def _row(
-    source: Source, options_of: Callable[[Config], Mapping[str, Any]]
+    source: Source, options_of: Callable[[Config], Mapping[str, Any]], own_lower: set[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What is known of a run: how it stands, its config, its values."""
     status, reason = source.status()
     config = source.config()
+    own_lower |= config.validation.own_lower_is_better if config else set()
     step, epoch, losses = _last_losses(source)
     stand: dict[str, Any] = {"source": source.place, "status": status or None, "reason": reason}
     stand |= {"epoch": epoch, "step": step}
     if isinstance(source, RunDirectory) and (changes := changes_of(source.directory)):
         stand["changes"] = "; ".join(map(str, changes))
     values = {f"loss/{name}/raw": raw for name, raw in losses.items()}
-    return stand, dict(options_of(config)) if config else {}, values | _last_metrics(source)
+    return (
+        stand,
+        dict(options_of(config)) if config else {},
+        values | _last_metrics(source, own_lower),
+    )
 
 
 def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
@@ -203,7 +212,7 @@ def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
     return int(last["step"].iloc[0]), int(last["epoch"].iloc[0]), raw
 
 
-def _last_metrics(source: Source) -> dict[str, Any]:
+def _last_metrics(source: Source, own_lower: Collection[str]) -> dict[str, Any]:
     frame = metrics_of(source)
     values: dict[str, Any] = {}
     bests: dict[str, Any] = {}
@@ -214,7 +223,8 @@ def _last_metrics(source: Source) -> dict[str, Any]:
             continue
         finite = points["value"][points["value"].abs() < float("inf")]
         if not finite.empty:
-            best: Any = finite.idxmin() if metric in LOWER_IS_BETTER else finite.idxmax()
+            is_lower = is_lower_better(str(metric), own_lower)
+            best: Any = finite.idxmin() if is_lower else finite.idxmax()
             name = f"best/{str(metric).removeprefix('val/')}"
             bests |= {name: finite[best], f"{name}_epoch": points["epoch"][best]}
     return values | bests

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.metrics import USUAL_SERIES, is_lower_better
 
 _MOST_EXPERIMENTS = 5
 _MOST_RUNS = 100
@@ -17,7 +17,7 @@ _SECONDS = 30
 _VIEW = "mlflow.sharedViewState."
 # The charts of losses and weights, but for the discriminator's, which come first in the alphabet.
 _LOSSES = "^(loss|weight)/(?!D_)"
-_USUAL_BEST = "best/ssim"
+_USUAL_BEST = USUAL_SERIES.replace("val/", "best/")
 
 
 class Page(NamedTuple):
@@ -67,8 +67,7 @@ def _views(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, d
     state: dict[str, Any] = {}
     if bests:
         by = _USUAL_BEST if _USUAL_BEST in bests else bests[0]
-        is_error = by.replace("best/", "val/") in LOWER_IS_BETTER
-        state |= {"orderByKey": f"metrics.`{by}`", "orderByAsc": is_error}
+        state |= {"orderByKey": f"metrics.`{by}`", "orderByAsc": is_lower_better(by)}
     yield (
         "losses of G and their weights",
         "nectargan_losses",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nectargan.analysis.run_changes import changes_of
-from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.mlflow.trouble import TroubleFinder
+from nectargan.metrics import USUAL_SERIES
 from nectargan.record.cursor import Cursor, cursor_names
 from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
 from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, read_status
@@ -20,8 +20,6 @@ from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
-
-BEST_BY = "val/ssim"
 
 
 class RunSummary(NamedTuple):
@@ -34,7 +32,7 @@ class RunSummary(NamedTuple):
         epoch: The last epoch on record; 0 for none.
         epochs: Epochs that it was to last.
         losses: The raw losses of the last step on record, by name.
-        best: The best `BEST_BY` and its epoch; ``None`` without validation.
+        best: The best `USUAL_SERIES` and its epoch; ``None`` where that is not measured.
         behind: Names of the sinks that lack something.
         changes: What was changed of it when it was resumed, and in which epoch.
         trouble: What is the matter with its MLflow run, and what to do; empty for nothing.
@@ -101,7 +99,7 @@ def _summarize(directory: Path, finder: TroubleFinder) -> RunSummary:
     epochs = config.train.epochs if config else 0
     names = cursor_names(directory)
     behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
-    best = best_of(directory, BEST_BY)
+    best = best_of(directory, USUAL_SERIES)
     changes = list(map(str, changes_of(directory)))
     trouble = _trouble(directory, config, finder)
     if trouble and "MLflow" not in behind:
@@ -145,12 +143,14 @@ def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
     return *at, last
 
 
-def best_of(directory: Path, metric: str) -> tuple[float, int] | None:
+def best_of(
+    directory: Path, metric: str, is_lower_better: bool = False
+) -> tuple[float, int] | None:
     """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
     rows = _rows(directory / METRICS_FILE)
     # NaN would be greater and less than nothing: what comes first would be the best.
     values = [(v, epoch) for _, epoch, name, v in rows if name == metric and math.isfinite(v)]
-    choose = min if metric in LOWER_IS_BETTER else max
+    choose = min if is_lower_better else max
     return choose(values, key=lambda each: each[0], default=None)
 
 

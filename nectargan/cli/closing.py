@@ -17,8 +17,6 @@ from nectargan.trainers.lines import duration
 if TYPE_CHECKING:
     from nectargan.trainers.trainer import Trainer
 
-_USUAL_BEST = "val/ssim"
-
 
 def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
     """What is known of a run that is over, however it ended; commands can be typed as they stand.
@@ -33,7 +31,7 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
     usable = directory / "checkpoints" / "last.pt"
     if read_status(directory)[0] != "FINISHED" and usable.is_file():
         yield _line("Go on", f"{program('nectargan-train')} --resume {quoted(directory)}")
-    metric = config.best_by or _USUAL_BEST
+    metric = config.best_by or config.judged_by
     if metric in trainer.bests:
         value, epoch = trainer.bests[metric]
         best = _checkpoint_of(epoch, trainer)

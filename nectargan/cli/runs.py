@@ -21,9 +21,10 @@ def runs(directory: str) -> None:
     """
     from rich.table import Table
 
-    from nectargan.analysis.run_list import BEST_BY, summarize_runs
+    from nectargan.analysis.run_list import summarize_runs
+    from nectargan.metrics import USUAL_SERIES
 
-    columns = ["run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind"]
+    columns = ["run", "status", "epoch", "last losses", f"best {USUAL_SERIES}", "behind"]
     several = is_pattern(directory)
     found = summarize_runs(directory)
     if not found:

@@ -11,8 +11,8 @@ import click
 
 from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber
-from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
+from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
 from nectargan.shell import quoted
 from nectargan.wording import counted
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_METRICS = ("val/ssim", "val/psnr", "val/l1")
 _TRIALS = 20
 # More lines than these, and none of them can be told from the others.
 _MOST_COMPARED = 12
@@ -47,7 +46,9 @@ _OPTIONS = (
         help=f"Runs of a search, with those it has already ({_TRIALS}).",
     ),
     click.option(
-        "--metric", type=click.Choice(_METRICS), help=f"What is best in a sweep ({_METRICS[0]})."
+        "--metric",
+        metavar="val/NAME",
+        help=f"What is best in a sweep: one of validation.metrics ({USUAL_SERIES}).",
     ),
     click.option(
         "--sweep-storage", metavar="URL", help="Database of a search (optuna.db in the output)."
@@ -100,7 +101,7 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
         else:
             from nectargan.sweeps.search import Search
 
-            metric = options.metric or _METRICS[0]
+            metric = options.metric or USUAL_SERIES
             search = Search(axes, resolve, metric, options.sweep_storage)
             failed = _run_search(search, metric, options.trials or _TRIALS, start, dry_run)
     except (KeyboardInterrupt, SystemExit):
@@ -116,7 +117,7 @@ def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: 
     from nectargan.sweeps.grid import check_cells, find_run, run_cell
 
     check_cells(cells, wanted)
-    metric = wanted or _METRICS[0]
+    metric = wanted or cells[0].config.judged_by or USUAL_SERIES
     if dry_run:
         _print_table([_row_of(find_run(cell), metric) for cell in cells], metric)
         say("Nothing was written.")
@@ -185,7 +186,8 @@ def _row_of(outcome: Outcome, metric: str) -> _Row:
     from nectargan.analysis.run_list import best_of
 
     cell, state, directory, reason = outcome
-    best = best_of(directory, metric) if directory is not None else None
+    is_lower_better = cell.config.validation.is_lower_better(metric)
+    best = best_of(directory, metric, is_lower_better) if directory is not None else None
     return _Row(cell.values, state, reason, best[0] if best else None, directory)
 
 
@@ -208,7 +210,7 @@ def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
     from nectargan.analysis.plots import plot_comparison
 
     finished = [row for row in rows if row.state == "FINISHED" and row.directory is not None]
-    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+    sign = 1.0 if cell.config.validation.is_lower_better(metric) else -1.0
     # Those without the metric, in a sweep without validation, stay in order behind the others.
     finished.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
     if finished and finished[0].best is not None:

@@ -15,9 +15,6 @@ CudaGraph = Literal["auto", "on", "off"]
 Compile = Literal["off", "default"]
 PictureFormat = Literal["png", "svg", "pdf"]
 
-# Of the metrics of validation; of all others, more is better.
-LOWER_IS_BETTER = ("val/l1",)
-
 # Where and how a run computes, and what it leaves behind; not what it is.
 INCIDENTAL = (
     "common.device",

@@ -287,7 +287,11 @@ def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
     for index, part in enumerate(loc):
         after_option = index > 0 and (loc[:2] == ("train", "loss") and index == 3)
         after_weight = part in ("number", "schedule") and loc[index - 1] == "weight"
-        if after_option or after_weight or part in ("int", "list[int]"):
+        if (
+            after_option
+            or after_weight
+            or part in (*("int", "list[int]", "built_in_metric", "own_metric"),)
+        ):
             continue
         path.append(part)
     return path

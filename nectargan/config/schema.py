@@ -38,7 +38,10 @@ from nectargan.config.choices import (
     Precision,
 )
 from nectargan.config.loss_options import LossOption, ScheduleConfig
+from nectargan.config.metric_options import Validation
 from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
+from nectargan.errors import did_you_mean
+from nectargan.metrics import USUAL_SERIES
 from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
 from nectargan.scheduling.data import Schedule
 
@@ -257,8 +260,9 @@ class Save(Section):
     keep_last: Count | None = 5
     """How many checkpoints of epochs' ends to keep, each of which holds all that a resumed run
     needs, some 650 MB for the default networks; null for all."""
-    keep_best: Literal["val/l1", "val/psnr", "val/ssim"] | None = None
-    """Also save each epoch that is the best so far by this metric, as best.pt."""
+    keep_best: str | None = None
+    """Also save each epoch that is the best so far by this metric, such as "val/ssim", as best.pt;
+    it must be one of validation.metrics."""
     auto_increment_version: bool = True
     """Take the next free number for the run directory; else refuse one that exists."""
     save_examples: bool = True
@@ -369,6 +373,8 @@ class Config(Section):
     """Images."""
     train: Train = Train()
     """Networks, losses and schedules."""
+    validation: Validation = Validation()
+    """Metrics."""
     save: Save = Save()
     """Files."""
     logging: Logging = Logging()
@@ -377,8 +383,27 @@ class Config(Section):
     @property
     def best_by(self) -> str | None:
         """The metric by which an epoch is the best; a model to be registered needs one."""
-        fallback = "val/ssim" if self.logging.mlflow.register_model else None
-        return self.save.keep_best or fallback
+        return self.save.keep_best or (
+            self.judged_by if self.logging.mlflow.register_model else None
+        )
+
+    @property
+    def judged_by(self) -> str | None:
+        """The metric by which a run is judged where nobody says by which; ``None`` without any."""
+        series = self.validation.series
+        return USUAL_SERIES if USUAL_SERIES in series else next(iter(series), None)
+
+    @model_validator(mode="after")
+    def _what_is_best_is_measured(self) -> Config:
+        series = self.validation.series
+        if self.save.keep_best is not None and self.save.keep_best not in series:
+            raise ValueError(
+                f"save.keep_best is '{self.save.keep_best}', which is not measured."
+                + did_you_mean(self.save.keep_best, series)
+            )
+        if self.logging.mlflow.register_model and not series:
+            raise ValueError("logging.mlflow.register_model needs one of validation.metrics")
+        return self
 
     @model_validator(mode="after")
     def _what_is_registered_is_made(self) -> Config:

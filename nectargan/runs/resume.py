@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "train.generator.learning_rate.",
     "train.loss.",
     "train.separate_lr_schedules",
+    "validation.",
 )
 
 

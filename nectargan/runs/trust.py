@@ -20,6 +20,7 @@ from typing import Any
 
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
+from nectargan.imports import is_import_path
 
 CODE_FILE = "functions.hmac"
 
@@ -51,6 +52,8 @@ def _import_paths(value: object, key: str = "") -> Iterator[tuple[str, str]]:
                 yield from _import_paths(below, f"{key}.{name}" if key else str(name))
     elif isinstance(value, (list, tuple)):
         for below in value:
+            if key == "validation.metrics" and is_import_path(below):
+                yield key, str(below)
             yield from _import_paths(below, key)
 
 

@@ -25,12 +25,13 @@ from nectargan.build import (
     build_discriminator,
     build_generator,
     build_losses,
+    build_metrics,
     resolve_losses,
 )
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunError
+from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunError, did_you_mean
 from nectargan.record.run_directory import (
     CONFIG_FILE,
     is_locked,
@@ -191,6 +192,10 @@ def check_cells(cells: Sequence[Cell], metric: str | None = None) -> None:
             build_generator(config)
             build_discriminator(config)
         build_losses(config)
+        build_metrics(config)
+        series = config.validation.series
+        if metric is not None and metric not in series:
+            raise ConfigError(f"--metric {metric} is not measured.{did_you_mean(metric, series)}")
         # Every image is read; most sweeps have one data set.
         data = (config.dataloader.model_dump_json(), config.common.device)
         if data not in checked_data:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nectargan.analysis.run_list import best_of
-from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
@@ -74,7 +73,7 @@ class Search:
         self._whole = {axis.key for axis in axes if self._is_whole(axis, first)}
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
         self.corners = [make_cell(axes, items, resolve) for items in corners]
-        self._lower_is_better = metric in LOWER_IS_BETTER
+        self._is_lower_better = self.corners[0].config.validation.is_lower_better(metric)
         self._is_own_storage = storage is None
         self.storage = storage or sqlite_uri(self.corners[0].output.resolve() / "optuna.db")
         self._study: Any = None
@@ -134,7 +133,7 @@ class Search:
                     grace_period=_GRACE_SECONDS,
                 ),
                 study_name=self.name,
-                direction="minimize" if self._lower_is_better else "maximize",
+                direction="minimize" if self._is_lower_better else "maximize",
                 load_if_exists=True,
             )
             self._check_that_it_is_the_same()
@@ -217,7 +216,7 @@ class Search:
         if outcome.directory is not None:
             trial.set_user_attr("run", str(outcome.directory))
             if outcome.state == "FINISHED":
-                best = best_of(outcome.directory, self._metric)
+                best = best_of(outcome.directory, self._metric, self._is_lower_better)
                 if best is None:
                     outcome = outcome._replace(
                         state="FAILED", reason=f"no {self._metric} on record"

@@ -15,6 +15,7 @@ from nectargan.build import (
     build_discriminator,
     build_generator,
     build_losses,
+    build_metrics,
     build_optimizer,
     lr_schedules,
 )
@@ -76,6 +77,7 @@ class Pix2pixTrainer(Trainer):
             for network in (self.generator, self.discriminator):
                 place(network, self.device, order)
             self.losses.init_from_spec(build_losses, config)
+            self.metrics = build_metrics(config, self.device)
             self._autocast = functools.partial(autocast, self.device, self.precision)
             for module in self._loss_modules():
                 module.to(self.device)
@@ -201,7 +203,7 @@ class Pix2pixTrainer(Trainer):
         metrics: dict[str, float] = {}
         with evaluating(self.generator):
             if self.data.val is not None:
-                metrics = validate(self.generate, self.data.val.epoch(), self.device)
+                metrics = validate(self.generate, self.data.val.epoch(), self.device, self.metrics)
             self._save_epoch_files(epoch)
         return metrics
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from nectargan.build import Data, build_data, resolve_losses
-from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
 from nectargan.errors import CheckpointError, ConfigError, DataError
@@ -315,7 +314,7 @@ class Trainer(ABC):
         improved = set()
         for name, value in metrics.items():
             if name.startswith("val/") and math.isfinite(value):
-                sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+                sign = -1.0 if self.config.validation.is_lower_better(name) else 1.0
                 if name not in self.bests or sign * value > sign * self.bests[name][0]:
                     self.bests[name] = (value, self.epoch)
                     improved.add(name)

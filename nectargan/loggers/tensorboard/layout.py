@@ -6,7 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-METRICS = ("val/ssim", "val/psnr", "val/l1")
+from nectargan.metrics import METRICS as BUILT_IN
+
+METRICS = tuple(f"val/{name}" for name in BUILT_IN)
 
 Charts = dict[str, dict[str, list[Any]]]
 

@@ -10,10 +10,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nectargan.analysis import plots
+from nectargan.analysis.compare import best_in, compare_runs
+from nectargan.analysis.frames import load_runs
 from nectargan.build import all_schedules, build_losses, lr_schedules
 from nectargan.cli.main import main
 from nectargan.cli.train import train
@@ -24,6 +28,8 @@ from nectargan.errors import ConfigError, NectarGANError, ScheduleError
 from nectargan.runs.params import run_params
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import notation_of, parse_notation
+from nectargan.sweeps.axes import parse_axes
+from nectargan.sweeps.search import Search
 from nectargan.trainers import pix2pix_trainer
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.graph_stand_in import CpuGraphs
@@ -50,6 +56,27 @@ def of_words(schedule, epoch): return "much"
 def below(schedule, epoch): return 1.5 - epoch
 def failing(schedule, epoch): raise LookupError("no table\\nfor it")
 number = 5
+
+def error(generated, target, power=2.0):
+    return (generated - target).abs().pow(power).mean(dim=(1, 2, 3))
+
+def likeness(generated, target):
+    return 1 - (generated - target).abs().mean()
+likeness.higher_is_better = True
+
+def distance(generated, target):
+    return (generated - target).abs().amax(dim=(1, 2, 3))
+distance.higher_is_better = False
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+    def __call__(self, generated, target):
+        return self.scale * (generated - target).abs().mean(dim=(1, 2, 3))
+
+def a_map(generated, target): return generated - target
+def no_tensor(generated, target): return 0.5
+def broken(generated, target): raise LookupError("no table\\nfor it")
 """
 
 
@@ -255,3 +282,171 @@ def test_notation_of_ones_own_there_and_back(arguments: dict[str, Any], ends: An
     end = {} if ends is None else {"end_epoch": 7}
     schedule = Schedule("a.b", **values, **end, arguments=arguments)
     assert Schedule(**parse_notation(notation_of(schedule))) == schedule
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+ERROR = {"function": "mine.error", "arguments": {"power": 1.0}, "higher_is_better": False}
+SCALED = {
+    "function": "mine.Scaled",
+    "arguments": {"scale": -1.0},
+    "name": "minus-l1",
+}
+
+
+def values_of(run: Path, metric: str) -> list[float]:
+    metrics = pd.read_csv(run / "metrics.csv")
+    return list(metrics[metrics["metric"] == metric]["value"])
+
+
+def test_metrics_of_ones_own(tiny: Make, mine: Path) -> None:
+    """They are measured, kept the best by and shown, in both directions."""
+    config = tiny(
+        validation__metrics=["l1", ERROR, "mine.likeness", SCALED],
+        save__keep_best="val/error",
+        train__generator__learning_rate__epochs=3,
+    )
+    run = Pix2pixTrainer(config).train()
+    l1 = values_of(run, "val/l1")
+    assert len(l1) == 4
+    assert values_of(run, "val/error") == pytest.approx(l1)
+    assert values_of(run, "val/likeness") == pytest.approx([1 - each for each in l1])
+    assert values_of(run, "val/minus-l1") == pytest.approx([-each for each in l1])
+    assert values_of(run, "val/ssim") == []
+    best = l1.index(min(l1)) + 1
+    for metric in ("l1", "error", "likeness", "minus-l1"):
+        assert values_of(run, f"best/{metric}_epoch")[-1] == best, metric
+    kept = torch.load(run / "checkpoints" / "best.pt", weights_only=True)
+    assert kept["epoch"] == best
+
+
+def test_runs_are_compared_by_them(
+    tiny: Make, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads the record knows the direction from the config, and imports nothing."""
+    runs = []
+    for seed in (1, 2, 3):
+        config = tiny(common__seed=seed, validation__metrics=[ERROR, "mine.likeness"])
+        runs.append(Pix2pixTrainer(config).train())
+    forget(mine)
+    frame = compare_runs([str(run) for run in runs], sort="error")
+    assert list(frame["best/error"]) == sorted(frame["best/error"])
+    assert best_in(frame, "best/error").tolist() == [True, False, False]
+    by_likeness = compare_runs([str(run) for run in runs], sort="likeness")
+    assert list(by_likeness["best/likeness"]) == sorted(frame["best/likeness"], reverse=True)
+    for run, best in zip(runs, load_runs([str(run) for run in runs])["best/error"], strict=True):
+        assert best == pytest.approx(min(values_of(run, "val/error")))
+
+    # More runs than there are colors are told apart by the first metric, the best one in front.
+    labels: list[str] = []
+    monkeypatch.setattr(plots, "_MOST_COLORS", 2)
+    monkeypatch.setattr(plots, "_add_runs", lambda _, looks: labels.extend(looks))
+    plots.plot_comparison([str(run) for run in runs], tmp_path / "p.png")
+    assert labels == list(frame.index)
+    assert not (mine / "imported").exists()
+
+
+def test_a_sweep_is_judged_by_one(tiny: Make, mine: Path, tmp_path: Path) -> None:
+    config = write_config(tiny, tmp_path, validation__metrics=["psnr", ERROR])
+    options = ["-c", config, "--sweep", "train.loss.G_L1=0,100", "--metric", "val/error"]
+    result = call(train, *options)
+    assert result.exit_code == 0, result.output
+    runs = [tmp_path / "runs" / f"tiny_v{number}" for number in (1, 2)]
+    best = min(runs, key=lambda run: min(values_of(run, "val/error")))
+    assert f"Best: {best}" in result.stdout.replace("\n", "")
+    assert "best val/error" in result.stdout
+    wrong = call(train, *options[:-1], "val/eror")
+    assert wrong.exit_code == 2
+    assert "--metric val/eror is not measured. Did you mean 'val/error'?" in wrong.stderr
+
+
+@pytest.mark.parametrize("metric", ["val/error", "val/likeness"])
+def test_a_search_goes_the_right_way(tiny: Make, mine: Path, metric: str) -> None:
+    import optuna
+
+    def resolve(overrides: Any) -> Config:
+        config = tiny(validation__metrics=[ERROR, "mine.likeness"])
+        return ConfigManager(config.model_dump(mode="json"), overrides).data
+
+    search = Search(parse_axes(["train.loss.G_L1=1..100"]), resolve, metric)
+    search.open()
+    (study,) = optuna.get_all_study_summaries(search.storage)
+    assert (study.direction.name == "MINIMIZE") == (metric == "val/error")
+
+
+def test_a_resumed_run_may_measure_something_else(tiny: Make, mine: Path) -> None:
+    run = Pix2pixTrainer(tiny(validation__metrics=["mine.likeness"])).train()
+    forget(mine)
+    change = ["--set", 'validation.metrics=["l1", "mine.likeness"]']
+    result = call(train, "--resume", run, "--epochs", 3, *change)
+    assert result.exit_code == 0, result.output
+    assert len(values_of(run, "val/likeness")) == 3
+    assert len(values_of(run, "val/l1")) == 1
+    forget(mine)
+    (run / "functions.hmac").unlink()
+    refused = call(train, "--resume", run, "--epochs", 4)
+    assert refused.exit_code == 2
+    assert "names 'mine.likeness'" in refused.stderr
+    assert not (mine / "imported").exists()
+
+
+def test_what_they_draw_does_not_change_the_training(tiny: Make, mine: Path) -> None:
+    with (mine / "mine.py").open("a") as file:
+        file.write("import torch\nclass Drawing(torch.nn.Linear):\n")
+        file.write("    def forward(self, generated, target): return generated.mean()\n")
+    drawing = {"function": "mine.Drawing", "arguments": {"in_features": 3, "out_features": 4}}
+    plain, other = (
+        Pix2pixTrainer(tiny(validation__metrics=metrics)).train()
+        for metrics in (["l1"], ["l1", drawing])
+    )
+    assert values_of(plain, "val/l1") == values_of(other, "val/l1")
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("nowhere.metric", "The metric 'metric' of validation.metrics is 'nowhere.metric', which"),
+        ("mine.number", "is 'mine.number', which is no function"),
+        ("mine.Scaled", r"arguments of metric 'Scaled' .* are \{\}, which 'mine.Scaled' refuses"),
+        ("mine.distance", r"higher_is_better True in the config, but 'mine.distance' says False; "),
+        ("mine.a_map", r"returns \(2, 3, 32, 32\) for 2 images; it must return a tensor \(2,\)"),
+        ("mine.no_tensor", "returns float for 2 images"),
+        ("mine.broken", r"fails on two tensors of shape \(2, 3, 32, 32\): no table for it"),
+        ({"function": "mine.error", "arguments": {"p": 1}}, "fails on two tensors .*'p'"),
+    ],
+)
+def test_metrics_that_cannot_be_used(tiny: Make, mine: Path, option: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        Pix2pixTrainer(tiny(validation__metrics=[option]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (["ssin"], r"'ssin' is no metric, and no import path\. Did you mean 'ssim'"),
+        (["l1", "l1"], "'l1' is measured twice"),
+        (["a.b", "c.b"], "'b' is measured twice"),
+        (["a.ssim"], "needs a name other than 'ssim'"),
+        ([5], "it must be a name, an import path, or a section with a function"),
+        ([{"name": "x"}], r"metrics\.0\.function .* is missing"),
+        ([{"function": "x"}], r"metrics\.0\.function .* must have the form package.module.name"),
+        ([{"function": "a.b", "name": "a,b"}], "the name 'a,b' must be 1 to 60 letters"),
+        ([{"function": "a.b", "higher": True}], r"metrics\.0\.higher .* is not a known key"),
+        ("[1", "it is no list in JSON"),
+    ],
+)
+def test_lists_of_metrics_that_say_nothing(metrics: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ConfigManager({"validation": {"metrics": metrics}})
+
+
+def test_the_best_is_measured() -> None:
+    with pytest.raises(ConfigError, match=r"keep_best is 'val/error', which is not measured\. "):
+        ConfigManager({"save": {"keep_best": "val/error"}})
+    with pytest.raises(ConfigError, match="register_model needs one of validation"):
+        ConfigManager(
+            {"validation": {"metrics": []}, "logging": {"mlflow": {"register_model": "m"}}}
+        )
+    text = ConfigManager(None, [("validation.metrics", "l1, a.b")]).data.validation
+    assert text.series == ["val/l1", "val/b"]

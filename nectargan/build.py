@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nectargan.config.augmentation_options import OwnAugmentation
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.metric_options import OwnMetric, as_own
 from nectargan.config.schema import Config, PatchGAN, Unet
-from nectargan.dataset.augmentations import PairAugmentation
+from nectargan.dataset.augmentation import Augmentation
+from nectargan.dataset.augmentations import Chosen, PairAugmentation
 from nectargan.dataset.cache import choose_place
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
@@ -372,6 +374,71 @@ def _own_metric(own: OwnMetric, config: Config, device: torch.device | None) -> 
     return Metric(own.series_name, function, higher_is_better=own.higher_is_better)
 
 
+# --- augmentations -----------------------------------------------------------------------------
+
+
+def build_augmentation(config: Config) -> PairAugmentation:
+    """The augmentations of whole batches.
+
+    Raises:
+        ConfigError: one of one's own cannot be imported, refuses its arguments, or does not make
+            images of the size that it is given.
+    """
+    sides = config.dataloader.augmentations
+    load = config.dataloader.load
+    channels = {
+        "both": (load.input_nc, load.output_nc),
+        "input": (load.input_nc,),
+        "target": (load.output_nc,),
+    }
+    with torch.random.fork_rng(devices=[]):
+        own = {
+            side: [
+                _own_augmentation(f"dataloader.augmentations.{side}.own.{name}", option, shapes)
+                for name, option in getattr(sides, side).own.items()
+            ]
+            for side, counts in channels.items()
+            for shapes in ([(2, count, *height_and_width(load.crop_size)) for count in counts],)
+        }
+    both, input = (side.model_dump(exclude={"own"}) for side in (sides.both, sides.input))
+    return PairAugmentation(both, input, load.input_nc, own)
+
+
+def _own_augmentation(
+    place: str, own: OwnAugmentation, shapes: Sequence[tuple[int, ...]]
+) -> Chosen:
+    path = own.function
+    found = import_path(f"{place}.function", path)
+    if not (isinstance(found, type) and issubclass(found, Augmentation)):
+        raise ConfigError(
+            f"{place}.function is '{path}', which is no class derived from "
+            "nectargan.dataset.augmentation.Augmentation."
+        )
+    made = call_imported(f"{place}.arguments", path, found, own.arguments)
+    channels = [shape[1] for shape in shapes if shape[1] != 3]
+    if made.needs_rgb and channels:
+        raise ConfigError(
+            f"{place}.function '{path}' works on 3 channels, and an image has {channels[0]}."
+        )
+    try:
+        params = tuple(made.draw(*shapes[0]))
+        results = [made.apply(torch.rand(shape), *params) for shape in shapes]
+    except Exception as error:
+        # Foreign code may raise anything.
+        reason = in_short(error)[:200]
+        raise ConfigError(
+            f"{place}.function '{path}' fails on images {shapes[0]}: {reason}."
+        ) from None
+    for shape, result in zip(shapes, results, strict=True):
+        if not isinstance(result, Tensor) or tuple(result.shape) != shape:
+            told = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ConfigError(
+                f"{place}.function '{path}' makes {told} of images {shape}; it must make a tensor "
+                "of the same shape."
+            )
+    return Chosen(own.chance, made)
+
+
 # --- data --------------------------------------------------------------------------------------
 
 
@@ -410,9 +477,7 @@ def build_data(config: Config, device: torch.device) -> Data:
     if not options.dataroot:
         raise ConfigError("No data set is named; give --data DIR, or dataloader.dataroot.")
     both = options.augmentations.both
-    augment = PairAugmentation(
-        both.model_dump(), options.augmentations.input.model_dump(), input_nc=load.input_nc
-    )
+    augment = build_augmentation(config)
     splits = check_data(options.dataroot)
     for warning in [
         *unread_splits(options.dataroot),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +15,20 @@ import torch
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from nectargan.analysis import plots
 from nectargan.analysis.compare import best_in, compare_runs
 from nectargan.analysis.frames import load_runs
-from nectargan.build import all_schedules, build_losses, lr_schedules
+from nectargan.build import all_schedules, build_augmentation, build_losses, lr_schedules
 from nectargan.cli.main import main
 from nectargan.cli.train import train
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.dotted import dotted
 from nectargan.config.schema import Config
-from nectargan.errors import ConfigError, NectarGANError, ScheduleError
+from nectargan.dataset.built_in_augmentations import ON_BOTH, ON_INPUT
+from nectargan.errors import ConfigError, DataError, NectarGANError, ScheduleError
+from nectargan.runs.checkpoint import load_generator
 from nectargan.runs.params import run_params
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import notation_of, parse_notation
@@ -36,56 +40,13 @@ from tests.graph_stand_in import CpuGraphs
 
 Make = Callable[..., Config]
 
-MINE = """
-from pathlib import Path
-from typing import Annotated
-from annotated_types import Interval
-
-Path(__file__).with_name("imported").touch()
-
-def waves(schedule, epoch, *, period: Annotated[int, Interval(ge=1, le=9)] = 2, gain=1.0):
-    span = schedule.initial_value - schedule.target_value
-    return schedule.target_value + gain * span * (1 - (epoch - 1) % period / period)
-
-calls = []
-def with_a_memory(schedule, epoch):
-    calls.append(epoch)
-    return len(calls)
-
-def of_words(schedule, epoch): return "much"
-def below(schedule, epoch): return 1.5 - epoch
-def failing(schedule, epoch): raise LookupError("no table\\nfor it")
-number = 5
-
-def error(generated, target, power=2.0):
-    return (generated - target).abs().pow(power).mean(dim=(1, 2, 3))
-
-def likeness(generated, target):
-    return 1 - (generated - target).abs().mean()
-likeness.higher_is_better = True
-
-def distance(generated, target):
-    return (generated - target).abs().amax(dim=(1, 2, 3))
-distance.higher_is_better = False
-
-class Scaled:
-    def __init__(self, scale):
-        self.scale = scale
-    def __call__(self, generated, target):
-        return self.scale * (generated - target).abs().mean(dim=(1, 2, 3))
-
-def a_map(generated, target): return generated - target
-def no_tensor(generated, target): return 0.5
-def broken(generated, target): raise LookupError("no table\\nfor it")
-"""
-
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the module ``mine``; a file "imported" beside it shows that it was imported."""
     folder = tmp_path / "modules"
     folder.mkdir()
-    (folder / "mine.py").write_text(MINE)
+    shutil.copy(Path(__file__).with_name("own_code.py"), folder / "mine.py")
     monkeypatch.syspath_prepend(folder)
     yield folder
     forget(folder)
@@ -450,3 +411,106 @@ def test_the_best_is_measured() -> None:
         )
     text = ConfigManager(None, [("validation.metrics", "l1, a.b")]).data.validation
     assert text.series == ["val/l1", "val/b"]
+
+
+# --- augmentations -------------------------------------------------------------------------------
+
+
+def own_on(side: str, function: str, chance: float = 1.0, **arguments: Any) -> dict[str, Any]:
+    term = {"function": function, "arguments": arguments, "chance": chance}
+    return {f"dataloader__augmentations__{side}__own__mine": term}
+
+
+def test_an_augmentation_of_ones_own(tiny: Make, mine: Path) -> None:
+    """On both images of a pair it does the same, on one alone it leaves the other."""
+    a, b = (torch.rand(4, 3, 32, 32) * 1.8 - 0.9 for _ in range(2))
+
+    def black(images: Tensor) -> Tensor:
+        return (images == -1).all(dim=3).all(dim=1)
+
+    both = build_augmentation(tiny(**own_on("both", "mine.Stripes", count=5)))
+    one, other = both(a, b)
+    assert torch.equal(black(one), black(other))
+    assert 1 <= black(one).sum(dim=1).min() <= black(one).sum(dim=1).max() <= 5
+    assert len({tuple(rows.tolist()) for rows in black(one)}) > 1, "not the same in all pairs"
+    for side, changed in (("input", 0), ("target", 1)):
+        augment = build_augmentation(tiny(**own_on(side, "mine.Stripes")))
+        results = augment(a, b)
+        assert black(results[changed]).any()
+        assert results[1 - changed] is (a, b)[1 - changed]
+    never = build_augmentation(tiny(**own_on("both", "mine.Stripes", chance=0.0)))
+    assert not never.enabled
+
+
+def test_a_run_is_trained_and_resumed_with_it(tiny: Make, mine: Path) -> None:
+    """A run that was stopped equals one that was not."""
+    options = own_on("input", "mine.Stripes", chance=0.5)
+    config = tiny(**options, train__generator__learning_rate={"epochs": 3, "epochs_decay": 0})
+    whole = Pix2pixTrainer(config).train()
+    half = Pix2pixTrainer(
+        tiny(**options, train__generator__learning_rate={"epochs": 2, "epochs_decay": 0})
+    ).train()
+    plain = Pix2pixTrainer(tiny()).train()
+    forget(mine)
+    assert call(train, "--resume", half, "--epochs", 3).exit_code == 0
+    paths = [run / "checkpoints" / "last.pt" for run in (whole, half)]
+    one, other = (load_generator(path).state_dict() for path in paths)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+    assert values_of(plain, "val/l1") != values_of(whole, "val/l1")[:2]
+    assert run_params(config)["augmentation.input.mine"] == 0.5
+    (half / "functions.hmac").unlink()
+    assert "names 'mine.Stripes'" in call(train, "--resume", half, "--epochs", 4).stderr
+
+
+@pytest.mark.parametrize(
+    ("side", "function", "arguments", "sentence"),
+    [
+        ("both", "nowhere.It", {}, "function is 'nowhere.It', which cannot be imported"),
+        ("both", "mine.error", {}, "which is no class derived from nectargan.dataset.augmentation"),
+        ("input", "mine.Stripes", {"cout": 3}, "which 'mine.Stripes' refuses: .*'cout'"),
+        ("input", "mine.Declared", {"low_max": 2}, "refuses: needs 0 <= low_min <= low_max <= 1"),
+        ("input", "mine.Declared", {"low_max": 0.1}, "got low_min = 0.2, low_max = 0.1"),
+        ("input", "mine.Declared", {"kind": "c"}, "has the kind 'c', allowed: a, b"),
+        ("target", "mine.Halving", {}, r"makes \(2, 3, 16, 32\) of images \(2, 3, 32, 32\)"),
+        ("target", "mine.Failing", {}, "fails on images .*: no table for it"),
+    ],
+)
+def test_augmentations_that_cannot_be_used(
+    tiny: Make, mine: Path, side: str, function: str, arguments: Any, sentence: str
+) -> None:
+    config = tiny(**own_on(side, function, **arguments))
+    place = rf"^dataloader\.augmentations\.{side}\.own\.mine"
+    with pytest.raises(ConfigError, match=f"{place}.*{sentence}") as caught:
+        Pix2pixTrainer(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_augmentation_that_needs_three_channels(tiny: Make, mine: Path) -> None:
+    grey = tiny(**own_on("both", "mine.Declared"), dataloader__load__output_nc=1)
+    with pytest.raises(ConfigError, match="works on 3 channels, and an image has 1"):
+        build_augmentation(grey)
+    build_augmentation(tiny(**own_on("input", "mine.Declared"), dataloader__load__output_nc=1))
+
+
+def test_every_bound_is_that_of_the_class() -> None:
+    """The config refuses what the class refuses, and takes what it takes."""
+    for side, kinds in (("both", ON_BOTH), ("input", ON_INPUT)):
+        for kind in kinds:
+            for name, parameter in kind.parameters().items():
+                key = f"dataloader.augmentations.{side}.{kind.name}_{name}"
+                for bound, outside in (("ge", -1), ("le", 1)):
+                    if bound in parameter.bounds:
+                        limit = parameter.bounds[bound]
+                        at = parameter.type(limit)
+                        partner = name.replace("min", "max")
+                        partner = name.replace("max", "min") if partner == name else partner
+                        other = f"dataloader.augmentations.{side}.{kind.name}_{partner}"
+                        ConfigManager(None, [(key, at), (other, at)])
+                        kind(**{name: at, partner: at})
+                        beyond = at + outside
+                        with pytest.raises(ConfigError):
+                            ConfigManager(None, [(key, beyond), (other, beyond)])
+                        with pytest.raises(DataError):
+                            kind(**{name: beyond, partner: beyond})

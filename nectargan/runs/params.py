@@ -53,7 +53,7 @@ def run_params(config: Config) -> dict[str, Param]:
             params[f"loss.{name}.function"] = option.function  # type: ignore[union-attr]
     augmentations = flatten(config.dataloader.augmentations.model_dump(mode="json"))
     # A table with a column for each augmentation that is off would be unreadable.
-    chances = {key: value for key, value in augmentations.items() if key.endswith("_chance")}
+    chances = {key: value for key, value in augmentations.items() if key.endswith("chance")}
     params |= {f"augmentation.{_short(key)}": value for key, value in chances.items() if value}
     return {
         key: value if isinstance(value, (bool, int, float, str)) else str(value)
@@ -73,4 +73,5 @@ def _rate(rate: LearningRate) -> str:
 
 
 def _short(key: str) -> str:
-    return key.removesuffix("_chance")
+    """ "both.rot90_chance" as "both.rot90", "both.own.mine.chance" as "both.mine"."""
+    return key.removesuffix("chance").rstrip("._").replace(".own.", ".")

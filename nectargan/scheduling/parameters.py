@@ -1,82 +1,19 @@
 """What a schedule function declares about its own parameters, and whether values keep to it.
 
-A parameter is a keyword of the function. Its type, bounds and meaning are in its annotation::
-
-    def polynomial(schedule, epoch, *, power: Annotated[float, Gt(0), "Exponent."] = 2.0): ...
-
-The bounds are those of `annotated_types`, which pydantic reads as well; the text is for people.
+A parameter is a keyword of the function, annotated as `nectargan.parameters` says.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
-
-from annotated_types import GroupedMetadata, Interval
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nectargan.errors import ScheduleError, did_you_mean
-
-REQUIRED = inspect.Parameter.empty
-
-
-class Parameter(NamedTuple):
-    """A keyword of a schedule function.
-
-    Attributes:
-        annotation: Its type with all that is annotated; ``Any`` where the function says nothing.
-        default: Its default, or `REQUIRED`.
-    """
-
-    annotation: Any
-    default: Any
-
-    @property
-    def type(self) -> Any:
-        """The type alone."""
-        is_annotated = get_origin(self.annotation) is Annotated
-        return get_args(self.annotation)[0] if is_annotated else self.annotation
-
-    @property
-    def description(self) -> str:
-        """The text in the annotation; empty without one."""
-        return next((each for each in self._metadata if isinstance(each, str)), "")
-
-    @property
-    def bounds(self) -> dict[str, float]:
-        """The bounds in the annotation: ``gt``, ``ge``, ``lt`` and ``le``."""
-        return {
-            kind: getattr(each, kind)
-            for each in _flat(self._metadata)
-            for kind in ("gt", "ge", "lt", "le")
-            if getattr(each, kind, None) is not None
-        }
-
-    @property
-    def bounds_in_words(self) -> str:
-        """ "above 0 and <= 5"; for an `Interval` of numbers that need not be whole, "in (0, 5]"."""
-        bounds = self.bounds
-        if self.type is int or not any(isinstance(each, Interval) for each in self._metadata):
-            words = {"gt": "above", "ge": ">=", "lt": "below", "le": "<="}
-            return " and ".join(f"{words[kind]} {limit}" for kind, limit in bounds.items())
-        low, high = bounds.get("gt", bounds.get("ge")), bounds.get("lt", bounds.get("le"))
-        return f"in {'(' if 'gt' in bounds else '['}{low}, {high}{')' if 'lt' in bounds else ']'}"
-
-    @property
-    def _metadata(self) -> tuple[Any, ...]:
-        return get_args(self.annotation)[1:] if self.type is not self.annotation else ()
-
-
-def _flat(metadata: Any) -> Iterator[Any]:
-    for each in metadata:
-        if isinstance(each, GroupedMetadata):
-            yield from each
-        else:
-            yield each
-            yield from getattr(each, "metadata", ())  # pydantic's Field
+from nectargan.parameters import REQUIRED, Parameter
 
 
 def parameters_of(function: Callable[..., float]) -> dict[str, Parameter] | None:

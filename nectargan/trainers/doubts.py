@@ -62,6 +62,8 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
     for side in ("both", "input"):
         section = getattr(config.dataloader.augmentations, side)
         for key, value in _given(section, type(section)()):
+            if key == "own":
+                continue
             chance = _chance_of(key, section)
             if chance != key and not getattr(section, chance):
                 place = f"dataloader.augmentations.{side}"

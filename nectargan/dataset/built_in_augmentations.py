@@ -1,56 +1,25 @@
-"""The single augmentations that `PairAugmentation` is made of.
+"""The augmentations that a config has by name, and the lists of them.
 
-A stage draws its parameters on the CPU, so that no decision waits for the device and
-`torch.manual_seed` makes them reproducible, and works on images in [0, 1]. What Kornia has an
-operation for is left to it; the rest is a line or two of torch.
-
-A stage is a dataclass whose fields are the keys of the config without the stage's name:
-`elastic_transform_alpha` is `ElasticTransform.alpha`. All raise `DataError` when made with numbers
-out of range.
+To add one, write its class and add it to `ON_BOTH` or `ON_INPUT`: its keys are in the config then.
+What Kornia has an operation for is left to it; the rest is a line or two of torch.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from annotated_types import Interval
 
-from nectargan.errors import DataError
+from nectargan.dataset.augmentation import Augmentation, onto
 
-Params = tuple[Tensor, ...]
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from nectargan.dataset.augmentation import Params
 
-@dataclass(frozen=True)
-class Stage(ABC):
-    """One augmentation.
-
-    Attributes:
-        needs_rgb: Whether it works on 3 channels only.
-        moves_pixels: Whether it says where a pixel comes from, so that alpha is to come along; all
-            else changes colours, and leaves alpha alone.
-    """
-
-    needs_rgb: ClassVar[bool] = False
-    moves_pixels: ClassVar[bool] = False
-
-    @abstractmethod
-    def draw(self, n: int, c: int, h: int, w: int) -> Params:
-        """Random parameters for `n` images, on the CPU."""
-
-    @abstractmethod
-    def apply(self, images: Tensor, *params: Tensor) -> Tensor:
-        """Images `(N, C, H, W)` in [0, 1] to the same shape; clamped by the caller."""
-
-
-def onto(images: Tensor, values: Tensor) -> Tensor:
-    # Only CUDA stages a pageable copy before it returns; elsewhere the source could be freed first.
-    return values.to(images.device, non_blocking=images.is_cuda)
+Part = Interval(ge=0.0, le=1.0)
 
 
 def _each(images: Tensor, values: Tensor) -> Tensor:
@@ -59,42 +28,28 @@ def _each(images: Tensor, values: Tensor) -> Tensor:
 
 
 def _uniform(n: int, low: float, high: float) -> Tensor:
+    import torch
+
     return torch.rand(n) * (high - low) + low
 
 
-def _ordered(least: float, most: float = math.inf, **values: float) -> None:
-    chain = [least, *values.values(), most]
-    # Written so that NaN fails.
-    if all(low <= high for low, high in itertools.pairwise(chain)):
-        return
-    bounds = " <= ".join([str(least), *values, *([str(most)] if most < math.inf else [])])
-    given = ", ".join(f"{name} = {value}" for name, value in values.items())
-    raise DataError(f"needs {bounds}, got {given}.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise DataError(f"has the {name} '{value}', allowed: {', '.join(allowed)}.")
-
-
 @dataclass(frozen=True)
-class ElasticTransform(Stage):
-    """Moves pixels by a random field, smoothed by a Gaussian (Simard et al. 2003).
+class ElasticTransform(Augmentation):
+    """Moves pixels by a random field, smoothed by a Gaussian (Simard et al. 2003)."""
 
-    Args:
-        alpha: Displacement in pixels of a field that was not smoothed.
-        sigma: Standard deviation of the Gaussian in pixels.
-    """
-
+    name = "elastic_transform"
+    does = "an elastic deformation"
     moves_pixels: ClassVar[bool] = True
-    alpha: float
-    sigma: float
-
-    def __post_init__(self) -> None:
-        _ordered(0, alpha=self.alpha)
-        _ordered(0.1, sigma=self.sigma)
+    alpha: Annotated[
+        float, Interval(ge=0, le=1e6), "Displacement in pixels of a field that was not smoothed."
+    ] = 1.0
+    sigma: Annotated[
+        float, Interval(ge=0.1, le=1000), "Standard deviation of the smoothing, pixels."
+    ] = 50.0
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
+        import torch
+
         return (torch.rand(n, 2, h, w) * 2 - 1,)
 
     def apply(self, images: Tensor, *params: Tensor) -> Tensor:
@@ -117,32 +72,26 @@ class ElasticTransform(Stage):
 
 
 @dataclass(frozen=True)
-class OpticalDistortion(Stage):
+class OpticalDistortion(Augmentation):
     """Scales each pixel's distance from the centre by a polynomial of that distance.
 
     With the coefficient k, a pixel is read from `s` times its offset from the centre:
     camera: `s = 1 + k r² + k r⁴`, offsets in image widths and heights (Brown's lens model);
     fisheye: `s = 1 + k r²`, offsets in half diagonals.
-
-    Args:
-        min: Least k.
-        max: Greatest k.
-        mode: "camera" or "fisheye".
     """
 
+    name = "optical_distortion"
+    does = "a lens distortion"
     moves_pixels: ClassVar[bool] = True
-    min: float
-    max: float
-    mode: str
-
-    def __post_init__(self) -> None:
-        _ordered(-1, 1, min=self.min, max=self.max)
-        _one_of("mode", self.mode, ("camera", "fisheye"))
+    min: Annotated[float, Interval(ge=-1, le=1), "Lowest distortion coefficient."] = -0.05
+    max: Annotated[float, Interval(ge=-1, le=1), "Highest distortion coefficient."] = 0.05
+    mode: Annotated[Literal["camera", "fisheye"], "Model of the lens."] = "camera"
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         return (_uniform(n, self.min, self.max),)
 
     def apply(self, images: Tensor, *params: Tensor) -> Tensor:
+        import torch
         from kornia.geometry.transform import remap
 
         (h, w), device = images.shape[-2:], images.device
@@ -165,31 +114,21 @@ class OpticalDistortion(Stage):
 
 
 @dataclass(frozen=True)
-class CoarseDropout(Stage):
-    """Paints black rectangles (DeVries and Taylor 2017), at least a pixel, wholly inside.
+class CoarseDropout(Augmentation):
+    """Paints black rectangles (DeVries and Taylor 2017), at least a pixel, wholly inside."""
 
-    Args:
-        holes_min: Fewest rectangles.
-        holes_max: Most rectangles; they may overlap.
-        height_min: Least height, a fraction of the image's.
-        height_max: Greatest height.
-        width_min: Least width, a fraction of the image's.
-        width_max: Greatest width.
-    """
-
-    holes_min: int
-    holes_max: int
-    height_min: float
-    height_max: float
-    width_min: float
-    width_max: float
-
-    def __post_init__(self) -> None:
-        _ordered(1, holes_min=self.holes_min, holes_max=self.holes_max)
-        _ordered(0, 1, height_min=self.height_min, height_max=self.height_max)
-        _ordered(0, 1, width_min=self.width_min, width_max=self.width_max)
+    name = "coarse_dropout"
+    does = "holes in the images"
+    holes_min: Annotated[int, Interval(ge=1, le=10_000), "Fewest holes."] = 1
+    holes_max: Annotated[int, Interval(ge=1, le=10_000), "Most holes; they may overlap."] = 2
+    height_min: Annotated[float, Part, "Lowest height of a hole, as part of the image's."] = 0.1
+    height_max: Annotated[float, Part, "Largest height of a hole."] = 0.2
+    width_min: Annotated[float, Part, "Lowest width of a hole, as part of the image's."] = 0.1
+    width_max: Annotated[float, Part, "Largest width of a hole."] = 0.2
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
+        import torch
+
         holes = torch.randint(self.holes_min, self.holes_max + 1, (n, 1))
         used = torch.arange(self.holes_max) < holes
         rows = self._spans(n, h, self.height_min, self.height_max)
@@ -198,6 +137,8 @@ class CoarseDropout(Stage):
 
     def _spans(self, n: int, side: int, low: float, high: float) -> Tensor:
         """(n, holes_max, side): True where a rectangle covers a row or column."""
+        import torch
+
         length = (_uniform(n * self.holes_max, low, high) * side).round().clamp(min=1)
         first = (torch.rand(n * self.holes_max) * (side - length + 1)).floor()
         pixel = torch.arange(side)
@@ -211,15 +152,13 @@ class CoarseDropout(Stage):
 
 
 @dataclass(frozen=True)
-class ColorJitter(Stage):
+class ColorJitter(Augmentation):
     """Multiplies the values by a factor of brightness."""
 
-    min_brightness: float
-    max_brightness: float
-
-    def __post_init__(self) -> None:
-        low, high = self.min_brightness, self.max_brightness
-        _ordered(0, min_brightness=low, max_brightness=high)
+    name = "colorjitter"
+    does = "a change of brightness"
+    min_brightness: Annotated[float, Interval(ge=0, le=1e4), "Lowest brightness factor."] = 0.8
+    max_brightness: Annotated[float, Interval(ge=0, le=1e4), "Highest brightness factor."] = 1.2
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         return (_uniform(n, self.min_brightness, self.max_brightness),)
@@ -229,16 +168,17 @@ class ColorJitter(Stage):
 
 
 @dataclass(frozen=True)
-class GaussNoise(Stage):
+class GaussNoise(Augmentation):
     """Adds Gaussian noise whose standard deviation lies between `min` and `max` of the range."""
 
-    min: float
-    max: float
-
-    def __post_init__(self) -> None:
-        _ordered(0, 1, min=self.min, max=self.max)
+    name = "gaussnoise"
+    does = "Gaussian noise"
+    min: Annotated[float, Part, "Lowest standard deviation, as part of the value range."] = 0.2
+    max: Annotated[float, Part, "Highest standard deviation."] = 0.44
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
+        import torch
+
         return _uniform(n, self.min, self.max), torch.randn(n, c, h, w)
 
     def apply(self, images: Tensor, *params: Tensor) -> Tensor:
@@ -247,15 +187,16 @@ class GaussNoise(Stage):
 
 
 @dataclass(frozen=True)
-class MotionBlur(Stage):
+class MotionBlur(Augmentation):
     """Blurs along a line of any angle, its length an odd number of pixels from 3 to `limit`."""
 
-    limit: int
-
-    def __post_init__(self) -> None:
-        _ordered(3, limit=self.limit)
+    name = "motionblur"
+    does = "a motion blur"
+    limit: Annotated[int, Interval(ge=3, le=255), "Largest kernel, pixels."] = 7
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
+        import torch
+        import torch.nn.functional as F
         from kornia.filters import get_motion_kernel2d
 
         radii = torch.randint(1, (self.limit - 1) // 2 + 1, (n,)).tolist()
@@ -277,14 +218,13 @@ class MotionBlur(Stage):
 
 
 @dataclass(frozen=True)
-class RandGamma(Stage):
+class RandGamma(Augmentation):
     """Raises the values to a power, given in percent: 80 is a gamma of 0.8."""
 
-    min: float
-    max: float
-
-    def __post_init__(self) -> None:
-        _ordered(1, min=self.min, max=self.max)
+    name = "randgamma"
+    does = "a gamma curve"
+    min: Annotated[float, Interval(ge=1, le=1e5), "Lowest gamma, percent."] = 80.0
+    max: Annotated[float, Interval(ge=1, le=1e5), "Highest gamma, percent."] = 120.0
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         return (_uniform(n, self.min / 100, self.max / 100),)
@@ -294,20 +234,17 @@ class RandGamma(Stage):
 
 
 @dataclass(frozen=True)
-class Grayscale(Stage):
-    """Replaces the three channels by one grey.
+class Grayscale(Augmentation):
+    """Replaces the three channels by one grey."""
 
-    Args:
-        method: weighted_average (ITU-R BT.601 luma), from_lab (CIE L*), average, max, or
-            desaturation (mean of the greatest and the least channel).
-    """
-
+    name = "grayscale"
+    does = "losing all colour"
     needs_rgb: ClassVar[bool] = True
-    method: str
-
-    def __post_init__(self) -> None:
-        methods = ("weighted_average", "from_lab", "average", "max", "desaturation")
-        _one_of("method", self.method, methods)
+    method: Annotated[
+        Literal["weighted_average", "from_lab", "average", "max", "desaturation"],
+        "How the channels become one: luma (ITU-R BT.601), CIE lightness, mean, largest, or mean "
+        "of the extremes.",
+    ] = "weighted_average"
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         return ()
@@ -330,25 +267,19 @@ class Grayscale(Stage):
 
 
 @dataclass(frozen=True)
-class Compression(Stage):
-    """Codes and decodes as JPEG, as Kornia's differentiable codec does (Reich et al. 2024).
+class Compression(Augmentation):
+    """Codes and decodes as JPEG, as Kornia's differentiable codec does (Reich et al. 2024)."""
 
-    Args:
-        type: "jpeg".
-        quality_min: Least quality, 1 to 100.
-        quality_max: Greatest quality, 1 to 100.
-    """
-
+    name = "compression"
+    does = "compression artefacts"
     needs_rgb: ClassVar[bool] = True
-    type: str
-    quality_min: int
-    quality_max: int
-
-    def __post_init__(self) -> None:
-        _one_of("type", self.type, ("jpeg",))
-        _ordered(1, 100, quality_min=self.quality_min, quality_max=self.quality_max)
+    type: Annotated[Literal["jpeg"], "Kind of compression."] = "jpeg"
+    quality_min: Annotated[int, Interval(ge=1, le=100), "Lowest quality."] = 99
+    quality_max: Annotated[int, Interval(ge=1, le=100), "Highest quality."] = 100
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
+        import torch
+
         return (torch.randint(self.quality_min, self.quality_max + 1, (n,)).float(),)
 
     def apply(self, images: Tensor, *params: Tensor) -> Tensor:
@@ -356,3 +287,15 @@ class Compression(Stage):
 
         # Kornia looks at the qualities' range: on the CPU that does not wait for the device.
         return jpeg_codec_differentiable(images, params[0])
+
+
+# In the order in which they are applied.
+ON_BOTH: tuple[type[Augmentation], ...] = (ElasticTransform, OpticalDistortion, CoarseDropout)
+ON_INPUT: tuple[type[Augmentation], ...] = (
+    ColorJitter,
+    GaussNoise,
+    MotionBlur,
+    RandGamma,
+    Grayscale,
+    Compression,
+)

@@ -118,3 +118,38 @@ def no_tensor(generated, target):
 
 def broken(generated, target):
     raise LookupError("no table\nfor it")
+
+
+class Lines:
+    """A sink that writes a line for each thing that it is told."""
+
+    def __init__(self, file="lines.txt", fails_at=0):
+        self.file, self.fails_at = file, fails_at
+
+    def note(self, *words):
+        with (self.directory / self.file).open("a") as file:
+            print(*words, file=file)
+
+    def open(self, first_step):
+        assert (self.directory / "config.json").exists() or not self.fails_at
+        self.note("open", first_step, self.name, self.every_n_steps)
+
+    def write(self, points):
+        if self.fails_at and (self.directory / "away").exists():
+            raise ConnectionError("the line is dead")
+        for point in points:
+            self.note("point", point.series, point.step, point.value)
+
+    def add_file(self, kind, path, step):
+        self.note("file", kind, path.name, step)
+
+    def close(self, status, reason):
+        self.note("close", status)
+
+
+class Half:
+    def open(self, first_step):
+        pass
+
+    def write(self, points):
+        pass

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nectargan import track
 from nectargan.analysis import plots
 from nectargan.analysis.compare import best_in, compare_runs
 from nectargan.analysis.frames import load_runs
@@ -28,6 +29,7 @@ from nectargan.config.dotted import dotted
 from nectargan.config.schema import Config
 from nectargan.dataset.built_in_augmentations import ON_BOTH, ON_INPUT
 from nectargan.errors import ConfigError, DataError, NectarGANError, ScheduleError
+from nectargan.losses.loss_manager import LossManager
 from nectargan.runs.checkpoint import load_generator
 from nectargan.runs.params import run_params
 from nectargan.scheduling.data import Schedule
@@ -514,3 +516,163 @@ def test_every_bound_is_that_of_the_class() -> None:
                             ConfigManager(None, [(key, beyond), (other, beyond)])
                         with pytest.raises(DataError):
                             kind(**{name: beyond, partner: beyond})
+
+
+# --- sinks ---------------------------------------------------------------------------------------
+
+LINES = {"function": "mine.Lines", "every_n_steps": 2, "arguments": {"fails_at": 1}}
+
+
+def lines_of(run: Path, first: str = "") -> list[list[str]]:
+    lines = (run / "lines.txt").read_text().splitlines()
+    return [line.split() for line in lines if line.startswith(first)]
+
+
+def steps_of(run: Path, series: str) -> list[int]:
+    return [int(line[2]) for line in lines_of(run, f"point {series} ")]
+
+
+def test_a_sink_of_ones_own_follows_the_ledger(tiny: Make, mine: Path) -> None:
+    run = Pix2pixTrainer(tiny(logging__sinks__mine=LINES)).train()
+    lines = lines_of(run)
+    assert lines[0] == ["open", "0", "mine", "2"]
+    assert lines[-1] == ["close", "FINISHED"]
+    assert steps_of(run, "loss/G_L1/raw") == [1, 2, 4, 6]
+    losses = pd.read_csv(run / "losses.csv")
+    g_l1 = losses[losses["loss"] == "G_L1"].set_index("step")["raw"]
+    for _, _, step, value in lines_of(run, "point loss/G_L1/raw"):
+        assert float(value) == pytest.approx(g_l1[int(step)])
+    values = [float(line[3]) for line in lines_of(run, "point val/ssim")]
+    assert values == pytest.approx(values_of(run, "val/ssim"))
+    assert [line[1] for line in lines_of(run, "file")].count("examples") >= 2
+    assert (run / "sinks" / "mine.json").exists()
+
+
+def test_it_catches_up_when_it_is_back(
+    tiny: Make, mine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It fails all the time: the training does not mind, and sync sends the rest, once."""
+    config = tiny(logging__sinks__mine=LINES, logging__drain_seconds=0.2)
+    away = Path(config.common.output_directory) / "tiny_v1" / "away"
+    trainer = Pix2pixTrainer(config)
+    trainer.losses.register_hook(lambda event: away.touch())
+    run = trainer.train()
+    assert "mine is behind: the line is dead" in caplog.text
+    assert steps_of(run, "loss/G_L1/raw") == []
+    forget(mine)
+    listed = call(main, "runs", run.parent)
+    assert "mine" in listed.stdout
+    assert not (mine / "imported").exists()
+    failed = call(main, "sync", run)
+    assert failed.exit_code == 2
+    assert "mine did not get everything: the line is dead." in failed.stderr
+    away.unlink()
+    forget(mine)
+    (run / "functions.hmac").rename(run / "hidden")
+    refused = call(main, "sync", run)
+    assert refused.exit_code == 2
+    assert "names 'mine.Lines'" in refused.stderr
+    assert "then add --trust." in refused.stderr
+    assert not (mine / "imported").exists()
+    (run / "hidden").rename(run / "functions.hmac")
+    assert "mine: has everything now." in call(main, "sync", run).stdout
+    assert steps_of(run, "loss/G_L1/raw") == [1, 2, 4, 6]
+    assert "mine: had everything." in call(main, "sync", run).stdout
+    assert steps_of(run, "loss/G_L1/raw") == [1, 2, 4, 6]
+
+
+def test_a_resumed_run_goes_on_with_it(tiny: Make, mine: Path) -> None:
+    run = Pix2pixTrainer(tiny(logging__sinks__mine=LINES)).train()
+    forget(mine)
+    assert call(train, "--resume", run, "--epochs", 3).exit_code == 0
+    assert [line[1] for line in lines_of(run, "open")] == ["0", "7"]
+    assert steps_of(run, "loss/G_L1/raw") == [1, 2, 4, 6, 8]
+    assert lines_of(run)[-1] == ["close", "FINISHED"]
+
+
+@pytest.mark.parametrize("as_object", [True, False])
+def test_track_takes_it_as_well(mine: Path, tmp_path: Path, as_object: bool) -> None:
+    losses = LossManager()
+    losses.register_loss_fn("a", torch.nn.L1Loss(), loss_weight=3.0)
+    if as_object:
+        import mine as module  # type: ignore[import-not-found]
+
+        sinks: dict[str, Any] = {"mine": module.Lines()}
+    else:
+        sinks = {"mine": {"function": "mine.Lines", "every_n_steps": 3}}
+    with track(losses, tmp_path / "run", sinks=sinks) as tracker:
+        for step in range(1, 8):
+            losses.start_step(1, step)
+            losses.compute_loss_xy("a", torch.zeros(2), torch.ones(2))
+        tracker.log_metrics(7, 1, {"val/x": 0.5})
+    wanted = list(range(1, 8)) if as_object else [1, 3, 6]
+    assert steps_of(tmp_path / "run", "loss/a/weighted") == wanted
+    assert lines_of(tmp_path / "run", "point val/x") == [["point", "val/x", "7", "0.5"]]
+    assert lines_of(tmp_path / "run")[-1] == ["close", "FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("sink", "sentence"),
+    [
+        ({"function": "nowhere.It"}, r"sinks\.one\.function is 'nowhere.It', which cannot be im"),
+        (
+            {"function": "mine.Lines", "arguments": {"fiel": "x"}},
+            "'mine.Lines' refuses: .*fiel",
+        ),
+        ({"function": "mine.Half"}, "a Half without the methods of a sink: add_file, close"),
+        ({"function": "builtins.object"}, "a object without the methods of a sink: open, write"),
+    ],
+)
+def test_sinks_that_cannot_be_used(
+    tiny: Make, mine: Path, tmp_path: Path, sink: Any, sentence: str
+) -> None:
+    """They are found before there is a run directory."""
+    with pytest.raises(ConfigError, match=rf"^logging\..*{sentence}") as caught:
+        Pix2pixTrainer(tiny(logging__sinks__one=sink)).train()
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "runs").glob("*"))
+    with pytest.raises(ConfigError, match=r"^sinks"):
+        track(LossManager(), tmp_path / "run", sinks={"one": sink})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("logging", "sentence"),
+    [
+        ({"sinks": {"MLflow": LINES}}, "neither tensorboard nor mlflow"),
+        ({"sinks": {"a b": LINES}}, "1 to 60 letters, digits or '_'"),
+        ({"sinks": {"a": LINES, "A": LINES}}, "differ in nothing but capitals"),
+        ({"sinks": {"a": {**LINES, "every_n_steps": 0}}}, "every_n_steps .*equal to 1"),
+        ({"sinks": {"a": {"every_n_steps": 1}}}, r"sinks\.a\.function .* is missing"),
+        ({"sinks": {"a": {**LINES, "every": 1}}}, r"sinks\.a\.every .* is not a known key"),
+        ({"sinks": {"a": "mine.Lines"}}, "it must be a section of options"),
+        (
+            {
+                "csv": False,
+                "mlflow": {"enable": False},
+                "tensorboard": {"enable": False},
+                "sinks": {"a": LINES},
+            },
+            "csv is false, but sinks are fed from the CSV files",
+        ),
+    ],
+)
+def test_sinks_that_contradict_themselves(logging: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        ConfigManager({"logging": logging})
+
+
+@pytest.mark.parametrize(
+    ("sinks", "sentence"),
+    [
+        ({"tensorboard": {"function": "a.b"}}, "neither tensorboard nor mlflow"),
+        ({"one": {"function": "mine.Lines", "every": 2}}, "has the key 'every'. Allowed: arg"),
+        ({"one": {}}, "needs a 'function', an import path"),
+        ({"one": {"function": "mine.Lines", "every_n_steps": 0}}, "must be a whole number, 1 or"),
+        ({"one": {"function": "mine.Lines", "arguments": 5}}, "are 5; give a dictionary"),
+        ({"one": 5}, "is a int without the methods of a sink"),
+    ],
+)
+def test_what_track_cannot_use(mine: Path, tmp_path: Path, sinks: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        track(LossManager(), tmp_path / "run", sinks=sinks)

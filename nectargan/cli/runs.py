@@ -50,8 +50,9 @@ def runs(directory: str) -> None:
 @click.argument("run", type=RUN)
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
 @click.option("--anew", is_flag=True, help="Make a new MLflow run and send everything to it.")
-def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
-    """Send to TensorBoard and MLflow what they lack of RUN.
+@click.option("--trust", is_flag=True, help="Import the sinks that RUN's config names.")
+def sync(run: str, mlflow_uri: str | None, anew: bool, trust: bool) -> None:
+    """Send to TensorBoard, MLflow and sinks of your own what they lack of RUN.
 
     MLflow is asked for every point; what it has is not sent again.
     """
@@ -61,7 +62,7 @@ def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        for sink, was_behind in synchronize(Path(each), mlflow_uri, anew).items():
+        for sink, was_behind in synchronize(Path(each), mlflow_uri, anew, trust).items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
 
 

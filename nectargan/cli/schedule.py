@@ -40,7 +40,7 @@ def schedule(config: str, output: Path, trust: bool) -> None:
     if any(not schedule.is_imported for schedule in schedules.values()):
         if not trust and (Path(config).parent / STATUS_FILE).exists():
             # Of a run, which may come from somebody else.
-            check_trust(Path(config).parent, data.model_dump(mode="json"))
+            check_trust(Path(config).parent, data.model_dump(mode="json"), "add --trust")
         schedules = all_schedules(data)
     plot_schedules(schedules, epochs, output)
     if constant := constant_values(schedules, epochs):

@@ -6,7 +6,7 @@ The names are those of NectarGAN v0.2.3 wherever the thing is the same. Values a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
@@ -41,8 +41,9 @@ from nectargan.config.loss_options import LossOption, ScheduleConfig
 from nectargan.config.metric_options import Validation
 from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
 from nectargan.errors import did_you_mean
+from nectargan.imports import is_import_path
 from nectargan.metrics import USUAL_SERIES
-from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
+from nectargan.names import EXPERIMENT_NAMES, SINK_NAMES, is_experiment_name, is_sink_name
 from nectargan.scheduling.data import Schedule
 
 
@@ -331,6 +332,25 @@ class MLflowLogging(Section):
         return name
 
 
+class OwnSink(Section):
+    """A sink of your own; see `nectargan.loggers.follower.Sink`."""
+
+    function: str
+    """Import path, "package.module.Name", of a class with the methods of a sink. It is imported
+    when a run begins, and by nectargan sync."""
+    every_n_steps: Count = 10
+    """Steps from one point of a loss to the next."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for that class."""
+
+    @field_validator("function")
+    @classmethod
+    def _is_an_import_path(cls, path: str) -> str:
+        if not is_import_path(path):
+            raise ValueError("it must have the form package.module.Name")
+        return path
+
+
 class Logging(Section):
     """Where the losses go."""
 
@@ -351,9 +371,23 @@ class Logging(Section):
     """The TensorBoard sink."""
     mlflow: MLflowLogging = MLflowLogging()
     """The MLflow sink."""
+    sinks: dict[str, OwnSink] = Field(default_factory=dict)
+    """Sinks of your own by any name."""
+
+    @field_validator("sinks")
+    @classmethod
+    def _have_names_of_their_own(cls, sinks: dict[str, OwnSink]) -> dict[str, OwnSink]:
+        if len({name.lower() for name in sinks}) < len(sinks):
+            raise ValueError("two sinks have names that differ in nothing but capitals")
+        for name in sinks:
+            if not is_sink_name(name):
+                raise ValueError(SINK_NAMES)
+        return sinks
 
     @model_validator(mode="after")
     def _sinks_have_a_source(self) -> Logging:
+        if not self.csv and self.sinks:
+            raise ValueError("csv is false, but sinks are fed from the CSV files")
         if not self.csv and (self.tensorboard.enable or self.mlflow.enable):
             raise ValueError(
                 "csv is false, but TensorBoard and MLflow are fed from the CSV files; "

@@ -1,6 +1,7 @@
 """What a sink is, and the `Follower` thread that feeds it from the ledger.
 
-To add a logger, write a class with the methods of `Sink` and hand it to a `Tracker`.
+To add a logger, write a class with the methods of `Sink` and name it in ``logging.sinks`` of a
+config, or give it to `nectargan.track`; docs/extending.md has an example.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Sink(Protocol):
 
     A sink may also have ``takes_means``: whether a point of a loss is the mean of the steps since
     the one before, see `WindowMeans`. Without it a point is the loss of its step: `SingleSteps`.
+    Without `has_everything`, a sink is believed to have what it took.
+
+    A sink of one's own is told ``name`` and ``every_n_steps`` after it was made, and before it is
+    opened the attribute ``directory``, the run directory, where ``config.json`` has the config.
     """
 
     name: str

@@ -17,6 +17,7 @@ from nectargan.interrupts import is_second, uninterrupted
 from nectargan.loggers.follower import Follower, Sink
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.own_sinks import attach, make_sinks
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
 from nectargan.output import printable
@@ -58,6 +59,7 @@ def track(
     tensorboard: bool = False,
     mlflow_every_n_steps: int = 50,
     tensorboard_every_n_steps: int = 10,
+    sinks: Mapping[str, Sink | Mapping[str, Any]] | None = None,
 ) -> Tracker:
     """Records every weighted loss of a training loop of your own, in a ``with`` statement.
 
@@ -71,23 +73,31 @@ def track(
             registered by now with the tag "D" have charts of their own.
         mlflow_every_n_steps: Steps from one point of a loss to the next in MLflow.
         tensorboard_every_n_steps: The same in TensorBoard.
+        sinks: Sinks of your own by any name: objects with the methods of
+            `nectargan.loggers.follower.Sink`, or ``{"function": "my_package.MySink",
+            "every_n_steps": 10, "arguments": {...}}`` as in a config.
 
     Returns:
         A context manager; see `Tracker`.
+
+    Raises:
+        ConfigError: a sink of your own cannot be made, or lacks a method.
     """
     directory = Path(directory)
-    sinks: list[Sink] = []
+    own = make_sinks(sinks or {})
+    built_in: list[Sink] = []
     if tensorboard:
         of_discriminator = loss_manager.get_registered_losses(["D"])
-        sinks.append(
+        built_in.append(
             TensorBoardSink(directory / "tensorboard", tensorboard_every_n_steps, of_discriminator)
         )
     if mlflow:
         home = directory.resolve()
         store = find_store(mlflow if isinstance(mlflow, str) else None, home.parent)
         name = find_experiment(None, home.name)
-        sinks.append(MLflowSink(store.uri, name, directory, every_n_steps=mlflow_every_n_steps))
-    return Tracker(loss_manager, directory, sinks, keeps_status=True)
+        built_in.append(MLflowSink(store.uri, name, directory, every_n_steps=mlflow_every_n_steps))
+    attached = [attach(each, directory) for each in own]
+    return Tracker(loss_manager, directory, [*built_in, *attached], keeps_status=True)
 
 
 class Tracker:

@@ -35,7 +35,7 @@ from nectargan.runs.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.runs.collapse import CollapseWatch
 from nectargan.runs.describe import change_tag, save_facts
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
-from nectargan.runs.sinks import build_sinks
+from nectargan.runs.sinks import build_sinks, own_sinks
 from nectargan.runs.trust import vouch_for
 from nectargan.shell import stands_for_nothing
 
@@ -235,6 +235,7 @@ def open_run(
             find_experiment(options.experiment, config.common.experiment_name, is_new=False),
             None if resumption is None else resumption.directory,
         )
+    own = own_sinks(config)
     if resumption is not None:
         directory = resumption.directory
     else:
@@ -262,7 +263,7 @@ def open_run(
         except OSError as error:
             raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
         try:
-            sinks = build_sinks(config, directory, output_of(config, resumption), live=True)
+            sinks = build_sinks(config, directory, output_of(config, resumption), True, own)
             run = Run(config, directory, losses, sinks, go_on=resumption is not None)
             with run.tracker:
                 yield run

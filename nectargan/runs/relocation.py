@@ -148,7 +148,7 @@ def _move_in_mlflow(place: _Place, config: Config, old: Path, new: Path) -> None
     run_id, name = place.run.info.run_id, place.run.info.run_name
     if find_store(named, new.parent, is_new=False).uri != place.uri:
         # A database of its own: it gets everything, and the old one loses the run.
-        synchronize(new)
+        synchronize(new, with_own=False)
         _ask(place.uri, lambda: place.client.delete_run(run_id))
         return
     if name == old.name:

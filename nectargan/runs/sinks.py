@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nectargan.config.config_manager import ConfigManager
@@ -12,22 +13,39 @@ from nectargan.loggers.follower import Follower, Sink
 from nectargan.loggers.mlflow.run import forget_run
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.own_sinks import attach, make_sink
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.losses.pix2pix_objective import DISCRIMINATOR
 from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
 from nectargan.runs.describe import run_facts
 from nectargan.runs.params import other_params, run_params
+from nectargan.runs.trust import check_trust
 
 
-def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> list[Sink]:
-    """TensorBoard and MLflow, as far as they are enabled.
+def own_sinks(config: Config) -> list[Sink]:
+    """The sinks of one's own; they do not know yet where the run is.
+
+    Raises:
+        ConfigError: one cannot be imported, refuses its arguments, or lacks a method.
+    """
+    return [
+        make_sink(f"logging.sinks.{name}", name, each.function, each.arguments, each.every_n_steps)
+        for name, each in config.logging.sinks.items()
+    ]
+
+
+def build_sinks(
+    config: Config, directory: Path, output: Path, live: bool, own: Sequence[Sink]
+) -> list[Sink]:
+    """TensorBoard and MLflow, as far as they are enabled, and those of one's own.
 
     Args:
         config: The run's config.
         directory: The run directory.
         output: Where the database is, if the config names no tracking URI.
         live: Whether the run is trained now, on this machine.
+        own: From `own_sinks`.
     """
     logging, sinks = config.logging, list[Sink]()
     if logging.tensorboard.enable:
@@ -55,11 +73,15 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
                 register_model=logging.mlflow.register_model,
             )
         )
-    return sinks
+    return [*sinks, *(attach(each, directory) for each in own)]
 
 
 def synchronize(
-    directory: Path, tracking_uri: str | None = None, anew: bool = False
+    directory: Path,
+    tracking_uri: str | None = None,
+    anew: bool = False,
+    trust: bool = False,
+    with_own: bool = True,
 ) -> dict[str, bool]:
     """Sends to the sinks of a run what they lack; they are asked. Sending it twice changes nothing.
 
@@ -67,6 +89,8 @@ def synchronize(
         directory: The directory of a run that has ended.
         tracking_uri: Of MLflow, in place of the one in the config.
         anew: Make a new MLflow run, whether there is one or not.
+        trust: Import the sinks that the config names, whoever gave it.
+        with_own: Whether these are meant as well.
 
     Returns:
         Whether anything was sent, by name of the sink.
@@ -78,12 +102,14 @@ def synchronize(
     if tracking_uri is not None:
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
         config = ConfigManager(directory / CONFIG_FILE, overrides).data
-    sent = {}
+    if with_own and config.logging.sinks and not trust:
+        check_trust(directory, config.model_dump(mode="json"), "add --trust")
+    own, sent = own_sinks(config) if with_own else [], dict[str, bool]()
     with locked(directory), sinks_logged(directory):
         status, reason = end_of(directory)
         if anew:
             forget_run(directory)
-        for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
+        for sink in build_sinks(config, directory, directory.resolve().parent, False, own):
             follower = Follower(sink, directory, go_on=True)
             try:
                 sent[sink.name] = follower.lacks_something(status)

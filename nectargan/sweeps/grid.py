@@ -46,6 +46,7 @@ from nectargan.runs.resume import (
     flatten,
     resumption_of,
 )
+from nectargan.runs.sinks import own_sinks
 from nectargan.sweeps.axes import Axis, short_names
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import resolve_device, resolve_precision
@@ -193,6 +194,7 @@ def check_cells(cells: Sequence[Cell], metric: str | None = None) -> None:
             build_discriminator(config)
         build_losses(config)
         build_metrics(config)
+        own_sinks(config)
         series = config.validation.series
         if metric is not None and metric not in series:
             raise ConfigError(f"--metric {metric} is not measured.{did_you_mean(metric, series)}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 
+from nectargan import load_config
+from nectargan.scheduling.notation import notation_of
 from tests.documents import ROOT, blocks_of, run_blocks
+
+KINDS = ("augmentations", "losses", "metrics", "schedules", "sinks")
 
 
 def test_the_session_of_twenty_runs_runs(
@@ -35,6 +40,37 @@ def test_the_session_of_twenty_runs_runs(
         "loss/G_GAN/raw",
         "loss/G_L1/raw",
     }
+
+
+def test_the_page_about_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        ran, printed = run_blocks("docs/extending.md")
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+            del sys.modules[name]
+    files = {"own.yaml", "saw.yaml", *(f"my_package/{n}.py" for n in ("__init__", *KINDS))}
+    assert ran == len(blocks_of("docs/extending.md")) > len(files)
+    assert all(Path(name).is_file() for name in files)
+    run = Path("runs/own_v1")
+    losses = pd.read_csv(run / "losses.csv").drop_duplicates(["epoch", "loss"])
+    weights = losses[losses["loss"] == "G_L1"]["weight"]
+    assert list(weights) == [100.0, 80.0, 100.0, 80.0, 100.0]
+    assert "G_EDGES" in set(losses["loss"])
+    metrics = pd.read_csv(run / "metrics.csv").set_index("metric")["value"]
+    assert metrics["best/worst_pixel"].iloc[-1] == metrics["val/worst_pixel"].min()
+    assert metrics["best/sharpness"].iloc[-1] == metrics["val/sharpness"].max()
+    assert (run / "checkpoints" / "best.pt").is_file()
+    assert "journal: had everything." in printed
+    for directory, file in ((run, "journal.txt"), (Path("loop"), "journal.txt")):
+        assert (directory / file).read_text().rstrip().endswith("FINISHED")
+    steps = [line.split()[0] for line in (Path("loop") / "other.txt").read_text().splitlines()]
+    assert list(dict.fromkeys(steps)) == ["1", "5", "10", "FINISHED"]
+    section = load_config("saw.yaml").train
+    assert notation_of(section.loss["G_L1"].weight.build()) == (
+        "my_package.saw 100→60 @ 1–1 period=2"
+    )
 
 
 def test_the_guides_link_to_what_is_there() -> None:

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.loss_options import LossTerm, ScheduleConfig, weight_of
+from nectargan.config.objectives import ADVERSARIAL
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.dataset.augmentations import PairAugmentation
 from nectargan.dataset.cache import choose_place
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
-from nectargan.errors import ConfigError, did_you_mean
+from nectargan.errors import ConfigError
 from nectargan.imports import call_imported, import_path
 from nectargan.losses.lm_data import LMLoss
-from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
+from nectargan.losses.pix2pix_objective import pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.metrics import SSIM_WINDOW
 from nectargan.models.patchgan import PatchGANDiscriminator
@@ -95,79 +96,18 @@ def build_optimizer(
     )
 
 
-def lr_schedules(config: Config) -> dict[str, Schedule]:
-    """The learning rate of each network over the epochs."""
-    train = config.train
-    shared = train.generator if not train.separate_lr_schedules else train.discriminator
-    return {
-        "generator": train.generator.learning_rate.build(),
-        "discriminator": shared.learning_rate.build(),
-    }
-
-
-def all_schedules(config: Config) -> dict[str, Schedule]:
-    """Weights and learning rates over the epochs, under the names of their series."""
-    weights = {f"weight/{name}": weight for name, weight in loss_weights(config).items()}
-    return weights | {f"lr/{name}": rate for name, rate in lr_schedules(config).items()}
-
-
 # --- losses ------------------------------------------------------------------------------------
-
-
-def resolve_losses(config: Config) -> Config:
-    """A copy of ``config`` whose ``train.loss`` names every loss of the run with its weight.
-
-    Raises:
-        ConfigError: a name in ``train.loss`` is neither the objective's nor a whole term.
-    """
-    own = objective_weights(config.train.objective)
-    everything = objective_weights()
-    options: dict[str, Any] = dict(own)
-    for name, option in config.train.loss.items():
-        is_new_term = isinstance(option, LossTerm) and option.function is not None
-        if name not in own and not is_new_term:
-            if option == 0 and name in everything:
-                continue
-            raise ConfigError(_not_a_loss(name, config.train.objective, own, everything))
-        if isinstance(option, LossTerm) and option.weight is None:
-            option = option.model_copy(update={"weight": own.get(name, 1.0)})
-        options[name] = option
-    config = config.model_copy(deep=True)
-    config.train.loss = options
-    return config
-
-
-def _not_a_loss(
-    name: str, objective: str, own: dict[str, float], everything: dict[str, float]
-) -> str:
-    if name in everything:
-        return (
-            f"train.loss.{name} has a weight, but objective '{objective}' does not have that loss; "
-            "choose another train.objective, or give it a 'function'."
-        )
-    return (
-        f"train.loss.{name} is not a loss of objective '{objective}', and no whole term with a "
-        f"'function'.{did_you_mean(name, own)}"
-    )
-
-
-def loss_weights(config: Config) -> dict[str, Schedule]:
-    """The weight of every loss of the run over the epochs; builds no loss."""
-    return {
-        name: _schedule(_weight_of(option))
-        for name, option in resolve_losses(config).train.loss.items()
-    }
 
 
 def build_losses(config: Config) -> dict[str, LMLoss]:
     """The spec of a run's losses, for `LossManager.init_from_spec`.
 
     Raises:
-        ConfigError: a name or a term in ``train.loss`` cannot be used.
+        ConfigError: a term in ``train.loss`` cannot be used.
         CheckpointError: the VGG19 weights cannot be had.
     """
     train = config.train
-    options = resolve_losses(config).train.loss
+    options = train.loss
     functions = {
         name: _build_function(name, option, config)
         for name, option in options.items()
@@ -185,7 +125,7 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
             losses[name] = LMLoss(name, functions[name], tags=["G"])
         if isinstance(option, LossTerm) and option.tags is not None:
             losses[name] = replace(losses[name], tags=option.tags)
-        weight = _weight_of(option)
+        weight = weight_of(option)
         if isinstance(weight, ScheduleConfig):
             losses[name] = replace(losses[name], schedule=weight.build())
         else:
@@ -194,12 +134,6 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
         if isinstance(function, VGGPerceptualLoss):
             function.check_size(*height_and_width(config.dataloader.load.crop_size))
     return losses
-
-
-def _weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
-    if not isinstance(option, LossTerm):
-        return option
-    return 1.0 if option.weight is None else option.weight
 
 
 def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:
@@ -228,12 +162,6 @@ def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> 
         raise ConfigError(
             f"train.loss.{name}.function '{term.function}' must return a tensor with a gradient."
         )
-
-
-def _schedule(weight: float | ScheduleConfig) -> Schedule:
-    if isinstance(weight, ScheduleConfig):
-        return weight.build()
-    return Schedule("constant", initial_value=weight, target_value=weight)
 
 
 def _import_module(name: str, term: LossTerm, vgg_weights: str | None) -> nn.Module:

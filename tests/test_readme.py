@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.build import resolve_losses
 from nectargan.config.config_manager import ConfigManager
 from tests.documents import ROOT, blocks_of, run_blocks
 
@@ -43,7 +42,7 @@ def left_by_git(folder: Path) -> set[str]:
 def test_the_yaml_example_is_a_config(tmp_path: Path) -> None:
     (code,) = (code for language, code in blocks_of("README.md") if language == "yaml")
     (tmp_path / "c.yaml").write_text(code)
-    config = resolve_losses(ConfigManager(tmp_path / "c.yaml").data)
+    config = ConfigManager(tmp_path / "c.yaml").data
     assert set(config.train.loss) == {"G_GAN", "G_L1", "D_real", "D_fake", "G_HUBER"}
 
 

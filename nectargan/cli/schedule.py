@@ -28,8 +28,8 @@ def schedule(config: str, output: Path) -> None:
     What stays the same is listed. If nothing moves, everything is drawn.
     """
     from nectargan.analysis.schedule_plot import constant_values, plot_schedules
-    from nectargan.build import all_schedules
     from nectargan.config.config_manager import ConfigManager
+    from nectargan.config.schedules import all_schedules
 
     data = ConfigManager(config).data
     schedules, epochs = all_schedules(data), data.train.epochs

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
-from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.loss_options import NO_LOSS, LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
 from nectargan.config.schema import Config
 from nectargan.config.shipped import find_config, meant_by
@@ -238,6 +238,8 @@ def _validate(
         sentences = []
         for item in error.errors(include_url=False):
             path = _without_union_tags(item["loc"])
+            if item["type"] == NO_LOSS:
+                path += ["loss", item["ctx"]["loss"]]
             key = ".".join(map(str, path))
             unknown = item["type"] == "extra_forbidden"
             from_set = any(
@@ -258,6 +260,8 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         return f"{where} is not a known key." + _known_keys(path, in_schedule)
     if item["type"] == "missing":
         return f"{where} is missing."
+    if item["type"] == NO_LOSS:
+        return f"{where} {item['msg']}"
     value = item["input"]
     if path[-1:] == ["tracking_uri"] and isinstance(value, str):
         value = public_address(value)

@@ -37,7 +37,7 @@ from nectargan.config.choices import (
     Objective,
     Precision,
 )
-from nectargan.config.loss_options import LossOption, ScheduleConfig
+from nectargan.config.loss_options import LossOption, ScheduleConfig, resolve_losses
 from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
 from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
 from nectargan.scheduling.data import Schedule
@@ -229,7 +229,7 @@ class Train(Section):
     """"default" compiles both networks with torch.compile, which takes a minute at the start."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
     """Losses by name: a number or a schedule weights one of the objective's; a whole term adds or
-    replaces one. What is not named keeps the objective's weight."""
+    replaces one. What is not named keeps the objective's weight, and is named once this is made."""
 
     @property
     def epochs(self) -> int:
@@ -241,6 +241,13 @@ class Train(Section):
         if not 1 <= self.epochs <= MOST_EPOCHS:
             bound = "at least 1" if self.epochs < 1 else f"at most {MOST_EPOCHS}"
             raise ValueError(f"generator.learning_rate epochs + epochs_decay must be {bound}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_every_loss(self) -> Train:
+        resolved = resolve_losses(self.objective, self.loss)
+        self.loss.clear()  # in place: an assignment would validate all of this once more
+        self.loss.update(resolved)
         return self
 
 

@@ -1,7 +1,4 @@
-"""The losses of pix2pix, as specs for `LossManager.init_from_spec`.
-
-This is where the names of losses and their default weights are written down.
-"""
+"""The losses of pix2pix, as a spec for `LossManager.init_from_spec`."""
 
 from __future__ import annotations
 
@@ -10,36 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from nectargan.errors import LossError, did_you_mean
+from nectargan.config.objectives import objective_weights
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.losses import AdversarialLoss, LaplacianLoss, SobelLoss
 from nectargan.losses.vgg import VGGPerceptualLoss
-
-OBJECTIVES = ("basic", "basic+vgg", "extended", "extended+vgg")
-DISCRIMINATOR = ("D_real", "D_fake")
-# They judge the discriminator's logits; all others compare the generated image with the target.
-ADVERSARIAL = ("G_GAN", *DISCRIMINATOR)
-
-# 1 and 100 as in Isola et al. 2017, who also halve the loss of D to slow it down against G.
-_BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
-_EXTENDED = {"G_L2": 10.0, "G_SOBEL": 3.0, "G_LAP": 1.0}
-_VGG = {"G_VGG": 10.0}
-
-
-def objective_weights(objective: str = "extended+vgg") -> dict[str, float]:
-    """The default weight of each loss of an objective, by name; builds nothing.
-
-    Raises:
-        LossError: ``objective`` is none of `OBJECTIVES`.
-    """
-    if objective not in OBJECTIVES:
-        raise LossError(f"{objective!r} is no objective." + did_you_mean(objective, OBJECTIVES))
-    weights = dict(_BASIC)
-    if objective.startswith("extended"):
-        weights |= _EXTENDED
-    if objective.endswith("+vgg"):
-        weights |= _VGG
-    return weights
 
 
 def pix2pix(

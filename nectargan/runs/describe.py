@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nectargan.build import all_schedules, height_and_width
+from nectargan.build import height_and_width
+from nectargan.config.schedules import all_schedules
 from nectargan.config.schema import Config
 from nectargan.dataset.pairs import SplitSummary
 from nectargan.errors import DataError

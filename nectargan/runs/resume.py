@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nectargan.analysis.run_changes import LOG_FILE, Change, changes_of, make_change
-from nectargan.build import resolve_losses
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
@@ -103,8 +102,7 @@ def resumption_of(
         RunError: a ledger is not what the run wrote, or the run is at work.
     """
     state = read_training_state(checkpoint, file or directory)
-    before = resolve_losses(ConfigManager(checkpoint["config"]).data)
-    config = resolve_losses(wanted)
+    before, config = ConfigManager(checkpoint["config"]).data, wanted
     changes = _differences(before, config)
     refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
     if refused:

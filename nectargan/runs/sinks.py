@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nectargan.config.config_manager import ConfigManager
+from nectargan.config.objectives import DISCRIMINATOR
 from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
@@ -14,7 +15,6 @@ from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
-from nectargan.losses.pix2pix_objective import DISCRIMINATOR
 from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
 from nectargan.runs.describe import run_facts
 from nectargan.runs.params import other_params, run_params

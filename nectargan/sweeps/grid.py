@@ -25,7 +25,6 @@ from nectargan.build import (
     build_discriminator,
     build_generator,
     build_losses,
-    resolve_losses,
 )
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
@@ -132,9 +131,7 @@ def grid(axes: Sequence[Axis], resolve: Resolve) -> list[Cell]:
 def make_cell(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) -> Cell:
     """The cell of some values, as they were written, by key; raises ConfigError."""
     try:
-        config = resolve_losses(
-            resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
-        )
+        config = resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
     except ConfigError as error:
         keys = [axis.key for axis in axes]
         raise ConfigError(_with_its_option(str(error), keys)) from None

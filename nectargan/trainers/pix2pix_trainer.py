@@ -16,10 +16,10 @@ from nectargan.build import (
     build_generator,
     build_losses,
     build_optimizer,
-    lr_schedules,
 )
+from nectargan.config.objectives import ADVERSARIAL
+from nectargan.config.schedules import lr_schedules
 from nectargan.config.schema import Config, PatchGAN, Unet
-from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
 from nectargan.record.histograms import save_histograms

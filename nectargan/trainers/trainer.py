@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from nectargan.build import Data, build_data, resolve_losses
+from nectargan.build import Data, build_data
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
@@ -70,7 +70,7 @@ class Trainer(ABC):
             ``config``.
 
     Attributes:
-        config: The resolved config, with the weight of every loss in it.
+        config: A copy of the config, with the run's place in MLflow.
         device: Where to compute.
         precision: "fp32", "bf16" or "fp16".
         store: Where the run goes in MLflow, if it does, and why there.
@@ -93,7 +93,8 @@ class Trainer(ABC):
 
     def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
         no_worker()
-        self.config = resolve_losses(config if resumption is None else resumption.config)
+        config = config if resumption is None else resumption.config
+        self.config = config.model_copy(deep=True)
         self.store = choose_store(self.config, resumption)
         self.device = resolve_device(self.config.common.device)
         self.precision = resolve_precision(self.config.common.precision, self.device)

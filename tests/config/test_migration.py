@@ -10,6 +10,7 @@ from nectargan.build import build_discriminator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.loss_options import LossTerm
 from nectargan.config.migration import migrate
+from nectargan.config.objectives import objective_weights
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 
@@ -48,8 +49,9 @@ def test_the_originals_files_load_as_they_are(name: str, tmp_path: Path) -> None
     objective, weights = OLD[name]
     config, told = load(DATA / f"{name}.json")
     assert config.train.objective == objective
-    zeros = dict.fromkeys(["G_L2", "G_SOBEL", "G_LAP", "G_VGG"], 0.0)
-    assert config.train.loss == {"G_GAN": 1.0, "G_L1": 100.0} | zeros | weights
+    # Those of weight 0 that are not the objective's are left out.
+    zeros = dict.fromkeys(objective_weights(objective).keys() & {"G_L2", "G_SOBEL", "G_LAP"}, 0.0)
+    assert config.train.loss == objective_weights("basic") | zeros | weights
     for word in ("lambda_gan", "lambda_vgg", "visualizer", "train.objective"):
         assert sum(word in line for line in told) == 1
     ConfigManager(config.model_dump(mode="json")).save(tmp_path / "new.json")
@@ -96,7 +98,7 @@ def test_the_old_document_is_left_alone() -> None:
 def test_old_keys_without_the_wrapper() -> None:
     config, _ = load({"train": {"loss": {"lambda_l2": 2.0}}})
     assert config.train.objective == "extended"
-    assert config.train.loss == {"G_L2": 2.0}
+    assert config.train.loss == objective_weights("extended") | {"G_L2": 2.0}
 
 
 def test_devices_and_resuming() -> None:

@@ -15,15 +15,12 @@ import torch
 
 from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
-from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
-from nectargan.files import open_regular, replacing
+from nectargan.files import open_regular
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
-from nectargan.runs.training_state import Part, Whole, read_training_state, validated
-from nectargan.version import __version__
+from nectargan.runs.training_state import FORMAT, Checkpoint, TrainingState, validated
 
-FORMAT = 2
 FOLDER = "checkpoints"
 
 # Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
@@ -33,55 +30,9 @@ _BEFORE_ALL = (-1, 0.0)
 log = logging.getLogger("nectargan")
 
 
-class _Checkpoint(Part):
-    """What every checkpoint has. A foreign file may hold anything under the same names."""
-
-    format: int
-    nectargan_version: str
-    config: dict[str, Any]
-    epoch: Whole
-    step: Whole
-    networks: dict[str, dict[str, Any]]
-
-
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
     """File name of a checkpoint: of the end of an epoch, or of a step within one."""
     return f"epoch_{epoch:04d}.pt" if step is None else f"epoch_{epoch:04d}_step_{step:08d}.pt"
-
-
-def save_checkpoint(
-    path: Path,
-    config: Config,
-    epoch: int,
-    step: int,
-    networks: Mapping[str, Mapping[str, Any]],
-    training: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a checkpoint, whole or not at all.
-
-    Args:
-        path: The file.
-        config: The run's resolved config.
-        epoch: Epochs done.
-        step: Steps done.
-        networks: The states of "generator" and any others, by name.
-        training: All else that a resumed run needs; see `TrainingState` and `Trainer.state`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    content = {
-        "format": FORMAT,
-        "nectargan_version": __version__,
-        "config": config.model_dump(mode="json"),
-        "epoch": epoch,
-        "step": step,
-        "networks": dict(networks),
-        "training": dict(training or {}),
-    }
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as part:
-        torch.save(content, part)
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
@@ -91,7 +42,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         path: A checkpoint, or a run directory for the newest one in it.
 
     Returns:
-        What `save_checkpoint` wrote.
+        The content of the file, which has what `Checkpoint` has; `TrainingState.read` takes it on.
 
     Raises:
         CheckpointError: there is none, or the file is torn, foreign or from a newer version.
@@ -106,7 +57,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    validated(_Checkpoint, content, f"'{path}' is no checkpoint of NectarGAN")
+    validated(Checkpoint, content, f"'{path}' is no checkpoint of NectarGAN")
     if not 1 <= content["format"] <= FORMAT:
         raise CheckpointError(
             f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
@@ -126,7 +77,7 @@ def load_last(run: Path) -> dict[str, Any]:
     for path in reversed(list_checkpoints(run)):
         try:
             content = load_checkpoint(path)
-            read_training_state(content, path)
+            TrainingState.read(content, path)
         except CheckpointError as error:
             problems.append(error)
             continue

@@ -6,12 +6,8 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from nectargan.errors import CheckpointError, RunError
 from nectargan.files import replacing
@@ -49,8 +45,7 @@ class CheckpointWriter:
 
         Args:
             name: Its file name.
-            write: Writes it to a path. Runs in another thread: what it writes must be a copy; see
-                `on_host`.
+            write: Writes it to a path. Runs in another thread: what it writes must be a copy.
             best: Whether it becomes ``best.pt`` too.
 
         Raises:
@@ -137,19 +132,6 @@ def _epoch_of(path: Path) -> int:
         return int(load_checkpoint(path)["epoch"])
     except CheckpointError:
         return -1
-
-
-def on_host(state: Any) -> Any:
-    """A copy of nested containers whose tensors are contiguous copies on the CPU."""
-    if isinstance(state, Tensor):
-        # A file does not depend on the order in which a device keeps its weights.
-        copy = torch.empty_like(state, device="cpu", memory_format=torch.contiguous_format)
-        return copy.copy_(state.detach())
-    if isinstance(state, Mapping):
-        return {key: on_host(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(on_host(value) for value in state)
-    return state
 
 
 def also_known_as(path: Path, name: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
@@ -30,12 +28,13 @@ from nectargan.record.run_directory import (
     locked,
     write_status,
 )
-from nectargan.runs.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
-from nectargan.runs.checkpoint_writer import CheckpointWriter, on_host
+from nectargan.runs.checkpoint import checkpoint_name, list_checkpoints
+from nectargan.runs.checkpoint_writer import CheckpointWriter
 from nectargan.runs.collapse import CollapseWatch
 from nectargan.runs.describe import change_tag, save_facts
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
 from nectargan.runs.sinks import build_sinks
+from nectargan.runs.training_state import TrainerLike, TrainingState
 from nectargan.runs.trust import vouch_for
 from nectargan.shell import stands_for_nothing
 
@@ -78,23 +77,11 @@ class Run:
         minutes = self._config.save.every_minutes
         return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
 
-    def save(
-        self,
-        epoch: int,
-        within: bool,
-        step: int,
-        state: Mapping[str, Any],
-        training: Mapping[str, Any],
-        is_best: bool = False,
-    ) -> None:
+    def save(self, trainer: TrainerLike, is_best: bool = False) -> None:
         """Writes a checkpoint in the background; waits only for the copy from the device.
 
         Args:
-            epoch: The epoch at hand.
-            within: Whether it goes on.
-            step: Steps done.
-            state: "networks" and other sections.
-            training: Further entries of the section "training".
+            trainer: The trainer, between two steps.
             is_best: Whether it becomes the best one.
 
         Raises:
@@ -106,22 +93,11 @@ class Run:
         self.tracker.flush()
         # The last checkpoint before a loss went bad is to stay the last one.
         self.meet_nonfinite()
-        copy = on_host(state)
-        write = functools.partial(
-            save_checkpoint,
-            config=self._config.model_copy(deep=True),
-            epoch=epoch - within,
-            step=step,
-            networks=copy.pop("networks"),
-            training={
-                **copy,
-                **training,
-                "ledgers": self.tracker.sizes(),
-                "ledger_digests": self.tracker.digests(),
-                "mlflow": self._mlflow_run(),
-            },
+        state = TrainingState.of(
+            trainer, self.tracker.sizes(), self.tracker.digests(), self._mlflow_run()
         )
-        self._writer.save(checkpoint_name(epoch, step if within else None), write, is_best)
+        name = checkpoint_name(trainer.epoch, None if trainer.batch is None else trainer.step)
+        self._writer.save(name, state.save, is_best)
         self._saved_at = time.monotonic()
 
     def _mlflow_run(self) -> dict[str, str] | None:
@@ -253,7 +229,8 @@ def open_run(
         try:
             if resumption is not None:
                 cut_record(resumption)
-                remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
+                known = resumption.state.training.mlflow
+                remember_run(directory, known.run_id if known else None)
                 record_resumption(resumption)
             save_facts(directory, tags, datasets)
             save_config(config, directory / CONFIG_FILE)

@@ -26,7 +26,7 @@ from nectargan.record.run_directory import (
 )
 from nectargan.runs.checkpoint import FOLDER, list_checkpoints
 from nectargan.runs.checkpoint_writer import go_back
-from nectargan.runs.training_state import TrainingState, read_training_state
+from nectargan.runs.training_state import TrainingState
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
@@ -48,15 +48,13 @@ class Resumption(NamedTuple):
     Attributes:
         directory: The run directory.
         config: The resolved config, with the changes.
-        checkpoint: The content of the checkpoint.
-        state: Its training state.
+        state: What it goes on from.
         changes: Old and new value of each option that changed, by dotted key.
         file: The file of the checkpoint, where it need not be the newest.
     """
 
     directory: Path
     config: Config
-    checkpoint: dict[str, Any]
     state: TrainingState
     changes: dict[str, tuple[object, object]]
     file: Path | None = None
@@ -64,13 +62,13 @@ class Resumption(NamedTuple):
     @property
     def step(self) -> int:
         """Steps done: whatever the record has of later ones is cut off and made again."""
-        return int(self.checkpoint["step"])
+        return self.state.step
 
     @property
     def history(self) -> list[Change]:
         """The changes of the run so far, and this one."""
-        begins = int(self.checkpoint["epoch"]) + 1
-        known = self.state.changes
+        begins = self.state.epoch + 1
+        known = self.state.training.changes
         if known is None:  # a checkpoint of version 1.0
             before = [c for c in changes_of(self.directory) if c.epoch <= begins]
         else:
@@ -80,8 +78,7 @@ class Resumption(NamedTuple):
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
-        done = self.state.epoch if self.state.batch is None else self.state.epoch - 1
-        is_over = done >= self.config.train.epochs
+        is_over = self.state.epoch >= self.config.train.epochs
         return is_over and read_status(self.directory)[0] == "FINISHED"
 
 
@@ -101,31 +98,31 @@ def resumption_of(
         CheckpointError: the checkpoint is nothing to go on from.
         RunError: a ledger is not what the run wrote, or the run is at work.
     """
-    state = read_training_state(checkpoint, file or directory)
-    before, config = ConfigManager(checkpoint["config"]).data, wanted
-    changes = _differences(before, config)
+    state, config = TrainingState.read(checkpoint, file or directory), wanted
+    training = state.training
+    changes = _differences(ConfigManager(state.config).data, config)
     refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
     if refused:
         told = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
         raise ConfigError(
             f"'{directory}' cannot be resumed with a change of {told}: that would be another run."
         )
-    if state.epoch > config.train.epochs:
-        told = "done" if state.batch is None else "begun"
+    if training.epoch > config.train.epochs:
+        told = "done" if training.batch is None else "begun"
         raise ConfigError(
             f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
-            f"{state.epoch} are {told}. To go back, resume '{directory / FOLDER}/epoch_N.pt'."
+            f"{training.epoch} are {told}. To go back, resume '{directory / FOLDER}/epoch_N.pt'."
         )
     if is_locked(directory):
         raise RunError(f"'{directory}' is in use by another process.")
-    if set(state.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
+    if set(training.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
         raise CheckpointError(
             f"The checkpoint in '{directory}' does not say how long its ledgers are."
         )
-    for name, size in state.ledgers.items():
+    for name, size in training.ledgers.items():
         # The learning rates of an epoch are on record before its first step.
-        last = checkpoint["step"] + (name == METRICS_FILE)
-        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+        last = state.step + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, (training.ledger_digests or {}).get(name))
     output = Path(config.common.output_directory)
     if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
         log.warning(
@@ -133,7 +130,7 @@ def resumption_of(
             output,
             directory,
         )
-    return Resumption(directory, config, checkpoint, state, changes, file)
+    return Resumption(directory, config, state, changes, file)
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -174,7 +171,7 @@ def record_resumption(resumption: Resumption) -> None:
             part.write_bytes((directory / CONFIG_FILE).read_bytes())
     line = {
         "time": time.time_ns() // 1_000_000,
-        "epoch": resumption.checkpoint["epoch"],
+        "epoch": resumption.state.epoch,
         "step": resumption.step,
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
@@ -196,7 +193,7 @@ def cut_record(resumption: Resumption) -> None:
     """Brings the record back to the checkpoint: files that were half written, pictures and
     histograms past it go, ledgers get the sizes that they had then, and rows and checkpoints past
     it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
-    directory, state = resumption.directory, resumption.state
+    directory, training = resumption.directory, resumption.state.training
     # A checkpoint that was being written when its process was killed is large.
     remove_parts(directory)
     folder = directory / "orphaned"
@@ -204,13 +201,14 @@ def cut_record(resumption: Resumption) -> None:
     while any(folder.glob(f"attempt-{attempt}.*")):
         attempt += 1
     # First, so that whoever is killed here never finds a checkpoint of rows that are not there.
-    best = state.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
-    step = None if state.batch is None else resumption.step
-    go_back(directory, state.epoch, step, int(best), resumption.file, folder / f"attempt-{attempt}")
+    best = training.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
+    step = None if training.batch is None else resumption.step
+    aside = folder / f"attempt-{attempt}"
+    go_back(directory, training.epoch, step, int(best), resumption.file, aside)
     for name in list_epoch_files(directory):
         if (step_of(name) or 0) > resumption.step:
             (directory / name).unlink()
-    for file, size in state.ledgers.items():
+    for file, size in training.ledgers.items():
         suffix = ".csv" if file == LOSSES_FILE else f".{file}"
         cut_ledger(directory / file, size, folder / f"attempt-{attempt}{suffix}")
 

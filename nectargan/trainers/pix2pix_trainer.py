@@ -6,7 +6,6 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +23,6 @@ from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
 from nectargan.record.histograms import save_histograms
 from nectargan.runs.resume import Resumption
-from nectargan.runs.training_state import (
-    adam_state,
-    check_names,
-    check_scaler,
-    check_tensors,
-)
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep
 from nectargan.trainers.cuda_graphs import CudaGraphs
@@ -61,9 +54,7 @@ class Pix2pixTrainer(Trainer):
     Attributes:
         generator: The U-Net.
         discriminator: The PatchGAN.
-        optimizers: Adam of each network, by name.
         lr_schedulers: Learning rate of each network, by name.
-        scaler: The gradient scaler; it does nothing unless the precision is fp16.
     """
 
     def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
@@ -82,7 +73,7 @@ class Pix2pixTrainer(Trainer):
                 if isinstance(module, VGGPerceptualLoss):
                     # Its network is larger than both that are trained.
                     module.autocast = self._autocast
-        self._networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
 
         schedules = lr_schedules(config)
         train = config.train
@@ -97,15 +88,14 @@ class Pix2pixTrainer(Trainer):
                 schedules[name].initial_value,
                 capturable=self.graph_obstacle is None,
             )
-            for name, network in self._networks.items()
+            for name, network in self.networks.items()
         }
         self.lr_schedulers = {
-            name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self._networks
+            name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self.networks
         }
         self._compiled: tuple[Forward, Forward] | None = None
         if train.compile == "default":
             self._compiled = (compiled(self.generator), compiled(self.discriminator))
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def needed_memory(self) -> Need:
         """What both networks take."""
@@ -136,7 +126,7 @@ class Pix2pixTrainer(Trainer):
         return CapturedStep(
             self.train_step,
             self.losses,
-            [*self._networks.values(), *self._loss_modules()],
+            [*self.networks.values(), *self._loss_modules()],
             self.optimizers.values(),
             self.scaler,
             self.config.dataloader.batch_size,
@@ -225,46 +215,14 @@ class Pix2pixTrainer(Trainer):
             if maps:
                 save_loss_maps(maps, pairs, made, self._epoch_file(LOSS_MAPS, epoch))
         if HISTOGRAMS in due:
-            found = training_histograms(self._networks, made)
+            found = training_histograms(self.networks, made)
             save_histograms(found, self._epoch_file(HISTOGRAMS, epoch, ".npz"))
 
     def _epoch_file(self, kind: str, epoch: int, suffix: str = ".png") -> Path:
         return self.directory / epoch_file(kind, epoch, self.step, suffix)
 
-    def state(self) -> dict[str, dict[str, Any]]:
-        """Networks, optimisers and scaler; learning rates follow from the epoch and the config."""
-        return {
-            "networks": {n: network.state_dict() for n, network in self._networks.items()},
-            "optimizers": {n: adam.state_dict()["state"] for n, adam in self.optimizers.items()},
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def _checked(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Compares all of a state with this trainer; returns its states of Adam."""
-        check_names(state["networks"], self._networks, "networks")
-        check_names(state.get("optimizers"), self._networks, "optimizers")
-        check_scaler(state.get("scaler"), self.scaler.state_dict())
-        adams = {}
-        for name, network in self._networks.items():
-            check_tensors(state["networks"][name], network.state_dict(), name)
-            parameters, adam = list(network.parameters()), state["optimizers"][name]
-            # The scaler of fp16 leaves out the first updates, and Adam has no state then.
-            steps = self.step if adam or not self.scaler.is_enabled() else 0
-            adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
-        return adams
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned.
-
-        Raises:
-            CheckpointError: its parts do not fit the networks; nothing was taken over then.
-        """
-        adams = self._checked(state)
-        for name, network in self._networks.items():
-            network.load_state_dict(state["networks"][name])
-            groups = self.optimizers[name].state_dict()["param_groups"]
-            self.optimizers[name].load_state_dict({"state": adams[name], "param_groups": groups})
-        self.scaler.load_state_dict(state["scaler"])
+    def on_resume(self) -> None:
+        """Sets the learning rates, which follow from the epoch and the config."""
         # The scheduler's first value is that of the epoch at hand, or of the next one.
         begun = self.epoch if self.batch is not None else self.epoch + 1
         for name, scheduler in self.lr_schedulers.items():

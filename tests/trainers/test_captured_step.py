@@ -140,7 +140,7 @@ def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: Cp
             torch.manual_seed(number)
             trainer.losses.start_step(1, number)
             step(*batch)
-            gradients.append([p.grad for n in trainer._networks.values() for p in n.parameters()])
+            gradients.append([p.grad for n in trainer.networks.values() for p in n.parameters()])
         for ours, theirs in zip(*gradients, strict=True):
             assert ours is not None
             assert theirs is not None

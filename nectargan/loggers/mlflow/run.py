@@ -36,12 +36,12 @@ _COLORS = (
 )
 
 
-def remember_run(directory: Path, known: Mapping[str, str] | None) -> None:
+def remember_run(directory: Path, run_id: str | None) -> None:
     """Writes down which MLflow run is that of a run directory, if the directory does not say so
     itself any more; raises OSError."""
     path = directory / RUN_FILE
-    if known is not None and known["run_id"] and not path.exists():
-        _write_json(path, {"run_id": known["run_id"]})
+    if run_id and not path.exists():
+        _write_json(path, {"run_id": run_id})
 
 
 class RunFinder:

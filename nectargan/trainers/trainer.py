@@ -170,7 +170,7 @@ class Trainer(ABC):
         """Called after the last step of each epoch; returns metrics to record."""
         return {}
 
-    def on_resume(self) -> None:
+    def on_resume(self) -> None:  # noqa: B027 - most have nothing to do
         """Called once networks, optimizers and counters are those of the checkpoint."""
 
     # --- the loop ------------------------------------------------------------------------------

@@ -31,9 +31,9 @@ from nectargan.runs.checkpoint import (
     load_checkpoint,
     load_generator,
     load_last,
-    save_checkpoint,
 )
 from nectargan.runs.random_state import random_state, set_random_state
+from nectargan.runs.training_state import Checkpoint, Training, TrainingState
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -170,7 +170,8 @@ def test_cursors_and_statuses(folder: Path, document: Any, noise: bytes, is_nois
 def whole(folder: Path) -> bytes:
     config = ConfigManager({"train": {"generator": {"features": 1, "n_downs": 0}}}).data
     networks = {"generator": build_generator(config).state_dict()}
-    save_checkpoint(folder / "whole.pt", config, 1, 1, networks, {"a": 1})
+    options = config.model_dump(mode="json")
+    Checkpoint(config=options, epoch=1, step=1, networks=networks).save(folder / "whole.pt")
     return (folder / "whole.pt").read_bytes()
 
 
@@ -215,7 +216,13 @@ def resumable(folder: Path) -> dict[str, Any]:
     networks = {"generator": build_generator(config).state_dict()}
     path = folder / "whole_run" / "checkpoints" / "epoch_0001.pt"
     path.parent.mkdir(parents=True)
-    save_checkpoint(path, config, 1, 1, networks, training)
+    TrainingState(
+        config=config.model_dump(mode="json"),
+        epoch=1,
+        step=1,
+        networks=networks,
+        training=Training.model_validate(training),
+    ).save(path)
     return load_last(folder / "whole_run")
 
 
@@ -243,7 +250,7 @@ def test_checkpoints_that_hold_anything(
 
 
 def go_on_from(run: Path) -> None:
-    training = load_last(run)["training"]
-    assert training["ledgers"].keys() <= {"losses.csv", "metrics.csv"}
-    set_random_state(training["random"], torch.device("cpu"))
-    remember_run(run, training.get("mlflow"))
+    training = TrainingState.read(load_last(run), run).training
+    assert training.ledgers.keys() <= {"losses.csv", "metrics.csv"}
+    set_random_state(training.random, torch.device("cpu"))
+    remember_run(run, training.mlflow.run_id if training.mlflow else None)

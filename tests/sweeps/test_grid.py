@@ -106,7 +106,7 @@ def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> No
 
     def go_on(config: Config, resumption: Resumption | None) -> Path:
         assert resumption is not None
-        resumed.append(resumption.checkpoint["epoch"])
+        resumed.append(resumption.state.epoch)
         return start(config, resumption)
 
     assert run_cell(cell, go_on)[1:3] == ("FINISHED", run)

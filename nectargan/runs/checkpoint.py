@@ -19,7 +19,7 @@ from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import open_regular
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
-from nectargan.runs.training_state import FORMAT, Checkpoint, TrainingState, validated
+from nectargan.runs.training_state import FORMAT, CheckpointFile, TrainingState, validated
 
 FOLDER = "checkpoints"
 
@@ -42,7 +42,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         path: A checkpoint, or a run directory for the newest one in it.
 
     Returns:
-        The content of the file, which has what `Checkpoint` has; `TrainingState.read` takes it on.
+        The content of the file, which has what `CheckpointFile` has; see `TrainingState.read`.
 
     Raises:
         CheckpointError: there is none, or the file is torn, foreign or from a newer version.
@@ -57,7 +57,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    validated(Checkpoint, content, f"'{path}' is no checkpoint of NectarGAN")
+    validated(CheckpointFile, content, f"'{path}' is no checkpoint of NectarGAN")
     if not 1 <= content["format"] <= FORMAT:
         raise CheckpointError(
             f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "

@@ -102,11 +102,8 @@ class Training(Part):
 
 
 class Checkpoint(Part):
-    """What every checkpoint has; a network is used, tested and exported from this alone. A foreign
-    file may hold anything under the same names."""
+    """What every checkpoint has: a network is used, tested and exported from this alone."""
 
-    format: int = FORMAT
-    nectargan_version: str = __version__
     config: dict[str, Any]
     """The run's config."""
     epoch: Whole
@@ -120,7 +117,16 @@ class Checkpoint(Part):
         """Writes the file, whole or not at all; raises OSError."""
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as part:
-            torch.save(self.model_dump(), part)
+            header = {"format": FORMAT, "nectargan_version": __version__}
+            torch.save({**header, **self.model_dump()}, part)
+
+
+class CheckpointFile(Checkpoint):
+    """The content of a file, as far as every checkpoint has it. A foreign file may hold anything
+    under the same names."""
+
+    format: int
+    nectargan_version: str
 
 
 class TrainingState(Checkpoint):

@@ -25,7 +25,7 @@ from nectargan.record.histograms import save_histograms
 from nectargan.runs.resume import Resumption
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep
-from nectargan.trainers.cuda_graphs import CudaGraphs
+from nectargan.trainers.cuda_graphs import CudaGraphs, GraphBackend
 from nectargan.trainers.devices import autocast, compiled, memory_format, place
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
@@ -50,6 +50,8 @@ class Pix2pixTrainer(Trainer):
 
     Args:
         config: The run; see `Trainer`.
+        resumption: A run to go on with.
+        graphs: What captures the step.
 
     Attributes:
         generator: The U-Net.
@@ -57,8 +59,13 @@ class Pix2pixTrainer(Trainer):
         lr_schedulers: Learning rate of each network, by name.
     """
 
-    def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
-        super().__init__(config, resumption)
+    def __init__(
+        self,
+        config: Config,
+        resumption: Resumption | None = None,
+        graphs: GraphBackend | None = None,
+    ) -> None:
+        super().__init__(config, resumption, graphs)
         config = self.config
         with self.explaining_shortages():
             self.generator = build_generator(config)
@@ -130,7 +137,7 @@ class Pix2pixTrainer(Trainer):
             self.optimizers.values(),
             self.scaler,
             self.config.dataloader.batch_size,
-            CudaGraphs(self.device),
+            self.graphs or CudaGraphs(self.device),
             required=self.config.train.cuda_graph == "on",
             on_give_up=self.note_eager_step,
         )

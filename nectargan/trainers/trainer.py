@@ -29,6 +29,7 @@ from nectargan.runs.open import Run, choose_store, open_run
 from nectargan.runs.resume import Resumption
 from nectargan.shortage import no_worker
 from nectargan.trainers.captured_step import graph_obstacle
+from nectargan.trainers.cuda_graphs import GraphBackend
 from nectargan.trainers.devices import (
     resolve_device,
     resolve_precision,
@@ -68,13 +69,16 @@ class Trainer(ABC):
         config: The run; see `Config`.
         resumption: A run to go on with, from `resumption_of`; its config takes the place of
             ``config``.
+        graphs: What captures the step; without one, `CudaGraphs` does where the config and the
+            device allow it.
 
     Attributes:
         config: A copy of the config, with the run's place in MLflow.
         device: Where to compute.
         precision: "fp32", "bf16" or "fp16".
         store: Where the run goes in MLflow, if it does, and why there.
-        graph_obstacle: Why the step is not captured in a CUDA graph; ``None`` if it is.
+        graphs: What captures the step, if it was given.
+        graph_obstacle: Why the step is not captured; ``None`` if it is.
         data: The images.
         datasets: What is known of their files.
         losses: The loss manager; it knows the epoch and the step.
@@ -95,16 +99,23 @@ class Trainer(ABC):
 
     directory: Path
 
-    def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        resumption: Resumption | None = None,
+        graphs: GraphBackend | None = None,
+    ) -> None:
         no_worker()
         config = config if resumption is None else resumption.config
         self.config = config.model_copy(deep=True)
         self.store = choose_store(self.config, resumption)
         self.device = resolve_device(self.config.common.device)
         self.precision = resolve_precision(self.config.common.precision, self.device)
-        self.graph_obstacle = graph_obstacle(
-            self.config.train.cuda_graph, self.device, self.precision
-        )
+        self.graphs = graphs
+        self.graph_obstacle: str | None = None
+        if graphs is None:
+            wanted = self.config.train.cuda_graph
+            self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision)
         self._need = self.needed_memory()
         check_memory(self._need, self.config, self.device)
         if self.device.type == "cpu":

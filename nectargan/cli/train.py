@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,9 +23,9 @@ from nectargan.version import __version__
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
-    from nectargan.config.config_manager import ConfigManager, Override
     from nectargan.config.schema import Config
     from nectargan.runs.resume import Resumption
+    from nectargan.runs.start import Request
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 _INPUT, _TEXT = UserPath(is_pattern_too=True, as_text=True), UserPath(as_text=True)
@@ -108,20 +106,19 @@ def train(
     prepare()  # before anything imports torch
     sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
     sweep.check(resume, csv)
-    resolve = partial(
-        _resolve,
-        settings=settings,
-        epochs=epochs,
-        mlflow_required=mlflow_required,
-        no_mlflow=no_mlflow,
-        no_tensorboard=no_tensorboard,
-        options=options,
+    request = _request(
+        config, settings, epochs, mlflow_required, no_mlflow, no_tensorboard, options
     )
     if sweep.sweep:
-        run_sweep(sweep, lambda swept: resolve(config, swept=swept).data, _train_cell, dry_run)
+        run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_cell, dry_run)
         return
-    manager, resumption = _resumption(resume, config, trust, resolve)
-    _check_csv(csv, manager)
+    if trust and resume is None:
+        raise RunError("--trust says nothing without --resume.")
+    if resume is None:
+        wanted, resumption = request.resolve(), None
+    else:
+        wanted, resumption = request.resume(resume, trust)
+    _check_csv(csv, wanted)
     if resumption is not None and resumption.is_finished:
         length = counted(resumption.config.train.epochs, "epoch")
         say(f"'{resumption.directory}' is finished after {length}; add --epochs N to go on.")
@@ -129,7 +126,7 @@ def train(
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
-    trainer = Pix2pixTrainer(manager.data, resumption)
+    trainer = Pix2pixTrainer(wanted, resumption)
     if dry_run:
         _print_plan(trainer)
         return
@@ -156,17 +153,17 @@ def _train_cell(config: Config, resumption: Resumption | None) -> Path:
     return _train(Pix2pixTrainer(config, resumption))
 
 
-def _resolve(
-    config: str | dict[str, Any] | None,
+def _request(
+    config: str | None,
     settings: tuple[str, ...],
     epochs: int | None,
     mlflow_required: bool,
     no_mlflow: bool,
     no_tensorboard: bool,
     options: dict[str, Any],
-    swept: Sequence[Override] = (),
-) -> ConfigManager:
-    from nectargan.config.config_manager import ConfigManager, parse_override
+) -> Request:
+    from nectargan.config.config_manager import parse_override
+    from nectargan.runs.start import Request
 
     overrides = [parse_override(text) for text in settings]
     given = {name: value for name, value in options.items() if value is not None}
@@ -180,54 +177,13 @@ def _resolve(
         overrides.append(("logging.mlflow.enable", False))
     if no_tensorboard:
         overrides.append(("logging.tensorboard.enable", False))
-    manager = ConfigManager(config, [*overrides, *swept], flags)
-    if epochs is not None:
-        manager.set_epochs(epochs)
-    return manager
+    return Request(config, overrides, flags, epochs)
 
 
-def _resumption(
-    resume: str | None,
-    config: str | None,
-    trust: bool,
-    resolve: Callable[[str | dict[str, Any] | None], ConfigManager],
-) -> tuple[ConfigManager, Resumption | None]:
-    """The config, and the run to go on with if there is one."""
-    if trust and resume is None:
-        raise RunError("--trust says nothing without --resume.")
-    if resume is None:
-        return resolve(config), None
-
-    from nectargan.analysis.sources import one_run
-    from nectargan.runs.checkpoint import load_checkpoint, load_last
-    from nectargan.runs.resume import find_unfinished, resumption_of, run_directory_of
-    from nectargan.runs.trust import check_trust
-
-    place = Path() if resume == "auto" else one_run(resume)
-    if resume == "auto":
-        manager = resolve(config)
-        common = manager.data.common
-        found = find_unfinished(Path(common.output_directory), common.experiment_name)
-        if found is None:
-            return manager, None
-        checkpoint = load_last(found)
-        return manager, resumption_of(found, checkpoint, manager.data)
-    if not place.exists():
-        raise RunError(
-            f"--resume '{resume}' is neither a run directory, nor a checkpoint in one, nor 'auto'."
-        )
-    directory, file = (place, None) if place.is_dir() else (run_directory_of(place), place)
-    checkpoint = load_last(directory) if file is None else load_checkpoint(file)
-    if config is None and not trust:
-        check_trust(directory, checkpoint["config"])
-    manager = resolve(config or checkpoint["config"])
-    return manager, resumption_of(directory, checkpoint, manager.data, file)
-
-
-def _check_csv(csv: Path | None, manager: ConfigManager) -> None:
+def _check_csv(csv: Path | None, config: Config) -> None:
     if csv is None:
         return
-    if not manager.data.logging.csv:
+    if not config.logging.csv:
         raise RunError(f"--csv '{csv}' needs the record that logging.csv=false turns off.")
     from nectargan.analysis.export import form_of
 

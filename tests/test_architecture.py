@@ -179,6 +179,7 @@ def test_only_errors_defines_exceptions() -> None:
     [
         ("nectargan", "torch numpy pydantic mlflow tensorboard pandas kornia matplotlib"),
         ("nectargan.scheduling", "torch numpy"),
+        ("nectargan.config.schedules", "torch numpy"),
         ("nectargan.config.config_manager", "torch numpy"),
         (
             "nectargan.trainers.pix2pix_trainer",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Group
 from rich.live import Live
@@ -23,10 +24,25 @@ from rich.text import Text
 from nectargan.output import make_console, printable, say
 from nectargan.record.ledger import LossRow
 from nectargan.trainers.lines import duration, losses_line, metrics_line
-from nectargan.trainers.trainer import Display
 
 _REFRESH_SECONDS = 0.25
 _LINE_SECONDS = 60.0
+
+
+class Display(Protocol):
+    """Shows a run to the person who started it."""
+
+    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+        """The run begins."""
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
+        """A step was made; ``losses`` are the newest rows on record, free to read."""
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch is over."""
+
+    def stop(self) -> None:
+        """The run is over, however it ended."""
 
 
 def make_display() -> Display:

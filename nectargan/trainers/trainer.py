@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from nectargan.cpu import describe
 from nectargan.errors import DataError
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.loss_manager import LossManager
-from nectargan.record.ledger import LossRow
 from nectargan.runs.describe import describe_datasets
 from nectargan.runs.environment import describe_environment
 from nectargan.runs.open import Run, choose_store, open_run
@@ -41,23 +40,10 @@ from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
 from nectargan.wording import counted
 
+if TYPE_CHECKING:
+    from nectargan.trainers.display import Display
+
 log = logging.getLogger("nectargan")
-
-
-class Display(Protocol):
-    """Shows a run to the person who started it."""
-
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
-        """The run begins."""
-
-    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
-        """A step was made; ``losses`` are the newest rows on record, free to read."""
-
-    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch is over."""
-
-    def stop(self) -> None:
-        """The run is over, however it ended."""
 
 
 class Trainer(ABC):

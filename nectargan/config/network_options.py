@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator as ByKind
@@ -115,7 +114,7 @@ class Unet(_Generator, Network):
     """The U-Net of pix2pix."""
 
     name: Literal["unet"] = "unet"
-    """Which network it is; the other options depend on it."""
+    """Which network it is: unet, resnet or pix2pixhd; the other options depend on it."""
     features: Width = 64
     """Channels of the first level; they double down to 8 times this."""
     n_downs: Depth = 6
@@ -156,7 +155,7 @@ class Resnet(_ResnetOptions):
     """The ResNet generator of CycleGAN (Johnson et al. 2016): 9 blocks, or 6."""
 
     name: Literal["resnet"] = "resnet"
-    """Which network it is; the other options depend on it."""
+    """Which network it is: unet, resnet or pix2pixhd; the other options depend on it."""
     n_downs: Depth = 2
     """Layers that halve the size: image sides are multiples of 2^n_downs."""
 
@@ -165,7 +164,7 @@ class Pix2pixHD(_ResnetOptions):
     """The global generator of pix2pixHD (Wang et al. 2018)."""
 
     name: Literal["pix2pixhd"] = "pix2pixhd"
-    """Which network it is; the other options depend on it."""
+    """Which network it is: unet, resnet or pix2pixhd; the other options depend on it."""
     n_downs: Depth = 4
     """Layers that halve the size: image sides are multiples of 2^n_downs."""
 
@@ -216,21 +215,21 @@ class PatchGAN(_Patches):
     """The PatchGAN of pix2pix."""
 
     name: Literal["patchgan"] = "patchgan"
-    """Which network it is; the other options depend on it."""
+    """Which network it is: patchgan, pixel or multiscale; the other options depend on it."""
 
 
 class Pixel(_BuiltInDiscriminator):
     """A discriminator of single pixels: three 1 x 1 convolutions."""
 
     name: Literal["pixel"] = "pixel"
-    """Which network it is; the other options depend on it."""
+    """Which network it is: patchgan, pixel or multiscale; the other options depend on it."""
 
 
 class Multiscale(_Patches):
     """The multi-scale discriminator of pix2pixHD: PatchGANs at several sizes of the image."""
 
     name: Literal["multiscale"] = "multiscale"
-    """Which network it is; the other options depend on it."""
+    """Which network it is: patchgan, pixel or multiscale; the other options depend on it."""
     n_scales: Scales = 3
     """PatchGANs: at full size, at half of it, at a quarter and so on."""
 
@@ -255,12 +254,20 @@ def _kind(place: str, value: object) -> str:
     return name if isinstance(name, str) and name in kinds else next(iter(kinds))
 
 
+def _generator_kind(value: object) -> str:
+    return _kind("generator", value)
+
+
+def _discriminator_kind(value: object) -> str:
+    return _kind("discriminator", value)
+
+
 Generator = Annotated[
     Annotated[Unet, Tag("unet")]
     | Annotated[Resnet, Tag("resnet")]
     | Annotated[Pix2pixHD, Tag("pix2pixhd")]
     | Annotated[OwnGenerator, Tag(FUNCTION)],
-    ByKind(partial(_kind, "generator")),
+    ByKind(_generator_kind),
 ]
 
 Discriminator = Annotated[
@@ -268,7 +275,7 @@ Discriminator = Annotated[
     | Annotated[Pixel, Tag("pixel")]
     | Annotated[Multiscale, Tag("multiscale")]
     | Annotated[OwnDiscriminator, Tag(FUNCTION)],
-    ByKind(partial(_kind, "discriminator")),
+    ByKind(_discriminator_kind),
 ]
 
 

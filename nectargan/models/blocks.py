@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -88,7 +89,9 @@ class _InFullPrecision(nn.Module):
         self.inner = inner
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        device = weight.device.type
+        has_autocast = torch.amp.is_autocast_available(device)  # the device "meta" has none
+        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
             normed: Tensor = self.inner(weight)
         return normed
 

@@ -16,7 +16,8 @@ from nectargan.models.resnet import ResnetGenerator
 class GlobalGenerator(ResnetGenerator):
     """The ResNet generator with its blocks at a sixteenth of the size (section 3.1 and appendix).
 
-    With the defaults it has 182,546,755 parameters. Arguments as for `ResnetGenerator`.
+    With the defaults it has 182,443,267 parameters, and 182,546,755 with the paper's 36 channels of
+    labels and edges as input. Arguments as for `ResnetGenerator`.
     """
 
     def __init__(

@@ -25,6 +25,11 @@ class Option(click.Option):
         super().__init__(*args, **options)
         self.group = group
 
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The name and the help text; what click adds in brackets joins those that are there."""
+        record = super().get_help_record(ctx)
+        return record and (record[0], record[1].replace("]  [", "; "))
+
 
 class Setting(Option):
     """An option that sets one key of the config, which the help names.
@@ -54,9 +59,7 @@ class Setting(Option):
         name, text = record
         key = f"{self.key}={str(self.sets).lower()}" if self.sets is not None else self.key
         extra = f"{key}; default: {self.default_text}" if self.default_text else key
-        # Bounds, say, are there already.
-        text = f"{text[:-1]}; {extra}]" if text.endswith("]") else f"{text}  [{extra}]"
-        return name, text
+        return name, f"{text}  [{extra}]".replace("]  [", "; ")
 
 
 def option(*names: str, **options: Any) -> Callable[[_Command], _Command]:

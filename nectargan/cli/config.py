@@ -70,9 +70,13 @@ def _summary(config: Config) -> list[str]:
 def show(config: str, everything: bool, form: str) -> None:
     """Print CONFIG: what it sets, or with --all every option."""
     from nectargan.config.config_manager import load_config, read_document
+    from nectargan.config.migration import migrate
 
-    document = load_config(config).model_dump(mode="json") if everything else {}
-    say(_text(document or read_document(config)[0], form), nl=False)
+    if everything:
+        document = load_config(config).model_dump(mode="json")
+    else:
+        document = migrate(read_document(config)[0])
+    say(_text(document, form), nl=False)
 
 
 def _text(document: dict[str, Any], form: str) -> str:

@@ -66,8 +66,12 @@ def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        for sink, was_behind in synchronize(Path(each), mlflow_uri, anew).items():
+        sent = synchronize(Path(each), mlflow_uri, anew)
+        for sink, was_behind in sent.items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
+        for sink in ("TensorBoard", "MLflow"):
+            if sink not in sent:
+                say(f"{place}{sink}: the run does not log to it.")
 
 
 @click.command(

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,10 @@ from nectargan.record.run_directory import (
     list_runs,
     read_status,
 )
-from nectargan.runs.checkpoint import FOLDER, list_checkpoints
+from nectargan.runs.checkpoint import FOLDER, list_checkpoints, load_checkpoint
 from nectargan.runs.checkpoint_writer import go_back
 from nectargan.runs.training_state import TrainingState, read_training_state
+from nectargan.shell import quoted
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
@@ -124,10 +126,10 @@ def resumption_of(
         raise CheckpointError(
             f"The checkpoint in '{directory}' does not say how long its ledgers are."
         )
-    for name, size in state.ledgers.items():
-        # The learning rates of an epoch are on record before its first step.
-        last = checkpoint["step"] + (name == METRICS_FILE)
-        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+    try:
+        _check_ledgers(directory, checkpoint["step"], state)
+    except RunError as error:
+        raise RunError(f"{error} {_way_out(directory)}") from None
     output = Path(config.common.output_directory)
     if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
         log.warning(
@@ -136,6 +138,30 @@ def resumption_of(
             directory,
         )
     return Resumption(directory, config, checkpoint, state, changes, file)
+
+
+def _check_ledgers(directory: Path, step: int, state: TrainingState) -> None:
+    """Raises RunError if a ledger does not begin with what a checkpoint of it knows."""
+    for name, size in state.ledgers.items():
+        # The learning rates of an epoch are on record before its first step.
+        last = step + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+
+
+def _way_out(directory: Path) -> str:
+    """What is left to do for a run whose ledger was changed, in a sentence."""
+    for file in reversed(list_checkpoints(directory)):
+        with suppress(CheckpointError, RunError):
+            checkpoint = load_checkpoint(file)
+            state = read_training_state(checkpoint, file)
+            _check_ledgers(directory, checkpoint["step"], state)
+            if state.ledger_digests is None:  # of version 1.0, which proves nothing
+                break
+            return (
+                "Or go back to the newest checkpoint from before the change, with --resume "
+                f"{quoted(file)}."
+            )
+    return "No checkpoint is from before the change: without that file, only a new run is left."
 
 
 def _is_same(one: Path, other: Path) -> bool:

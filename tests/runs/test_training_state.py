@@ -19,6 +19,7 @@ from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunEr
 from nectargan.record.run_directory import read_status
 from nectargan.runs.checkpoint import FOLDER, list_checkpoints, load_checkpoint, load_last
 from nectargan.runs.resume import resumption_of
+from nectargan.shell import quoted
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 Make = Callable[..., Config]
@@ -212,6 +213,31 @@ def test_a_ledger_that_was_changed_is_not_gone_on_with(stopped: Path, how: str) 
     with pytest.raises(RunError, match=r"losses.csv' (is not what the run wrote|cannot be read)"):
         again(stopped)
     assert files(stopped) == before
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_changed_ledger_leaves_the_checkpoints_from_before_the_change(
+    stopped: Path, epoch: int
+) -> None:
+    """A row of one epoch is changed: what is offered works, and is offered only if there is one."""
+    path, first = stopped / "losses.csv", stopped / "checkpoints" / "epoch_0001.pt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines[1:], 1) if line.split(b",")[1] == b"%d" % epoch)
+    lines[place] = lines[place].rstrip() + b"1\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(RunError) as raised:
+        again(stopped)
+    if epoch == 1:
+        assert "only a new run is left" in str(raised.value)
+        return
+    assert str(raised.value).endswith(f" --resume {quoted(first)}.")
+    content = load_checkpoint(first)
+    resumption = resumption_of(stopped, content, Config.model_validate(content["config"]), first)
+    Pix2pixTrainer(resumption.config, resumption).train()
+    assert read_status(stopped)[0] == "FINISHED"
+    assert lines[place] not in path.read_bytes()
+    (aside,) = (stopped / "orphaned").glob("attempt-1.csv")
+    assert lines[place] in aside.read_bytes()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files from being replaced")

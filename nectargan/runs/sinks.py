@@ -111,8 +111,8 @@ def config_of(directory: Path) -> Config:
     if not path.is_file():
         if (directory / LOSSES_FILE).is_file():
             raise RunError(
-                f"'{directory}' is a run under nectargan.track, which keeps no {CONFIG_FILE}: nothing "
-                "says where it is logged."
+                f"'{directory}' is a run under nectargan.track, which keeps no {CONFIG_FILE}: "
+                "nothing says where it is logged."
             )
         raise no_run_directory(directory, CONFIG_FILE)
     return ConfigManager(path).data

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from nectargan.cli.common import Command
 from nectargan.cli.paths import INPUT, OUTPUT, RUN
+from nectargan.errors import RunError
 from nectargan.output import make_console, say
 from nectargan.shell import is_pattern
 
@@ -91,10 +93,20 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
 
     for run in runs:
         status = read_status(run)[0]
-        if not yes and status and not click.confirm(f"Remove {run} ({status})?"):
+        if not yes and status and not _confirmed(f"Remove {run} ({status})?"):
             continue
         remove_run(run, with_mlflow=not no_mlflow)
         say(f"Removed {run}.")
+
+
+def _confirmed(question: str) -> bool:
+    """The answer to a question; raises `RunError` where nobody is there to give one."""
+    say(f"{question} [y/N]: ", nl=False)
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer:
+        say("")
+        raise RunError("Nobody answers on standard input; nothing was removed. Give --yes.")
+    return answer.strip().lower() in ("y", "yes")
 
 
 @click.command(

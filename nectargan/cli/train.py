@@ -359,7 +359,7 @@ def _copy_csv(losses: Path, csv: Path) -> None:
         export_losses(losses.parent, csv)
         return
     try:
-        with replacing(csv) as part:
+        with replacing(csv, or_stream=True) as part:
             shutil.copyfile(losses, part)
     except OSError as error:
         raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None

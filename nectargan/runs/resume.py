@@ -16,7 +16,7 @@ from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
-from nectargan.files import read_regular_text, remove_parts, replacing
+from nectargan.files import append_line, read_regular_text, remove_parts, replacing
 from nectargan.record.epoch_files import list_epoch_files, step_of
 from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, check_ledger, cut_ledger
 from nectargan.record.run_directory import (
@@ -199,7 +199,7 @@ def record_resumption(resumption: Resumption) -> None:
     original = directory / ORIGINAL_CONFIG_FILE
     if resumption.changes and not original.exists() and (directory / CONFIG_FILE).exists():
         with replacing(original) as part:
-            part.write_bytes((directory / CONFIG_FILE).read_bytes())
+            part.write_text(read_regular_text(directory / CONFIG_FILE), encoding="utf-8")
     line = {
         "time": time.time_ns() // 1_000_000,
         "epoch": resumption.checkpoint["epoch"],
@@ -207,8 +207,7 @@ def record_resumption(resumption: Resumption) -> None:
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
     }
-    with (directory / LOG_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(directory / LOG_FILE, json.dumps(line))
 
 
 def changes_on_the_way(directory: Path) -> set[str]:

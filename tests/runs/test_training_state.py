@@ -120,6 +120,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: generator(c).update(dict.fromkeys(generator(c), SMALL)),
         r"is float32 \[1\], not",
     ),
+    "weights without data": (
+        lambda c: generator(c).update({k: v.to("meta") for k, v in generator(c).items()}),
+        "without data, not float32",
+    ),
+    "an MLflow run without a name": (put(training, "mlflow", {"run_id": ""}), "mlflow.run_id"),
     "batch past the epoch": (put(training, "batch", 7), "its batch is 7, and an epoch has 3"),
     "batch before": (put(training, "batch", 0), "its step is 4, and that of epoch 2, batch 0"),
     "step past the batch": (put(whole, "step", 5), "its step is 5"),
@@ -272,6 +277,18 @@ def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(run: Path) -> Non
     os.mkfifo(run / FOLDER / "epoch_0009.pt")
     with pytest.raises(CheckpointError, match="it is a pipe, not a regular file"):
         load_last(run)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.parametrize(
+    "name", ["status.json", "config.json", "facts.json", "resumptions.jsonl", ".lock"]
+)
+def test_a_pipe_in_the_place_of_a_file_of_a_run_is_named(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(RunError, match=f"/{name}' cannot be .*it is .*regular file"):
+        trainer_of(run, load_last(run)).train()
+    assert (run / name).is_fifo()
 
 
 # --- images ----------------------------------------------------------------------------------

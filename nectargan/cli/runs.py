@@ -105,7 +105,7 @@ def _confirmed(question: str) -> bool:
     answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer:
         say("")
-        raise RunError("Nobody answers on standard input; nothing was removed. Give --yes.")
+        raise RunError("Nobody answers on standard input; give --yes to remove without asking.")
     return answer.strip().lower() in ("y", "yes")
 
 

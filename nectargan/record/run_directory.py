@@ -207,13 +207,20 @@ def end_of(directory: Path) -> tuple[RunStatus, str]:
 
     Args:
         directory: The run directory, which nobody else is at work in.
+
+    Raises:
+        RunError: that cannot be noted.
     """
     status, reason = read_status(directory)
     if status in ("FINISHED", "FAILED"):
         return status, reason  # type: ignore[return-value]
     if status != "KILLED":
         reason = "it died without a word"
-        write_status(directory, "KILLED", reason)
+        try:
+            write_status(directory, "KILLED", reason)
+        except OSError as error:
+            place = error.filename or directory
+            raise RunError(f"'{place}' cannot be written: {error.strerror}.") from error
     return "KILLED", reason
 
 

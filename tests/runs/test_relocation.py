@@ -194,7 +194,7 @@ def test_rm_is_whole_or_not_at_all(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_rm_asks_and_needs_an_answer(runs: Path) -> None:
     run = runs / "tiny_v1"
     for answer, code, told in (
-        ("", 2, "Nobody answers on standard input; nothing was removed. Give --yes."),
+        ("", 2, "Nobody answers on standard input; give --yes to remove without asking."),
         ("\n", 0, "[y/N]: "),
         ("no\n", 0, "[y/N]: "),
         ("y\n", 0, f"Removed {run}."),

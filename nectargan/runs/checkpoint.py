@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from nectargan.files import open_regular, replacing
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.runs.training_state import Part, Whole, read_training_state, validated
 from nectargan.runs.trust import check_trust, foreign_functions
+from nectargan.shell import expanded
 from nectargan.version import __version__
 
 FORMAT = 2
@@ -157,6 +159,7 @@ def load_generator(
         CheckpointError: see `load_checkpoint`; or its parts do not fit together.
         RunError: the generator would have to be imported, and is not trusted.
     """
+    path = expanded(os.fspath(path))
     content = load_checkpoint(path)
     if not trust:
         check_generator_trust(content, path)

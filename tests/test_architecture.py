@@ -39,12 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interrupts": set(),
     "names": set(),
     "output": set(),
+    "servers": set(),
     "shortage": set(),
     "version": set(),
     "wording": set(),
     "shell": set(),
     "scheduling": set(),
     "models": set(),
+    "tryout": set(),
     "dataset": set(),
     "metrics": set(),
     "config": {"scheduling"},
@@ -52,11 +54,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": {"losses"},
     "loggers": {"losses", "record"},
     "analysis": {"record", "loggers", "scheduling", "config"},
-    "build": {"scheduling", "models", "dataset", "config", "losses", "metrics"},
+    "build": {"scheduling", "models", "dataset", "config", "losses", "metrics", "tryout"},
     "runs": LOWER - {"trainers"},
     "trainers": LOWER,
     "sweeps": LOWER,
-    "cli": LOWER | {"sweeps"},
+    "cli": LOWER | {"sweeps", "servers"},
 }
 # The only module that one package may import of another.
 ONLY = {

@@ -21,7 +21,7 @@ from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.loggers.gate import gate_to
-from tests.loggers.test_mlflow import Server, only_run, server
+from tests.loggers.mlflow.test_sink import Server, only_run, server
 from tests.processes import PATIENCE
 
 __all__ = ["server"]
@@ -121,6 +121,12 @@ def test_a_required_server_is_named_without_them(tiny: Callable[..., Config]) ->
 
 def test_the_store_is_named_in_full_where_it_has_no_secret(tmp_path: Path) -> None:
     assert without_credentials(f"sqlite:///{tmp_path}/x.db") == f"sqlite:///{tmp_path}/x.db"
+
+
+@pytest.mark.parametrize("address", [" ", "a", "?", "\t\n"])
+def test_what_is_no_address_leaves_texts_as_they_are(address: str) -> None:
+    assert public_address(address) == "***"
+    assert without_credentials("A plain text? Of words.\t\n") == "A plain text? Of words.\t\n"
 
 
 @pytest.mark.parametrize("address", [f"//user:{SECRET}@host", f"{'x' * 50}:{SECRET}@host"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nectargan.build import height_and_width
+from nectargan.config.network_options import PatchGAN, Unet
 from nectargan.config.schema import Config
 
 
@@ -97,6 +98,8 @@ def original_step(config: Config) -> Callable[[], None]:
     D always has two convolutions of stride 2, as ``n_layers: 3`` made them there.
     """
     train, batch = config.train, config.dataloader.batch_size
+    if not isinstance(train.generator, Unet) or not isinstance(train.discriminator, PatchGAN):
+        raise TypeError("v0.2.3 had the U-Net and the PatchGAN alone")
     g = Generator(train.generator.features, train.generator.n_downs)
     d = Discriminator(train.discriminator.base_channels)
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (g, d))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ class LiveRun:
             at, self.metrics[name] = (int(step), int(epoch)), float(value)
         except ValueError:
             return
-        if name.startswith("time/"):
+        if name.startswith("time/") and at[1] > 0:
             # On record at the end of an epoch.
             self._steps_per_epoch = at[0] // at[1]
             self.metrics_epoch = at[1]
@@ -130,9 +131,10 @@ class LiveRun:
     def seconds_left(self) -> float | None:
         """What the rest takes at this speed; ``None`` if that is not known."""
         total, speed = self.total_steps, self.images_per_second
-        if total is None or not speed:
+        if total is None or speed is None or not speed > 0:
             return None
-        return max(0, total - self.step) * self._batch_size / speed
+        left = max(0, total - self.step) * self._batch_size / speed
+        return left if math.isfinite(left) else None
 
 
 class _Tail:
@@ -158,7 +160,13 @@ class _Tail:
         return found.st_ino != self._file or found.st_size < self._offset
 
     def rows(self) -> Iterator[list[str]]:
-        """The fields of each whole line since the last call."""
+        """The fields of each whole line since the last call; raises RunError."""
+        try:
+            yield from self._rows()
+        except OSError as error:
+            raise RunError(f"'{self._path}' cannot be read: {error.strerror}.") from None
+
+    def _rows(self) -> Iterator[list[str]]:
         if self._offset is None:
             try:
                 found = self._path.stat()

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from nectargan.config.base import MOST, Count, Number, Section
-from nectargan.config.objectives import objective_weights
+from nectargan.config.objectives import OPTIONAL, objective_weights
 from nectargan.errors import NectarGANError, did_you_mean
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import parse_notation
@@ -141,13 +141,13 @@ def resolve_losses(objective: str, given: Mapping[str, Option]) -> dict[str, Opt
     options: dict[str, Option] = dict(own)
     for name, option in given.items():
         is_whole = isinstance(option, LossTerm) and option.function is not None
-        if name not in own and not is_whole:
-            if option == 0 and name in everything:
+        if name not in own and not is_whole and (name not in OPTIONAL or option == 0):
+            if option == 0 and name in everything | OPTIONAL:
                 continue  # a migrated config of v0.2.3 has all of them
             reason = _not_a_loss(name, objective, own, everything)
             raise PydanticCustomError(NO_LOSS, "{reason}", {"reason": reason, "loss": name})
         if isinstance(option, LossTerm) and option.weight is None:
-            option = option.model_copy(update={"weight": own.get(name, 1.0)})
+            option = option.model_copy(update={"weight": (OPTIONAL | own).get(name, 1.0)})
         options[name] = option
     return options
 
@@ -162,5 +162,5 @@ def _not_a_loss(
         )
     return (
         f"is not a loss of objective '{objective}', and no whole term with a 'function'."
-        f"{did_you_mean(name, own)}"
+        f"{did_you_mean(name, [*own, *OPTIONAL])}"
     )

@@ -17,6 +17,9 @@ _BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
 _EXTENDED = {"G_L2": 10.0, "G_SOBEL": 3.0, "G_LAP": 1.0}
 _VGG = {"G_VGG": 10.0}
 
+# Losses that any objective can have besides, with their usual weight (10 in Wang et al. 2018).
+OPTIONAL = {"G_FM": 10.0}
+
 
 def objective_weights(objective: str = "extended+vgg") -> dict[str, float]:
     """The default weight of each loss of an objective, by name.

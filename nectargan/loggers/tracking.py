@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -34,7 +35,7 @@ from nectargan.record.loss_tags import write_loss_tags
 from nectargan.record.nonfinite import NonFiniteWatch
 from nectargan.record.recorder import LossRecorder
 from nectargan.record.run_directory import RunStatus, locked, write_status
-from nectargan.shell import quoted
+from nectargan.shell import expanded, quoted
 
 _PATIENCE = 5.0
 
@@ -75,7 +76,7 @@ def track(
     Returns:
         A context manager; see `Tracker`.
     """
-    directory = Path(directory)
+    directory = Path(expanded(os.fspath(directory)))
     sinks: list[Sink] = []
     if tensorboard:
         of_discriminator = loss_manager.get_registered_losses(["D"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -74,10 +75,13 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         RunError: another process has it, or it cannot be written.
     """
+    path = directory / LOCK_FILE
     try:
-        file = (directory / LOCK_FILE).open("a+b")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
+        file = path.open("a+b")
     except OSError as error:
-        raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
+        raise RunError(f"'{path}' cannot be written: {error.strerror}.") from None
     with file, _not_inherited(file):
         for _ in range(_TRIES):
             if _lock(file):
@@ -182,7 +186,7 @@ def write_status(directory: Path, status: str, reason: str = "") -> None:
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")
     except OSError:
-        if not path.exists():
+        if not path.is_file():
             raise
         # A full disk has no room for another file, but in the one that is there.
         with path.open("r+b") as file:
@@ -203,13 +207,20 @@ def end_of(directory: Path) -> tuple[RunStatus, str]:
 
     Args:
         directory: The run directory, which nobody else is at work in.
+
+    Raises:
+        RunError: that cannot be noted.
     """
     status, reason = read_status(directory)
     if status in ("FINISHED", "FAILED"):
         return status, reason  # type: ignore[return-value]
     if status != "KILLED":
         reason = "it died without a word"
-        write_status(directory, "KILLED", reason)
+        try:
+            write_status(directory, "KILLED", reason)
+        except OSError as error:
+            place = error.filename or directory
+            raise RunError(f"'{place}' cannot be written: {error.strerror}.") from error
     return "KILLED", reason
 
 

@@ -95,6 +95,8 @@ def _kind(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     layout = "" if value.layout == torch.strided else f" {value.layout}"
+    if value.is_meta:
+        layout += " without data"
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{layout}"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nectargan.config.loss_options import ScheduleConfig, weight_of
+from nectargan.config.network_options import LearningRate
 from nectargan.config.objectives import objective_weights
-from nectargan.config.schema import Config, LearningRate
+from nectargan.config.schema import Config
 from nectargan.runs.resume import flatten
 from nectargan.scheduling.notation import format_number, notation_of
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
-from nectargan.files import read_regular_text, remove_parts, replacing
+from nectargan.files import append_line, read_regular_text, remove_parts, replacing
 from nectargan.record.epoch_files import list_epoch_files, step_of
 from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, check_ledger, cut_ledger
 from nectargan.record.run_directory import (
@@ -24,9 +25,10 @@ from nectargan.record.run_directory import (
     list_runs,
     read_status,
 )
-from nectargan.runs.checkpoint import FOLDER, list_checkpoints
+from nectargan.runs.checkpoint import FOLDER, list_checkpoints, load_checkpoint
 from nectargan.runs.checkpoint_writer import go_back
 from nectargan.runs.training_state import TrainingState
+from nectargan.shell import quoted
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
@@ -119,10 +121,10 @@ def resumption_of(
         raise CheckpointError(
             f"The checkpoint in '{directory}' does not say how long its ledgers are."
         )
-    for name, size in training.ledgers.items():
-        # The learning rates of an epoch are on record before its first step.
-        last = state.step + (name == METRICS_FILE)
-        check_ledger(directory / name, size, last, (training.ledger_digests or {}).get(name))
+    try:
+        _check_ledgers(directory, state)
+    except RunError as error:
+        raise RunError(f"{error} {_way_out(directory)}") from None
     output = Path(config.common.output_directory)
     if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
         log.warning(
@@ -131,6 +133,30 @@ def resumption_of(
             directory,
         )
     return Resumption(directory, config, state, changes, file)
+
+
+def _check_ledgers(directory: Path, state: TrainingState) -> None:
+    """Raises RunError if a ledger does not begin with what a checkpoint of it knows."""
+    digests = state.training.ledger_digests or {}
+    for name, size in state.training.ledgers.items():
+        # The learning rates of an epoch are on record before its first step.
+        last = state.step + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, digests.get(name))
+
+
+def _way_out(directory: Path) -> str:
+    """What is left to do for a run whose ledger was changed, in a sentence."""
+    for file in reversed(list_checkpoints(directory)):
+        with suppress(CheckpointError, RunError):
+            state = TrainingState.read(load_checkpoint(file), file)
+            _check_ledgers(directory, state)
+            if state.training.ledger_digests is None:  # of version 1.0, which proves nothing
+                break
+            return (
+                "Or go back to the newest checkpoint from before the change, with --resume "
+                f"{quoted(file)}."
+            )
+    return "No checkpoint is from before the change: without that file, only a new run is left."
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -168,7 +194,7 @@ def record_resumption(resumption: Resumption) -> None:
     original = directory / ORIGINAL_CONFIG_FILE
     if resumption.changes and not original.exists() and (directory / CONFIG_FILE).exists():
         with replacing(original) as part:
-            part.write_bytes((directory / CONFIG_FILE).read_bytes())
+            part.write_text(read_regular_text(directory / CONFIG_FILE), encoding="utf-8")
     line = {
         "time": time.time_ns() // 1_000_000,
         "epoch": resumption.state.epoch,
@@ -176,8 +202,7 @@ def record_resumption(resumption: Resumption) -> None:
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
     }
-    with (directory / LOG_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(directory / LOG_FILE, json.dumps(line))
 
 
 def changes_on_the_way(directory: Path) -> set[str]:

@@ -15,6 +15,7 @@ from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
+from nectargan.record.ledger import LOSSES_FILE
 from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
 from nectargan.runs.describe import run_facts
 from nectargan.runs.params import other_params, run_params
@@ -72,9 +73,14 @@ def synchronize(
         Whether anything was sent, by name of the sink.
 
     Raises:
-        RunError: it is no run directory, the run is at work, or a sink cannot be reached.
+        RunError: it is no run directory, or one without a config; the run is at work; a sink cannot
+            be reached; or MLflow is asked for and off in the run's config.
     """
     config = config_of(directory)
+    if not config.logging.mlflow.enable and (anew or tracking_uri is not None):
+        raise RunError(
+            f"'{directory}' does not log to MLflow: logging.mlflow.enable is false in its config."
+        )
     if tracking_uri is not None:
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
         config = ConfigManager(directory / CONFIG_FILE, overrides).data
@@ -103,5 +109,10 @@ def config_of(directory: Path) -> Config:
     """The config of a run; raises `RunError` if there is none."""
     path = directory / CONFIG_FILE
     if not path.is_file():
+        if (directory / LOSSES_FILE).is_file():
+            raise RunError(
+                f"'{directory}' is a run under nectargan.track, which keeps no {CONFIG_FILE}: "
+                "nothing says where it is logged."
+            )
         raise no_run_directory(directory, CONFIG_FILE)
     return ConfigManager(path).data

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from nectargan.analysis.run_changes import Change
-from nectargan.build import Data
+from nectargan.build import Data, parameters_of
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import replacing
@@ -62,7 +62,7 @@ class Part(BaseModel):
 
 
 class _MLflowRun(Part):
-    run_id: str
+    run_id: Annotated[str, Field(min_length=1)]
     uri: str | None = None
 
 
@@ -219,7 +219,10 @@ class TrainingState(Checkpoint):
         adams = {}
         for name, network in trainer.networks.items():
             check_tensors(self.networks[name], network.state_dict(), name)
-            parameters, adam = list(network.parameters()), self.training.optimizers[name]
+            parameters, adam = (
+                parameters_of(trainer.optimizers[name]),
+                self.training.optimizers[name],
+            )
             # The scaler of fp16 leaves out the first updates, and Adam has no state then.
             steps = self.step if adam or not trainer.scaler.is_enabled() else 0
             adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")

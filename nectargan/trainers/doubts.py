@@ -7,9 +7,10 @@ from typing import Any
 
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
+from nectargan.config.network_options import LearningRate
 from nectargan.config.objectives import ADVERSARIAL, objective_weights
 from nectargan.config.schedules import loss_weights, lr_schedules
-from nectargan.config.schema import Config, LearningRate, Save
+from nectargan.config.schema import Config, Save
 from nectargan.scheduling.data import Schedule
 from nectargan.wording import counted
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,14 @@ from nectargan.build import (
     build_generator,
     build_losses,
     build_optimizer,
+    check_features,
+    parameters_of,
 )
+from nectargan.config.network_options import Discriminator, Generator
 from nectargan.config.objectives import ADVERSARIAL
 from nectargan.config.schedules import lr_schedules
-from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.config.schema import Config
+from nectargan.losses.losses import FeatureMatchingLoss
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
 from nectargan.record.histograms import save_histograms
@@ -38,11 +43,20 @@ from nectargan.trainers.validation import (
     validate,
 )
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
+Features = Sequence[Sequence[Tensor]]  # by scale and layer; see `PatchGANDiscriminator.features`
+
+
+class _Forwards(NamedTuple):
+    """The forward passes of a step."""
+
+    generator: Forward
+    discriminator: Forward
+    features: Forward
 
 
 class Pix2pixTrainer(Trainer):
-    """Trains a U-Net against a PatchGAN on pairs of images::
+    """Trains a generator against a discriminator on pairs of images::
 
         config = ConfigManager("configs/facades.json").data
         trainer = Pix2pixTrainer(config)
@@ -54,8 +68,8 @@ class Pix2pixTrainer(Trainer):
         graphs: What captures the step.
 
     Attributes:
-        generator: The U-Net.
-        discriminator: The PatchGAN.
+        generator: From ``(N, C, H, W)`` in [-1, 1] to images of the same size.
+        discriminator: From two images to logits, or to a list of logits, one for each scale.
         lr_schedulers: Learning rate of each network, by name.
     """
 
@@ -71,9 +85,11 @@ class Pix2pixTrainer(Trainer):
             self.generator = build_generator(config)
             self.discriminator = build_discriminator(config)
             order = memory_format(self.device, self.precision, config.dataloader.batch_size)
+            self.losses.init_from_spec(build_losses, config)
+            if self._matches_features():
+                check_features(config, self.discriminator)
             for network in (self.generator, self.discriminator):
                 place(network, self.device, order)
-            self.losses.init_from_spec(build_losses, config)
             self._autocast = functools.partial(autocast, self.device, self.precision)
             for module in self._loss_modules():
                 module.to(self.device)
@@ -81,10 +97,13 @@ class Pix2pixTrainer(Trainer):
                     # Its network is larger than both that are trained.
                     module.autocast = self._autocast
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        # One's own discriminator may have no features, which are then never asked for.
+        features = getattr(self.discriminator, "features", self.discriminator)
+        self._eager = _Forwards(self.generator, self.discriminator, features)
 
         schedules = lr_schedules(config)
         train = config.train
-        options: dict[str, Unet | PatchGAN] = {
+        options: dict[str, Generator | Discriminator] = {
             "generator": train.generator,
             "discriminator": train.discriminator,
         }
@@ -100,9 +119,9 @@ class Pix2pixTrainer(Trainer):
         self.lr_schedulers = {
             name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self.networks
         }
-        self._compiled: tuple[Forward, Forward] | None = None
+        self._compiled: _Forwards | None = None
         if train.compile == "default":
-            self._compiled = (compiled(self.generator), compiled(self.discriminator))
+            self._compiled = _Forwards(*map(compiled, self._eager))
 
     def needed_memory(self) -> Need:
         """What both networks take."""
@@ -145,30 +164,46 @@ class Pix2pixTrainer(Trainer):
     def train_step(self, source: Tensor, target: Tensor) -> None:
         """One update of D, then one of G; every loss goes through the manager."""
         compute = self.losses.compute_loss
-        generator, discriminator = self._forwards(source)
+        generator, discriminator, features = self._forwards(source)
         with self._autocast():
             generated = generator(source)
 
         # D: real pairs against generated ones, which are cut off from G.
-        self.discriminator.requires_grad_(True)
+        self._freeze_discriminator(False)
         with self._autocast():
             on_real = discriminator(source, target)
             on_fake = discriminator(source, generated.detach())
         self._update(
             "discriminator",
-            compute("D_real", on_real.float()).mean() + compute("D_fake", on_fake.float()).mean(),
+            compute("D_real", *_logits(on_real)).mean()
+            + compute("D_fake", *_logits(on_fake)).mean(),
         )
 
         # G: against the D just updated, frozen so that no gradient is spent on its weights.
-        self.discriminator.requires_grad_(False)
+        self._freeze_discriminator(True)
+        of_real: Features = []
+        of_fake: Features = []
         with self._autocast():
-            on_fake = discriminator(source, generated)
-        loss = compute("G_GAN", on_fake.float()).mean()
-        for name in self.losses.get_registered_losses():
-            if name not in ADVERSARIAL:
-                loss = loss + compute(name, generated.float(), target).mean()
+            if self._matches_features():
+                with torch.no_grad():
+                    of_real = features(source, target)
+                of_fake = features(source, generated)
+                on_fake = [maps[-1] for maps in of_fake]
+            else:
+                on_fake = discriminator(source, generated)
+        loss = compute("G_GAN", *_logits(on_fake)).mean()
+        for name, entry in self.losses.get_registered_losses().items():
+            if name in ADVERSARIAL:
+                continue
+            matches = isinstance(entry.function, FeatureMatchingLoss)
+            inputs = (of_fake, of_real) if matches else (generated.float(), target)
+            loss = loss + compute(name, *inputs).mean()
         self._update("generator", loss)
         self.scaler.update()
+
+    def _freeze_discriminator(self, frozen: bool) -> None:
+        for parameter in parameters_of(self.optimizers["discriminator"]):
+            parameter.requires_grad_(not frozen)
 
     def _update(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
@@ -176,12 +211,15 @@ class Pix2pixTrainer(Trainer):
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(optimizer)
 
-    def _forwards(self, source: Tensor) -> tuple[Forward, Forward]:
-        """Generator and discriminator, compiled unless the batch is a smaller one than usual, for
-        which they would have to be compiled anew."""
+    def _forwards(self, source: Tensor) -> _Forwards:
+        """Compiled unless the batch is a smaller one than usual, for which they would have to be
+        compiled anew."""
         if self._compiled and len(source) == self.config.dataloader.batch_size:
             return self._compiled
-        return self.generator, self.discriminator
+        return self._eager
+
+    def _matches_features(self) -> bool:
+        return any(isinstance(function, FeatureMatchingLoss) for function in self._loss_modules())
 
     def _loss_modules(self) -> list[torch.nn.Module]:
         functions = [loss.function for loss in self.losses.get_registered_losses().values()]
@@ -236,3 +274,8 @@ class Pix2pixTrainer(Trainer):
             self.lr_schedulers[name] = TorchScheduler(
                 self.optimizers[name], scheduler.scheduler.schedule, last_epoch=begun - 2
             )
+
+
+def _logits(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """What a discriminator returned, one tensor for each scale, in full precision."""
+    return [each.float() for each in ([output] if isinstance(output, Tensor) else output)]

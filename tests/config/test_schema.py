@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from nectargan.config import augmentation_options, choices, loss_options, schema
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
-from nectargan.config.schema import Config, LearningRate, Train
+from nectargan.config.network_options import LearningRate
+from nectargan.config.schema import Config, Train
 from nectargan.losses.losses import ADVERSARIAL_MODES
 from nectargan.models.blocks import BLOCKS, UPSAMPLE_TYPES
 from nectargan.models.norms import NORMS

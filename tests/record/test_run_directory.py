@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from nectargan.errors import RunError
 from nectargan.record import run_directory
 from nectargan.record.run_directory import (
     create_run_directory,
+    end_of,
     locked,
     no_run_directory,
     write_status,
@@ -82,6 +84,13 @@ def test_a_glance_at_a_lock_keeps_nobody_out(
     assert entered.wait(30)
     with locked(tmp_path):
         thread.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_death_that_cannot_be_noted(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "status.json")
+    with pytest.raises(RunError, match=r"status\.json' cannot be written: it is no regular file"):
+        end_of(tmp_path)
 
 
 def test_what_was_meant_by_a_path_that_names_no_run(

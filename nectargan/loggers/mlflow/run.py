@@ -12,7 +12,7 @@ from typing import Any
 
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
-from nectargan.files import read_regular_text, replacing
+from nectargan.files import open_regular, read_regular_text, replacing
 from nectargan.loggers.mlflow.artifact_places import ARTIFACTS
 from nectargan.loggers.mlflow.client import check_reachable, connect, one_line
 from nectargan.loggers.mlflow.store import database_of
@@ -289,9 +289,9 @@ def read_run_file(directory: Path) -> dict[str, Any]:
 def _beginning_of(directory: Path) -> int:
     """When a run began, in milliseconds: at its first row, or now."""
     try:
-        with (directory / LOSSES_FILE).open(encoding="utf-8") as file:
+        with open_regular(directory / LOSSES_FILE) as file:
             file.readline()
-            return int(file.readline().split(",")[2])
+            return int(file.readline().split(b",")[2])
     except (OSError, ValueError, IndexError):
         return time.time_ns() // 1_000_000
 

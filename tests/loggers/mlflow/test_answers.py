@@ -15,9 +15,9 @@ from nectargan.loggers.follower import Point
 from nectargan.loggers.mlflow.client import check_reachable
 from nectargan.loggers.mlflow.metadata import RunFacts
 from nectargan.loggers.mlflow.sink import MLflowSink
+from tests.loggers.gate import gate_to
 
-from .gate import gate_to
-from .test_mlflow import Server, directory, history, only_run, server
+from .test_sink import Server, directory, history, only_run, server
 
 __all__ = ["directory", "server"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.cli.run_links import RunLinks
+from nectargan.loggers.tensorboard.run_links import RunLinks
 
 EVENTS = "events.out.tfevents.1.host"
 

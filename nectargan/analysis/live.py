@@ -8,16 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from nectargan.analysis.run_list import current_status
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import RunError
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, LossRow, read_blocks
-from nectargan.record.run_directory import (
-    CONFIG_FILE,
-    STATUS_FILE,
-    no_run_directory,
-    read_status,
-)
+from nectargan.record.ledger import LossRow, read_blocks
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory
 
 # Of a long ledger, only so many bytes at its end are read at the first look.
 _FIRST_LOOK = 1 << 20
@@ -48,10 +42,9 @@ class LiveRun:
         ConfigError: its config cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
-        if not read_status(directory)[0]:
-            raise no_run_directory(directory, STATUS_FILE)
-        config = ConfigManager(directory / CONFIG_FILE).data
+    def __init__(self, directory: RunDirectory) -> None:
+        directory.require_status()
+        config = ConfigManager(directory.config).data
         if not config.logging.csv:
             raise RunError(f"'{directory}' keeps no record to watch: logging.csv is false.")
         self.directory = directory
@@ -72,7 +65,7 @@ class LiveRun:
     def look(self) -> None:
         """Reads what is new. A run that died without a word is marked as killed."""
         # Before the record, which is whole when the status says that the run is over.
-        self.status, self.reason = current_status(self.directory)
+        self.status, self.reason = self.directory.current_status()
         if any(tail.was_replaced() for tail in self._files.values()):
             # The run was resumed, from a checkpoint before the end of its record.
             self._forget()

@@ -13,9 +13,9 @@ from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.mlflow.trouble import TroubleFinder
-from nectargan.record.cursor import Cursor, cursor_names
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
-from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, read_status
+from nectargan.record.cursor import Cursor
+from nectargan.record.ledger import read_blocks
+from nectargan.record.run_directory import RunDirectory, runs_in
 from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class RunSummary(NamedTuple):
         trouble: What is the matter with its MLflow run, and what to do; empty for nothing.
     """
 
-    directory: Path
+    directory: RunDirectory
     status: str
     reason: str
     epoch: int
@@ -67,39 +67,28 @@ def summarize_runs(output: str | Path) -> list[RunSummary]:
     if not all(place.is_dir() for place in places) or not places:
         raise RunError(f"'{output}' is no directory; name the one that runs are in.")
     finder = TroubleFinder()
-    return [_summarize(path, finder) for place in places for path in _runs_in(place)]
+    return [_summarize(path, finder) for place in places for path in _runs_at(place)]
 
 
 def mlflow_troubles(output: Path) -> list[str]:
     """What is the matter with the MLflow runs of the runs in a directory, and what to do."""
     finder = TroubleFinder()
-    found = [_trouble(path, _config(path), finder) for path in _runs_in(output)]
+    found = [_trouble(path, _config(path), finder) for path in _runs_at(output)]
     return [trouble for trouble in dict.fromkeys(found) if trouble]
 
 
-def _runs_in(place: Path) -> list[Path]:
-    if read_status(place)[0]:
-        return [place]
-    return [path for path in sorted(place.iterdir()) if read_status(path)[0]]
+def _runs_at(place: Path) -> list[RunDirectory]:
+    """The run directory itself, or those in a directory."""
+    run = RunDirectory(place)
+    return [run] if run.status else runs_in(place)
 
 
-def current_status(directory: Path) -> tuple[str, str]:
-    """How a run stands, and why. One that died without a word is marked as killed."""
-    if read_status(directory)[0] == "RUNNING":
-        try:
-            with locked(directory):
-                return end_of(directory)
-        except RunError:
-            pass  # somebody is at work in it
-    return read_status(directory)
-
-
-def _summarize(directory: Path, finder: TroubleFinder) -> RunSummary:
-    status, reason = current_status(directory)
-    _, epoch, losses = last_step(directory / LOSSES_FILE)
+def _summarize(directory: RunDirectory, finder: TroubleFinder) -> RunSummary:
+    status, reason = directory.current_status()
+    _, epoch, losses = last_step(directory.losses)
     config = _config(directory)
     epochs = config.train.epochs if config else 0
-    names = cursor_names(directory)
+    names = directory.cursor_names()
     behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
     best = best_of(directory, BEST_BY)
     changes = list(map(str, changes_of(directory)))
@@ -111,21 +100,21 @@ def _summarize(directory: Path, finder: TroubleFinder) -> RunSummary:
     )
 
 
-def _config(directory: Path) -> Config | None:
+def _config(directory: RunDirectory) -> Config | None:
     from nectargan.config.config_manager import ConfigManager
 
     try:
-        return ConfigManager(directory / CONFIG_FILE).data
+        return ConfigManager(directory.config).data
     except NectarGANError:
         return None  # a loop under `nectargan.track` has none
 
 
-def _trouble(directory: Path, config: Config | None, finder: TroubleFinder) -> str:
+def _trouble(directory: RunDirectory, config: Config | None, finder: TroubleFinder) -> str:
     if config is None:
         return ""
     options, name = config.logging.mlflow, config.common.experiment_name
     try:
-        store = find_store(options.tracking_uri, directory.resolve().parent, is_new=False)
+        store = find_store(options.tracking_uri, directory.parent, is_new=False)
     except RunError as error:
         return str(error)
     return finder.look(directory, store.uri, find_experiment(options.experiment, name, False))
@@ -145,9 +134,9 @@ def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
     return *at, last
 
 
-def best_of(directory: Path, metric: str) -> tuple[float, int] | None:
+def best_of(directory: RunDirectory, metric: str) -> tuple[float, int] | None:
     """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
-    rows = _rows(directory / METRICS_FILE)
+    rows = _rows(directory.metrics)
     # NaN would be greater and less than nothing: what comes first would be the best.
     values = [(v, epoch) for _, epoch, name, v in rows if name == metric and math.isfinite(v)]
     choose = min if metric in LOWER_IS_BETTER else max

@@ -18,6 +18,7 @@ from nectargan.shell import quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start
     from nectargan.sweeps.search import Search
 
@@ -178,7 +179,7 @@ class _Row(NamedTuple):
     state: str
     reason: str
     best: float | None
-    directory: Path | None
+    directory: RunDirectory | None
 
 
 def _row_of(outcome: Outcome, metric: str) -> _Row:
@@ -214,7 +215,7 @@ def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
     if finished and finished[0].best is not None:
         say(f"Best: {finished[0].directory}")
     # Of a shared study, some are on other machines.
-    here = [row.directory for row in finished if row.directory and row.directory.is_dir()]
+    here = [row.directory for row in finished if row.directory and row.directory.path.is_dir()]
     if not here:
         return
     picture = cell.output / f"{cell.config.logging.mlflow.group}_compare.png"

@@ -27,6 +27,7 @@ from nectargan.wording import counted
 if TYPE_CHECKING:
     from nectargan.config.config_manager import ConfigManager, Override
     from nectargan.config.schema import Config
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.resume import Resumption
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -140,17 +141,17 @@ def train(
         if hasattr(trainer, "directory"):
             for line in closing_lines(trainer, time.monotonic() - began):
                 say(line)
-            losses = trainer.directory / "losses.csv"
+            losses = trainer.directory.losses
             if csv is not None and losses.exists():
                 _copy_csv(losses, csv)
 
 
-def _train(trainer: Pix2pixTrainer) -> Path:
+def _train(trainer: Pix2pixTrainer) -> RunDirectory:
     _print_how(trainer)
     return trainer.train()
 
 
-def _train_cell(config: Config, resumption: Resumption | None) -> Path:
+def _train_cell(config: Config, resumption: Resumption | None) -> RunDirectory:
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
     return _train(Pix2pixTrainer(config, resumption))
@@ -199,11 +200,11 @@ def _resumption(
         return resolve(config), None
 
     from nectargan.analysis.sources import one_run
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.checkpoint import load_checkpoint, load_last
     from nectargan.runs.resume import find_unfinished, resumption_of, run_directory_of
     from nectargan.runs.trust import check_trust
 
-    place = Path() if resume == "auto" else one_run(resume)
     if resume == "auto":
         manager = resolve(config)
         common = manager.data.common
@@ -212,11 +213,13 @@ def _resumption(
             return manager, None
         checkpoint = load_last(found)
         return manager, resumption_of(found, checkpoint, manager.data)
+    place = one_run(resume).path
     if not place.exists():
         raise RunError(
             f"--resume '{resume}' is neither a run directory, nor a checkpoint in one, nor 'auto'."
         )
-    directory, file = (place, None) if place.is_dir() else (run_directory_of(place), place)
+    file = None if place.is_dir() else place
+    directory = RunDirectory(place) if file is None else run_directory_of(file)
     checkpoint = load_last(directory) if file is None else load_checkpoint(file)
     if config is None and not trust:
         check_trust(directory, checkpoint["config"])

@@ -23,9 +23,14 @@ from nectargan.loggers.points import (
     metric_rows,
 )
 from nectargan.record.cursor import Cursor
-from nectargan.record.epoch_files import list_epoch_files, step_of
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
-from nectargan.record.run_directory import RunStatus
+from nectargan.record.ledger import read_blocks
+from nectargan.record.run_directory import (
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
+    RunStatus,
+    step_of,
+)
 from nectargan.wording import in_short
 
 log = logging.getLogger("nectargan")
@@ -97,7 +102,7 @@ class Follower:
     """
 
     def __init__(
-        self, sink: Sink, directory: Path, poll_seconds: float = 1.0, go_on: bool = False
+        self, sink: Sink, directory: RunDirectory, poll_seconds: float = 1.0, go_on: bool = False
     ) -> None:
         if sink.every_n_steps < 1:
             raise RunError(
@@ -178,7 +183,7 @@ class Follower:
 
     def _read_from_cursor(self) -> None:
         """Reads on from what the sink has, whatever was read since."""
-        every, path = self.sink.every_n_steps, self._directory / LOSSES_FILE
+        every, path = self.sink.every_n_steps, self._directory.losses
         self._read = dict(self._cursor.offsets)
         self._losses: SingleSteps | WindowMeans = SingleSteps(every)
         if self._takes_means:
@@ -221,7 +226,7 @@ class Follower:
             # What the sink did not take comes again.
             self._read_from_cursor()
             raise
-        for name in list_epoch_files(self._directory):
+        for name in self._directory.epoch_files():
             if name not in self._cursor.files:
                 kind = name.partition("/")[0]
                 self.sink.add_file(kind, self._directory / name, step_of(name) or 0)

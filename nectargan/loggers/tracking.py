@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -22,18 +21,11 @@ from nectargan.losses.lm_data import LossEvent, check_series_name
 from nectargan.output import printable
 from nectargan.record.clock import Clock
 from nectargan.record.epoch_means import epoch_means
-from nectargan.record.ledger import (
-    LOSSES_FILE,
-    METRICS_FILE,
-    Ledger,
-    LossRow,
-    MetricRow,
-    last_time,
-)
+from nectargan.record.ledger import Ledger, LossRow, MetricRow, last_time
 from nectargan.record.loss_tags import write_loss_tags
 from nectargan.record.nonfinite import NonFiniteWatch
 from nectargan.record.recorder import LossRecorder
-from nectargan.record.run_directory import RunStatus, locked, write_status
+from nectargan.record.run_directory import RunDirectory, RunStatus
 from nectargan.shell import quoted
 
 _PATIENCE = 5.0
@@ -75,12 +67,12 @@ def track(
     Returns:
         A context manager; see `Tracker`.
     """
-    directory = Path(directory)
+    directory = RunDirectory(directory)
     sinks: list[Sink] = []
     if tensorboard:
         of_discriminator = loss_manager.get_registered_losses(["D"])
         sinks.append(
-            TensorBoardSink(directory / "tensorboard", tensorboard_every_n_steps, of_discriminator)
+            TensorBoardSink(directory.tensorboard, tensorboard_every_n_steps, of_discriminator)
         )
     if mlflow:
         home = directory.resolve()
@@ -121,7 +113,7 @@ class Tracker:
     def __init__(
         self,
         loss_manager: HasHooks,
-        directory: Path,
+        directory: str | PathLike[str],
         sinks: Iterable[Sink] = (),
         csv: bool = True,
         window_steps: int = 50,
@@ -133,7 +125,7 @@ class Tracker:
     ) -> None:
         self._keeps_status = keeps_status
         self._held = ExitStack()
-        self.directory = directory
+        self.directory = RunDirectory(directory)
         self._drain_seconds = drain_seconds
         self.sinks = list(sinks)
         self._manager = loss_manager
@@ -143,7 +135,7 @@ class Tracker:
         self.watch = NonFiniteWatch()
         self._watchers = [self.watch.look, *watchers]
         self._go_on = go_on
-        self._followers = [Follower(sink, directory, go_on=go_on) for sink in self.sinks]
+        self._followers = [Follower(sink, self.directory, go_on=go_on) for sink in self.sinks]
         self._losses: Ledger | None = None
         self._metrics: Ledger | None = None
         self._handle: Any = None
@@ -160,15 +152,15 @@ class Tracker:
     def _open(self) -> None:
         if self._csv:
             try:
-                self.directory.mkdir(parents=True, exist_ok=True)
+                self.directory.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RunError(f"'{self.directory}' cannot be made: {error.strerror}.") from None
             with ExitStack() as held:
                 if self._keeps_status:
-                    held.enter_context(locked(self.directory))
+                    held.enter_context(self.directory.lock())
                 self._open_ledgers()
                 if self._keeps_status:
-                    write_status(self.directory, "RUNNING")
+                    self.directory.write_status("RUNNING")
                 # Until the end, unless something was in the way.
                 self._held = held.pop_all()
         self._handle = self._manager.register_hook(self._recorder)
@@ -185,8 +177,8 @@ class Tracker:
             follower.finish(status_of(error), reason_of(error))
 
     def _open_ledgers(self) -> None:
-        self._losses = Ledger(self.directory / LOSSES_FILE, LossRow, self._go_on)
-        self._metrics = Ledger(self.directory / METRICS_FILE, MetricRow, self._go_on)
+        self._losses = Ledger(self.directory.losses, LossRow, self._go_on)
+        self._metrics = Ledger(self.directory.metrics, MetricRow, self._go_on)
         for ledger in self._ledgers():
             self._clock.go_on_from(last_time(ledger.path))
 
@@ -266,7 +258,7 @@ class Tracker:
                 finally:
                     if self._keeps_status:
                         with suppress(OSError):  # a full disk must not hide what ended the run
-                            write_status(self.directory, status_of(error), reason_of(error))
+                            self.directory.write_status(status_of(error), reason_of(error))
 
     def _wait_for_followers(self, error: BaseException | None) -> None:
         # Whoever interrupts a run does not want to wait; `sync` sends the rest.
@@ -295,7 +287,7 @@ class Tracker:
         if self._losses is not None:
             self._losses.append(rows)
             if len(self._recorder.tags) > self._tagged:
-                write_loss_tags(self.directory, self._recorder.tags)
+                write_loss_tags(self.directory.loss_tags, self._recorder.tags)
                 self._tagged = len(self._recorder.tags)
         for watcher in self._watchers:
             watcher(rows)

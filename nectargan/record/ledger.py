@@ -16,8 +16,6 @@ from typing import BinaryIO, NamedTuple
 from nectargan.errors import RunError
 from nectargan.files import append_whole, open_regular, replacing
 
-LOSSES_FILE = "losses.csv"
-METRICS_FILE = "metrics.csv"
 _BLOCK_BYTES = 1 << 20
 _LONGEST_LINE = 1 << 12
 _DIGITS_OF_TIME = 15

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -20,15 +18,11 @@ from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import open_regular, replacing
 from nectargan.losses.vgg import UNREADABLE
 from nectargan.models.unet import UnetGenerator
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.training_state import Part, Whole, read_training_state, validated
 from nectargan.version import __version__
 
 FORMAT = 2
-FOLDER = "checkpoints"
-
-# Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
-_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-_BEFORE_ALL = (-1, 0.0)
 
 log = logging.getLogger("nectargan")
 
@@ -42,11 +36,6 @@ class _Checkpoint(Part):
     epoch: Whole
     step: Whole
     networks: dict[str, dict[str, Any]]
-
-
-def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """File name of a checkpoint: of the end of an epoch, or of a step within one."""
-    return f"epoch_{epoch:04d}.pt" if step is None else f"epoch_{epoch:04d}_step_{step:08d}.pt"
 
 
 def save_checkpoint(
@@ -96,7 +85,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or the file is torn, foreign or from a newer version.
     """
-    path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
+    path = _newest(RunDirectory(path)) if Path(path).is_dir() else Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
@@ -115,7 +104,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def load_last(run: Path) -> dict[str, Any]:
+def load_last(run: RunDirectory) -> dict[str, Any]:
     """The newest checkpoint of a run that can be read and resumed from; one that cannot is passed
     over with a warning.
 
@@ -123,7 +112,7 @@ def load_last(run: Path) -> dict[str, Any]:
         CheckpointError: there is none.
     """
     problems: list[CheckpointError] = []
-    for path in reversed(list_checkpoints(run)):
+    for path in reversed(run.list_checkpoints()):
         try:
             content = load_checkpoint(path)
             read_training_state(content, path)
@@ -169,23 +158,8 @@ def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetG
     return generator
 
 
-def list_checkpoints(run: Path, after: str | None = None) -> list[Path]:
-    """All checkpoints of a run, or those after one of some name; the newest last."""
-    found = [(_place(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
-    first = _BEFORE_ALL if after is None else _place(after)
-    return [path for place, path in sorted(found) if place > first]
-
-
-def _place(name: str) -> tuple[int, float]:
-    """A key to sort checkpoints by."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return _BEFORE_ALL
-    return int(match[1]), int(match[2]) if match[2] else math.inf
-
-
-def _newest(run: Path) -> Path:
-    paths = list_checkpoints(run)
+def _newest(run: RunDirectory) -> Path:
+    paths = run.list_checkpoints()
     if not paths:
         raise CheckpointError(f"'{run}' holds no checkpoint.")
     return paths[-1]

@@ -16,7 +16,7 @@ from nectargan.credentials import public_address
 from nectargan.errors import NonFiniteError, RunError
 from nectargan.loggers.follower import Sink
 from nectargan.loggers.mlflow.metadata import DatasetFacts
-from nectargan.loggers.mlflow.run import RUN_FILE, check_usable, remember_run
+from nectargan.loggers.mlflow.run import check_usable, remember_run
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
@@ -24,13 +24,8 @@ from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
 from nectargan.record.ledger import LossRow
-from nectargan.record.run_directory import (
-    CONFIG_FILE,
-    create_run_directory,
-    locked,
-    write_status,
-)
-from nectargan.runs.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
+from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.runs.checkpoint import save_checkpoint
 from nectargan.runs.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.runs.collapse import CollapseWatch
 from nectargan.runs.describe import change_tag, save_facts
@@ -51,7 +46,12 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, directory: Path, losses: LossManager, sinks: list[Sink], go_on: bool
+        self,
+        config: Config,
+        directory: RunDirectory,
+        losses: LossManager,
+        sinks: list[Sink],
+        go_on: bool,
     ) -> None:
         options = config.logging
         self.directory = directory
@@ -121,7 +121,8 @@ class Run:
                 "mlflow": self._mlflow_run(),
             },
         )
-        self._writer.save(checkpoint_name(epoch, step if within else None), write, is_best)
+        path = self.directory.checkpoint(epoch, step if within else None)
+        self._writer.save(path, write, is_best)
         self._saved_at = time.monotonic()
 
     def _mlflow_run(self) -> dict[str, str] | None:
@@ -153,7 +154,7 @@ class Run:
             return
         if self._config.train.on_nonfinite == "stop":
             self._writer.wait()
-            saved = bool(list_checkpoints(self.directory))
+            saved = bool(self.directory.list_checkpoints())
             where = f"The last checkpoint before is in '{self.directory}'."
             raise NonFiniteError(
                 f"{watch.describe()} {where if saved else 'No checkpoint was made before.'}"
@@ -179,8 +180,7 @@ def output_of(config: Config, resumption: Resumption | None) -> Path:
         if nothing := stands_for_nothing(output):
             raise RunError(f"No run can be made in '{output}': {nothing}.")
         return Path(output)
-    # Of "." the parent would be "." again.
-    return resumption.directory.resolve().parent
+    return resumption.directory.parent
 
 
 def choose_store(config: Config, resumption: Resumption | None) -> Store:
@@ -192,7 +192,7 @@ def choose_store(config: Config, resumption: Resumption | None) -> Store:
             MLflow cannot take.
     """
     options, output = config.logging.mlflow, output_of(config, resumption)
-    is_new = resumption is None or not (resumption.directory / RUN_FILE).exists()
+    is_new = resumption is None or not resumption.directory.mlflow_run.exists()
     store = find_store(options.tracking_uri, output, is_new)
     if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
         raise RunError(
@@ -248,17 +248,17 @@ def open_run(
     tags = {**tags, "run_directory": printable(str(directory.resolve()))}
     if resumption is not None and resumption.history:
         tags["changes"] = "; ".join(map(str, resumption.history))
-    losses.experiment_directory = directory
-    with locked(directory), sinks_logged(directory):
+    losses.experiment_directory = directory.path
+    with directory.lock(), sinks_logged(directory):
         try:
             if resumption is not None:
                 cut_record(resumption)
                 remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
                 record_resumption(resumption)
             save_facts(directory, tags, datasets)
-            save_config(config, directory / CONFIG_FILE)
+            save_config(config, directory.config)
             vouch_for(directory, config.model_dump(mode="json"))
-            write_status(directory, "RUNNING")
+            directory.write_status("RUNNING")
         except OSError as error:
             raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
         try:
@@ -268,6 +268,6 @@ def open_run(
                 yield run
         except BaseException as error:
             with suppress(OSError):
-                write_status(directory, status_of(error), reason_of(error))
+                directory.write_status(status_of(error), reason_of(error))
             raise
-        write_status(directory, "FINISHED")
+        directory.write_status("FINISHED")

@@ -9,23 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nectargan.analysis.run_changes import LOG_FILE, Change, changes_of, make_change
+from nectargan.analysis.run_changes import Change, changes_of, make_change
 from nectargan.build import resolve_losses
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
 from nectargan.files import read_regular_text, remove_parts, replacing
-from nectargan.record.epoch_files import list_epoch_files, step_of
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, check_ledger, cut_ledger
+from nectargan.record.ledger import check_ledger, cut_ledger
 from nectargan.record.run_directory import (
-    CONFIG_FILE,
-    ORIGINAL_CONFIG_FILE,
-    is_locked,
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
     list_runs,
-    read_status,
+    step_of,
 )
-from nectargan.runs.checkpoint import FOLDER, list_checkpoints
 from nectargan.runs.checkpoint_writer import go_back
 from nectargan.runs.training_state import TrainingState, read_training_state
 from nectargan.wording import counted
@@ -55,7 +53,7 @@ class Resumption(NamedTuple):
         file: The file of the checkpoint, where it need not be the newest.
     """
 
-    directory: Path
+    directory: RunDirectory
     config: Config
     checkpoint: dict[str, Any]
     state: TrainingState
@@ -83,11 +81,11 @@ class Resumption(NamedTuple):
         """Whether nothing is left to do."""
         done = self.state.epoch if self.state.batch is None else self.state.epoch - 1
         is_over = done >= self.config.train.epochs
-        return is_over and read_status(self.directory)[0] == "FINISHED"
+        return is_over and self.directory.status == "FINISHED"
 
 
 def resumption_of(
-    directory: Path, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
+    directory: RunDirectory, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
 ) -> Resumption:
     """Goes on with a run from a checkpoint of it, under a config that may differ.
 
@@ -102,7 +100,7 @@ def resumption_of(
         CheckpointError: the checkpoint is nothing to go on from.
         RunError: a ledger is not what the run wrote, or the run is at work.
     """
-    state = read_training_state(checkpoint, file or directory)
+    state = read_training_state(checkpoint, file or directory.path)
     before = resolve_losses(ConfigManager(checkpoint["config"]).data)
     config = resolve_losses(wanted)
     changes = _differences(before, config)
@@ -116,9 +114,9 @@ def resumption_of(
         told = "done" if state.batch is None else "begun"
         raise ConfigError(
             f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
-            f"{state.epoch} are {told}. To go back, resume '{directory / FOLDER}/epoch_N.pt'."
+            f"{state.epoch} are {told}. To go back, resume '{directory.checkpoints}/epoch_N.pt'."
         )
-    if is_locked(directory):
+    if directory.is_locked:
         raise RunError(f"'{directory}' is in use by another process.")
     if set(state.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
         raise CheckpointError(
@@ -129,7 +127,7 @@ def resumption_of(
         last = checkpoint["step"] + (name == METRICS_FILE)
         check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
     output = Path(config.common.output_directory)
-    if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
+    if "common.output_directory" in changes and not _is_same(output, directory.parent):
         log.warning(
             "common.output_directory is '%s' and is not used: the run stays in '%s'.",
             output,
@@ -142,26 +140,28 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.exists() and one.samefile(other)
 
 
-def run_directory_of(file: Path) -> Path:
+def run_directory_of(file: Path) -> RunDirectory:
     """The run directory that a checkpoint is in.
 
     Raises:
         RunError: it is in none.
     """
     folder = file.resolve().parent
-    if folder.name != FOLDER or not (folder.parent / CONFIG_FILE).is_file():
+    run = RunDirectory(folder.parent)
+    if folder != run.checkpoints or not run.config.is_file():
         raise RunError(
-            f"'{file}' cannot be resumed: it is not in the folder '{FOLDER}' of a run directory."
+            f"'{file}' cannot be resumed: it is not in the folder '{run.checkpoints.name}' of a "
+            "run directory."
         )
-    return file.parent.parent if file.parent.name == FOLDER else folder.parent
+    return RunDirectory(file.parent.parent) if file.parent.name == folder.name else run
 
 
-def find_unfinished(output: Path, experiment: str) -> Path | None:
+def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
     """The newest run of an experiment that is neither finished nor at work, and has a checkpoint
     to go on from."""
     for directory in reversed(list_runs(output, experiment)):
-        unfinished = read_status(directory)[0] not in ("", "FINISHED")
-        if unfinished and list_checkpoints(directory) and not is_locked(directory):
+        unfinished = directory.status not in ("", "FINISHED")
+        if unfinished and directory.list_checkpoints() and not directory.is_locked:
             return directory
     return None
 
@@ -170,10 +170,10 @@ def record_resumption(resumption: Resumption) -> None:
     """Adds a line to ``resumptions.jsonl``: when, from where, what changed. At the first change the
     config so far is kept as well; raises OSError."""
     directory = resumption.directory
-    original = directory / ORIGINAL_CONFIG_FILE
-    if resumption.changes and not original.exists() and (directory / CONFIG_FILE).exists():
+    config, original = directory.config, directory.original_config
+    if resumption.changes and not original.exists() and config.exists():
         with replacing(original) as part:
-            part.write_bytes((directory / CONFIG_FILE).read_bytes())
+            part.write_bytes(config.read_bytes())
     line = {
         "time": time.time_ns() // 1_000_000,
         "epoch": resumption.checkpoint["epoch"],
@@ -181,14 +181,14 @@ def record_resumption(resumption: Resumption) -> None:
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
     }
-    with (directory / LOG_FILE).open("a", encoding="utf-8") as file:
+    with directory.resumptions.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def changes_on_the_way(directory: Path) -> set[str]:
+def changes_on_the_way(directory: RunDirectory) -> set[str]:
     """The options, by dotted key, that a run did not have from its beginning."""
     try:
-        lines = read_regular_text(directory / LOG_FILE).splitlines()
+        lines = read_regular_text(directory.resumptions).splitlines()
         return {key for line in lines for key in json.loads(line)["changes"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
@@ -200,8 +200,8 @@ def cut_record(resumption: Resumption) -> None:
     it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
     directory, state = resumption.directory, resumption.state
     # A checkpoint that was being written when its process was killed is large.
-    remove_parts(directory)
-    folder = directory / "orphaned"
+    remove_parts(directory.path)
+    folder = directory.orphaned
     attempt = 1
     while any(folder.glob(f"attempt-{attempt}.*")):
         attempt += 1
@@ -209,7 +209,7 @@ def cut_record(resumption: Resumption) -> None:
     best = state.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
     step = None if state.batch is None else resumption.step
     go_back(directory, state.epoch, step, int(best), resumption.file, folder / f"attempt-{attempt}")
-    for name in list_epoch_files(directory):
+    for name in directory.epoch_files():
         if (step_of(name) or 0) > resumption.step:
             (directory / name).unlink()
     for file, size in state.ledgers.items():

@@ -15,12 +15,12 @@ from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.losses.pix2pix_objective import DISCRIMINATOR
-from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import run_facts
 from nectargan.runs.params import other_params, run_params
 
 
-def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> list[Sink]:
+def build_sinks(config: Config, directory: RunDirectory, output: Path, live: bool) -> list[Sink]:
     """TensorBoard and MLflow, as far as they are enabled.
 
     Args:
@@ -33,7 +33,7 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
     if logging.tensorboard.enable:
         sinks.append(
             TensorBoardSink(
-                directory / "tensorboard",
+                directory.tensorboard,
                 logging.tensorboard.every_n_steps,
                 DISCRIMINATOR,
                 run_params(config),
@@ -59,7 +59,7 @@ def build_sinks(config: Config, directory: Path, output: Path, live: bool) -> li
 
 
 def synchronize(
-    directory: Path, tracking_uri: str | None = None, anew: bool = False
+    directory: RunDirectory, tracking_uri: str | None = None, anew: bool = False
 ) -> dict[str, bool]:
     """Sends to the sinks of a run what they lack; they are asked. Sending it twice changes nothing.
 
@@ -77,13 +77,13 @@ def synchronize(
     config = config_of(directory)
     if tracking_uri is not None:
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
-        config = ConfigManager(directory / CONFIG_FILE, overrides).data
+        config = ConfigManager(directory.config, overrides).data
     sent = {}
-    with locked(directory), sinks_logged(directory):
-        status, reason = end_of(directory)
+    with directory.lock(), sinks_logged(directory):
+        status, reason = directory.end_status()
         if anew:
             forget_run(directory)
-        for sink in build_sinks(config, directory, directory.resolve().parent, live=False):
+        for sink in build_sinks(config, directory, directory.parent, live=False):
             follower = Follower(sink, directory, go_on=True)
             try:
                 sent[sink.name] = follower.lacks_something(status)
@@ -99,9 +99,8 @@ def synchronize(
     return sent
 
 
-def config_of(directory: Path) -> Config:
+def config_of(directory: RunDirectory) -> Config:
     """The config of a run; raises `RunError` if there is none."""
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise no_run_directory(directory, CONFIG_FILE)
-    return ConfigManager(path).data
+    if not directory.config.is_file():
+        raise directory.not_a_run(directory.config.name)
+    return ConfigManager(directory.config).data

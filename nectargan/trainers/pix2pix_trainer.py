@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +20,8 @@ from nectargan.build import (
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
 from nectargan.record.histograms import save_histograms
+from nectargan.record.run_directory import EpochFileKind
 from nectargan.runs.resume import Resumption
 from nectargan.runs.training_state import (
     adam_state,
@@ -207,29 +206,30 @@ class Pix2pixTrainer(Trainer):
 
     def _save_epoch_files(self, epoch: int) -> None:
         save, logging = self.config.save, self.config.logging
-        rates = {
-            EXAMPLES: save.example_save_rate if save.save_examples else 0,
-            LOSS_MAPS: logging.loss_map_every_n_epochs,
-            HISTOGRAMS: logging.histogram_every_n_epochs,
+        rates: dict[EpochFileKind, int] = {
+            "examples": save.example_save_rate if save.save_examples else 0,
+            "loss_maps": logging.loss_map_every_n_epochs,
+            "histograms": logging.histogram_every_n_epochs,
         }
         last = epoch == self.config.train.epochs
-        due = {kind for kind, rate in rates.items() if rate and (epoch % rate == 0 or last)}
+        due = {
+            kind: self.directory.epoch_file(kind, epoch, self.step)
+            for kind, rate in rates.items()
+            if rate and (epoch % rate == 0 or last)
+        }
         if not due:
             return
         pairs = self.data.examples
         made = generate_examples(self.generate, pairs, self.device)
-        if EXAMPLES in due:
-            save_grid(pairs, made, self._epoch_file(EXAMPLES, epoch))
-        if LOSS_MAPS in due:
+        if "examples" in due:
+            save_grid(pairs, made, due["examples"])
+        if "loss_maps" in due:
             maps = loss_maps(self.losses.get_registered_losses(), pairs, made)
             if maps:
-                save_loss_maps(maps, pairs, made, self._epoch_file(LOSS_MAPS, epoch))
-        if HISTOGRAMS in due:
+                save_loss_maps(maps, pairs, made, due["loss_maps"])
+        if "histograms" in due:
             found = training_histograms(self._networks, made)
-            save_histograms(found, self._epoch_file(HISTOGRAMS, epoch, ".npz"))
-
-    def _epoch_file(self, kind: str, epoch: int, suffix: str = ".png") -> Path:
-        return self.directory / epoch_file(kind, epoch, self.step, suffix)
+            save_histograms(found, due["histograms"])
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Networks, optimisers and scaler; learning rates follow from the epoch and the config."""

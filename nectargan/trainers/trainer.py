@@ -22,6 +22,7 @@ from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.loss_manager import LossManager
 from nectargan.record.ledger import LossRow
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import describe_datasets
 from nectargan.runs.environment import describe_environment
 from nectargan.runs.open import Run, choose_store, open_run
@@ -46,7 +47,7 @@ log = logging.getLogger("nectargan")
 class Display(Protocol):
     """Shows a run to the person who started it."""
 
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
         """The run begins."""
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
@@ -89,7 +90,7 @@ class Trainer(ABC):
         NectarGANError: the config or the data cannot be used.
     """
 
-    directory: Path
+    directory: RunDirectory
 
     def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
         no_worker()
@@ -124,7 +125,9 @@ class Trainer(ABC):
             for doubt in doubts_about(self.config):
                 log.warning("%s", doubt)
 
-    def explaining_shortages(self, directory: Path | None = None) -> AbstractContextManager[None]:
+    def explaining_shortages(
+        self, directory: RunDirectory | None = None
+    ) -> AbstractContextManager[None]:
         """For a ``with`` statement: too little memory, say, is told in one sentence."""
         return shortages_explained(self.config, self.device, self._need, directory)
 
@@ -176,7 +179,7 @@ class Trainer(ABC):
 
     # --- the loop ------------------------------------------------------------------------------
 
-    def train(self, display: Display | Literal["auto"] | None = "auto") -> Path:
+    def train(self, display: Display | Literal["auto"] | None = "auto") -> RunDirectory:
         """Trains for as many epochs as the config says, or what is left of them.
 
         On Ctrl-C, SIGTERM and SIGHUP the run is saved as it is after the step at hand.

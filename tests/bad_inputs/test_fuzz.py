@@ -26,13 +26,8 @@ from nectargan.record.ledger import (
     first_step_from,
     offset_of_step,
 )
-from nectargan.record.run_directory import read_status
-from nectargan.runs.checkpoint import (
-    load_checkpoint,
-    load_generator,
-    load_last,
-    save_checkpoint,
-)
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_checkpoint, load_generator, load_last, save_checkpoint
 from nectargan.runs.random_state import random_state, set_random_state
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -159,8 +154,8 @@ def test_cursors_and_statuses(folder: Path, document: Any, noise: bytes, is_nois
     (folder / "sinks").mkdir(exist_ok=True)
     (folder / "sinks" / "x.json").write_bytes(content)
     (folder / "status.json").write_bytes(content)
-    only_ours(lambda: Cursor(folder, "x").rewind())
-    only_ours(read_status, folder)
+    only_ours(lambda: Cursor(RunDirectory(folder), "x").rewind())
+    only_ours(RunDirectory(folder).read_status)
 
 
 # --- checkpoints -------------------------------------------------------------------------------
@@ -216,7 +211,7 @@ def resumable(folder: Path) -> dict[str, Any]:
     path = folder / "whole_run" / "checkpoints" / "epoch_0001.pt"
     path.parent.mkdir(parents=True)
     save_checkpoint(path, config, 1, 1, networks, training)
-    return load_last(folder / "whole_run")
+    return load_last(RunDirectory(folder / "whole_run"))
 
 
 @pytest.mark.slow
@@ -243,7 +238,7 @@ def test_checkpoints_that_hold_anything(
 
 
 def go_on_from(run: Path) -> None:
-    training = load_last(run)["training"]
+    training = load_last(RunDirectory(run))["training"]
     assert training["ledgers"].keys() <= {"losses.csv", "metrics.csv"}
     set_random_state(training["random"], torch.device("cpu"))
-    remember_run(run, training.get("mlflow"))
+    remember_run(RunDirectory(run), training.get("mlflow"))

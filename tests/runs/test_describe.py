@@ -136,7 +136,7 @@ def test_only_a_finished_run_has_a_model(tiny: Make, monkeypatch: pytest.MonkeyP
     trainer = Pix2pixTrainer(tiny(**options))
     with pytest.raises(KeyboardInterrupt):
         trainer.train(Stop())
-    client = MlflowClient(f"sqlite:///{trainer.directory.parent / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{trainer.directory.path.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "KILLED"

@@ -15,7 +15,6 @@ from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
 from nectargan.losses.lm_data import LossEvent
 from nectargan.losses.loss_manager import LossManager
-from nectargan.runs.describe import FACTS_FILE
 from nectargan.runs.open import open_run
 from nectargan.scheduling.data import Schedule
 from nectargan.trainers import pix2pix_trainer
@@ -121,11 +120,11 @@ def test_a_run_that_gives_up_says_so_in_its_tags(tiny: Make, graphs: CpuGraphs) 
     trainer = Pix2pixTrainer(tiny())
     trainer.losses.get_registered_losses()["G_L1"].function = waits
     directory = trainer.train()
-    tags = json.loads((directory / FACTS_FILE).read_text())["tags"]
+    tags = json.loads((directory / "facts.json").read_text())["tags"]
     assert tags["cuda_graph"] == "off"
     assert "_local_scalar_dense" in str(trainer.graph_obstacle)
     other = Pix2pixTrainer(tiny()).train()
-    assert json.loads((other / FACTS_FILE).read_text())["tags"]["cuda_graph"] == "on"
+    assert json.loads((other / "facts.json").read_text())["tags"]["cuda_graph"] == "on"
 
 
 def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: CpuGraphs) -> None:

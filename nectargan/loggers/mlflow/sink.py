@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,11 @@ from nectargan.loggers.mlflow.model import log_model
 from nectargan.loggers.mlflow.run import RunFinder, read_run_file
 from nectargan.loggers.mlflow.system_metrics import SystemMetrics
 from nectargan.loggers.points import Point
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
-from nectargan.record.loss_tags import LOSS_TAGS_FILE
-from nectargan.record.run_directory import RunStatus
+from nectargan.record.run_directory import RunDirectory, RunStatus
 
 log = logging.getLogger("nectargan")
 
 CHANGED_TAG = "changed_parameters"
-_FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
 _THUMBNAIL = 1024  # pixels of what the image grid shows; at MLflow's own 256, nobody sees a thing
 
 
@@ -55,7 +53,7 @@ class MLflowSink:
         self,
         tracking_uri: str,
         experiment: str,
-        directory: Path,
+        directory: str | PathLike[str],
         facts: RunFacts | None = None,
         every_n_steps: int = 50,
         group: str | None = None,
@@ -66,7 +64,7 @@ class MLflowSink:
         self.tracking_uri = tracking_uri
         self.run_id: str | None = None
         self._experiment = experiment
-        self._directory = directory.resolve()
+        self._directory = RunDirectory(directory).resolve()
         self._facts = RunFacts() if facts is None else facts
         self._group = group
         self._register_model = register_model
@@ -110,7 +108,7 @@ class MLflowSink:
         self._log_params()
         self._log_datasets(self._facts.datasets)
         self._draw(self._facts.first_pictures)
-        self._run.keep(self._directory / _FILES[0])
+        self._run.keep(self._directory.config)
         if self._wants_system:
             self._system = SystemMetrics(self.tracking_uri, self.run_id)
             self._system.keep_going()
@@ -220,8 +218,9 @@ class MLflowSink:
         """Uploads what is known at the end, and sets the status, its reason as a tag."""
         if self._system is not None:
             self._system.stop()
-        for name in _FILES:
-            self._run.keep(self._directory / name)
+        run = self._directory
+        for file in (run.config, run.losses, run.metrics, run.loss_tags):
+            self._run.keep(file)
         self._send_tags()
         if reason:
             self._run.tag("reason", reason)

@@ -14,9 +14,9 @@ from mlflow.tracking import MlflowClient
 
 from nectargan.errors import RunError
 from nectargan.loggers.follower import Point
+from nectargan.loggers.mlflow import store as mlflow_store
 from nectargan.loggers.mlflow.client import check_reachable
 from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.mlflow.sink import store as mlflow_store
 from nectargan.loggers.mlflow.store import (
     database_of,
     find_experiment,

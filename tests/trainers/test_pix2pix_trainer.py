@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.losses.lm_data import LossEvent
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_generator
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.validation import validate

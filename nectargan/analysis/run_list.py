@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,8 +13,9 @@ from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.mlflow.trouble import TroubleFinder
 from nectargan.record.cursor import Cursor
-from nectargan.record.ledger import read_blocks
+from nectargan.record.ledger import LossRow, MetricRow, Row, read_rows
 from nectargan.record.run_directory import RunDirectory, runs_in
+from nectargan.record.seeking import line_after
 from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:
@@ -127,32 +127,29 @@ def last_step(path: Path) -> tuple[int, int, dict[str, float]]:
     """
     last: dict[str, float] = {}
     at = (0, 0)
-    for step, epoch, loss, raw in _rows(path, tail=1 << 16):
-        if (step, epoch) != at:
-            at, last = (step, epoch), {}
-        last[loss] = raw
+    for row in _rows(path, LossRow, tail=1 << 16):
+        if (row.step, row.epoch) != at:
+            at, last = (row.step, row.epoch), {}
+        last[row.loss] = row.raw
     return *at, last
 
 
 def best_of(directory: RunDirectory, metric: str) -> tuple[float, int] | None:
     """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
-    rows = _rows(directory.metrics)
+    rows = _rows(directory.metrics, MetricRow)
     # NaN would be greater and less than nothing: what comes first would be the best.
-    values = [(v, epoch) for _, epoch, name, v in rows if name == metric and math.isfinite(v)]
+    values = [
+        (row.value, row.epoch) for row in rows if row.metric == metric and math.isfinite(row.value)
+    ]
     choose = min if metric in LOWER_IS_BETTER else max
     return choose(values, key=lambda each: each[0], default=None)
 
 
-def _rows(path: Path, tail: int | None = None) -> Iterator[tuple[int, int, str, float]]:
-    """Step, epoch, name and value of all rows, or of those in the last ``tail`` bytes. What is no
-    row, or no ledger at all, is passed over: a damaged run must not hide the others."""
+def _rows(path: Path, row_type: type[Row], tail: int | None = None) -> Iterator[Row]:
+    """All rows, or those in the last ``tail`` bytes. What is no row, or no ledger at all, is passed
+    over: a damaged run must not hide the others."""
     try:
-        begin = max(0, path.stat().st_size - tail) if tail else 0
-        for lines, _ in read_blocks(path, begin):
-            for line in lines.decode("utf-8", errors="replace").splitlines():
-                with suppress(ValueError):
-                    step, epoch, _, name, value = line.split(",")[:5]
-                    row = int(step), int(epoch), name, float(value)
-                    yield row
+        begin = line_after(path, max(0, path.stat().st_size - tail)) if tail else 0
+        yield from read_rows(path, row_type, begin, skip_damaged=True)
     except (OSError, RunError):
         return

@@ -19,11 +19,9 @@ from nectargan.loggers.points import (
     SingleSteps,
     WindowMeans,
     count_nonfinite,
-    loss_rows,
-    metric_rows,
 )
 from nectargan.record.cursor import Cursor
-from nectargan.record.ledger import read_blocks
+from nectargan.record.ledger import LossRow, MetricRow, read_blocks, rows_in
 from nectargan.record.run_directory import (
     LOSSES_FILE,
     METRICS_FILE,
@@ -252,8 +250,9 @@ class Follower:
             self._cursor.save()
 
     def _points_of_losses(self, lines: bytes, begin: int) -> list[Point]:
-        rows = loss_rows(lines, begin)
+        rows = rows_in(LossRow, lines, begin)
         return [point for row, offset in rows for point in self._losses.take(row, offset)]
 
     def _points_of_metrics(self, lines: bytes, begin: int) -> list[Point]:
-        return [Point(row.metric, row.value, row.step, row.time) for row in metric_rows(lines)]
+        rows = rows_in(MetricRow, lines, begin)
+        return [Point(row.metric, row.value, row.step, row.time) for row, _ in rows]

@@ -19,13 +19,12 @@ from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.losses.lm_data import LossEvent, check_series_name
 from nectargan.output import printable
-from nectargan.record.clock import Clock
-from nectargan.record.epoch_means import epoch_means
-from nectargan.record.ledger import Ledger, LossRow, MetricRow, last_time
+from nectargan.record.ledger import Ledger, LossRow, MetricRow, mean_losses
 from nectargan.record.loss_tags import write_loss_tags
-from nectargan.record.nonfinite import NonFiniteWatch
-from nectargan.record.recorder import LossRecorder
+from nectargan.record.recorder import Clock, LossRecorder
 from nectargan.record.run_directory import RunDirectory, RunStatus
+from nectargan.record.seeking import last_time
+from nectargan.record.watchers import NonFiniteWatch
 from nectargan.shell import quoted
 
 _PATIENCE = 5.0
@@ -207,12 +206,13 @@ class Tracker:
             )
 
     def epoch_means(self, first_step: int) -> dict[str, float]:
-        """Mean raw value of each loss since ``first_step``, as far as it is on record; see
-        `nectargan.record.epoch_means`. Empty without a ledger."""
+        """Mean raw value of each loss since ``first_step``, as far as it is on record, by series
+        ``epoch/loss/<name>``; see `mean_losses`. Empty without a ledger."""
         if self._losses is None:
             return {}
         self._losses.require_untouched()
-        return epoch_means(self._losses.path, first_step)
+        means = mean_losses(self._losses.path, first_step)
+        return {f"epoch/loss/{loss}": mean for loss, mean in means.items()}
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each ledger so far, by file name."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nectargan.files import read_regular_text, replacing
-from nectargan.record.ledger import first_step_from, offset_of_step
 from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory, step_of
+from nectargan.record.seeking import first_step_from, offset_of_step
 
 _FILES = (LOSSES_FILE, METRICS_FILE)
 _LARGEST = 1 << 28  # it names every picture of a run

@@ -25,9 +25,9 @@ from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
 from nectargan.record.ledger import LossRow
 from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.record.watchers import CollapseWatch
 from nectargan.runs.checkpoint import save_checkpoint
 from nectargan.runs.checkpoint_writer import CheckpointWriter, on_host
-from nectargan.runs.collapse import CollapseWatch
 from nectargan.runs.describe import change_tag, save_facts
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
 from nectargan.runs.sinks import build_sinks

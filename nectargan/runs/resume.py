@@ -16,7 +16,7 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
 from nectargan.files import read_regular_text, remove_parts, replacing
-from nectargan.record.ledger import check_ledger, cut_ledger
+from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import (
     LOSSES_FILE,
     METRICS_FILE,

@@ -20,7 +20,7 @@ from nectargan.build import (
 from nectargan.config.schema import Config, PatchGAN, Unet
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.record.histograms import save_histograms
+from nectargan.record.histogram_file import save_histograms
 from nectargan.record.run_directory import EpochFileKind
 from nectargan.runs.resume import Resumption
 from nectargan.runs.training_state import (

@@ -19,14 +19,10 @@ from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
 from nectargan.loggers.mlflow.run import remember_run
 from nectargan.record.cursor import Cursor
-from nectargan.record.ledger import (
-    LossRow,
-    check_ledger,
-    cut_ledger,
-    first_step_from,
-    offset_of_step,
-)
+from nectargan.record.ledger import LossRow
+from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import first_step_from, offset_of_step
 from nectargan.runs.checkpoint import load_checkpoint, load_generator, load_last, save_checkpoint
 from nectargan.runs.random_state import random_state, set_random_state
 

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 
 from nectargan.errors import RunError
 from nectargan.record.cursor import Cursor
-from nectargan.record.ledger import (
-    Ledger,
-    LossRow,
-    MetricRow,
-    check_ledger,
-    cut_ledger,
-    first_step_from,
-    offset_of_step,
-)
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import first_step_from, offset_of_step
 
 
 def write_losses(directory: Path, steps: list[int]) -> Path:

@@ -20,8 +20,8 @@ from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
 from nectargan.config.schema import Config
-from nectargan.record.ledger import offset_of_step
 from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import offset_of_step
 from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.runs.sinks import synchronize

@@ -13,10 +13,8 @@ from nectargan.loggers.points import (
     Point,
     SingleSteps,
     WindowMeans,
-    loss_rows,
-    metric_rows,
 )
-from nectargan.record.ledger import read_blocks
+from nectargan.record.ledger import LossRow, MetricRow, read_rows
 from nectargan.record.run_directory import RunDirectory, step_of
 
 INFINITE = "infinite/"
@@ -130,14 +128,12 @@ def _points(
     if is_old:
         losses = SingleSteps(every_n_steps)
     if directory.losses.exists():
-        for lines, _ in read_blocks(directory.losses):
-            for row, _ in loss_rows(lines, 0):
-                yield from map(_old_name, losses.take(row)) if is_old else losses.take(row)
+        for row in read_rows(directory.losses, LossRow):
+            yield from map(_old_name, losses.take(row)) if is_old else losses.take(row)
         yield from losses.close()
     if directory.metrics.exists():
-        for lines, _ in read_blocks(directory.metrics):
-            for metric in metric_rows(lines):
-                yield Point(metric.metric, metric.value, metric.step, metric.time)
+        for metric in read_rows(directory.metrics, MetricRow):
+            yield Point(metric.metric, metric.value, metric.step, metric.time)
 
 
 def _old_name(point: Point) -> Point:

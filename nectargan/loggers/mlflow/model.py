@@ -18,8 +18,7 @@ from typing import Any
 from nectargan.credentials import public_address
 from nectargan.loggers.mlflow.client import RunClient, as_default
 from nectargan.loggers.mlflow.metadata import DatasetFacts, ModelExport
-from nectargan.loggers.points import metric_rows
-from nectargan.record.ledger import read_blocks
+from nectargan.record.ledger import MetricRow, read_rows
 from nectargan.record.run_directory import RunDirectory
 
 log = logging.getLogger("nectargan")
@@ -139,8 +138,7 @@ def _log_metrics(
     source = {"dataset_name": of.name, "dataset_digest": of.digest} if of else {}
     rows = [
         row
-        for lines, _ in read_blocks(directory.metrics)
-        for row in metric_rows(lines)
+        for row in read_rows(directory.metrics, MetricRow)
         if row.step == step and row.metric.startswith("val/")
     ]
     run.log(

@@ -16,6 +16,7 @@ from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow.artifact_places import ARTIFACTS
 from nectargan.loggers.mlflow.client import check_reachable, connect, one_line
 from nectargan.loggers.mlflow.store import database_of
+from nectargan.record.ledger import LossRow, read_rows
 from nectargan.record.run_directory import RunDirectory
 
 log = logging.getLogger("nectargan")
@@ -292,10 +293,8 @@ def read_run_file(directory: RunDirectory) -> dict[str, Any]:
 def _beginning_of(directory: RunDirectory) -> int:
     """When a run began, in milliseconds: at its first row, or now."""
     try:
-        with directory.losses.open(encoding="utf-8") as file:
-            file.readline()
-            return int(file.readline().split(",")[2])
-    except (OSError, ValueError, IndexError):
+        return next(read_rows(directory.losses, LossRow)).time
+    except (OSError, RunError, StopIteration):
         return time.time_ns() // 1_000_000
 
 

@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from nectargan.config.schema import Config
 from nectargan.record.ledger import LossRow
-from nectargan.runs.collapse import CollapseWatch
+from nectargan.record.watchers import CollapseWatch
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nectargan.analysis.last_values import last_step
 from nectargan.analysis.run_changes import changes_of
-from nectargan.analysis.run_list import last_step
 from nectargan.analysis.sources import (
     LedgerSource,
     RunLike,

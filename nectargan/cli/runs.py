@@ -21,7 +21,7 @@ def runs(directory: str) -> None:
     """
     from rich.table import Table
 
-    from nectargan.analysis.run_list import BEST_BY, summarize_runs
+    from nectargan.runs.run_list import BEST_BY, summarize_runs
 
     columns = ["run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind"]
     several = is_pattern(directory)

@@ -183,7 +183,7 @@ class _Row(NamedTuple):
 
 
 def _row_of(outcome: Outcome, metric: str) -> _Row:
-    from nectargan.analysis.run_list import best_of
+    from nectargan.analysis.last_values import best_of
 
     cell, state, directory, reason = outcome
     best = best_of(directory, metric) if directory is not None else None

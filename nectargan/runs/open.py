@@ -12,27 +12,22 @@ from typing import Any
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.credentials import public_address
 from nectargan.errors import NonFiniteError, RunError
-from nectargan.loggers.follower import Sink
 from nectargan.loggers.mlflow.metadata import DatasetFacts
-from nectargan.loggers.mlflow.run import check_usable, remember_run
-from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.mlflow.store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
-from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
+from nectargan.record.follower import Sink
 from nectargan.record.ledger import LossRow
 from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.record.tracker import Tracker, reason_of, status_of
 from nectargan.record.watchers import CollapseWatch
 from nectargan.runs.checkpoint import save_checkpoint
 from nectargan.runs.checkpoint_writer import CheckpointWriter, on_host
 from nectargan.runs.describe import change_tag, save_facts
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
-from nectargan.runs.sinks import build_sinks
+from nectargan.runs.sinks import build_sinks, check_sinks, output_of, remember_sinks
 from nectargan.runs.trust import vouch_for
-from nectargan.shell import stands_for_nothing
 
 log = logging.getLogger("nectargan")
 
@@ -118,19 +113,12 @@ class Run:
                 **training,
                 "ledgers": self.tracker.sizes(),
                 "ledger_digests": self.tracker.digests(),
-                "mlflow": self._mlflow_run(),
+                "mlflow": self.tracker.reference("MLflow"),
             },
         )
         path = self.directory.checkpoint(epoch, step if within else None)
         self._writer.save(path, write, is_best)
         self._saved_at = time.monotonic()
-
-    def _mlflow_run(self) -> dict[str, str] | None:
-        """Id and place of the MLflow run, once there is one."""
-        for sink in self.tracker.sinks:
-            if isinstance(sink, MLflowSink) and sink.run_id is not None:
-                return {"run_id": sink.run_id, "uri": public_address(sink.tracking_uri)}
-        return None
 
     def wait(self) -> None:
         """Waits for the checkpoint that is being written; raises RunError if it cannot be."""
@@ -139,9 +127,7 @@ class Run:
     def tag(self, key: str, value: str) -> None:
         """Changes one of the tags that the run was opened with; raises OSError."""
         change_tag(self.directory, key, value)
-        for sink in self.tracker.sinks:
-            if isinstance(sink, MLflowSink):
-                sink.tag(key, value)
+        self.tracker.tag(key, value)
 
     def meet_nonfinite(self) -> None:
         """Does what ``train.on_nonfinite`` says if a loss on record is not finite.
@@ -168,43 +154,7 @@ class Run:
         self._collapse.look(rows)
         if self._collapse.found is not None:
             log.warning("%s", self._collapse.describe())
-            for sink in self.tracker.sinks:
-                if isinstance(sink, MLflowSink):
-                    sink.tag("collapse", self._collapse.describe())
-
-
-def output_of(config: Config, resumption: Resumption | None) -> Path:
-    """The directory that a run's directory is in; raises RunError for a path such as $NOT_SET."""
-    if resumption is None:
-        output = config.common.output_directory
-        if nothing := stands_for_nothing(output):
-            raise RunError(f"No run can be made in '{output}': {nothing}.")
-        return Path(output)
-    return resumption.directory.parent
-
-
-def choose_store(config: Config, resumption: Resumption | None) -> Store:
-    """Where in MLflow a run goes; what the environment says becomes part of its config, so that
-    the run is found there again.
-
-    Raises:
-        RunError: the environment holds no address or no name, or the directory has a name that
-            MLflow cannot take.
-    """
-    options, output = config.logging.mlflow, output_of(config, resumption)
-    is_new = resumption is None or not resumption.directory.mlflow_run.exists()
-    store = find_store(options.tracking_uri, output, is_new)
-    if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
-        raise RunError(
-            f"MLflow can keep nothing in '{output.resolve()}', whose name is not UTF-8; name "
-            "another place with --output or --mlflow-uri, or go without with --no-mlflow."
-        )
-    if options.tracking_uri is not None or store.why == TRACKING_URI:
-        options.tracking_uri = store.uri
-    name = config.common.experiment_name
-    experiment = find_experiment(options.experiment, name, is_new)
-    options.experiment = experiment if experiment != name else None
-    return store
+            self.tracker.tag("collapse", self._collapse.describe())
 
 
 @contextmanager
@@ -228,13 +178,7 @@ def open_run(
         RunError: the directory cannot be made or written or is in use, or MLflow is required and
             cannot be reached, or lacks the experiment or the run because somebody deleted it.
     """
-    if config.logging.mlflow.enable and config.logging.mlflow.required:
-        options = config.logging.mlflow
-        check_usable(
-            find_store(options.tracking_uri, output_of(config, resumption), is_new=False).uri,
-            find_experiment(options.experiment, config.common.experiment_name, is_new=False),
-            None if resumption is None else resumption.directory,
-        )
+    check_sinks(config, resumption)
     if resumption is not None:
         directory = resumption.directory
     else:
@@ -253,7 +197,7 @@ def open_run(
         try:
             if resumption is not None:
                 cut_record(resumption)
-                remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
+                remember_sinks(directory, resumption.checkpoint["training"])
                 record_resumption(resumption)
             save_facts(directory, tags, datasets)
             save_config(config, directory.config)

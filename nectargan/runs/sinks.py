@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
-from nectargan.loggers.follower import Follower, Sink
-from nectargan.loggers.mlflow.run import forget_run
+from nectargan.loggers.mlflow.run import check_usable, forget_run, remember_run
 from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.mlflow.store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.losses.pix2pix_objective import DISCRIMINATOR
+from nectargan.record.follower import Follower, Sink
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import run_facts
 from nectargan.runs.params import other_params, run_params
+from nectargan.runs.resume import Resumption
+from nectargan.shell import stands_for_nothing
 
 
 def build_sinks(config: Config, directory: RunDirectory, output: Path, live: bool) -> list[Sink]:
@@ -104,3 +108,63 @@ def config_of(directory: RunDirectory) -> Config:
     if not directory.config.is_file():
         raise directory.not_a_run(directory.config.name)
     return ConfigManager(directory.config).data
+
+
+def output_of(config: Config, resumption: Resumption | None) -> Path:
+    """The directory that a run's directory is in; raises RunError for a path such as $NOT_SET."""
+    if resumption is None:
+        output = config.common.output_directory
+        if nothing := stands_for_nothing(output):
+            raise RunError(f"No run can be made in '{output}': {nothing}.")
+        return Path(output)
+    return resumption.directory.parent
+
+
+def choose_store(config: Config, resumption: Resumption | None) -> Store:
+    """Where in MLflow a run goes; what the environment says becomes part of its config, so that
+    the run is found there again.
+
+    Raises:
+        RunError: the environment holds no address or no name, or the directory has a name that
+            MLflow cannot take.
+    """
+    options, output = config.logging.mlflow, output_of(config, resumption)
+    is_new = resumption is None or not resumption.directory.mlflow_run.exists()
+    store = find_store(options.tracking_uri, output, is_new)
+    if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
+        raise RunError(
+            f"MLflow can keep nothing in '{output.resolve()}', whose name is not UTF-8; name "
+            "another place with --output or --mlflow-uri, or go without with --no-mlflow."
+        )
+    if options.tracking_uri is not None or store.why == TRACKING_URI:
+        options.tracking_uri = store.uri
+    name = config.common.experiment_name
+    experiment = find_experiment(options.experiment, name, is_new)
+    options.experiment = experiment if experiment != name else None
+    return store
+
+
+def check_sinks(config: Config, resumption: Resumption | None) -> None:
+    """Asks each sink that the config requires whether the run can be kept there.
+
+    Raises:
+        RunError: MLflow cannot be reached, or lacks the experiment or the run because somebody
+            deleted it.
+    """
+    options = config.logging.mlflow
+    if options.enable and options.required:
+        check_usable(
+            find_store(options.tracking_uri, output_of(config, resumption), is_new=False).uri,
+            find_experiment(options.experiment, config.common.experiment_name, is_new=False),
+            None if resumption is None else resumption.directory,
+        )
+
+
+def remember_sinks(directory: RunDirectory, training: Mapping[str, Any]) -> None:
+    """Writes into a run directory what a checkpoint knows of the run in its sinks; raises OSError.
+
+    Args:
+        directory: The run directory.
+        training: The section "training" of the checkpoint.
+    """
+    remember_run(directory, training.get("mlflow"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.run_list import best_of
+from nectargan.analysis.last_values import best_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError

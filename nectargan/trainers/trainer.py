@@ -25,9 +25,10 @@ from nectargan.record.ledger import LossRow
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import describe_datasets
 from nectargan.runs.environment import describe_environment
-from nectargan.runs.open import Run, choose_store, open_run
+from nectargan.runs.open import Run, open_run
 from nectargan.runs.random_state import random_state, set_random_state
 from nectargan.runs.resume import Resumption
+from nectargan.runs.sinks import choose_store
 from nectargan.shortage import no_worker
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import (

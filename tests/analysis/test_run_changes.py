@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from nectargan.analysis.compare import compare_runs
 from nectargan.analysis.frames import load_runs
 from nectargan.analysis.run_changes import changes_of
-from nectargan.analysis.run_list import summarize_runs
 from nectargan.cli.main import main
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_checkpoint, load_last
 from nectargan.runs.resume import resumption_of
+from nectargan.runs.run_list import summarize_runs
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 Make = Callable[..., Config]

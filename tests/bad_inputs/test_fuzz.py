@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nectargan.analysis import load_losses, load_metrics, load_runs
-from nectargan.analysis.run_list import summarize_runs
 from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
@@ -25,6 +24,7 @@ from nectargan.record.run_directory import RunDirectory
 from nectargan.record.seeking import first_step_from, offset_of_step
 from nectargan.runs.checkpoint import load_checkpoint, load_generator, load_last, save_checkpoint
 from nectargan.runs.random_state import random_state, set_random_state
+from nectargan.runs.run_list import summarize_runs
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from nectargan.analysis.run_list import mlflow_troubles, summarize_runs
 from nectargan.cli.main import main
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
@@ -20,6 +19,7 @@ from nectargan.record.lock import locked
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs import relocation
 from nectargan.runs.relocation import move_run, remove_run
+from nectargan.runs.run_list import mlflow_troubles, summarize_runs
 from nectargan.runs.sinks import synchronize
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 

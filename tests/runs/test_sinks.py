@@ -12,7 +12,6 @@ import pytest
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nectargan.analysis.run_list import summarize_runs
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
@@ -20,9 +19,9 @@ from nectargan.record.cursor import Cursor
 from nectargan.record.lock import locked
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_last
-from nectargan.runs.open import choose_store
 from nectargan.runs.resume import resumption_of
-from nectargan.runs.sinks import synchronize
+from nectargan.runs.run_list import summarize_runs
+from nectargan.runs.sinks import choose_store, synchronize
 from nectargan.shell import quoted
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.processes import wait_until

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.loggers.points import (
+from nectargan.record.ledger import LossRow, MetricRow, read_rows
+from nectargan.record.points import (
     NONFINITE,
     Point,
     SingleSteps,
     WindowMeans,
 )
-from nectargan.record.ledger import LossRow, MetricRow, read_rows
 from nectargan.record.run_directory import RunDirectory, step_of
 
 INFINITE = "infinite/"

@@ -6,20 +6,20 @@ import json
 import logging
 import tempfile
 import uuid
-from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nectargan.credentials import public_address
 from nectargan.loggers.mlflow.check import IMAGES, PICTURES, Check, check_run, stored
 from nectargan.loggers.mlflow.client import RunClient, connect, one_line
 from nectargan.loggers.mlflow.metadata import DatasetFacts, Draw, RunFacts
 from nectargan.loggers.mlflow.model import log_model
 from nectargan.loggers.mlflow.run import RunFinder, read_run_file
 from nectargan.loggers.mlflow.system_metrics import SystemMetrics
-from nectargan.loggers.points import Point
+from nectargan.record.points import Point
 from nectargan.record.run_directory import RunDirectory, RunStatus
 
 log = logging.getLogger("nectargan")
@@ -71,8 +71,14 @@ class MLflowSink:
         self._wants_system = system_metrics and find_spec("psutil") is not None
         self._system: SystemMetrics | None = None
         self._run: Any = None
-        self._late_tags: deque[tuple[str, str]] = deque()
         self._last_time = 0
+
+    @property
+    def reference(self) -> dict[str, str] | None:
+        """Id and place of the MLflow run; ``None`` before there is one."""
+        if self.run_id is None:
+            return None
+        return {"run_id": self.run_id, "uri": public_address(self.tracking_uri)}
 
     def open(self, first_step: int) -> int | None:
         """Makes the run under its experiment, or goes on with the one of an earlier process.
@@ -176,18 +182,12 @@ class MLflowSink:
         metrics = [Metric(p.series, p.value, p.time, p.step) for p in stored(points)]
         self._run.log("metrics", metrics)
         self._last_time = max(self._last_time, *(point.time for point in points))
-        self._send_tags()
         if self._system is not None:
             self._system.keep_going()
 
     def tag(self, key: str, value: str) -> None:
-        """Sets a tag, soon. The one method that may be called from any thread."""
-        self._late_tags.append((key, value))
-
-    def _send_tags(self) -> None:
-        while self._late_tags:
-            self._run.tag(*self._late_tags[0])
-            self._late_tags.popleft()
+        """Sets a tag."""
+        self._run.tag(key, value)
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
         """Adds a picture to the image grid, under its kind.
@@ -221,7 +221,6 @@ class MLflowSink:
         run = self._directory
         for file in (run.config, run.losses, run.metrics, run.loss_tags):
             self._run.keep(file)
-        self._send_tags()
         if reason:
             self._run.tag("reason", reason)
         self._run.client.set_terminated(self.run_id, status, self._last_time or None)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard.event_file import EventFile
 from nectargan.loggers.tensorboard.layout import charts, hparams_summaries, success_summary
 from nectargan.record.histogram_file import load_histograms
+from nectargan.record.points import Point
 from nectargan.record.run_directory import EVENT_FILES, RunStatus
 
 

@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 
 from nectargan.analysis.trackers import MLflowSource
 from nectargan.errors import RunError
-from nectargan.loggers.follower import Point
 from nectargan.loggers.mlflow.client import check_reachable
 from nectargan.loggers.mlflow.metadata import RunFacts
 from nectargan.loggers.mlflow.sink import MLflowSink
+from nectargan.record.follower import Point
 from tests.loggers.gate import gate_to
 
 from .test_sink import Server, directory, history, only_run, server

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nectargan.loggers.points import (
+from nectargan.record.ledger import Ledger, LossRow, rows_in
+from nectargan.record.points import (
     Point,
     SingleSteps,
     WindowMeans,
     count_nonfinite,
 )
-from nectargan.record.ledger import Ledger, LossRow, rows_in
 
 
 def rows_of(steps: int, steps_per_epoch: int, lazy: int = 1, seed: int = 0) -> list[LossRow]:

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.errors import RunError
-from nectargan.loggers import follower as base
-from nectargan.loggers.follower import Follower
-from nectargan.loggers.points import Point
+from nectargan.record import follower as base
+from nectargan.record.follower import Follower
 from nectargan.record.ledger import Ledger, LossRow, MetricRow, read_blocks
+from nectargan.record.points import Point
 from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory, RunStatus
 
 
@@ -258,3 +258,32 @@ def test_a_sink_of_four_methods_is_enough(tmp_path: Path) -> None:
     follower.catch_up("FINISHED")
     assert (sink.steps, sink.ended) == ([1, 2, 4], "FINISHED")
     assert not Follower(sink, RunDirectory(tmp_path)).lacks_something("FINISHED")
+
+
+def test_tags_reach_the_sink_in_the_thread_until_it_takes_them(tmp_path: Path) -> None:
+    class Tagged(FakeSink):
+        tag_failures = 2
+
+        def tag(self, key: str, value: str) -> None:
+            self.threads.add(threading.current_thread().name)
+            if self.tag_failures:
+                self.tag_failures -= 1
+                raise ConnectionError("away")
+            tags.append((key, value))
+
+    tags: list[tuple[str, str]] = []
+    sink = Tagged()
+    follower = Follower(sink, RunDirectory(tmp_path), poll_seconds=0.001)
+    follower.tag("graph", "off")
+    follower.start()
+    follower.tag("graph", "on")
+    follower.finish("FINISHED")
+    assert follower.wait(30)
+    assert tags == [("graph", "off"), ("graph", "on")]
+    assert sink.threads == {"nectargan-Fake"}
+
+
+def test_a_sink_need_not_take_tags(tmp_path: Path) -> None:
+    follower = Follower(FakeSink(), RunDirectory(tmp_path))
+    follower.tag("graph", "off")
+    follower.catch_up("FINISHED")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,14 +15,14 @@ from typing import Protocol
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.interrupts import end_before_exit
-from nectargan.loggers.points import (
+from nectargan.record.cursor import Cursor
+from nectargan.record.ledger import LossRow, MetricRow, read_blocks, rows_in
+from nectargan.record.points import (
     Point,
     SingleSteps,
     WindowMeans,
     count_nonfinite,
 )
-from nectargan.record.cursor import Cursor
-from nectargan.record.ledger import LossRow, MetricRow, read_blocks, rows_in
 from nectargan.record.run_directory import (
     LOSSES_FILE,
     METRICS_FILE,
@@ -45,6 +46,9 @@ class Sink(Protocol):
 
     A sink may also have ``takes_means``: whether a point of a loss is the mean of the steps since
     the one before, see `WindowMeans`. Without it a point is the loss of its step: `SingleSteps`.
+
+    And it may have ``tag(key, value)``, which takes a note about the run, and ``reference``, by
+    which the place of the run in the sink is found again; checkpoints keep it.
     """
 
     name: str
@@ -122,6 +126,7 @@ class Follower:
         self._closed = False
         self._status: RunStatus = "FINISHED"
         self._reason = ""
+        self._tags: deque[tuple[str, str]] = deque()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(
@@ -143,6 +148,11 @@ class Follower:
         """
         asked = getattr(self.sink, "has_everything", None)
         return self._was_behind or (asked is not None and not asked(status))
+
+    def tag(self, key: str, value: str) -> None:
+        """Hands a note about the run to the sink, soon, in the thread."""
+        if hasattr(self.sink, "tag"):
+            self._tags.append((key, value))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """Asks the thread to forward what is left, set the status and end; see `wait`."""
@@ -224,6 +234,9 @@ class Follower:
             # What the sink did not take comes again.
             self._read_from_cursor()
             raise
+        while self._tags:
+            self.sink.tag(*self._tags[0])  # type: ignore[attr-defined]  # a sink need not have it
+            self._tags.popleft()
         for name in self._directory.epoch_files():
             if name not in self._cursor.files:
                 kind = name.partition("/")[0]

@@ -22,7 +22,7 @@ from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.loggers.gate import gate_to
-from tests.loggers.test_mlflow import Server, only_run, server
+from tests.loggers.mlflow.test_sink import Server, only_run, server
 from tests.processes import PATIENCE
 
 __all__ = ["server"]

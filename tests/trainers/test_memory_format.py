@@ -77,7 +77,9 @@ def assert_resumed_in_channels_last(
         file = directory / "checkpoints" / "epoch_0001.pt"
         content = load_checkpoint(file)
         assert all(t.is_contiguous() for t in tensors(content))
-        resumption = resumption_of(RunDirectory(directory), content, ConfigManager(content["config"]).data, file)
+        resumption = resumption_of(
+            RunDirectory(directory), content, ConfigManager(content["config"]).data, file
+        )
         trainer = Pix2pixTrainer(resumption.config, resumption)
         trainer.train()
         return trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
-from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.config.network_options import Discriminator, Generator, OwnNetwork
+from nectargan.config.schema import Config
 from nectargan.dataset.augmentations import PairAugmentation
 from nectargan.dataset.cache import choose_place
 from nectargan.dataset.loader import PairLoader
@@ -24,9 +26,9 @@ from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.metrics import SSIM_WINDOW
-from nectargan.models.patchgan import PatchGANDiscriminator
-from nectargan.models.unet import UnetGenerator
+from nectargan.models.registry import DISCRIMINATORS, GENERATORS
 from nectargan.scheduling.data import Schedule
+from nectargan.tryout import try_discriminator, try_generator, try_loss
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
@@ -43,39 +45,64 @@ def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
 # --- networks ----------------------------------------------------------------------------------
 
 
-def build_generator(config: Config) -> UnetGenerator:
-    """The generator, checked against ``dataloader.load.crop_size``."""
+def build_generator(config: Config) -> nn.Module:
+    """The generator, checked against the sizes in ``dataloader``.
+
+    Raises:
+        ModelError: it cannot take images of that size.
+        ConfigError: it is one's own and cannot be imported, built or used.
+    """
     options, load = config.train.generator, config.dataloader.load
-    generator = UnetGenerator(
-        input_nc=load.input_nc,
-        output_nc=load.output_nc,
-        features=options.features,
-        n_downs=options.n_downs,
-        block_type=options.block_type,
-        upsample_type=options.upsample_type,
-        norm=options.norm,
-        dropout=options.dropout,
-    )
-    generator.check_size(*height_and_width(load.crop_size))
-    return generator
+    channels = {"input_nc": load.input_nc, "output_nc": load.output_nc}
+    if isinstance(options, OwnNetwork):
+        own = _own_network("train.generator", options, channels)
+        try_generator(_place("generator", options), own, _shape(config), load.output_nc)
+        return own
+    return _checked(GENERATORS[options.name](**channels, **options.options()), config)
 
 
-def build_discriminator(config: Config) -> PatchGANDiscriminator:
-    """The discriminator, checked against ``dataloader.load.crop_size``."""
+def build_discriminator(config: Config) -> nn.Module:
+    """The discriminator, checked against the sizes in ``dataloader``; raises what
+    `build_generator` does."""
     options, load = config.train.discriminator, config.dataloader.load
-    discriminator = PatchGANDiscriminator(
-        in_channels=load.input_nc + load.output_nc,
-        base_channels=options.base_channels,
-        n_layers=options.n_layers,
-        max_channels=options.max_channels,
-        norm=options.norm,
+    channels = {"in_channels": load.input_nc + load.output_nc}
+    if isinstance(options, OwnNetwork):
+        own = _own_network("train.discriminator", options, channels)
+        try_discriminator(_place("discriminator", options), own, _shape(config), load.output_nc)
+        return own
+    return _checked(DISCRIMINATORS[options.name](**channels, **options.options()), config)
+
+
+def _checked(network: nn.Module, config: Config) -> nn.Module:
+    height, width = height_and_width(config.dataloader.load.crop_size)
+    network.check_size(height, width)  # type: ignore[operator]
+    return network
+
+
+def _own_network(place: str, options: OwnNetwork, channels: dict[str, int]) -> nn.Module:
+    found = import_module_class(f"{place}.function", options.function)
+    taken = inspect.signature(found).parameters
+    extra = {name: count for name, count in channels.items() if name in taken}
+    network: nn.Module = call_imported(
+        f"{place}.arguments", options.function, found, options.arguments, extra
     )
-    discriminator.check_size(*height_and_width(load.crop_size))
-    return discriminator
+    return network
+
+
+def _place(network: str, options: OwnNetwork) -> str:
+    return f"train.{network}.function '{options.function}'"
+
+
+def _shape(config: Config) -> tuple[int, int, int, int]:
+    """Of a batch to try a network on: of two images where the run has more than one, since a batch
+    norm may need them."""
+    load = config.dataloader.load
+    batch = min(config.dataloader.batch_size, 2)
+    return batch, load.input_nc, *height_and_width(load.crop_size)
 
 
 def build_optimizer(
-    network: nn.Module, options: Unet | PatchGAN, lr: float, capturable: bool = False
+    network: nn.Module, options: Generator | Discriminator, lr: float, capturable: bool = False
 ) -> torch.optim.Adam:
     """Adam, fused: one kernel for all parameters instead of several for each.
 
@@ -85,7 +112,8 @@ def build_optimizer(
         lr: Learning rate to begin with.
         capturable: Keep the learning rate on the device as well, for a step that is captured.
     """
-    parameters = list(network.parameters())
+    # What a network of one's own has frozen stays so.
+    parameters = [each for each in network.parameters() if each.requires_grad]
     return torch.optim.Adam(
         parameters,
         lr=torch.tensor(lr, device=parameters[0].device) if capturable else lr,
@@ -93,6 +121,11 @@ def build_optimizer(
         fused=True,
         capturable=capturable,
     )
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters that an optimiser updates, in the order of its state."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def lr_schedules(config: Config) -> dict[str, Schedule]:
@@ -204,30 +237,13 @@ def _weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleCon
 
 def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:
     function = _import_module(name, term, config.train.vgg_weights)
-    _try_out(name, term, function, config)
-    return function
-
-
-def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> None:
-    """Computes a foreign loss once, so that one that cannot be used is found before the run."""
     load = config.dataloader.load
     shape = (1, load.output_nc, *height_and_width(load.crop_size))
     inputs = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
     if name in ADVERSARIAL:
         inputs = [torch.rand(1, 1, 4, 4, requires_grad=True)]
-    try:
-        value = function(*inputs)
-    except Exception as error:
-        # Foreign code may raise anything.
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"train.loss.{name}.function '{term.function}' fails on {len(inputs)} tensors of shape "
-            f"{tuple(inputs[0].shape)}: {reason}."
-        ) from None
-    if not isinstance(value, Tensor) or not value.requires_grad:
-        raise ConfigError(
-            f"train.loss.{name}.function '{term.function}' must return a tensor with a gradient."
-        )
+    try_loss(f"train.loss.{name}.function '{term.function}'", function, inputs)
+    return function
 
 
 def _schedule(weight: float | ScheduleConfig) -> Schedule:

@@ -286,7 +286,7 @@ class Interrupt:
     def __init__(self, at: int) -> None:
         self._at = at
 
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
         """See `Display`; so are the others."""
 
     def step(self, epoch: int, step: int, losses: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from nectargan.output import make_console, say
 from nectargan.shell import is_pattern
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=("nectargan runs", "nectargan runs 'runs/first_*'"))
 @click.argument("directory", type=RUN, default="runs")
 def runs(directory: str) -> None:
     """List the runs in DIRECTORY (runs): status, epoch, last losses, best metric.
@@ -45,7 +45,13 @@ def runs(directory: str) -> None:
         say(trouble, err=True)
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "nectargan sync runs/first_v1",
+        "nectargan sync 'runs/*' --mlflow-uri http://localhost:5000",
+    ),
+)
 @click.argument("run", type=RUN)
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
 @click.option("--anew", is_flag=True, help="Make a new MLflow run and send everything to it.")
@@ -65,7 +71,10 @@ def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=("nectargan rm runs/first_v1", "nectargan rm --yes runs/trial_v1 runs/trial_v2"),
+)
 @click.argument("runs", nargs=-1, required=True, type=INPUT, metavar="RUN...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--no-mlflow", is_flag=True, help="Leave the MLflow run where it is.")
@@ -85,7 +94,10 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
         say(f"Removed {run}.")
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=("nectargan mv runs/first_v1 paper", "nectargan mv runs/first_v1 kept/first_v1"),
+)
 @click.argument("run", type=INPUT)
 @click.argument("new", type=OUTPUT)
 def mv(run: Path, new: Path) -> None:

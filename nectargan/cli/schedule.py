@@ -12,7 +12,13 @@ from nectargan.files import is_stream
 from nectargan.output import say
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "nectargan schedule facades_scheduled",
+        "nectargan schedule mine.yaml -o weights.png",
+    ),
+)
 @click.argument("config", type=ConfigPath())
 @click.option(
     "-o",

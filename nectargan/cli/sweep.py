@@ -11,6 +11,7 @@ import click
 
 from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber
+from nectargan.cli.options import option
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import NectarGANError, RunError
 from nectargan.output import make_console, say
@@ -29,37 +30,47 @@ _TRIALS = 20
 # More lines than these, and none of them can be told from the others.
 _MOST_COMPARED = 12
 
+_GROUP = "Sweep"
 _OPTIONS = (
-    click.option(
+    option(
         "--sweep",
+        group=_GROUP,
         multiple=True,
         metavar="A.B.C=V,V,...",
-        help="A run for each value, and each combination if repeated.",
+        help="A run for each value of this key, and each combination if repeated.",
     ),
-    click.option(
+    option(
         "--sweep-search",
+        group=_GROUP,
         type=click.Choice(["optuna"]),
         help="Let Optuna choose, also from ranges: A.B.C=1..100, or 0.1..10:log.",
     ),
-    click.option(
+    option(
         "--trials",
+        group=_GROUP,
         type=WholeNumber(1, 10**6),
         metavar="N",
-        help=f"Runs of a search, with those it has already ({_TRIALS}).",
+        help=f"Runs of a search, with those it has already.  [default: {_TRIALS}]",
     ),
-    click.option(
-        "--metric", type=click.Choice(_METRICS), help=f"What is best in a sweep ({_METRICS[0]})."
+    option(
+        "--metric",
+        group=_GROUP,
+        type=click.Choice(_METRICS),
+        help=f"What is best in a sweep.  [default: {_METRICS[0]}]",
     ),
-    click.option(
-        "--sweep-storage", metavar="URL", help="Database of a search (optuna.db in the output)."
+    option(
+        "--sweep-storage",
+        group=_GROUP,
+        metavar="URL",
+        help="Database of a search.  [default: optuna.db in --output]",
     ),
 )
 
 
 def sweep_options(command: _Command) -> _Command:
     """Adds the options of a sweep, which `SweepOptions` holds, to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
+    for add in reversed(_OPTIONS):
+        command = add(command)
     return command
 
 

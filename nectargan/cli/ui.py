@@ -40,7 +40,7 @@ _NEW_RUNS_SECONDS = 5.0
 _PORT = WholeNumber(1, 65535)
 
 
-@click.command(cls=LongCommand)
+@click.command(cls=LongCommand, examples=("nectargan ui", "nectargan ui runs --mlflow-port 5000"))
 @click.argument("directory", type=INPUT, default="runs")
 @click.option(
     "--mlflow-uri",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
+from nectargan.config.network_options import FUNCTION, SECTIONS
 from nectargan.config.schema import Config
 from nectargan.config.shipped import find_config, meant_by
 from nectargan.credentials import public_address
@@ -254,8 +255,7 @@ def _validate(
 
 def _sentence(item: Any, path: list[Any], where: str) -> str:
     if item["type"] == "extra_forbidden":
-        in_schedule = "schedule" in item["loc"][3:-1]
-        return f"{where} is not a known key." + _known_keys(path, in_schedule)
+        return f"{where} is not a known key{_known_keys(path, item['loc'])}"
     if item["type"] == "missing":
         return f"{where} is missing."
     value = item["input"]
@@ -286,6 +286,7 @@ def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
     path: list[Any] = []
     for index, part in enumerate(loc):
         after_option = index > 0 and (loc[:2] == ("train", "loss") and index == 3)
+        after_option |= _is_network(loc) and index == 2
         after_weight = part in ("number", "schedule") and loc[index - 1] == "weight"
         if after_option or after_weight or part in ("int", "list[int]"):
             continue
@@ -293,24 +294,36 @@ def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
     return path
 
 
-def _known_keys(path: list[Any], in_schedule: bool) -> str:
-    """What could have been meant by the last part of ``path``, and what is allowed there."""
+def _is_network(loc: Sequence[Any]) -> bool:
+    return loc[0:1] == ("train",) and len(loc) > 1 and loc[1] in SECTIONS
+
+
+def _known_keys(path: list[Any], loc: tuple[Any, ...]) -> str:
+    """The end of a sentence about an unknown key, the last part of ``path``: what could have been
+    meant by it, and what is allowed there."""
     name = str(path[-1])
-    section = _section_at(path[:-1], in_schedule)
+    section = _section_at(path[:-1], loc)
     if section is None:
-        return ""
+        return "."
+    if _is_network(loc) and len(path) == 3:
+        beside = f" of '{loc[2]}'"
+        if loc[2] == FUNCTION:
+            beside = " beside 'function': what that takes stands in 'arguments'"
+        return f"{beside}.{did_you_mean(name, section.model_fields)}"
     elsewhere = [key for key in _all_keys(Config) if key.rpartition(".")[2] == name]
     if elsewhere and name not in section.model_fields:
-        return f" Did you mean '{elsewhere[0]}'?"
+        return f". Did you mean '{elsewhere[0]}'?"
     if not section.model_fields:
-        return " Nothing is allowed there."
-    return did_you_mean(name, section.model_fields)
+        return ". Nothing is allowed there."
+    return f".{did_you_mean(name, section.model_fields)}"
 
 
-def _section_at(path: list[Any], in_schedule: bool) -> type[BaseModel] | None:
+def _section_at(path: list[Any], loc: tuple[Any, ...]) -> type[BaseModel] | None:
     if path[:2] == ["train", "loss"] and len(path) > 2:
-        return ScheduleConfig if in_schedule else LossTerm
+        return ScheduleConfig if "schedule" in loc[3:-1] else LossTerm
     section: type[BaseModel] = Config
+    if _is_network(loc) and len(path) > 1:
+        section, path = SECTIONS[loc[1]][loc[2]], path[2:]
     for name in path:
         field = section.model_fields.get(str(name))
         if field is None:
@@ -327,6 +340,9 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
+        if prefix == "train." and name in SECTIONS:
+            usual = next(iter(SECTIONS[name].values()))
+            keys += _all_keys(usual, f"{prefix}{name}.")
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += _all_keys(field.annotation, f"{prefix}{name}.")
     return keys

@@ -98,10 +98,29 @@ class AdversarialLoss(nn.Module):
         self.role = "generator" if generator else "real" if real else "fake"
         self.reduction = reduction
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """The loss of logits of any shape: a scalar, or a map of their shape; float32 or wider."""
-        cost = _ADVERSARIAL[self.mode][self.role](full_precision(logits))
-        return cost.mean() if self.reduction == "mean" else cost
+    def forward(self, *logits: Tensor) -> Tensor:
+        """The loss of logits of any shape.
+
+        Args:
+            *logits: Of a discriminator; or of several, of which each is averaged by itself, and the
+                sum is returned (Wang et al. 2018, equation 3).
+
+        Returns:
+            A scalar, or with ``reduction="none"`` a map of the shape of the logits; float32 or
+            wider.
+
+        Raises:
+            LossError: a map is wanted of more than one.
+        """
+        costs = [_ADVERSARIAL[self.mode][self.role](full_precision(each)) for each in logits]
+        if self.reduction == "mean":
+            total = costs[0].mean()
+            for cost in costs[1:]:
+                total = total + cost.mean()
+            return total
+        if len(costs) != 1:
+            raise LossError(f"{type(self).__name__}: reduction is 'none', with several logits.")
+        return costs[0]
 
 
 class _FilterLoss(nn.Module, ABC):

@@ -1,4 +1,5 @@
-"""Convolutions by half and double the size that compute in the way that is faster on a CPU.
+"""Convolutions that mirror the borders, and such by half and double the size that compute in the
+way that is faster on a CPU.
 
 oneDNN brings a layer's weights into a layout of its own at each call: 33 MB for a deep level of a
 U-Net, which then meet a handful of pixels. There a matrix product of the weights as they lie is up
@@ -22,7 +23,54 @@ _FEW_PIXELS = 16
 _KERNEL = 4
 
 
-class HalvingConv2d(nn.Conv2d):
+def reflected(x: Tensor, pixels: int) -> Tensor:
+    """``x``, ``(N, C, H, W)``, with ``pixels`` more on each side, mirrored at the outermost ones;
+    H and W must be larger than ``pixels``."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.pad(x, (pixels, pixels, pixels, pixels), mode="reflect")
+    # Torch's own has no deterministic gradient on CUDA.
+    for dim in (2, 3):
+        size = x.shape[dim]
+        before = x.narrow(dim, 1, pixels).flip(dim)
+        after = x.narrow(dim, size - pixels - 1, pixels).flip(dim)
+        x = torch.cat((before, x, after), dim)
+    return x
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution of an image with ``(kernel - 1) // 2`` pixels of zeros, or mirrored, around it.
+
+    Args:
+        in_channels: Channels of the input ``(N, in_channels, H, W)``.
+        out_channels: Channels of the output.
+        kernel: Side of the kernel.
+        stride: Pixels from one window to the next.
+        bias: Add a bias.
+        padding: "zeros" or "reflect".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        bias: bool = True,
+        padding: str = "zeros",
+    ) -> None:
+        border = (kernel - 1) // 2
+        mirrors = padding == "reflect"
+        super().__init__(
+            in_channels, out_channels, kernel, stride, 0 if mirrors else border, bias=bias
+        )
+        self.reflection = border if mirrors else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(reflected(x, self.reflection) if self.reflection else x)
+
+
+class HalvingConv2d(PaddedConv2d):
     """A 4 x 4 convolution of stride 2, from ``(N, in_channels, H, W)`` to
     ``(N, out_channels, H/2, W/2)``.
 
@@ -30,13 +78,18 @@ class HalvingConv2d(nn.Conv2d):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         bias: Add a bias.
+        padding: "zeros" or "reflect".
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
-        super().__init__(in_channels, out_channels, _KERNEL, 2, 1, bias=bias)
+    def __init__(
+        self, in_channels: int, out_channels: int, bias: bool = True, padding: str = "zeros"
+    ) -> None:
+        super().__init__(in_channels, out_channels, _KERNEL, 2, bias, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        if self.reflection:
+            return super().forward(x)
         height, width = x.shape[-2:]
         if height % 2 or width % 2 or not _product_is_faster(x, x.shape[0] * (height * width // 4)):
             return super().forward(x)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
@@ -17,9 +18,9 @@ from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import open_regular, replacing
 from nectargan.losses.vgg import UNREADABLE
-from nectargan.models.unet import UnetGenerator
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.training_state import Part, Whole, read_training_state, validated
+from nectargan.runs.trust import check_trust, foreign_functions
 from nectargan.version import __version__
 
 FORMAT = 2
@@ -125,26 +126,51 @@ def load_last(run: RunDirectory) -> dict[str, Any]:
     raise problems[0] if problems else CheckpointError(f"'{run}' holds no checkpoint.")
 
 
-def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu") -> UnetGenerator:
+def load_generator(
+    path: str | PathLike[str], device: str | torch.device = "cpu", trust: bool = False
+) -> nn.Module:
     """The generator of a checkpoint, in eval mode.
 
     Args:
         path: A checkpoint, or a run directory for the newest one in it.
         device: Where to put it.
+        trust: Import a generator that is none of NectarGAN's, whoever made the run. Without this,
+            it is imported if this user trained it on this machine; see `nectargan.runs.trust`.
 
     Returns:
-        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. It
-        raises `ModelError` for sizes that do not fit it; both sides must be a multiple of its
-        ``multiple``.
+        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. A
+        built-in one raises `ModelError` for sizes that do not fit it; both sides must be a multiple
+        of its ``multiple``.
 
     Raises:
         CheckpointError: see `load_checkpoint`; or its parts do not fit together.
+        RunError: the generator would have to be imported, and is not trusted.
     """
-    return generator_of(load_checkpoint(path), path).to(device).eval()
+    content = load_checkpoint(path)
+    if not trust:
+        check_generator_trust(content, path)
+    return generator_of(content, path).to(device).eval()
 
 
-def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetGenerator:
-    """The generator in the content of a checkpoint that was read from ``path``.
+def check_generator_trust(content: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """Raises `RunError` if the generator of a checkpoint would have to be imported, and this user
+    did not train it on this machine.
+
+    Args:
+        content: Of the checkpoint.
+        path: Where it was read from: a checkpoint in a run directory, or that directory.
+    """
+    train = content["config"].get("train")
+    generator = train.get("generator") if isinstance(train, Mapping) else None
+    if foreign_functions({"generator": generator}):
+        place = Path(path).resolve()
+        directory = place if place.is_dir() else place.parent.parent
+        check_trust(RunDirectory(directory), content["config"], "pass trust=True to load_generator")
+
+
+def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Module:
+    """The generator in the content of a checkpoint that was read from ``path``; it is imported if
+    it is none of NectarGAN's.
 
     Raises:
         CheckpointError: its parts do not fit together.

@@ -23,7 +23,7 @@ from nectargan.credentials import without_credentials
 from nectargan.errors import CheckpointError, NectarGANError
 from nectargan.models.image_to_image import ImageToImage
 from nectargan.record.run_directory import RunDirectory
-from nectargan.runs.checkpoint import generator_of, load_checkpoint
+from nectargan.runs.checkpoint import check_generator_trust, generator_of, load_checkpoint
 
 _TOLERANCE = 1e-4
 
@@ -37,12 +37,14 @@ def save_model(directory: RunDirectory, folder: Path) -> None:
     Raises:
         CheckpointError: there is none, or the model that was saved does not do what the network
             does.
+        RunError: the generator would have to be imported, and is not trusted.
     """
     best, checkpoints = directory.best_checkpoint, directory.list_checkpoints()
     if not checkpoints:
         raise CheckpointError(f"'{directory}' holds no checkpoint.")
     path = best if best.exists() else checkpoints[-1]
     content = load_checkpoint(path)
+    check_generator_trust(content, path)
     model = ImageToImage(generator_of(content, path)).eval()
     load = content["config"]["dataloader"]["load"]
     height, width = height_and_width(load["crop_size"])
@@ -100,9 +102,9 @@ def _compare(model: ImageToImage, example: Tensor, path: Path) -> None:
     import mlflow.pytorch
 
     saved = mlflow.pytorch.load_model(str(path))
-    multiple = getattr(model.generator, "multiple", None)
-    small = example[:1, :, :multiple, :multiple]
-    for images in (example, *([small] if multiple else [])):
+    smallest = getattr(model.generator, "smallest", None)
+    small = example[:1, :, :smallest, :smallest]
+    for images in (example, *([small] if smallest else [])):
         with torch.no_grad():
             difference = (saved(images) - model(images)).abs().max().item()
         if not difference <= _TOLERANCE:

@@ -6,7 +6,8 @@ from typing import Any
 
 from nectargan.build import resolve_losses
 from nectargan.config.loss_options import ScheduleConfig
-from nectargan.config.schema import Config, LearningRate
+from nectargan.config.network_options import LearningRate
+from nectargan.config.schema import Config
 from nectargan.losses.pix2pix_objective import objective_weights
 from nectargan.runs.resume import flatten
 from nectargan.scheduling.notation import format_number, notation_of

@@ -51,8 +51,18 @@ def vouch_for(directory: RunDirectory, config: Mapping[str, Any]) -> None:
             part.write_text(_code(functions, _key(make=True)), encoding="ascii")
 
 
-def check_trust(directory: RunDirectory, config: Mapping[str, Any]) -> None:
-    """Raises `RunError` if a run's own config names classes that `vouch_for` did not note."""
+def check_trust(
+    directory: RunDirectory,
+    config: Mapping[str, Any],
+    advice: str = "add --trust, or give a config of your own with -c",
+) -> None:
+    """Raises `RunError` if a run's own config names classes that `vouch_for` did not note.
+
+    Args:
+        directory: The run directory.
+        config: Its config, as it is in a file.
+        advice: What to do once one has looked at it.
+    """
     functions = foreign_functions(config)
     if not functions:
         return
@@ -63,8 +73,7 @@ def check_trust(directory: RunDirectory, config: Mapping[str, Any]) -> None:
     told = ", ".join(f"'{name}'" for name in functions)
     raise RunError(
         f"The config in '{directory}' names {told}, which would be imported and run, and was not "
-        "given by this user on this machine; look at it, then add --trust, or give a config of "
-        "your own with -c."
+        f"given by this user on this machine; look at it, then {advice}."
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from nectargan.build import loss_weights, lr_schedules
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
-from nectargan.config.schema import Config, LearningRate, Save
+from nectargan.config.network_options import LearningRate
+from nectargan.config.schema import Config, Save
 from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights
 from nectargan.scheduling.data import Schedule
 from nectargan.wording import counted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from nectargan.build import (
     build_losses,
     build_optimizer,
     lr_schedules,
+    parameters_of,
 )
-from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.config.network_options import Discriminator, Generator
+from nectargan.config.schema import Config
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.histogram_file import save_histograms
@@ -44,11 +46,11 @@ from nectargan.trainers.validation import (
     validate,
 )
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
 
 
 class Pix2pixTrainer(Trainer):
-    """Trains a U-Net against a PatchGAN on pairs of images::
+    """Trains a generator against a discriminator on pairs of images::
 
         config = ConfigManager("configs/facades.json").data
         trainer = Pix2pixTrainer(config)
@@ -58,8 +60,8 @@ class Pix2pixTrainer(Trainer):
         config: The run; see `Trainer`.
 
     Attributes:
-        generator: The U-Net.
-        discriminator: The PatchGAN.
+        generator: From ``(N, C, H, W)`` in [-1, 1] to images of the same size.
+        discriminator: From two images to logits, or to a list of logits, one for each scale.
         optimizers: Adam of each network, by name.
         lr_schedulers: Learning rate of each network, by name.
         scaler: The gradient scaler; it does nothing unless the precision is fp16.
@@ -85,7 +87,7 @@ class Pix2pixTrainer(Trainer):
 
         schedules = lr_schedules(config)
         train = config.train
-        options: dict[str, Unet | PatchGAN] = {
+        options: dict[str, Generator | Discriminator] = {
             "generator": train.generator,
             "discriminator": train.discriminator,
         }
@@ -152,25 +154,30 @@ class Pix2pixTrainer(Trainer):
             generated = generator(source)
 
         # D: real pairs against generated ones, which are cut off from G.
-        self.discriminator.requires_grad_(True)
+        self._freeze_discriminator(False)
         with self._autocast():
             on_real = discriminator(source, target)
             on_fake = discriminator(source, generated.detach())
         self._update(
             "discriminator",
-            compute("D_real", on_real.float()).mean() + compute("D_fake", on_fake.float()).mean(),
+            compute("D_real", *_logits(on_real)).mean()
+            + compute("D_fake", *_logits(on_fake)).mean(),
         )
 
         # G: against the D just updated, frozen so that no gradient is spent on its weights.
-        self.discriminator.requires_grad_(False)
+        self._freeze_discriminator(True)
         with self._autocast():
             on_fake = discriminator(source, generated)
-        loss = compute("G_GAN", on_fake.float()).mean()
+        loss = compute("G_GAN", *_logits(on_fake)).mean()
         for name in self.losses.get_registered_losses():
             if name not in ADVERSARIAL:
                 loss = loss + compute(name, generated.float(), target).mean()
         self._update("generator", loss)
         self.scaler.update()
+
+    def _freeze_discriminator(self, frozen: bool) -> None:
+        for parameter in parameters_of(self.optimizers["discriminator"]):
+            parameter.requires_grad_(not frozen)
 
     def _update(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
@@ -247,7 +254,7 @@ class Pix2pixTrainer(Trainer):
         adams = {}
         for name, network in self._networks.items():
             check_tensors(state["networks"][name], network.state_dict(), name)
-            parameters, adam = list(network.parameters()), state["optimizers"][name]
+            parameters, adam = parameters_of(self.optimizers[name]), state["optimizers"][name]
             # The scaler of fp16 leaves out the first updates, and Adam has no state then.
             steps = self.step if adam or not self.scaler.is_enabled() else 0
             adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
@@ -271,3 +278,8 @@ class Pix2pixTrainer(Trainer):
             self.lr_schedulers[name] = TorchScheduler(
                 self.optimizers[name], scheduler.scheduler.schedule, last_epoch=begun - 2
             )
+
+
+def _logits(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """What a discriminator returned, one tensor for each scale, in full precision."""
+    return [each.float() for each in ([output] if isinstance(output, Tensor) else output)]

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from nectargan.config import augmentation_options, choices, loss_options, schema
 from nectargan.config.base import Section
 from nectargan.config.loss_options import ScheduleConfig
-from nectargan.config.schema import Config, LearningRate
+from nectargan.config.network_options import LearningRate
+from nectargan.config.schema import Config
 from nectargan.losses.losses import ADVERSARIAL_MODES
 from nectargan.losses.pix2pix_objective import OBJECTIVES
 from nectargan.models.blocks import BLOCKS, UPSAMPLE_TYPES

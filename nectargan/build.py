@@ -23,12 +23,18 @@ from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_split
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.imports import call_imported, import_path
 from nectargan.losses.lm_data import LMLoss
-from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
+from nectargan.losses.losses import FeatureMatchingLoss
+from nectargan.losses.pix2pix_objective import (
+    ADVERSARIAL,
+    OPTIONAL,
+    objective_weights,
+    pix2pix,
+)
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.metrics import SSIM_WINDOW
 from nectargan.models.registry import DISCRIMINATORS, GENERATORS
 from nectargan.scheduling.data import Schedule
-from nectargan.tryout import try_discriminator, try_generator, try_loss
+from nectargan.tryout import try_discriminator, try_features, try_generator, try_loss
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
@@ -71,6 +77,14 @@ def build_discriminator(config: Config) -> nn.Module:
         try_discriminator(_place("discriminator", options), own, _shape(config), load.output_nc)
         return own
     return _checked(DISCRIMINATORS[options.name](**channels, **options.options()), config)
+
+
+def check_features(config: Config, discriminator: nn.Module) -> None:
+    """Raises `ConfigError` unless the discriminator, on the CPU, makes features to be matched."""
+    options = config.train.discriminator
+    if isinstance(options, OwnNetwork):
+        channels = config.dataloader.load.output_nc
+        try_features(_place("discriminator", options), discriminator, _shape(config), channels)
 
 
 def _checked(network: nn.Module, config: Config) -> nn.Module:
@@ -158,12 +172,12 @@ def resolve_losses(config: Config) -> Config:
     options: dict[str, Any] = dict(own)
     for name, option in config.train.loss.items():
         is_new_term = isinstance(option, LossTerm) and option.function is not None
-        if name not in own and not is_new_term:
-            if option == 0 and name in everything:
+        if name not in own and not is_new_term and (name not in OPTIONAL or option == 0):
+            if option == 0 and name in everything | OPTIONAL:
                 continue
             raise ConfigError(_not_a_loss(name, config.train.objective, own, everything))
         if isinstance(option, LossTerm) and option.weight is None:
-            option = option.model_copy(update={"weight": own.get(name, 1.0)})
+            option = option.model_copy(update={"weight": (OPTIONAL | own).get(name, 1.0)})
         options[name] = option
     config = config.model_copy(deep=True)
     config.train.loss = options
@@ -180,7 +194,7 @@ def _not_a_loss(
         )
     return (
         f"train.loss.{name} is not a loss of objective '{objective}', and no whole term with a "
-        f"'function'.{did_you_mean(name, own)}"
+        f"'function'.{did_you_mean(name, [*own, *OPTIONAL])}"
     )
 
 
@@ -212,6 +226,7 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
         train.vgg_weights,
         config.dataloader.load.output_nc,
         functions,
+        [name for name in OPTIONAL if name in options and name not in functions],
     )
     for name, option in options.items():
         if name not in losses:
@@ -239,8 +254,10 @@ def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:
     function = _import_module(name, term, config.train.vgg_weights)
     load = config.dataloader.load
     shape = (1, load.output_nc, *height_and_width(load.crop_size))
-    inputs = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
-    if name in ADVERSARIAL:
+    inputs: list[Any] = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
+    if isinstance(function, FeatureMatchingLoss):
+        inputs = [[[images, images]] for images in inputs]  # one scale of one layer, and logits
+    elif name in ADVERSARIAL:
         inputs = [torch.rand(1, 1, 4, 4, requires_grad=True)]
     try_loss(f"train.loss.{name}.function '{term.function}'", function, inputs)
     return function

@@ -3,7 +3,8 @@ sentence, not in the middle of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,6 +53,38 @@ def try_discriminator(place: str, discriminator: nn.Module, shape: Shape, channe
         )
 
 
+def try_features(place: str, discriminator: nn.Module, shape: Shape, channels: int) -> None:
+    """Raises `ConfigError` unless a discriminator has a method ``features(x, y)`` that makes a list
+    of tensors for each scale: the maps of its layers, and the logits last.
+
+    Args:
+        place: As in `try_generator`.
+        discriminator: In training mode.
+        shape: Of the input images, ``(N, C, H, W)``.
+        channels: Of the images that are judged.
+    """
+    features = getattr(discriminator, "features", None)
+    wanted = "for each scale a list of the maps of its layers and, last, the logits"
+    if not callable(features):
+        raise ConfigError(
+            f"{place} has no features to match: it needs a method features(x, y) that returns "
+            f"{wanted}."
+        )
+    pair = [torch.zeros(shape), torch.zeros((shape[0], channels, *shape[2:]))]
+    with _left_as_it_was(discriminator):
+        scales = _called(f"{place}, in its features(x, y),", features, pair)
+    if not (isinstance(scales, (list, tuple)) and scales and all(map(_are_maps, scales))):
+        raise ConfigError(f"{place} must return from features(x, y) {wanted}.")
+
+
+def _are_maps(maps: object) -> bool:
+    return (
+        isinstance(maps, (list, tuple))
+        and len(maps) > 1
+        and all(isinstance(each, Tensor) for each in maps)
+    )
+
+
 def try_loss(place: str, function: Callable[..., Any], inputs: Sequence[Any]) -> None:
     """Raises `ConfigError` unless a loss makes a tensor with a gradient of its inputs."""
     value = _called(place, function, inputs)
@@ -60,16 +93,22 @@ def try_loss(place: str, function: Callable[..., Any], inputs: Sequence[Any]) ->
 
 
 def _tried(place: str, network: nn.Module, inputs: Sequence[Tensor]) -> Any:
-    """The output of a network, which is left as it was, and so are torch's random numbers."""
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ConfigError(f"{place} has no parameters to train.")
+    with _left_as_it_was(network):
+        return _called(place, network, inputs)
+
+
+@contextmanager
+def _left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """A forward pass within the ``with`` block changes neither the network nor torch's random
+    numbers."""
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     with torch.random.fork_rng(devices=[]):
-        output = _called(place, network, inputs)
+        yield
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
-    return output
 
 
 def _called(place: str, function: Callable[..., Any], inputs: Sequence[Any]) -> Any:

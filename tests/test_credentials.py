@@ -124,6 +124,12 @@ def test_the_store_is_named_in_full_where_it_has_no_secret(tmp_path: Path) -> No
     assert without_credentials(f"sqlite:///{tmp_path}/x.db") == f"sqlite:///{tmp_path}/x.db"
 
 
+@pytest.mark.parametrize("address", [" ", "a", "?", "\t\n"])
+def test_what_is_no_address_leaves_texts_as_they_are(address: str) -> None:
+    assert public_address(address) == "***"
+    assert without_credentials("A plain text? Of words.\t\n") == "A plain text? Of words.\t\n"
+
+
 @pytest.mark.parametrize("address", [f"//user:{SECRET}@host", f"{'x' * 50}:{SECRET}@host"])
 def test_an_address_that_is_refused_is_not_told(address: str) -> None:
     with pytest.raises(

@@ -146,7 +146,7 @@ def export_losses(
     if not isinstance(output, Path):
         return _write_text(tables(), output, ",")
     try:
-        with replacing(output) as part, part.open("wb") as file:
+        with replacing(output, or_stream=True) as part, part.open("wb") as file:
             if form.separator is None:
                 return _write_parquet(tables(), file)
             if not form.is_compressed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ class LiveRun:
 
     def _take_metric(self, row: MetricRow) -> None:
         self.metrics[row.metric] = row.value
-        if row.metric.startswith("time/"):
+        if row.metric.startswith("time/") and row.epoch > 0:
             # On record at the end of an epoch.
             self._steps_per_epoch = row.step // row.epoch
             self.metrics_epoch = row.epoch
@@ -113,9 +114,10 @@ class LiveRun:
     def seconds_left(self) -> float | None:
         """What the rest takes at this speed; ``None`` if that is not known."""
         total, speed = self.total_steps, self.images_per_second
-        if total is None or not speed:
+        if total is None or speed is None or not speed > 0:
             return None
-        return max(0, total - self.step) * self._batch_size / speed
+        left = max(0, total - self.step) * self._batch_size / speed
+        return left if math.isfinite(left) else None
 
 
 class _Tail:
@@ -141,7 +143,13 @@ class _Tail:
         return found.st_ino != self._file or found.st_size < self._offset
 
     def rows(self, row_type: type[Row]) -> Iterator[Row]:
-        """The rows since the last call."""
+        """The rows since the last call, without what is no row; raises RunError."""
+        try:
+            yield from self._rows(row_type)
+        except OSError as error:
+            raise RunError(f"'{self._path}' cannot be read: {error.strerror}.") from None
+
+    def _rows(self, row_type: type[Row]) -> Iterator[Row]:
         if self._offset is None:
             try:
                 found = self._path.stat()

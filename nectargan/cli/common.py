@@ -10,13 +10,14 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from nectargan.cli.options import OTHERS, write_groups
 from nectargan.credentials import without_credentials
-from nectargan.errors import NectarGANError
+from nectargan.errors import NectarGANError, RunError
 from nectargan.output import go_on_without_output, guard_streams, say
 from nectargan.shortage import shortage_of
 
@@ -84,6 +85,7 @@ class Command(click.Command):
         if not self.only_prints:
             go_on_without_output()
         try:
+            _require_working_directory()
             with _told_in_lines():
                 result = super().invoke(ctx)
                 if sys.stdout is not None:
@@ -102,6 +104,14 @@ class Command(click.Command):
                 raise
             _say_error(told)
             ctx.exit(NectarGANError.exit_code)
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        # torch's libraries would end the process.
+        raise RunError("The current directory was removed; go to one that is there.") from None
 
 
 def _told(error: Exception) -> str | None:

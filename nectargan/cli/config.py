@@ -182,7 +182,7 @@ def schema(output: Path | None) -> None:
         say(text, nl=False)
         return
     try:
-        with replacing(output) as part:
+        with replacing(output, or_stream=True) as part:
             part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None

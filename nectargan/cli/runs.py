@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from nectargan.cli.common import Command
 from nectargan.cli.paths import INPUT, OUTPUT, RUN
+from nectargan.errors import RunError
 from nectargan.output import make_console, say
 from nectargan.shell import is_pattern
 
@@ -67,8 +69,12 @@ def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        for sink, was_behind in synchronize(RunDirectory(each), mlflow_uri, anew).items():
+        sent = synchronize(RunDirectory(each), mlflow_uri, anew)
+        for sink, was_behind in sent.items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
+        for sink in ("TensorBoard", "MLflow"):
+            if sink not in sent:
+                say(f"{place}{sink}: the run does not log to it.")
 
 
 @click.command(
@@ -88,10 +94,20 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
 
     for run in map(RunDirectory, runs):
         status = run.status
-        if not yes and status and not click.confirm(f"Remove {run} ({status})?"):
+        if not yes and status and not _confirmed(f"Remove {run} ({status})?"):
             continue
         remove_run(run, with_mlflow=not no_mlflow)
         say(f"Removed {run}.")
+
+
+def _confirmed(question: str) -> bool:
+    """The answer to a question; raises `RunError` where nobody is there to give one."""
+    say(f"{question} [y/N]: ", nl=False)
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer:
+        say("")
+        raise RunError("Nobody answers on standard input; give --yes to remove without asking.")
+    return answer.strip().lower() in ("y", "yes")
 
 
 @click.command(

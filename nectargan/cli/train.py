@@ -226,9 +226,11 @@ def train(
     prepare()  # before anything imports torch
     sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
     sweep.check(resume, csv)
-    if options["mlflow_required"] and options["no_mlflow"]:
-        raise RunError("--mlflow-required and --no-mlflow contradict each other; give one of them.")
     given = settings_of(train, options)
+    of_mlflow = [each.opts[-1] for each, _ in given if each.key.startswith("logging.mlflow.")]
+    for flag in of_mlflow:
+        if flag != "--no-mlflow" and "--no-mlflow" in of_mlflow:
+            raise RunError(f"{flag} and --no-mlflow contradict each other; give one of them.")
     resolve = partial(_resolve, settings=settings, epochs=epochs, given=given)
     if sweep.sweep:
         run_sweep(sweep, lambda swept: resolve(config, swept=swept).data, _train_cell, dry_run)
@@ -360,7 +362,7 @@ def _copy_csv(losses: Path, csv: Path) -> None:
         export_losses(losses.parent, csv)
         return
     try:
-        with replacing(csv) as part:
+        with replacing(csv, or_stream=True) as part:
             shutil.copyfile(losses, part)
     except OSError as error:
         raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None

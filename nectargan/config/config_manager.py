@@ -186,10 +186,24 @@ class _YamlLoader(yaml.SafeLoader):
         return node
 
 
-# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text: it wants a point and a sign.
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text, 010 for 8, 1:30 for 90 and 2024-01-01 for a
+# date. The other texts stay texts.
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9]\d*)$",
+    "float": r"[-+]?(\d+[eE][-+]?\d+|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\.inf)$|\.nan$",
+}
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rpartition(":")[2] not in {*_NUMBERS, "timestamp"}
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _YamlLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789")
+    )
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:

@@ -123,7 +123,8 @@ class Train(Section):
     """"default" compiles both networks with torch.compile, which takes a minute at the start."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
     """Losses by name: a number or a schedule weights one of the objective's; a whole term adds or
-    replaces one. What is not named keeps the objective's weight."""
+    replaces one. What is not named keeps the objective's weight. "G_FM", feature matching, may be
+    weighted in any objective."""
 
     @property
     def epochs(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -28,10 +29,13 @@ def locked(directory: str | PathLike[str]) -> Iterator[None]:
     Raises:
         RunError: another process has it, or it cannot be written.
     """
+    path = Path(directory) / LOCK_FILE
     try:
-        file = (Path(directory) / LOCK_FILE).open("a+b")
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
+        file = path.open("a+b")
     except OSError as error:
-        raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
+        raise RunError(f"'{path}' cannot be written: {error.strerror}.") from None
     with file, _not_inherited(file):
         for _ in range(_TRIES):
             if _lock(file):

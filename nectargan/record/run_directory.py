@@ -241,7 +241,7 @@ class RunDirectory(PathLike[str]):
             with replacing(path) as part:
                 part.write_text(text, encoding="utf-8")
         except OSError:
-            if not path.exists():
+            if not path.is_file():
                 raise
             # A full disk has no room for another file, but in the one that is there.
             with path.open("r+b") as file:
@@ -251,13 +251,20 @@ class RunDirectory(PathLike[str]):
         """How the run ended, and why. One that died without a word is marked as killed.
 
         Nobody else may be at work in the directory; see `current_status`.
+
+        Raises:
+            RunError: that cannot be noted.
         """
         status, reason = self.read_status()
         if status in ("FINISHED", "FAILED"):
             return status, reason  # type: ignore[return-value]
         if status != "KILLED":
             reason = "it died without a word"
-            self.write_status("KILLED", reason)
+            try:
+                self.write_status("KILLED", reason)
+            except OSError as error:
+                place = error.filename or self
+                raise RunError(f"'{place}' cannot be written: {error.strerror}.") from error
         return "KILLED", reason
 
     def current_status(self) -> tuple[str, str]:

@@ -204,7 +204,8 @@ def open_run(
             vouch_for(directory, config.model_dump(mode="json"))
             directory.write_status("RUNNING")
         except OSError as error:
-            raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
+            place = error.filename or directory
+            raise RunError(f"'{place}' cannot be written: {error.strerror}.") from None
         try:
             sinks = build_sinks(config, directory, output_of(config, resumption), live=True)
             run = Run(config, directory, losses, sinks, go_on=resumption is not None)

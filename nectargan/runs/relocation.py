@@ -17,6 +17,7 @@ from nectargan.files import replacing
 from nectargan.loggers.mlflow.client import connect, one_line
 from nectargan.loggers.mlflow.run import RUN_DIRECTORY, RunFinder, read_run_file
 from nectargan.loggers.mlflow.store import database_of, find_experiment, find_store
+from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.sinks import config_of, synchronize
 
@@ -83,6 +84,8 @@ def move_run(directory: RunDirectory, target: Path) -> Path:
     if target.parent == Path() and not str(target).startswith("."):
         target = directory.parent / target
     target = target.resolve()
+    if not is_experiment_name(target.name):
+        raise RunError(f"A run cannot be named {target.name!r}: {EXPERIMENT_NAMES}.")
     if target.exists():
         raise RunError(f"'{target}' exists; a run can only be moved to where nothing is.")
     if not target.parent.is_dir() or target.is_relative_to(directory.path):

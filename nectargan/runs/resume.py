@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
-from nectargan.files import read_regular_text, remove_parts, replacing
+from nectargan.files import append_line, read_regular_text, remove_parts, replacing
 from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import (
     LOSSES_FILE,
@@ -24,8 +25,10 @@ from nectargan.record.run_directory import (
     list_runs,
     step_of,
 )
+from nectargan.runs.checkpoint import load_checkpoint
 from nectargan.runs.checkpoint_writer import go_back
 from nectargan.runs.training_state import TrainingState, read_training_state
+from nectargan.shell import quoted
 from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
@@ -122,10 +125,10 @@ def resumption_of(
         raise CheckpointError(
             f"The checkpoint in '{directory}' does not say how long its ledgers are."
         )
-    for name, size in state.ledgers.items():
-        # The learning rates of an epoch are on record before its first step.
-        last = checkpoint["step"] + (name == METRICS_FILE)
-        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+    try:
+        _check_ledgers(directory, checkpoint["step"], state)
+    except RunError as error:
+        raise RunError(f"{error} {_way_out(directory)}") from None
     output = Path(config.common.output_directory)
     if "common.output_directory" in changes and not _is_same(output, directory.parent):
         log.warning(
@@ -134,6 +137,30 @@ def resumption_of(
             directory,
         )
     return Resumption(directory, config, checkpoint, state, changes, file)
+
+
+def _check_ledgers(directory: RunDirectory, step: int, state: TrainingState) -> None:
+    """Raises RunError if a ledger does not begin with what a checkpoint of it knows."""
+    for name, size in state.ledgers.items():
+        # The learning rates of an epoch are on record before its first step.
+        last = step + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, (state.ledger_digests or {}).get(name))
+
+
+def _way_out(directory: RunDirectory) -> str:
+    """What is left to do for a run whose ledger was changed, in a sentence."""
+    for file in reversed(directory.list_checkpoints()):
+        with suppress(CheckpointError, RunError):
+            checkpoint = load_checkpoint(file)
+            state = read_training_state(checkpoint, file)
+            _check_ledgers(directory, checkpoint["step"], state)
+            if state.ledger_digests is None:  # of version 1.0, which proves nothing
+                break
+            return (
+                "Or go back to the newest checkpoint from before the change, with --resume "
+                f"{quoted(file)}."
+            )
+    return "No checkpoint is from before the change: without that file, only a new run is left."
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -173,7 +200,7 @@ def record_resumption(resumption: Resumption) -> None:
     config, original = directory.config, directory.original_config
     if resumption.changes and not original.exists() and config.exists():
         with replacing(original) as part:
-            part.write_bytes(config.read_bytes())
+            part.write_text(read_regular_text(config), encoding="utf-8")
     line = {
         "time": time.time_ns() // 1_000_000,
         "epoch": resumption.checkpoint["epoch"],
@@ -181,8 +208,7 @@ def record_resumption(resumption: Resumption) -> None:
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
     }
-    with directory.resumptions.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(directory.resumptions, json.dumps(line))
 
 
 def changes_on_the_way(directory: RunDirectory) -> set[str]:

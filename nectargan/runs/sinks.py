@@ -76,9 +76,14 @@ def synchronize(
         Whether anything was sent, by name of the sink.
 
     Raises:
-        RunError: it is no run directory, the run is at work, or a sink cannot be reached.
+        RunError: it is no run directory, or one without a config; the run is at work; a sink cannot
+            be reached; or MLflow is asked for and off in the run's config.
     """
     config = config_of(directory)
+    if not config.logging.mlflow.enable and (anew or tracking_uri is not None):
+        raise RunError(
+            f"'{directory}' does not log to MLflow: logging.mlflow.enable is false in its config."
+        )
     if tracking_uri is not None:
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
         config = ConfigManager(directory.config, overrides).data
@@ -106,6 +111,11 @@ def synchronize(
 def config_of(directory: RunDirectory) -> Config:
     """The config of a run; raises `RunError` if there is none."""
     if not directory.config.is_file():
+        if directory.losses.is_file():
+            raise RunError(
+                f"'{directory}' is a run under nectargan.track, which keeps no "
+                f"{directory.config.name}: nothing says where it is logged."
+            )
         raise directory.not_a_run(directory.config.name)
     return ConfigManager(directory.config).data
 

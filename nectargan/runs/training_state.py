@@ -28,7 +28,7 @@ class Part(BaseModel):
 
 
 class _MLflowRun(Part):
-    run_id: str
+    run_id: Annotated[str, Field(min_length=1)]
 
 
 class _Change(Part):
@@ -203,6 +203,8 @@ def _kind(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     layout = "" if value.layout == torch.strided else f" {value.layout}"
+    if value.is_meta:
+        layout += " without data"
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{layout}"
 
 

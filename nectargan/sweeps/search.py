@@ -274,6 +274,8 @@ class Search:
         except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
             uri = public_address(self.storage)
             reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
+            if "://" not in self.storage:
+                reason = "it must be an address such as sqlite:///optuna.db"
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
 
 

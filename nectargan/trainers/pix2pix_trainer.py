@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from nectargan.build import (
     build_generator,
     build_losses,
     build_optimizer,
+    check_features,
     lr_schedules,
     parameters_of,
 )
 from nectargan.config.network_options import Discriminator, Generator
 from nectargan.config.schema import Config
+from nectargan.losses.losses import FeatureMatchingLoss
 from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.histogram_file import save_histograms
@@ -47,6 +49,15 @@ from nectargan.trainers.validation import (
 )
 
 Forward = Callable[..., Any]
+Features = Sequence[Sequence[Tensor]]  # by scale and layer; see `PatchGANDiscriminator.features`
+
+
+class _Forwards(NamedTuple):
+    """The forward passes of a step."""
+
+    generator: Forward
+    discriminator: Forward
+    features: Forward
 
 
 class Pix2pixTrainer(Trainer):
@@ -74,9 +85,11 @@ class Pix2pixTrainer(Trainer):
             self.generator = build_generator(config)
             self.discriminator = build_discriminator(config)
             order = memory_format(self.device, self.precision, config.dataloader.batch_size)
+            self.losses.init_from_spec(build_losses, config)
+            if self._matches_features():
+                check_features(config, self.discriminator)
             for network in (self.generator, self.discriminator):
                 place(network, self.device, order)
-            self.losses.init_from_spec(build_losses, config)
             self._autocast = functools.partial(autocast, self.device, self.precision)
             for module in self._loss_modules():
                 module.to(self.device)
@@ -84,6 +97,9 @@ class Pix2pixTrainer(Trainer):
                     # Its network is larger than both that are trained.
                     module.autocast = self._autocast
         self._networks = {"generator": self.generator, "discriminator": self.discriminator}
+        # One's own discriminator may have no features, which are then never asked for.
+        features = getattr(self.discriminator, "features", self.discriminator)
+        self._eager = _Forwards(self.generator, self.discriminator, features)
 
         schedules = lr_schedules(config)
         train = config.train
@@ -103,9 +119,9 @@ class Pix2pixTrainer(Trainer):
         self.lr_schedulers = {
             name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self._networks
         }
-        self._compiled: tuple[Forward, Forward] | None = None
+        self._compiled: _Forwards | None = None
         if train.compile == "default":
-            self._compiled = (compiled(self.generator), compiled(self.discriminator))
+            self._compiled = _Forwards(*map(compiled, self._eager))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def needed_memory(self) -> Need:
@@ -149,7 +165,7 @@ class Pix2pixTrainer(Trainer):
     def train_step(self, source: Tensor, target: Tensor) -> None:
         """One update of D, then one of G; every loss goes through the manager."""
         compute = self.losses.compute_loss
-        generator, discriminator = self._forwards(source)
+        generator, discriminator, features = self._forwards(source)
         with self._autocast():
             generated = generator(source)
 
@@ -166,12 +182,23 @@ class Pix2pixTrainer(Trainer):
 
         # G: against the D just updated, frozen so that no gradient is spent on its weights.
         self._freeze_discriminator(True)
+        of_real: Features = []
+        of_fake: Features = []
         with self._autocast():
-            on_fake = discriminator(source, generated)
+            if self._matches_features():
+                with torch.no_grad():
+                    of_real = features(source, target)
+                of_fake = features(source, generated)
+                on_fake = [maps[-1] for maps in of_fake]
+            else:
+                on_fake = discriminator(source, generated)
         loss = compute("G_GAN", *_logits(on_fake)).mean()
-        for name in self.losses.get_registered_losses():
-            if name not in ADVERSARIAL:
-                loss = loss + compute(name, generated.float(), target).mean()
+        for name, entry in self.losses.get_registered_losses().items():
+            if name in ADVERSARIAL:
+                continue
+            matches = isinstance(entry.function, FeatureMatchingLoss)
+            inputs = (of_fake, of_real) if matches else (generated.float(), target)
+            loss = loss + compute(name, *inputs).mean()
         self._update("generator", loss)
         self.scaler.update()
 
@@ -185,12 +212,15 @@ class Pix2pixTrainer(Trainer):
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(optimizer)
 
-    def _forwards(self, source: Tensor) -> tuple[Forward, Forward]:
-        """Generator and discriminator, compiled unless the batch is a smaller one than usual, for
-        which they would have to be compiled anew."""
+    def _forwards(self, source: Tensor) -> _Forwards:
+        """Compiled unless the batch is a smaller one than usual, for which they would have to be
+        compiled anew."""
         if self._compiled and len(source) == self.config.dataloader.batch_size:
             return self._compiled
-        return self.generator, self.discriminator
+        return self._eager
+
+    def _matches_features(self) -> bool:
+        return any(isinstance(function, FeatureMatchingLoss) for function in self._loss_modules())
 
     def _loss_modules(self) -> list[torch.nn.Module]:
         functions = [loss.function for loss in self.losses.get_registered_losses().values()]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,28 @@ def test_what_cannot_be_watched(tmp_path: Path, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match=r"keeps no record to watch: logging\.csv is false"):
         LiveRun(RunDirectory(directory))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.parametrize("name", ["losses.csv", "metrics.csv"])
+def test_a_pipe_in_the_place_of_a_ledger_is_named(directory: Path, name: str) -> None:
+    os.mkfifo(directory / name)
+    with pytest.raises(RunError, match=f"/{name}' cannot be read: it is a pipe"):
+        LiveRun(RunDirectory(directory))
+
+
+@pytest.mark.parametrize("speed", ["nan", "0", "-3", "5e-324", "inf"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_numbers_of_somebody_else_are_looked_at_without_trouble(
+    directory: Path, speed: str, epoch: int
+) -> None:
+    header = "step,epoch,time,loss,raw,weight,weighted\n"
+    (directory / "losses.csv").write_text(f"{header}10,1,5,G_L1,1,1,1\n")
+    (directory / "metrics.csv").write_text(
+        f"step,epoch,time,metric,value\n10,{epoch},5,time/images_per_second,{speed}\n"
+    )
+    live = LiveRun(RunDirectory(directory))
+    assert live.seconds_left == (0.0 if (speed, epoch) == ("inf", 1) else None)
 
 
 @pytest.mark.parametrize(

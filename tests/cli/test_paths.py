@@ -125,7 +125,12 @@ def test_plot_draws_each_run_in_its_directory(run: Run, home: Path) -> None:
 
 def test_sync_sends_what_each_run_lacks(run: Run, home: Path) -> None:
     result = run("sync", "~/runs/tiny_v[12]")
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"{home / 'runs' / name}: {sink}: the run does not log to it."
+        for name in ("tiny_v1", "tiny_v2")
+        for sink in ("TensorBoard", "MLflow")
+    ]
 
 
 def test_runs_lists_what_a_pattern_matches(run: Run, home: Path) -> None:

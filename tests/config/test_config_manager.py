@@ -314,6 +314,21 @@ def test_numbers_in_yaml_are_those_of_json(tmp_path: Path) -> None:
     assert (common.experiment_name, common.output_directory) == ("2e-4b", "1e5/x")
 
 
+@pytest.mark.parametrize("text", ["010", "0x1F", "1:30", "0b11", "1_000", "0o17"])
+def test_other_ways_to_write_numbers_are_texts(text: str, tmp_path: Path) -> None:
+    """In JSON there are none, and YAML 1.1 would read 010 as 8 and 1:30 as 90."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"common: {{seed: {text}}}")
+    with pytest.raises(ConfigError, match=rf'common.seed .* cannot be "{text}"'):
+        ConfigManager(path)
+    for name in (text.replace(":", "-"), "2024-01-01"):
+        path.write_text(f"common: {{experiment_name: {name}}}")
+        assert ConfigManager(path).data.common.experiment_name == name
+    for number in ("0", "7", "+7", "12"):
+        path.write_text(f"common: {{seed: {number}}}")
+        assert ConfigManager(path).data.common.seed == int(number)
+
+
 def test_yaml_may_merge_and_override(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "train:\n  generator: {learning_rate: &rate {epochs: 3, epochs_decay: 4}}\n"

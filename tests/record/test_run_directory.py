@@ -80,6 +80,13 @@ def test_a_glance_at_a_lock_keeps_nobody_out(
         thread.join()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_death_that_cannot_be_noted(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "status.json")
+    with pytest.raises(RunError, match=r"status\.json' cannot be written: it is no regular file"):
+        RunDirectory(tmp_path).end_status()
+
+
 def test_what_was_meant_by_a_path_that_names_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,11 @@ def test_a_deleted_run_is_told_and_sent_anew_on_demand(runs: Path) -> None:
     assert f"nectargan sync '{run}' --anew" in summarize_runs(runs)[0].trouble
     assert "tiny_v1" not in names(runs)
     code, output = cli("sync", run, "--anew")
-    assert (code, output) == (0, "MLflow: has everything now.\n")
+    assert code == 0
+    assert output.splitlines() == [
+        "MLflow: has everything now.",
+        "TensorBoard: the run does not log to it.",
+    ]
     assert points(runs, names(runs)["tiny_v1"]) == points(runs, client.get_run(deleted))
 
 
@@ -192,6 +196,20 @@ def test_rm_is_whole_or_not_at_all(runs: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (runs / "tiny_v1" / "losses.csv").exists()
 
 
+def test_rm_asks_and_needs_an_answer(runs: Path) -> None:
+    run = runs / "tiny_v1"
+    for answer, code, told in (
+        ("", 2, "Nobody answers on standard input; give --yes to remove without asking."),
+        ("\n", 0, "[y/N]: "),
+        ("no\n", 0, "[y/N]: "),
+        ("y\n", 0, f"Removed {run}."),
+    ):
+        ended, output = cli("rm", run, "--no-mlflow", answer=answer)
+        assert ended == code, output
+        assert told in output
+        assert run.exists() == (answer != "y\n")
+
+
 def test_mv_renames_a_run_everywhere(runs: Path) -> None:
     before = names(runs)["tiny_v1"].info.run_id
     code, output = cli("mv", runs / "tiny_v1", "best")
@@ -227,6 +245,9 @@ def test_mv_is_whole_or_not_at_all(
     for place in (tmp_path / "nowhere" / "x", run / "inside"):
         with pytest.raises(RunError, match="there is no such directory"):
             move_run(RunDirectory(run), place)
+    for name in ("=1+1", "a\nb", "\x1b[31m", "\udcff"):
+        with pytest.raises(RunError, match="A run cannot be named"):
+            move_run(RunDirectory(run), Path(name))
     with locked(run), pytest.raises(RunError, match="is in use"):
         move_run(RunDirectory(run), Path("best"))
 

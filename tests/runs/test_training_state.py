@@ -19,6 +19,7 @@ from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunEr
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_checkpoint, load_last
 from nectargan.runs.resume import resumption_of
+from nectargan.shell import quoted
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 Make = Callable[..., Config]
@@ -119,6 +120,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: generator(c).update(dict.fromkeys(generator(c), SMALL)),
         r"is float32 \[1\], not",
     ),
+    "weights without data": (
+        lambda c: generator(c).update({k: v.to("meta") for k, v in generator(c).items()}),
+        "without data, not float32",
+    ),
+    "an MLflow run without a name": (put(training, "mlflow", {"run_id": ""}), "mlflow.run_id"),
     "batch past the epoch": (put(training, "batch", 7), "its batch is 7, and an epoch has 3"),
     "batch before": (put(training, "batch", 0), "its step is 4, and that of epoch 2, batch 0"),
     "step past the batch": (put(whole, "step", 5), "its step is 5"),
@@ -214,6 +220,32 @@ def test_a_ledger_that_was_changed_is_not_gone_on_with(stopped: Path, how: str) 
     assert files(stopped) == before
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_changed_ledger_leaves_the_checkpoints_from_before_the_change(
+    stopped: Path, epoch: int
+) -> None:
+    """A row of one epoch is changed: what is offered works, and is offered only if there is one."""
+    path, first = stopped / "losses.csv", stopped / "checkpoints" / "epoch_0001.pt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines[1:], 1) if line.split(b",")[1] == b"%d" % epoch)
+    lines[place] = lines[place].rstrip() + b"1\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(RunError) as raised:
+        again(stopped)
+    if epoch == 1:
+        assert "only a new run is left" in str(raised.value)
+        return
+    assert str(raised.value).endswith(f" --resume {quoted(first)}.")
+    content = load_checkpoint(first)
+    wanted = Config.model_validate(content["config"])
+    resumption = resumption_of(RunDirectory(stopped), content, wanted, first)
+    Pix2pixTrainer(resumption.config, resumption).train()
+    assert RunDirectory(stopped).status == "FINISHED"
+    assert lines[place] not in path.read_bytes()
+    (aside,) = (stopped / "orphaned").glob("attempt-1.csv")
+    assert lines[place] in aside.read_bytes()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files from being replaced")
 @pytest.mark.parametrize("at", [4, 6])
 @pytest.mark.parametrize("how", ["replaced", "in place", "one digit"])
@@ -246,6 +278,18 @@ def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(run: Path) -> Non
     os.mkfifo(run / "checkpoints" / "epoch_0009.pt")
     with pytest.raises(CheckpointError, match="it is a pipe, not a regular file"):
         load_last(RunDirectory(run))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.parametrize(
+    "name", ["status.json", "config.json", "facts.json", "resumptions.jsonl", ".lock"]
+)
+def test_a_pipe_in_the_place_of_a_file_of_a_run_is_named(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(RunError, match=f"/{name}' cannot be .*it is .*regular file"):
+        trainer_of(run, load_last(RunDirectory(run))).train()
+    assert (run / name).is_fifo()
 
 
 # --- images ----------------------------------------------------------------------------------

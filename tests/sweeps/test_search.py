@@ -179,7 +179,7 @@ def test_the_corners_are_checked_first(resolve: Resolve, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("storage", "sentence"),
     [
-        ("nonsense", r"Optuna's storage '\*\*\*' cannot be used: Could not parse"),
+        ("nonsense", r"Optuna's storage '\*\*\*' cannot be used: it must be an address"),
         ("sqlite:////no/such/folder/x.db", "cannot be used: "),
         (
             "postgresql://me:secret@nowhere.invalid/x",

@@ -102,6 +102,31 @@ def test_captured_and_eager_runs_are_equal(
     assert_equal(captured, plain)
 
 
+@pytest.mark.parametrize("discriminator", ["patchgan", "multiscale"])
+def test_feature_matching_and_spectral_norm_are_captured(
+    tiny: Make, graphs: CpuGraphs, discriminator: str
+) -> None:
+    """Each pass refines the estimate of the norm in place, in replays as well."""
+    options = {
+        "train__loss": {"G_FM": {**RAMP, "interval": "step"}},
+        "train__discriminator": {
+            "name": discriminator,
+            "base_channels": 2,
+            "n_layers": 1,
+            "spectral_norm": True,
+        },
+        "train__generator": {"name": "resnet", "features": 2, "n_blocks": 1},
+        "train__generator__learning_rate": {"epochs": 1, "epochs_decay": 1, "initial": 0.002},
+    }
+    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options))
+    expected = train(plain)
+    assert train(captured) == expected
+    assert graphs.captures == 1
+    # All of the first epoch has the initial weight; then each of three steps has its own.
+    assert len({weight for _, _, name, _, weight, *_ in expected if name == "G_FM"}) == 4
+    assert_equal(captured, plain)
+
+
 def test_fp16_is_captured_with_its_scale(tiny: Make, graphs: CpuGraphs) -> None:
     """It overflows at first: steps are skipped and the scale is halved, in replays as well."""
     plain = eager(tiny(common__precision="fp16", **SCHEDULED))

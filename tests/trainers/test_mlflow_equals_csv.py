@@ -16,9 +16,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from nectargan.cli.train import train
 from nectargan.config.schema import Config
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.seeking import offset_of_step
@@ -56,9 +58,9 @@ def points_of(run: Path, mlrun: Run) -> dict[tuple[str, int], tuple[float, int]]
     return points
 
 
-def assert_mlflow_equals_csv(run: Path) -> Run:
+def assert_mlflow_equals_csv(run: Path, every: int = EVERY) -> Run:
     """The one run that MLflow shows has each measurement, and each loss as the mean of the rows
-    since the last multiple of `EVERY` or since the epoch began: at each step that it has, and it
+    since the last multiple of ``every`` or since the epoch began: at each step that it has, and it
     has the end of each window."""
     (mlrun,) = runs_of(run)
     assert mlrun.info.run_id == json.loads((run / "mlflow_run.json").read_text())["run_id"]
@@ -68,7 +70,7 @@ def assert_mlflow_equals_csv(run: Path) -> Run:
     measured = {(r.metric, r.step): (r.value, r.time) for r in metrics.itertuples()}
     of_losses = {place: point for place, point in points.items() if place[0].startswith("loss/")}
     assert {k: v for k, v in points.items() if k not in of_losses} == measured
-    losses["window"] = (losses["step"] - 1) // EVERY
+    losses["window"] = (losses["step"] - 1) // every
     ends = losses.groupby(["epoch", "window"])["step"].max()
     assert {step for _, step in of_losses} >= set(ends)
     for (series, step), (value, time) in of_losses.items():
@@ -214,19 +216,33 @@ def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
 
 
 def test_resumed_from_an_older_checkpoint(tiny: Make) -> None:
-    """As from epoch 2 of 4: what was sent of epochs 3 and 4 is of another run now."""
-    epochs = {"epochs": 4, "epochs_decay": 0}
+    """As from epoch 1 of 3: what was sent of epochs 2 and 3 is of another run now."""
     config = tiny(
-        logging__mlflow=MLFLOW, save__model_save_rate=1, train__generator__learning_rate=epochs
+        logging__mlflow={**MLFLOW, "every_n_steps": 1},
+        save__model_save_rate=1,
+        train__generator__learning_rate={"epochs": 3, "epochs_decay": 0},
     )
     run = Pix2pixTrainer(config).train()
-    first = assert_mlflow_equals_csv(run)
-    for epoch in (3, 4):
-        (run / "checkpoints" / f"epoch_{epoch:04d}.pt").unlink()
-    resume(run, G_L1=3.0)
-    again = assert_mlflow_equals_csv(run)
-    assert again.info.run_id != first.info.run_id
-    assert again.data.tags["supersedes"] == first.info.run_id
+    first = assert_mlflow_equals_csv(run, every=1)
+    sent = points_of(run, first)
+    file = run / "checkpoints" / "epoch_0001.pt"
+    options = ["--resume", str(file), "--set", "train.loss.G_L1=3"]
+    result = CliRunner().invoke(train, options)
+    assert result.exit_code == 0, result.output
+    again = assert_mlflow_equals_csv(run, every=1)
+    losses = pd.read_csv(run / "losses.csv")
+    assert list(losses["step"].unique()) == list(range(1, 10))
+    weights = losses[losses["loss"] == "G_L1"].groupby("epoch")["weight"].unique()
+    assert [list(weight) for weight in weights] == [[100.0], [3.0], [3.0]]
+    assert {step for key, step in points_of(run, again) if key == "loss/G_L1/raw"} == set(
+        range(1, 10)
+    )
+    (old,) = runs_of(run, ViewType.DELETED_ONLY)
+    assert old.info.run_id == first.info.run_id
+    assert again.data.tags["supersedes"] == old.info.run_id
+    assert old.data.tags["superseded_by"] == again.info.run_id
+    assert points_of(run, old).items() >= sent.items()
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}
 
 
 def test_a_record_that_was_cut_by_hand_is_noticed(tiny: Make) -> None:

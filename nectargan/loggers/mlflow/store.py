@@ -86,7 +86,7 @@ def find_experiment(named: str | None, otherwise: str, is_new: bool = True) -> s
     if named or not variable:
         return named or otherwise
     if not is_experiment_name(variable):
-        raise RunError(f"{EXPERIMENT_NAME} cannot be {variable!r}: {EXPERIMENT_NAMES}.")
+        raise RunError(f"{EXPERIMENT_NAME} cannot be {variable!r:.60}: {EXPERIMENT_NAMES}.")
     return variable
 
 

@@ -113,7 +113,7 @@ def test_the_experiment(
     assert find_experiment(named, "faces", is_new) == experiment
 
 
-@pytest.mark.parametrize("variable", ["=1+1", "+a", "-a", "@a", "a\x1b[31m", " "])
+@pytest.mark.parametrize("variable", ["=1+1", "+a", "-a", "@a", "a\x1b[31m", " ", "x" * 501])
 def test_a_variable_that_is_no_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", variable)
     with pytest.raises(RunError, match="MLFLOW_EXPERIMENT_NAME cannot be"):

@@ -27,7 +27,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
             y = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
             if on_cpu and y.requires_grad:
                 # Where a skip is joined, the gradient is a slice, for which the kernel is slow.
-                y.register_hook(_in_channels_last)
+                y.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
             return y
         if on_cpu:
             return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)

@@ -1,5 +1,5 @@
 """Trains networks on one data set and prints a Markdown table: parameters, metrics of validation,
-spectral power at periods of 2 and 4 pixels, time of a step.
+the checkerboard at periods of 2 and 4 pixels, time of a step.
 
     python tools/compare_networks.py -d demo/data --epochs 30 > table.md
 
@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 
 import click
 import torch
-from torch import Tensor
+from checkerboard import PERIODS, checkerboard
 
 from nectargan import load_config, load_metrics
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.validation import evaluating
 
-PERIODS = (2, 4)
 METRICS = ("val/l1", "val/psnr", "val/ssim")
 SPEED = "time/images_per_second"
 
@@ -37,10 +36,10 @@ _AS_V023 = {
 }
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "U-Net, Transposed": {},
+    "U-Net, Nearest": {},
     "U-Net, Bilinear": {"train.generator.upsample_type": "Bilinear"},
-    "U-Net, Nearest": {"train.generator.upsample_type": "Nearest"},
     "U-Net, PixelShuffle": {"train.generator.upsample_type": "PixelShuffle"},
+    "U-Net, Transposed": {"train.generator.upsample_type": "Transposed"},
     "U-Net, reflect; D reflect, init default": _AS_V023,
     "U-Net; D spectral norm": {"train.discriminator.spectral_norm": True},
     "U-Net; D pixel": {"train.discriminator": {"name": "pixel", "base_channels": 24}},
@@ -61,13 +60,13 @@ class Figures(NamedTuple):
     Attributes:
         parameters: Of the generator and of the discriminator.
         metrics: In the order of `METRICS`, after the last epoch.
-        power: In the order of `PERIODS`: of the generated images, relative to the real ones.
+        peaks: The `checkerboard`, in the order of `PERIODS`.
         step: Median over the epochs, in milliseconds; waiting for images included.
     """
 
     parameters: tuple[int, int]
     metrics: list[float]
-    power: list[float]
+    peaks: list[float]
     step: float
 
     def cells(self) -> list[str]:
@@ -75,31 +74,18 @@ class Figures(NamedTuple):
         return [
             *(f"{count:,}" for count in self.parameters),
             *(f"{value:#.4g}" for value in self.metrics),
-            *(f"{power:#.2g}" for power in self.power),
+            *(f"{peak:.2f}" for peak in self.peaks),
             f"{self.step:.0f}",
         ]
 
 
 HEADINGS = ["network", "G", "D", "L1", "PSNR, dB", "SSIM"]
-HEADINGS += [f"power at {period}" for period in PERIODS] + ["step, ms"]
-
-
-def power_at(images: Tensor, period: int) -> float:
-    """Mean power of waves of ``period`` pixels along one axis, whatever they do along the other.
-
-    Args:
-        images: ``(N, C, H, W)``; H and W are multiples of ``period``.
-        period: In pixels, 2 or more.
-    """
-    power = torch.fft.fft2(images.double()).abs().square()
-    height, width = images.shape[-2:]
-    lines = [power[..., height // period, :], power[..., width // period]]
-    return torch.cat(lines, dim=-1).mean().item()
+HEADINGS += [f"period {period}" for period in PERIODS] + ["step, ms"]
 
 
 @torch.no_grad()
-def relative_power(trainer: Pix2pixTrainer) -> list[float]:
-    """Power of what is generated for the validation images by that of their targets."""
+def checkerboards(trainer: Pix2pixTrainer) -> list[float]:
+    """`checkerboard` of what is generated for the validation images, at each of `PERIODS`."""
     val = trainer.data.val
     if val is None:
         raise click.UsageError("The data set has no validation images.")
@@ -109,7 +95,7 @@ def relative_power(trainer: Pix2pixTrainer) -> list[float]:
             generated.append(trainer.generate(source).float().cpu())
             real.append(target.float().cpu())
     ours, theirs = torch.cat(generated), torch.cat(real)
-    return [power_at(ours, period) / power_at(theirs, period) for period in PERIODS]
+    return [checkerboard(ours, theirs, period) for period in PERIODS]
 
 
 def measure(options: Mapping[str, Any]) -> Figures:
@@ -125,7 +111,7 @@ def measure(options: Mapping[str, Any]) -> Figures:
     return Figures(
         (generator, discriminator),
         [float(values[name].iloc[-1]) for name in METRICS],
-        relative_power(trainer),
+        checkerboards(trainer),
         1000 * trainer.config.dataloader.batch_size / speed,
     )
 

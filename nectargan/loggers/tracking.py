@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 
 from nectargan.loggers.mlflow.sink import MLflowSink
@@ -10,6 +11,7 @@ from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.record.follower import Sink
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.tracker import HasHooks, Tracker
+from nectargan.shell import expanded
 
 __all__ = ["Tracker", "track"]
 
@@ -38,7 +40,7 @@ def track(
     Returns:
         A context manager; see `Tracker`.
     """
-    directory = RunDirectory(directory)
+    directory = RunDirectory(expanded(os.fspath(directory)))
     sinks: list[Sink] = []
     if tensorboard:
         of_discriminator = loss_manager.get_registered_losses(["D"])

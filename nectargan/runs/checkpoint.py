@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -21,6 +22,7 @@ from nectargan.losses.vgg import UNREADABLE
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.training_state import Part, Whole, read_training_state, validated
 from nectargan.runs.trust import check_trust, foreign_functions
+from nectargan.shell import expanded
 from nectargan.version import __version__
 
 FORMAT = 2
@@ -146,6 +148,7 @@ def load_generator(
         CheckpointError: see `load_checkpoint`; or its parts do not fit together.
         RunError: the generator would have to be imported, and is not trusted.
     """
+    path = expanded(os.fspath(path))
     content = load_checkpoint(path)
     if not trust:
         check_generator_trust(content, path)

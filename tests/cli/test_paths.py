@@ -68,6 +68,18 @@ def test_what_a_shell_would_have_expanded(
     assert bool(list((home / "runs").glob("out*"))) == bool(made)
 
 
+@pytest.mark.parametrize("runs", ["~/runs", "$RUNS"])
+def test_paths_of_the_public_functions(home: Path, runs: str) -> None:
+    import nectargan
+
+    assert nectargan.load_generator(f"{runs}/tiny_v1").training is False
+    assert len(nectargan.load_losses(f"{runs}/tiny_v1")) == 24
+    assert nectargan.load_config(f"{runs}/tiny_v1/config.json").dataloader.batch_size == 2
+    with nectargan.track(nectargan.LossManager(), f"{runs}/mine"):
+        pass
+    assert (home / "runs" / "mine" / "losses.csv").is_file()
+
+
 def test_a_run_whose_paths_are_in_a_config(
     run: Run, config_file: Path, home: Path, pairs_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,9 +102,22 @@ def test_captured_and_eager_runs_are_equal(
     assert_equal(captured, plain)
 
 
-@pytest.mark.parametrize("discriminator", ["patchgan", "multiscale"])
+@pytest.mark.parametrize(
+    ("generator", "discriminator"),
+    [
+        ({"name": "resnet", "features": 2, "n_blocks": 1}, "patchgan"),
+        (
+            {
+                "function": "nectargan.models.resnet.ResnetGenerator",
+                "arguments": {"features": 2, "n_blocks": 1},
+            },
+            "multiscale",
+        ),
+    ],
+    ids=["built in", "own"],
+)
 def test_feature_matching_and_spectral_norm_are_captured(
-    tiny: Make, graphs: CpuGraphs, discriminator: str
+    tiny: Make, graphs: CpuGraphs, generator: dict[str, object], discriminator: str
 ) -> None:
     """Each pass refines the estimate of the norm in place, in replays as well."""
     options = {
@@ -115,7 +128,7 @@ def test_feature_matching_and_spectral_norm_are_captured(
             "n_layers": 1,
             "spectral_norm": True,
         },
-        "train__generator": {"name": "resnet", "features": 2, "n_blocks": 1},
+        "train__generator": generator,
         "train__generator__learning_rate": {"epochs": 1, "epochs_decay": 1, "initial": 0.002},
     }
     plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options))

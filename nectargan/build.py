@@ -246,8 +246,12 @@ def build_data(config: Config, device: torch.device) -> Data:
     if not options.dataroot:
         raise ConfigError("No data set is named; give --data DIR, or dataloader.dataroot.")
     both = options.augmentations.both
+    of_input, of_target = [load.resize] * 2 if isinstance(load.resize, str) else load.resize
     augment = PairAugmentation(
-        both.model_dump(), options.augmentations.input.model_dump(), input_nc=load.input_nc
+        both.model_dump(),
+        options.augmentations.input.model_dump(),
+        load.input_nc,
+        nearest=(of_input == "nearest", of_target == "nearest"),
     )
     splits = check_data(options.dataroot)
     for warning in [

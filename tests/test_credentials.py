@@ -17,6 +17,7 @@ from nectargan.config.schema import Config
 from nectargan.credentials import public_address, public_argument, without_credentials
 from nectargan.errors import ConfigError, RunError
 from nectargan.loggers.mlflow.client import check_reachable
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -213,10 +214,10 @@ def test_the_password_of_a_server_is_nowhere(
 
         # Who goes on with it says the password again, or has it in the environment.
         def resumed() -> Pix2pixTrainer:
-            checkpoint = load_last(run)
+            checkpoint = load_last(RunDirectory(run))
             wanted = ConfigManager(checkpoint["config"])
             wanted.set_epochs(2)
-            resumption = resumption_of(run, checkpoint, wanted.data)
+            resumption = resumption_of(RunDirectory(run), checkpoint, wanted.data)
             return Pix2pixTrainer(resumption.config, resumption)
 
         with pytest.raises(RunError, match=f"cannot be reached at '{gate.uri}': .*401") as raised:

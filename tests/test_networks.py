@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner, Result
 
+from nectargan import load_config
 from nectargan.build import build_discriminator, build_generator, build_optimizer
 from nectargan.cli.train import train
 from nectargan.config.network_options import SECTIONS
@@ -23,6 +26,7 @@ from nectargan.runs.checkpoint import load_generator
 from nectargan.runs.model_export import save_model
 from nectargan.trainers.memory import needed_memory
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+from tests.documents import ROOT, blocks_of, run_blocks
 
 Make = Callable[..., Config]
 
@@ -338,3 +342,64 @@ def test_options_that_a_network_does_not_have(
 ) -> None:
     with pytest.raises(NectarGANError, match=sentence):
         tiny(**options)
+
+
+# --- the guide, and the configs ------------------------------------------------------------------
+
+
+def test_the_page_about_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for language, code in blocks_of("docs/networks.md"):
+        name = re.match(r"# (\w+\.\w+)\n", code)
+        if name is not None:
+            (tmp_path / name[1]).write_text(code, encoding="utf-8")
+        elif language == "yaml":
+            load_config(yaml.safe_load(code))
+    try:
+        ran, _ = run_blocks("docs/networks.md")
+    finally:
+        sys.modules.pop("my_networks", None)
+    assert ran == 3
+    rows = pd.read_csv("runs/small_v1/losses.csv")
+    assert set(rows["epoch"]) == {1, 2, 3}
+    assert (rows["loss"] == "G_FM").sum() == len(rows) / 5
+
+
+def test_the_numbers_of_the_page() -> None:
+    page = (ROOT / "docs" / "networks.md").read_text(encoding="utf-8")
+    with torch.device("meta"):
+        for name, network in (GENERATORS | DISCRIMINATORS).items():
+            count = sum(parameter.numel() for parameter in network().parameters())
+            (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+            assert f"{count:,}" in row
+
+
+@pytest.mark.parametrize(
+    ("name", "smaller"),
+    [
+        ("resnet", {"train.generator.features": 2}),
+        ("pix2pixhd", {"train.generator.features": 1, "train.generator.n_blocks": 2,
+                       "train.discriminator.base_channels": 2}),
+        ("pixelgan", {"train.generator.features": 1, "train.generator.n_downs": 2}),
+    ],
+)  # fmt: skip
+def test_the_config_of_each_network_trains(
+    name: str, smaller: dict[str, Any], pairs_root: Path, tmp_path: Path
+) -> None:
+    options = {
+        "dataloader.dataroot": str(pairs_root),
+        "dataloader.load.load_size": 100,
+        "dataloader.load.crop_size": 96,
+        "dataloader.num_workers": 0,
+        "common.output_directory": str(tmp_path),
+        "common.device": "cpu",
+        "logging.tensorboard.enable": False,
+        "logging.mlflow.enable": False,
+        "train.generator.learning_rate": {"epochs": 1, "epochs_decay": 0},
+        **smaller,
+    }
+    run = Pix2pixTrainer(load_config(name, options)).train()
+    rows = pd.read_csv(run / "losses.csv")
+    assert set(rows["loss"]) == {*load_config(name).train.loss, "D_real", "D_fake"}
+    assert len(set(rows["step"])) == 6

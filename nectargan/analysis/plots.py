@@ -22,7 +22,7 @@ from nectargan.analysis.figures import (
 )
 from nectargan.analysis.names import distinct_parts
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import Run, Source, open_sources, readable
+from nectargan.analysis.sources import RunLike, Source, open_sources, readable
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.errors import RunError
 from nectargan.scheduling.notation import format_number
@@ -166,7 +166,7 @@ def _add_legend(figure: Figure) -> None:
 
 
 def plot_comparison(
-    runs: Run | Sequence[Run],
+    runs: RunLike | Sequence[RunLike],
     output: Path,
     *,
     x: XAxis = "step",

@@ -23,7 +23,7 @@ def runs(directory: str) -> None:
     """
     from rich.table import Table
 
-    from nectargan.analysis.run_list import BEST_BY, summarize_runs
+    from nectargan.runs.run_list import BEST_BY, summarize_runs
 
     columns = ["run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind"]
     several = is_pattern(directory)
@@ -63,12 +63,13 @@ def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
     MLflow is asked for every point; what it has is not sent again.
     """
     from nectargan.analysis.sources import runs_matching
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.sinks import synchronize
 
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        sent = synchronize(Path(each), mlflow_uri, anew)
+        sent = synchronize(RunDirectory(each), mlflow_uri, anew)
         for sink, was_behind in sent.items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
         for sink in ("TensorBoard", "MLflow"):
@@ -88,11 +89,11 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
 
     MLflow keeps it among its deleted runs; 'mlflow gc' removes it from there.
     """
-    from nectargan.record.run_directory import read_status
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.relocation import remove_run
 
-    for run in runs:
-        status = read_status(run)[0]
+    for run in map(RunDirectory, runs):
+        status = run.status
         if not yes and status and not _confirmed(f"Remove {run} ({status})?"):
             continue
         remove_run(run, with_mlflow=not no_mlflow)
@@ -120,6 +121,7 @@ def mv(run: Path, new: Path) -> None:
 
     NEW is its new path. A name alone, without a slash, keeps it in the same directory.
     """
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.relocation import move_run
 
-    say(f"Moved {run} to {move_run(run, new)}.")
+    say(f"Moved {run} to {move_run(RunDirectory(run), new)}.")

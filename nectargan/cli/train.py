@@ -26,6 +26,7 @@ from nectargan.wording import counted
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.resume import Resumption
     from nectargan.runs.start import Request
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -258,17 +259,17 @@ def train(
         if hasattr(trainer, "directory"):
             for line in closing_lines(trainer, time.monotonic() - began):
                 say(line)
-            losses = trainer.directory / "losses.csv"
+            losses = trainer.directory.losses
             if csv is not None and losses.exists():
                 _copy_csv(losses, csv)
 
 
-def _train(trainer: Pix2pixTrainer) -> Path:
+def _train(trainer: Pix2pixTrainer) -> RunDirectory:
     _print_how(trainer)
     return trainer.train()
 
 
-def _train_cell(config: Config, resumption: Resumption | None) -> Path:
+def _train_cell(config: Config, resumption: Resumption | None) -> RunDirectory:
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
     return _train(Pix2pixTrainer(config, resumption))

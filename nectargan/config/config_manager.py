@@ -284,7 +284,7 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         if isinstance(value, Mapping):  # a section: not shown, for there may be an address in it
             return f"{where}: {item['ctx']['error']}".rstrip(".") + "."
         return f"{where} cannot be {_shown(value)}: {item['ctx']['error']}".rstrip(".") + "."
-    wanted = item["msg"].replace("Input should", "it should")
+    wanted = re.sub(r"^(Input|String) should", "it should", item["msg"])
     if item["type"] == "model_type":
         wanted = "it must be a section of options"
     return f"{where} cannot be {_shown(value)}: {wanted}."

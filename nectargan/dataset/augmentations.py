@@ -44,15 +44,22 @@ class PairAugmentation(nn.Module):
             and rot90 are accepted and ignored.
         input: Keys of colorjitter, gaussnoise, motionblur, randgamma, grayscale, compression.
         input_nc: Channels of the input; grayscale and compression need 3.
+        nearest: Whether the input, and the target, has colours that are not to be mixed (label
+            maps): whatever moves pixels takes the nearest one.
 
     Raises:
         DataError: An unknown, missing or impossible setting, named by its key.
     """
 
     def __init__(
-        self, both: Mapping[str, Any], input: Mapping[str, Any], input_nc: int = 3
+        self,
+        both: Mapping[str, Any],
+        input: Mapping[str, Any],
+        input_nc: int = 3,
+        nearest: tuple[bool, bool] = (False, False),
     ) -> None:
         super().__init__()
+        self._nearest = nearest
         self._both = _build(both, "both", BOTH_STAGES, _DONE_BY_THE_DATASET)
         self._input = _build(input, "input", INPUT_STAGES)
         for name, (_, stage) in self._input.items():
@@ -70,21 +77,28 @@ class PairAugmentation(nn.Module):
     @torch.no_grad()
     def forward(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Augments `(N, C, H, W)` batches of equal size and float values in [-1, 1]."""
+        of_input, of_target = self._nearest
         for chance, stage in self._both.values():
-            input, target = _augment(stage, chance, input, target)
+            input, target = _augment(stage, chance, (input, of_input), (target, of_target))
         for chance, stage in self._input.values():
-            (input,) = _augment(stage, chance, input)
+            (input,) = _augment(stage, chance, (input, of_input))
         return input, target
 
 
-def _augment(stage: Stage, chance: float, *batches: Tensor) -> Params:
-    """Applies a stage to some rows, the same rows and parameters in each batch."""
-    n, c, h, w = batches[0].shape
+def _augment(stage: Stage, chance: float, *batches: tuple[Tensor, bool]) -> Params:
+    """Applies a stage to some rows, the same rows and parameters in each batch; with each, whether
+    its pixels stay whole."""
+    n, c, h, w = batches[0][0].shape
     rows = torch.nonzero(torch.rand(n) < chance).flatten()
     if not len(rows):
-        return batches
+        return tuple(batch for batch, _ in batches)
     params = stage.draw(len(rows), c, h, w)
-    return tuple(_on_rows(stage, batch, rows, params) for batch in batches)
+    return tuple(
+        _move_whole_pixels(stage, batch, rows, params)
+        if nearest and stage.moves_pixels
+        else _on_rows(stage, batch, rows, params)
+        for batch, nearest in batches
+    )
 
 
 def _on_rows(stage: Stage, batch: Tensor, rows: Tensor, params: Params) -> Tensor:
@@ -95,6 +109,22 @@ def _on_rows(stage: Stage, batch: Tensor, rows: Tensor, params: Params) -> Tenso
     if batch.shape[1] in _WITH_ALPHA and not stage.moves_pixels:
         images[:, -1] = batch[rows, -1]
     return batch.index_copy(0, rows, images)
+
+
+def _move_whole_pixels(stage: Stage, batch: Tensor, rows: Tensor, params: Params) -> Tensor:
+    """Takes each pixel from the nearest to where it would be interpolated: no new colours.
+
+    Where that is, two ramps say that are moved as an image: interpolation is exact on a ramp.
+    """
+    h, w = batch.shape[-2:]
+    ramps = [torch.linspace(0.0, 1.0, side, device=batch.device) for side in (h, w)]
+    places = torch.stack(torch.meshgrid(*ramps, indexing="ij")).expand(len(rows), 2, h, w)
+    y, x = stage.apply(places, *params).clamp(0.0, 1.0).unbind(1)
+    sources = (y.mul(h - 1).round() * w + x.mul(w - 1).round()).long().flatten(1)
+    rows = onto(batch, rows)
+    images = batch.index_select(0, rows).flatten(2)
+    moved = images.gather(2, sources[:, None].expand_as(images))
+    return batch.index_copy(0, rows, moved.view(-1, *batch.shape[1:]))
 
 
 def _build(

@@ -89,10 +89,10 @@ class HalvingConv2d(PaddedConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         if self.reflection:
-            return super().forward(x)
+            return super().forward(in_fast_order(x))
         height, width = x.shape[-2:]
         if height % 2 or width % 2 or not _product_is_faster(x, x.shape[0] * (height * width // 4)):
-            return super().forward(x)
+            return super().forward(in_fast_order(x))
         output: Tensor = _HalvingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return output if self.bias is None else output + self.bias[:, None, None]
 
@@ -113,20 +113,36 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """See the class."""
         if output_size is not None or not _product_is_faster(x, x.numel() // x.shape[1]):
-            return super().forward(x, output_size)
+            return super().forward(in_fast_order(x), output_size)
         output: Tensor = _DoublingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
         return output if self.bias is None else output + self.bias[:, None, None]
 
 
+def in_fast_order(x: Tensor) -> Tensor:
+    """``x`` in the order in which a CPU convolves it faster: ``channels_last`` for one image.
+
+    oneDNN makes the gradient of a stride of 2 in that order and copies it into the other one. With
+    several images an instance norm takes longer than that copy.
+    """
+    if len(x) != 1 or not _is_on_cpu(x):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def is_eager() -> bool:
+    """Whether nobody writes down the operators, for export or compilation, that are called."""
+    return not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
 def _product_is_faster(x: Tensor, pixels: int) -> bool:
+    return _is_on_cpu(x) and 0 < pixels <= MOST_PIXELS
+
+
+def _is_on_cpu(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4:
         return False
-    # Export and compilation want the operator itself; autocast chooses its number format.
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
-    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return False
-    return 0 < pixels <= MOST_PIXELS
+    # Autocast chooses its number format.
+    return is_eager() and not torch.is_autocast_enabled("cpu")
 
 
 class _HalvingProduct(torch.autograd.Function):

@@ -14,7 +14,7 @@ from nectargan.models.blocks import (
     init_weights,
     with_spectral_norm,
 )
-from nectargan.models.convolutions import PaddedConv2d
+from nectargan.models.convolutions import PaddedConv2d, in_fast_order
 from nectargan.models.norms import NORMS
 
 
@@ -93,7 +93,7 @@ class PatchGANDiscriminator(nn.Module):
         Returns:
             Logits ``(N, 1, H', W')``, one for each patch; high means real.
         """
-        logits: Tensor = self.layers(torch.cat((x, y), dim=1))
+        logits: Tensor = self.layers(in_fast_order(torch.cat((x, y), dim=1)))
         return logits
 
     def features(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -20,22 +18,12 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import open_regular
 from nectargan.losses.vgg import UNREADABLE
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.training_state import FORMAT, CheckpointFile, TrainingState, validated
 from nectargan.runs.trust import check_trust, foreign_functions
 from nectargan.shell import expanded
 
-FOLDER = "checkpoints"
-
-# Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
-_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-_BEFORE_ALL = (-1, 0.0)
-
 log = logging.getLogger("nectargan")
-
-
-def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """File name of a checkpoint: of the end of an epoch, or of a step within one."""
-    return f"epoch_{epoch:04d}.pt" if step is None else f"epoch_{epoch:04d}_step_{step:08d}.pt"
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
@@ -50,7 +38,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or the file is torn, foreign or from a newer version.
     """
-    path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
+    path = _newest(RunDirectory(path)) if Path(path).is_dir() else Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
@@ -69,7 +57,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def load_last(run: Path) -> dict[str, Any]:
+def load_last(run: RunDirectory) -> dict[str, Any]:
     """The newest checkpoint of a run that can be read and resumed from; one that cannot is passed
     over with a warning.
 
@@ -77,7 +65,7 @@ def load_last(run: Path) -> dict[str, Any]:
         CheckpointError: there is none.
     """
     problems: list[CheckpointError] = []
-    for path in reversed(list_checkpoints(run)):
+    for path in reversed(run.list_checkpoints()):
         try:
             content = load_checkpoint(path)
             TrainingState.read(content, path)
@@ -130,7 +118,7 @@ def check_generator_trust(content: Mapping[str, Any], path: str | PathLike[str])
     if foreign_functions({"generator": generator}):
         place = Path(path).resolve()
         directory = place if place.is_dir() else place.parent.parent
-        check_trust(directory, content["config"], "pass trust=True to load_generator")
+        check_trust(RunDirectory(directory), content["config"], "pass trust=True to load_generator")
 
 
 def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Module:
@@ -149,23 +137,8 @@ def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Mo
     return generator
 
 
-def list_checkpoints(run: Path, after: str | None = None) -> list[Path]:
-    """All checkpoints of a run, or those after one of some name; the newest last."""
-    found = [(_place(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
-    first = _BEFORE_ALL if after is None else _place(after)
-    return [path for place, path in sorted(found) if place > first]
-
-
-def _place(name: str) -> tuple[int, float]:
-    """A key to sort checkpoints by."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return _BEFORE_ALL
-    return int(match[1]), int(match[2]) if match[2] else math.inf
-
-
-def _newest(run: Path) -> Path:
-    paths = list_checkpoints(run)
+def _newest(run: RunDirectory) -> Path:
+    paths = run.list_checkpoints()
     if not paths:
         raise CheckpointError(f"'{run}' holds no checkpoint.")
     return paths[-1]

@@ -10,22 +10,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nectargan.analysis.run_changes import LOG_FILE, Change, changes_of, make_change
+from nectargan.analysis.run_changes import Change, changes_of, make_change
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
 from nectargan.files import append_line, read_regular_text, remove_parts, replacing
-from nectargan.record.epoch_files import list_epoch_files, step_of
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, check_ledger, cut_ledger
+from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import (
-    CONFIG_FILE,
-    ORIGINAL_CONFIG_FILE,
-    is_locked,
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
     list_runs,
-    read_status,
+    step_of,
 )
-from nectargan.runs.checkpoint import FOLDER, list_checkpoints, load_checkpoint
+from nectargan.runs.checkpoint import load_checkpoint
 from nectargan.runs.checkpoint_writer import go_back
 from nectargan.runs.training_state import TrainingState
 from nectargan.shell import quoted
@@ -55,7 +54,7 @@ class Resumption(NamedTuple):
         file: The file of the checkpoint, where it need not be the newest.
     """
 
-    directory: Path
+    directory: RunDirectory
     config: Config
     state: TrainingState
     changes: dict[str, tuple[object, object]]
@@ -81,11 +80,11 @@ class Resumption(NamedTuple):
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
         is_over = self.state.epoch >= self.config.train.epochs
-        return is_over and read_status(self.directory)[0] == "FINISHED"
+        return is_over and self.directory.status == "FINISHED"
 
 
 def resumption_of(
-    directory: Path, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
+    directory: RunDirectory, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
 ) -> Resumption:
     """Goes on with a run from a checkpoint of it, under a config that may differ.
 
@@ -100,7 +99,7 @@ def resumption_of(
         CheckpointError: the checkpoint is nothing to go on from.
         RunError: a ledger is not what the run wrote, or the run is at work.
     """
-    state, config = TrainingState.read(checkpoint, file or directory), wanted
+    state, config = TrainingState.read(checkpoint, file or directory.path), wanted
     training = state.training
     changes = _differences(ConfigManager(state.config).data, config)
     refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
@@ -113,9 +112,9 @@ def resumption_of(
         told = "done" if training.batch is None else "begun"
         raise ConfigError(
             f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
-            f"{training.epoch} are {told}. To go back, resume '{directory / FOLDER}/epoch_N.pt'."
+            f"{training.epoch} are {told}. To go back, resume '{directory.checkpoints}/epoch_N.pt'."
         )
-    if is_locked(directory):
+    if directory.is_locked:
         raise RunError(f"'{directory}' is in use by another process.")
     if set(training.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
         raise CheckpointError(
@@ -126,7 +125,7 @@ def resumption_of(
     except RunError as error:
         raise RunError(f"{error} {_way_out(directory)}") from None
     output = Path(config.common.output_directory)
-    if "common.output_directory" in changes and not _is_same(output, directory.resolve().parent):
+    if "common.output_directory" in changes and not _is_same(output, directory.parent):
         log.warning(
             "common.output_directory is '%s' and is not used: the run stays in '%s'.",
             output,
@@ -135,7 +134,7 @@ def resumption_of(
     return Resumption(directory, config, state, changes, file)
 
 
-def _check_ledgers(directory: Path, state: TrainingState) -> None:
+def _check_ledgers(directory: RunDirectory, state: TrainingState) -> None:
     """Raises RunError if a ledger does not begin with what a checkpoint of it knows."""
     digests = state.training.ledger_digests or {}
     for name, size in state.training.ledgers.items():
@@ -144,9 +143,9 @@ def _check_ledgers(directory: Path, state: TrainingState) -> None:
         check_ledger(directory / name, size, last, digests.get(name))
 
 
-def _way_out(directory: Path) -> str:
+def _way_out(directory: RunDirectory) -> str:
     """What is left to do for a run whose ledger was changed, in a sentence."""
-    for file in reversed(list_checkpoints(directory)):
+    for file in reversed(directory.list_checkpoints()):
         with suppress(CheckpointError, RunError):
             state = TrainingState.read(load_checkpoint(file), file)
             _check_ledgers(directory, state)
@@ -163,26 +162,28 @@ def _is_same(one: Path, other: Path) -> bool:
     return one.exists() and one.samefile(other)
 
 
-def run_directory_of(file: Path) -> Path:
+def run_directory_of(file: Path) -> RunDirectory:
     """The run directory that a checkpoint is in.
 
     Raises:
         RunError: it is in none.
     """
     folder = file.resolve().parent
-    if folder.name != FOLDER or not (folder.parent / CONFIG_FILE).is_file():
+    run = RunDirectory(folder.parent)
+    if folder != run.checkpoints or not run.config.is_file():
         raise RunError(
-            f"'{file}' cannot be resumed: it is not in the folder '{FOLDER}' of a run directory."
+            f"'{file}' cannot be resumed: it is not in the folder '{run.checkpoints.name}' of a "
+            "run directory."
         )
-    return file.parent.parent if file.parent.name == FOLDER else folder.parent
+    return RunDirectory(file.parent.parent) if file.parent.name == folder.name else run
 
 
-def find_unfinished(output: Path, experiment: str) -> Path | None:
+def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
     """The newest run of an experiment that is neither finished nor at work, and has a checkpoint
     to go on from."""
     for directory in reversed(list_runs(output, experiment)):
-        unfinished = read_status(directory)[0] not in ("", "FINISHED")
-        if unfinished and list_checkpoints(directory) and not is_locked(directory):
+        unfinished = directory.status not in ("", "FINISHED")
+        if unfinished and directory.list_checkpoints() and not directory.is_locked:
             return directory
     return None
 
@@ -191,10 +192,10 @@ def record_resumption(resumption: Resumption) -> None:
     """Adds a line to ``resumptions.jsonl``: when, from where, what changed. At the first change the
     config so far is kept as well; raises OSError."""
     directory = resumption.directory
-    original = directory / ORIGINAL_CONFIG_FILE
-    if resumption.changes and not original.exists() and (directory / CONFIG_FILE).exists():
+    config, original = directory.config, directory.original_config
+    if resumption.changes and not original.exists() and config.exists():
         with replacing(original) as part:
-            part.write_text(read_regular_text(directory / CONFIG_FILE), encoding="utf-8")
+            part.write_text(read_regular_text(config), encoding="utf-8")
     line = {
         "time": time.time_ns() // 1_000_000,
         "epoch": resumption.state.epoch,
@@ -202,13 +203,13 @@ def record_resumption(resumption: Resumption) -> None:
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
     }
-    append_line(directory / LOG_FILE, json.dumps(line))
+    append_line(directory.resumptions, json.dumps(line))
 
 
-def changes_on_the_way(directory: Path) -> set[str]:
+def changes_on_the_way(directory: RunDirectory) -> set[str]:
     """The options, by dotted key, that a run did not have from its beginning."""
     try:
-        lines = read_regular_text(directory / LOG_FILE).splitlines()
+        lines = read_regular_text(directory.resumptions).splitlines()
         return {key for line in lines for key in json.loads(line)["changes"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
@@ -220,8 +221,8 @@ def cut_record(resumption: Resumption) -> None:
     it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
     directory, training = resumption.directory, resumption.state.training
     # A checkpoint that was being written when its process was killed is large.
-    remove_parts(directory)
-    folder = directory / "orphaned"
+    remove_parts(directory.path)
+    folder = directory.orphaned
     attempt = 1
     while any(folder.glob(f"attempt-{attempt}.*")):
         attempt += 1
@@ -230,7 +231,7 @@ def cut_record(resumption: Resumption) -> None:
     step = None if training.batch is None else resumption.step
     aside = folder / f"attempt-{attempt}"
     go_back(directory, training.epoch, step, int(best), resumption.file, aside)
-    for name in list_epoch_files(directory):
+    for name in directory.epoch_files():
         if (step_of(name) or 0) > resumption.step:
             (directory / name).unlink()
     for file, size in training.ledgers.items():

@@ -63,6 +63,7 @@ class Request:
         """
         # With torch, for which whoever only mistyped an option need not wait.
         from nectargan.analysis.sources import one_run
+        from nectargan.record.run_directory import RunDirectory
         from nectargan.runs.checkpoint import load_checkpoint, load_last
         from nectargan.runs.resume import find_unfinished, resumption_of, run_directory_of
         from nectargan.runs.trust import check_trust
@@ -74,13 +75,14 @@ class Request:
             if found is None:
                 return config, None
             return config, resumption_of(found, load_last(found), config)
-        path = one_run(place)
+        path = one_run(place).path
         if not path.exists():
             raise RunError(
                 f"--resume '{place}' is neither a run directory, nor a checkpoint in one, nor "
                 "'auto'."
             )
-        directory, file = (path, None) if path.is_dir() else (run_directory_of(path), path)
+        file = None if path.is_dir() else path
+        directory = RunDirectory(path) if file is None else run_directory_of(file)
         checkpoint = load_last(directory) if file is None else load_checkpoint(file)
         if self.config is None and not trust:
             check_trust(directory, checkpoint["config"])

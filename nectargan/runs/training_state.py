@@ -23,6 +23,7 @@ from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import replacing
 from nectargan.loggers.mlflow.metadata import DatasetFacts
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.misfits import adam_state, check_names, check_scaler, check_tensors, misfit
 from nectargan.runs.random_state import random_state, set_random_state
 from nectargan.version import __version__
@@ -228,7 +229,7 @@ class TrainingState(Checkpoint):
             adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
         return adams
 
-    def check(self, trainer: TrainerLike, directory: Path) -> None:
+    def check(self, trainer: TrainerLike, directory: RunDirectory) -> None:
         """Compares images and counters with those of a run, which a trainer goes on with.
 
         Raises:

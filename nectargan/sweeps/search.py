@@ -7,16 +7,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.run_list import best_of
+from nectargan.analysis.last_values import best_of
 from nectargan.config.choices import LOWER_IS_BETTER
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
+from nectargan.record.run_directory import RunDirectory
 from nectargan.sweeps.axes import Axis
 from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start, make_cell, run_cell
 
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
     state: str
     values: dict[str, str]
     value: float | None
-    directory: Path | None
+    directory: RunDirectory | None
     reason: str
 
 
@@ -236,7 +236,7 @@ class Search:
                 trial.state.name,
                 {key: _text(value) for key, value in trial.params.items()},
                 trial.value,
-                Path(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
+                RunDirectory(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
                 str(trial.user_attrs.get("reason", "")),
             )
             for trial in found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +24,8 @@ from nectargan.config.schedules import lr_schedules
 from nectargan.config.schema import Config
 from nectargan.losses.losses import FeatureMatchingLoss
 from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
-from nectargan.record.histograms import save_histograms
+from nectargan.record.histogram_file import save_histograms
+from nectargan.record.run_directory import EpochFileKind
 from nectargan.runs.resume import Resumption
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep
@@ -242,29 +241,30 @@ class Pix2pixTrainer(Trainer):
 
     def _save_epoch_files(self, epoch: int) -> None:
         save, logging = self.config.save, self.config.logging
-        rates = {
-            EXAMPLES: save.example_save_rate if save.save_examples else 0,
-            LOSS_MAPS: logging.loss_map_every_n_epochs,
-            HISTOGRAMS: logging.histogram_every_n_epochs,
+        rates: dict[EpochFileKind, int] = {
+            "examples": save.example_save_rate if save.save_examples else 0,
+            "loss_maps": logging.loss_map_every_n_epochs,
+            "histograms": logging.histogram_every_n_epochs,
         }
         last = epoch == self.config.train.epochs
-        due = {kind for kind, rate in rates.items() if rate and (epoch % rate == 0 or last)}
+        due = {
+            kind: self.directory.epoch_file(kind, epoch, self.step)
+            for kind, rate in rates.items()
+            if rate and (epoch % rate == 0 or last)
+        }
         if not due:
             return
         pairs = self.data.examples
         made = generate_examples(self.generate, pairs, self.device)
-        if EXAMPLES in due:
-            save_grid(pairs, made, self._epoch_file(EXAMPLES, epoch))
-        if LOSS_MAPS in due:
+        if "examples" in due:
+            save_grid(pairs, made, due["examples"])
+        if "loss_maps" in due:
             maps = loss_maps(self.losses.get_registered_losses(), pairs, made)
             if maps:
-                save_loss_maps(maps, pairs, made, self._epoch_file(LOSS_MAPS, epoch))
-        if HISTOGRAMS in due:
+                save_loss_maps(maps, pairs, made, due["loss_maps"])
+        if "histograms" in due:
             found = training_histograms(self.networks, made)
-            save_histograms(found, self._epoch_file(HISTOGRAMS, epoch, ".npz"))
-
-    def _epoch_file(self, kind: str, epoch: int, suffix: str = ".png") -> Path:
-        return self.directory / epoch_file(kind, epoch, self.step, suffix)
+            save_histograms(found, due["histograms"])
 
     def on_resume(self) -> None:
         """Sets the learning rates, which follow from the epoch and the config."""

@@ -22,10 +22,12 @@ from nectargan.cpu import describe
 from nectargan.errors import DataError
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.loss_manager import LossManager
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import describe_datasets
 from nectargan.runs.environment import describe_environment
-from nectargan.runs.open import Run, choose_store, open_run
+from nectargan.runs.open import Run, open_run
 from nectargan.runs.resume import Resumption
+from nectargan.runs.sinks import choose_store
 from nectargan.shortage import no_worker
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.cuda_graphs import GraphBackend
@@ -83,7 +85,7 @@ class Trainer(ABC):
         NectarGANError: the config or the data cannot be used.
     """
 
-    directory: Path
+    directory: RunDirectory
 
     def __init__(
         self,
@@ -130,7 +132,9 @@ class Trainer(ABC):
             for doubt in doubts_about(self.config):
                 log.warning("%s", doubt)
 
-    def explaining_shortages(self, directory: Path | None = None) -> AbstractContextManager[None]:
+    def explaining_shortages(
+        self, directory: RunDirectory | None = None
+    ) -> AbstractContextManager[None]:
         """For a ``with`` statement: too little memory, say, is told in one sentence."""
         return shortages_explained(self.config, self.device, self._need, directory)
 
@@ -172,7 +176,7 @@ class Trainer(ABC):
 
     # --- the loop ------------------------------------------------------------------------------
 
-    def train(self, display: Display | Literal["auto"] | None = "auto") -> Path:
+    def train(self, display: Display | Literal["auto"] | None = "auto") -> RunDirectory:
         """Trains for as many epochs as the config says, or what is left of them.
 
         On Ctrl-C, SIGTERM and SIGHUP the run is saved as it is after the step at hand.

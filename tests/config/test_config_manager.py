@@ -68,13 +68,15 @@ def test_the_projects_configs_load_and_survive_a_round_trip(path: Path, tmp_path
 
 def test_the_papers_settings() -> None:
     read = {path.stem: ConfigManager(path).data for path in CONFIGS}
-    assert set(read) == {"demo", "facades", "maps", "edges2shoes", "facades_scheduled"}
-    for name in ("facades", "maps"):
+    others = {"resnet", "pix2pixhd", "pixelgan"}
+    assert set(read) == {"demo", "facades", "maps", "edges2shoes", "facades_scheduled"} | others
+    for name in ("facades", "maps", *others):
         config = read[name]
         assert (config.dataloader.batch_size, config.train.epochs) == (1, 200)
         assert (config.dataloader.load.load_size, config.dataloader.load.crop_size) == (286, 256)
         assert config.dataloader.augmentations.both.h_flip_chance == 0.5
-        assert config.train.loss == {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
+        matching = {"G_FM": 10.0, "G_L1": 0.0} if name == "pix2pixhd" else {"G_L1": 100.0}
+        assert config.train.loss == {"G_GAN": 1.0, "D_real": 0.5, "D_fake": 0.5, **matching}
     shoes = read["edges2shoes"]
     assert (shoes.dataloader.batch_size, shoes.train.epochs) == (4, 15)
     assert shoes.dataloader.load.load_size == shoes.dataloader.load.crop_size == 256

@@ -15,7 +15,6 @@ from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
 from nectargan.losses.lm_data import LossEvent
 from nectargan.losses.loss_manager import LossManager
-from nectargan.runs.describe import FACTS_FILE
 from nectargan.runs.open import open_run
 from nectargan.scheduling.data import Schedule
 from nectargan.trainers.captured_step import CapturedStep, graph_obstacle
@@ -99,9 +98,22 @@ def test_captured_and_eager_runs_are_equal(
     assert_equal(captured, plain)
 
 
-@pytest.mark.parametrize("discriminator", ["patchgan", "multiscale"])
+@pytest.mark.parametrize(
+    ("generator", "discriminator"),
+    [
+        ({"name": "resnet", "features": 2, "n_blocks": 1}, "patchgan"),
+        (
+            {
+                "function": "nectargan.models.resnet.ResnetGenerator",
+                "arguments": {"features": 2, "n_blocks": 1},
+            },
+            "multiscale",
+        ),
+    ],
+    ids=["built in", "own"],
+)
 def test_feature_matching_and_spectral_norm_are_captured(
-    tiny: Make, graphs: CpuGraphs, discriminator: str
+    tiny: Make, graphs: CpuGraphs, generator: dict[str, object], discriminator: str
 ) -> None:
     """Each pass refines the estimate of the norm in place, in replays as well."""
     options = {
@@ -112,7 +124,7 @@ def test_feature_matching_and_spectral_norm_are_captured(
             "n_layers": 1,
             "spectral_norm": True,
         },
-        "train__generator": {"name": "resnet", "features": 2, "n_blocks": 1},
+        "train__generator": generator,
         "train__generator__learning_rate": {"epochs": 1, "epochs_decay": 1, "initial": 0.002},
     }
     plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options))
@@ -142,11 +154,11 @@ def test_a_run_that_gives_up_says_so_in_its_tags(tiny: Make, graphs: CpuGraphs) 
     trainer = Pix2pixTrainer(tiny(), graphs=graphs)
     trainer.losses.get_registered_losses()["G_L1"].function = waits
     directory = trainer.train()
-    tags = json.loads((directory / FACTS_FILE).read_text())["tags"]
+    tags = json.loads((directory / "facts.json").read_text())["tags"]
     assert tags["cuda_graph"] == "off"
     assert "_local_scalar_dense" in str(trainer.graph_obstacle)
     other = Pix2pixTrainer(tiny(), graphs=graphs).train()
-    assert json.loads((other / FACTS_FILE).read_text())["tags"]["cuda_graph"] == "on"
+    assert json.loads((other / "facts.json").read_text())["tags"]["cuda_graph"] == "on"
 
 
 def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: CpuGraphs) -> None:

@@ -22,7 +22,8 @@ from mlflow.tracking import MlflowClient
 
 from nectargan.cli.train import train
 from nectargan.config.schema import Config
-from nectargan.record.ledger import offset_of_step
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import offset_of_step
 from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.runs.sinks import synchronize
@@ -123,11 +124,11 @@ def newest_checkpoint(run: Path) -> int:
 
 
 def resume(run: Path, **changes: Any) -> Pix2pixTrainer:
-    checkpoint = load_last(run)
+    checkpoint = load_last(RunDirectory(run))
     wanted = Config.model_validate(checkpoint["config"])
     for name, weight in changes.items():
         wanted.train.loss[name] = weight
-    resumption = resumption_of(run, checkpoint, wanted)
+    resumption = resumption_of(RunDirectory(run), checkpoint, wanted)
     trainer = Pix2pixTrainer(resumption.config, resumption)
     trainer.train()
     return trainer
@@ -153,9 +154,9 @@ def test_killed_past_a_checkpoint_and_resumed_with_other_weights(
     dead = points_of(run, first)
     # Other weights from the checkpoint on; killed once more, and what was left is sent.
     train_and_kill(path, output, "--resume", str(run), "--set", "train.loss.G_L1=7")
-    synchronize(run)
+    synchronize(RunDirectory(run))
     second = assert_mlflow_equals_csv(run)
-    kept = load_last(run)["step"]
+    kept = load_last(RunDirectory(run))["step"]
     assert second.info.run_id != first.info.run_id
     assert (second.info.status, second.data.params["loss.G_L1"]) == ("KILLED", "7")
     csv = pd.read_csv(run / "losses.csv")
@@ -173,7 +174,7 @@ def test_killed_past_a_checkpoint_and_resumed_with_other_weights(
     assert third.data.tags["supersedes"] == second.info.run_id
     assert points_of(run, first).items() >= dead.items()
     # Sending it once more changes nothing.
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}
     assert assert_mlflow_equals_csv(run).info == third.info
 
 
@@ -196,7 +197,7 @@ def interrupted(config: Config, at: int) -> Path:
     trainer = Stopping(config)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    return trainer.directory
+    return trainer.directory.path
 
 
 def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
@@ -205,7 +206,7 @@ def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
     epochs = {"epochs": 4, "epochs_decay": 0}
     config = tiny(logging__mlflow=MLFLOW, train__generator__learning_rate=epochs)
     run = interrupted(config, 5)
-    synchronize(run)  # what it had no time for
+    synchronize(RunDirectory(run))  # what it had no time for
     first = assert_mlflow_equals_csv(run)
     assert ("loss/G_L1/raw", 5) in points_of(run, first)
     resume(run, G_L1=3.0)
@@ -241,7 +242,7 @@ def test_resumed_from_an_older_checkpoint(tiny: Make) -> None:
     assert again.data.tags["supersedes"] == old.info.run_id
     assert old.data.tags["superseded_by"] == again.info.run_id
     assert points_of(run, old).items() >= sent.items()
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}
 
 
 def test_a_record_that_was_cut_by_hand_is_noticed(tiny: Make) -> None:
@@ -250,7 +251,7 @@ def test_a_record_that_was_cut_by_hand_is_noticed(tiny: Make) -> None:
     first = assert_mlflow_equals_csv(run)
     path = run / "losses.csv"
     path.write_bytes(path.read_bytes()[: offset_of_step(path, 4)])
-    assert synchronize(run) == {"MLflow": True}
+    assert synchronize(RunDirectory(run)) == {"MLflow": True}
     again = assert_mlflow_equals_csv(run)
     assert again.info.run_id != first.info.run_id
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}

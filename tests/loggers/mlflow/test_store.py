@@ -13,7 +13,6 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from nectargan.errors import RunError
-from nectargan.loggers.follower import Point
 from nectargan.loggers.mlflow import store as mlflow_store
 from nectargan.loggers.mlflow.client import check_reachable
 from nectargan.loggers.mlflow.sink import MLflowSink
@@ -24,6 +23,7 @@ from nectargan.loggers.mlflow.store import (
     prepare_database,
     sqlite_uri,
 )
+from nectargan.record.follower import Point
 
 TEAM = "http://ada:sesame@team:5000/x"
 BARE = "http://team:5000/x"

@@ -13,7 +13,7 @@ import pytest
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
-from nectargan.record.run_directory import write_status
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.start import Request
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -98,7 +98,7 @@ def test_auto_takes_the_newest_unfinished_run_or_none(run: Path, tmp_path: Path)
     config, resumption = request.resume("auto")
     assert resumption is not None
     assert resumption.directory == run
-    write_status(run, "FINISHED")
+    RunDirectory(run).write_status("FINISHED")
     config, resumption = request.resume("auto")
     assert (config.common.experiment_name, resumption) == ("old", None)
 

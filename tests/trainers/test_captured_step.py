@@ -127,7 +127,7 @@ def test_feature_matching_and_spectral_norm_are_captured(
         "train__generator": generator,
         "train__generator__learning_rate": {"epochs": 1, "epochs_decay": 1, "initial": 0.002},
     }
-    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options))
+    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options), graphs=graphs)
     expected = train(plain)
     assert train(captured) == expected
     assert graphs.captures == 1

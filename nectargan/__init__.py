@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from nectargan.config.config_manager import load_config
     from nectargan.config.schema import Config
     from nectargan.errors import NectarGANError
-    from nectargan.loggers.tracking import Tracker, track
+    from nectargan.loggers.tracking import track
     from nectargan.losses.lm_data import LMLoss, LossEvent
     from nectargan.losses.loss_manager import LossManager
+    from nectargan.record.tracker import Tracker
     from nectargan.runs.checkpoint import load_generator
     from nectargan.scheduling.data import Schedule
     from nectargan.scheduling.scheduler import Scheduler
@@ -55,7 +56,7 @@ _MODULES = {
     "Schedule": "scheduling.data",
     "Scheduler": "scheduling.scheduler",
     "TorchScheduler": "scheduling.scheduler_torch",
-    "Tracker": "loggers.tracking",
+    "Tracker": "record.tracker",
     "load_config": "config.config_manager",
     "load_generator": "runs.checkpoint",
     "load_losses": "analysis.frames",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,24 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.augmentation_options import OwnAugmentation
-from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.loss_options import LossTerm, ScheduleConfig, weight_of
 from nectargan.config.metric_options import OwnMetric, as_own
-from nectargan.config.schema import Config, PatchGAN, Unet
+from nectargan.config.network_options import Discriminator, Generator, OwnNetwork
+from nectargan.config.objectives import ADVERSARIAL, OPTIONAL
+from nectargan.config.schedules import usable
+from nectargan.config.schema import Config
 from nectargan.dataset.augmentation import Augmentation
 from nectargan.dataset.augmentations import Chosen, PairAugmentation
 from nectargan.dataset.cache import choose_place
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
-from nectargan.errors import ConfigError, ScheduleError, did_you_mean
+from nectargan.errors import ConfigError
 from nectargan.imports import call_imported, import_path
 from nectargan.losses.lm_data import LMLoss
-from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights, pix2pix
+from nectargan.losses.losses import FeatureMatchingLoss
+from nectargan.losses.pix2pix_objective import pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.metrics import METRICS, Metric
-from nectargan.models.patchgan import PatchGANDiscriminator
-from nectargan.models.unet import UnetGenerator
+from nectargan.models.registry import DISCRIMINATORS, GENERATORS
 from nectargan.scheduling.data import Schedule
+from nectargan.tryout import try_discriminator, try_features, try_generator, try_loss
 from nectargan.wording import counted, in_short
 
 log = logging.getLogger("nectargan")
@@ -48,39 +52,72 @@ def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
 # --- networks ----------------------------------------------------------------------------------
 
 
-def build_generator(config: Config) -> UnetGenerator:
-    """The generator, checked against ``dataloader.load.crop_size``."""
+def build_generator(config: Config) -> nn.Module:
+    """The generator, checked against the sizes in ``dataloader``.
+
+    Raises:
+        ModelError: it cannot take images of that size.
+        ConfigError: it is one's own and cannot be imported, built or used.
+    """
     options, load = config.train.generator, config.dataloader.load
-    generator = UnetGenerator(
-        input_nc=load.input_nc,
-        output_nc=load.output_nc,
-        features=options.features,
-        n_downs=options.n_downs,
-        block_type=options.block_type,
-        upsample_type=options.upsample_type,
-        norm=options.norm,
-        dropout=options.dropout,
-    )
-    generator.check_size(*height_and_width(load.crop_size))
-    return generator
+    channels = {"input_nc": load.input_nc, "output_nc": load.output_nc}
+    if isinstance(options, OwnNetwork):
+        own = _own_network("train.generator", options, channels)
+        try_generator(_place("generator", options), own, _shape(config), load.output_nc)
+        return own
+    return _checked(GENERATORS[options.name](**channels, **options.options()), config)
 
 
-def build_discriminator(config: Config) -> PatchGANDiscriminator:
-    """The discriminator, checked against ``dataloader.load.crop_size``."""
+def build_discriminator(config: Config) -> nn.Module:
+    """The discriminator, checked against the sizes in ``dataloader``; raises what
+    `build_generator` does."""
     options, load = config.train.discriminator, config.dataloader.load
-    discriminator = PatchGANDiscriminator(
-        in_channels=load.input_nc + load.output_nc,
-        base_channels=options.base_channels,
-        n_layers=options.n_layers,
-        max_channels=options.max_channels,
-        norm=options.norm,
+    channels = {"in_channels": load.input_nc + load.output_nc}
+    if isinstance(options, OwnNetwork):
+        own = _own_network("train.discriminator", options, channels)
+        try_discriminator(_place("discriminator", options), own, _shape(config), load.output_nc)
+        return own
+    return _checked(DISCRIMINATORS[options.name](**channels, **options.options()), config)
+
+
+def check_features(config: Config, discriminator: nn.Module) -> None:
+    """Raises `ConfigError` unless the discriminator, on the CPU, makes features to be matched."""
+    options = config.train.discriminator
+    if isinstance(options, OwnNetwork):
+        channels = config.dataloader.load.output_nc
+        try_features(_place("discriminator", options), discriminator, _shape(config), channels)
+
+
+def _checked(network: nn.Module, config: Config) -> nn.Module:
+    height, width = height_and_width(config.dataloader.load.crop_size)
+    network.check_size(height, width)  # type: ignore[operator]
+    return network
+
+
+def _own_network(place: str, options: OwnNetwork, channels: dict[str, int]) -> nn.Module:
+    found = import_module_class(f"{place}.function", options.function)
+    taken = inspect.signature(found).parameters
+    extra = {name: count for name, count in channels.items() if name in taken}
+    network: nn.Module = call_imported(
+        f"{place}.arguments", options.function, found, options.arguments, extra
     )
-    discriminator.check_size(*height_and_width(load.crop_size))
-    return discriminator
+    return network
+
+
+def _place(network: str, options: OwnNetwork) -> str:
+    return f"train.{network}.function '{options.function}'"
+
+
+def _shape(config: Config) -> tuple[int, int, int, int]:
+    """Of a batch to try a network on: of two images where the run has more than one, since a batch
+    norm may need them."""
+    load = config.dataloader.load
+    batch = min(config.dataloader.batch_size, 2)
+    return batch, load.input_nc, *height_and_width(load.crop_size)
 
 
 def build_optimizer(
-    network: nn.Module, options: Unet | PatchGAN, lr: float, capturable: bool = False
+    network: nn.Module, options: Generator | Discriminator, lr: float, capturable: bool = False
 ) -> torch.optim.Adam:
     """Adam, fused: one kernel for all parameters instead of several for each.
 
@@ -90,7 +127,8 @@ def build_optimizer(
         lr: Learning rate to begin with.
         capturable: Keep the learning rate on the device as well, for a step that is captured.
     """
-    parameters = list(network.parameters())
+    # What a network of one's own has frozen stays so.
+    parameters = [each for each in network.parameters() if each.requires_grad]
     return torch.optim.Adam(
         parameters,
         lr=torch.tensor(lr, device=parameters[0].device) if capturable else lr,
@@ -100,140 +138,23 @@ def build_optimizer(
     )
 
 
-def lr_schedules(config: Config) -> dict[str, Schedule]:
-    """The learning rate of each network over the epochs.
-
-    Raises:
-        ConfigError: a schedule of one's own cannot be imported, or fails in an epoch of the run.
-    """
-    return {
-        name: _usable(rate, f"train.{name}.learning_rate", config.train.epochs, least=0.0)
-        for name, rate in _rates(config).items()
-    }
-
-
-def _rates(config: Config) -> dict[str, Schedule]:
-    """The learning rates as the config has them: nothing is imported."""
-    train = config.train
-    shared = train.generator if not train.separate_lr_schedules else train.discriminator
-    return {
-        "generator": train.generator.learning_rate.build(),
-        "discriminator": shared.learning_rate.build(),
-    }
-
-
-def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
-    """Weights and learning rates over the epochs, under the names of their series.
-
-    Args:
-        config: The config.
-        imports: Whether functions that it names are imported; else their schedules have no values.
-    """
-    weights, rates = (
-        (loss_weights(config), lr_schedules(config))
-        if imports
-        else (_weights(config), _rates(config))
-    )
-    return {
-        **{f"weight/{name}": weight for name, weight in weights.items()},
-        **{f"lr/{name}": rate for name, rate in rates.items()},
-    }
-
-
-def _usable(schedule: Schedule, place: str, epochs: int, least: float = -math.inf) -> Schedule:
-    """A schedule that has values; a function of one's own is imported and tried out."""
-    if schedule.is_imported:
-        return schedule
-    schedule = schedule.imported(f"The schedule of {place}")
-    times = range(1, epochs + 1)
-    try:
-        values = {epoch: schedule.value_at(epoch) for epoch in times}
-        again = {epoch: schedule.value_at(epoch) for epoch in reversed(times)}
-    except ScheduleError as error:
-        raise ConfigError(f"{place}: {error}") from error
-    for epoch, value in values.items():
-        if value < least:
-            raise ConfigError(
-                f"{place}: schedule '{schedule.name}' returned {value:g} for epoch {epoch}; "
-                f"at least {least:g} is allowed."
-            )
-        if value != again[epoch]:
-            raise ConfigError(
-                f"{place}: schedule '{schedule.name}' returned {value:g} and then "
-                f"{again[epoch]:g} for epoch {epoch}; its value must depend on the epoch alone."
-            )
-    return schedule
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The parameters that an optimiser updates, in the order of its state."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 # --- losses ------------------------------------------------------------------------------------
-
-
-def resolve_losses(config: Config) -> Config:
-    """A copy of ``config`` whose ``train.loss`` names every loss of the run with its weight.
-
-    Raises:
-        ConfigError: a name in ``train.loss`` is neither the objective's nor a whole term.
-    """
-    own = objective_weights(config.train.objective)
-    everything = objective_weights()
-    options: dict[str, Any] = dict(own)
-    for name, option in config.train.loss.items():
-        is_new_term = isinstance(option, LossTerm) and option.function is not None
-        if name not in own and not is_new_term:
-            if option == 0 and name in everything:
-                continue
-            raise ConfigError(_not_a_loss(name, config.train.objective, own, everything))
-        if isinstance(option, LossTerm) and option.weight is None:
-            option = option.model_copy(update={"weight": own.get(name, 1.0)})
-        options[name] = option
-    config = config.model_copy(deep=True)
-    config.train.loss = options
-    return config
-
-
-def _not_a_loss(
-    name: str, objective: str, own: dict[str, float], everything: dict[str, float]
-) -> str:
-    if name in everything:
-        return (
-            f"train.loss.{name} has a weight, but objective '{objective}' does not have that loss; "
-            "choose another train.objective, or give it a 'function'."
-        )
-    return (
-        f"train.loss.{name} is not a loss of objective '{objective}', and no whole term with a "
-        f"'function'.{did_you_mean(name, own)}"
-    )
-
-
-def loss_weights(config: Config) -> dict[str, Schedule]:
-    """The weight of every loss of the run over the epochs; builds no loss.
-
-    Raises:
-        ConfigError: a schedule of one's own cannot be imported, or fails in an epoch of the run.
-    """
-    return {
-        name: _usable(weight, f"train.loss.{name}", config.train.epochs)
-        for name, weight in _weights(config).items()
-    }
-
-
-def _weights(config: Config) -> dict[str, Schedule]:
-    """The weights as the config has them: nothing is imported."""
-    return {
-        name: _schedule(_weight_of(option))
-        for name, option in resolve_losses(config).train.loss.items()
-    }
 
 
 def build_losses(config: Config) -> dict[str, LMLoss]:
     """The spec of a run's losses, for `LossManager.init_from_spec`.
 
     Raises:
-        ConfigError: a name or a term in ``train.loss`` cannot be used.
+        ConfigError: a term in ``train.loss`` cannot be used.
         CheckpointError: the VGG19 weights cannot be had.
     """
     train = config.train
-    options = resolve_losses(config).train.loss
+    options = train.loss
     functions = {
         name: _build_function(name, option, config)
         for name, option in options.items()
@@ -245,15 +166,16 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
         train.vgg_weights,
         config.dataloader.load.output_nc,
         functions,
+        [name for name in OPTIONAL if name in options and name not in functions],
     )
     for name, option in options.items():
         if name not in losses:
             losses[name] = LMLoss(name, functions[name], tags=["G"])
         if isinstance(option, LossTerm) and option.tags is not None:
             losses[name] = replace(losses[name], tags=option.tags)
-        weight = _weight_of(option)
+        weight = weight_of(option)
         if isinstance(weight, ScheduleConfig):
-            schedule = _usable(weight.build(), f"train.loss.{name}", train.epochs)
+            schedule = usable(weight.build(), f"train.loss.{name}", train.epochs)
             losses[name] = replace(losses[name], schedule=schedule)
         else:
             losses[name] = replace(losses[name], loss_weight=weight, schedule=Schedule())
@@ -263,44 +185,17 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
     return losses
 
 
-def _weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
-    if not isinstance(option, LossTerm):
-        return option
-    return 1.0 if option.weight is None else option.weight
-
-
 def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:
     function = _import_module(name, term, config.train.vgg_weights)
-    _try_out(name, term, function, config)
-    return function
-
-
-def _try_out(name: str, term: LossTerm, function: nn.Module, config: Config) -> None:
-    """Computes a foreign loss once, so that one that cannot be used is found before the run."""
     load = config.dataloader.load
     shape = (1, load.output_nc, *height_and_width(load.crop_size))
-    inputs = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
-    if name in ADVERSARIAL:
+    inputs: list[Any] = [torch.rand(shape, requires_grad=True), torch.rand(shape)]
+    if isinstance(function, FeatureMatchingLoss):
+        inputs = [[[images, images]] for images in inputs]  # one scale of one layer, and logits
+    elif name in ADVERSARIAL:
         inputs = [torch.rand(1, 1, 4, 4, requires_grad=True)]
-    try:
-        value = function(*inputs)
-    except Exception as error:
-        # Foreign code may raise anything.
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"train.loss.{name}.function '{term.function}' fails on {len(inputs)} tensors of shape "
-            f"{tuple(inputs[0].shape)}: {reason}."
-        ) from None
-    if not isinstance(value, Tensor) or not value.requires_grad:
-        raise ConfigError(
-            f"train.loss.{name}.function '{term.function}' must return a tensor with a gradient."
-        )
-
-
-def _schedule(weight: float | ScheduleConfig) -> Schedule:
-    if isinstance(weight, ScheduleConfig):
-        return weight.build()
-    return Schedule("constant", initial_value=weight, target_value=weight)
+    try_loss(f"train.loss.{name}.function '{term.function}'", function, inputs)
+    return function
 
 
 def _import_module(name: str, term: LossTerm, vgg_weights: str | None) -> nn.Module:
@@ -401,7 +296,9 @@ def build_augmentation(config: Config) -> PairAugmentation:
             for shapes in ([(2, count, *height_and_width(load.crop_size)) for count in counts],)
         }
     both, input = (side.model_dump(exclude={"own"}) for side in (sides.both, sides.input))
-    return PairAugmentation(both, input, load.input_nc, own)
+    of_input, of_target = [load.resize] * 2 if isinstance(load.resize, str) else load.resize
+    nearest = (of_input == "nearest", of_target == "nearest")
+    return PairAugmentation(both, input, load.input_nc, own, nearest)
 
 
 def _own_augmentation(

@@ -6,9 +6,11 @@ import re
 
 # A spreadsheet takes a text that begins with one of these for a formula.
 FORMULA = ("=", "+", "-", "@")
+# MLflow's own bound.
+_LONGEST = 500
 EXPERIMENT_NAMES = (
-    "it must be printable text that does not begin with '=', '+', '-' or '@', which a spreadsheet "
-    "takes for a formula"
+    f"it must be printable text of at most {_LONGEST} characters that does not begin with '=', "
+    "'+', '-' or '@', which a spreadsheet takes for a formula"
 )
 
 SINK_NAMES = (
@@ -24,4 +26,5 @@ def is_sink_name(name: str) -> bool:
 
 def is_experiment_name(name: str) -> bool:
     """Whether ``name`` can be that of an experiment in MLflow."""
-    return bool(name.strip()) and name.isprintable() and not name.startswith(FORMULA)
+    is_text = bool(name.strip()) and name.isprintable() and len(name) <= _LONGEST
+    return is_text and not name.startswith(FORMULA)

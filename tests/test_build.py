@@ -14,9 +14,6 @@ from nectargan.build import (
     build_generator,
     build_losses,
     build_optimizer,
-    loss_weights,
-    lr_schedules,
-    resolve_losses,
 )
 from nectargan.config.schema import Config
 from nectargan.dataset.paired_dataset import normalize
@@ -71,29 +68,6 @@ def test_adam_has_the_options_of_the_config(tiny: Make) -> None:
     assert adam.defaults["betas"] == (0.3, 0.999)
     assert adam.defaults["lr"] == 0.01
     assert adam.defaults["fused"] is True
-
-
-def test_learning_rates_are_shared_unless_separate(tiny: Make) -> None:
-    lr = {"epochs": 3, "epochs_decay": 1, "initial": 0.1, "target": 0.0}
-    config = tiny(train__discriminator__learning_rate=lr)
-    rates = lr_schedules(config)
-    assert rates["discriminator"] == rates["generator"]
-    config = tiny(train__discriminator__learning_rate=lr, train__separate_lr_schedules=True)
-    rates = lr_schedules(config)
-    # One epoch after the last the rate would be 0: the last one is half-way.
-    assert [rates["discriminator"].value_at(e) for e in (1, 3, 4, 5)] == [0.1, 0.1, 0.05, 0.0]
-    assert rates["generator"].value_at(1) == 0.0002
-
-
-def test_the_resolved_config_names_every_loss(tiny: Make) -> None:
-    resolved = resolve_losses(tiny(train__loss__G_L1=7))
-    assert resolved.train.loss == {"G_GAN": 1.0, "G_L1": 7.0, "D_real": 0.5, "D_fake": 0.5}
-    assert resolve_losses(resolved) == resolved
-
-
-def test_unused_losses_of_weight_zero_are_let_pass(tiny: Make) -> None:
-    # A migrated v0.2.3 config has all of them.
-    assert "G_VGG" not in resolve_losses(tiny(train__loss={"G_VGG": 0.0})).train.loss
 
 
 @pytest.mark.parametrize(
@@ -167,12 +141,6 @@ def test_vgg_without_its_weights_is_one_sentence(tiny: Make, tmp_path: Path) -> 
     config = tiny(train__objective="basic+vgg", train__vgg_weights=str(tmp_path / "none.pth"))
     with pytest.raises(Exception, match=r"none\.pth.*train\.vgg_weights"):
         build_losses(config)
-
-
-def test_weights_over_the_epochs_need_no_loss(tiny: Make) -> None:
-    weights = loss_weights(tiny(train__objective="extended+vgg", train__loss={"G_L1": 3}))
-    assert weights["G_L1"].value_at(9) == 3
-    assert weights["G_VGG"].value_at(1) == 10.0
 
 
 def test_no_data_set(tiny: Make) -> None:

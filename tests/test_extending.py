@@ -21,11 +21,12 @@ from nectargan import track
 from nectargan.analysis import plots
 from nectargan.analysis.compare import best_in, compare_runs
 from nectargan.analysis.frames import load_runs
-from nectargan.build import all_schedules, build_augmentation, build_losses, lr_schedules
+from nectargan.build import build_augmentation, build_losses
 from nectargan.cli.main import main
 from nectargan.cli.train import train
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.dotted import dotted
+from nectargan.config.schedules import all_schedules, lr_schedules
 from nectargan.config.schema import Config
 from nectargan.dataset.built_in_augmentations import ON_BOTH, ON_INPUT
 from nectargan.errors import ConfigError, DataError, NectarGANError, ScheduleError
@@ -36,7 +37,6 @@ from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import notation_of, parse_notation
 from nectargan.sweeps.axes import parse_axes
 from nectargan.sweeps.search import Search
-from nectargan.trainers import pix2pix_trainer
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.graph_stand_in import CpuGraphs
 
@@ -165,14 +165,11 @@ def test_a_config_is_drawn_and_swept(tiny: Make, mine: Path, tmp_path: Path) -> 
     assert seen == [[9.0, 4.5], [4.0, 4.0]]
 
 
-def test_a_captured_step_follows_it(
-    tiny: Make, mine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_captured_step_follows_it(tiny: Make, mine: Path) -> None:
     backend = CpuGraphs()
-    monkeypatch.setattr("nectargan.trainers.trainer.graph_obstacle", lambda *_: None)
-    monkeypatch.setattr(pix2pix_trainer, "CudaGraphs", lambda device: backend)
     options = {"train__loss__G_L1": f"{LINE} interval=step", "dataloader__batch_size": 1}
-    run = Pix2pixTrainer(tiny(**options, train__generator__learning_rate__epochs=2)).train()
+    config = tiny(**options, train__generator__learning_rate__epochs=2)
+    run = Pix2pixTrainer(config, graphs=backend).train()
     assert backend.captures == 1
     losses = pd.read_csv(run / "losses.csv")
     weights = losses[losses["loss"] == "G_L1"]["weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -143,14 +144,17 @@ class Stepper:
         self._open = ExitStack()
         if variant.record in ("csv", "sinks", "all"):
             self._gate = gate = Gate(loop.trainer.losses)
-            every = {"mlflow_every_n_steps": 1, "tensorboard_every_n_steps": 1}
+            track = nectargan.track
+            if variant.record == "all":
+                track = functools.partial(
+                    track, mlflow_every_n_steps=1, tensorboard_every_n_steps=1
+                )
             self._open.enter_context(
-                nectargan.track(
+                track(
                     gate,
                     setting.runs / str(variant).replace(" ", "_").replace(":", ""),
                     mlflow=variant.record != "csv",
                     tensorboard=variant.record != "csv",
-                    **(every if variant.record == "all" else {}),
                 )
             )
 

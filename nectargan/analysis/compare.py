@@ -12,7 +12,7 @@ import numpy as np
 
 from nectargan.analysis.frames import EPOCH_LOSS, LOWER_IS_BETTER, NAN_CELLS, frame_of_runs
 from nectargan.analysis.names import distinct_parts, short_keys
-from nectargan.analysis.sources import Run, open_sources
+from nectargan.analysis.sources import RunLike, open_sources
 from nectargan.config.schema import Config
 from nectargan.errors import RunError, did_you_mean
 from nectargan.metrics import is_lower_better
@@ -28,7 +28,7 @@ _PLACES = ("common.experiment_name", "common.experiment_version", "common.output
 
 
 def compare_runs(
-    runs: Run | Sequence[Run], mlflow_uri: str | None = None, sort: str | None = None
+    runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None, sort: str | None = None
 ) -> pd.DataFrame:
     """One row a run: the options in which the runs differ, and their last and best values.
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nectargan.analysis.last_values import last_step
 from nectargan.analysis.run_changes import changes_of
-from nectargan.analysis.run_list import last_step
 from nectargan.analysis.sources import (
-    Run,
-    RunDirectory,
+    LedgerSource,
+    RunLike,
     Source,
     is_several,
     open_sources,
@@ -18,7 +18,7 @@ from nectargan.analysis.sources import (
 )
 from nectargan.analysis.tables import schema_of
 from nectargan.metrics import is_lower_better
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE
 
 EPOCH_LOSS = "epoch/loss/"
 # Where a frame of runs keeps which of its values are NaN and not missing, in ``attrs``.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nectargan.config.schema import Config
 
 
-def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+def load_losses(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> pd.DataFrame:
     """Every loss of one or more runs, a row per loss and step.
 
     The frame has the same columns wherever it is read from:
@@ -67,7 +67,7 @@ def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.
     return _frame(open_sources(runs, mlflow_uri), LOSSES_FILE, is_several(runs))
 
 
-def load_metrics(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+def load_metrics(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> pd.DataFrame:
     """Every measurement of one or more runs: learning rates, validation, times.
 
     Columns ``run``, ``step``, ``epoch`` and ``time`` as from `load_losses`, ``metric`` (category)
@@ -83,7 +83,7 @@ def load_metrics(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd
     return _frame(open_sources(runs, mlflow_uri), METRICS_FILE, is_several(runs))
 
 
-def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+def load_runs(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> pd.DataFrame:
     """One row a run: how it stands, its config, its last and best values.
 
     The index ``run`` has the names of the runs. Columns:
@@ -146,7 +146,7 @@ def losses_of(source: Source) -> pd.DataFrame:
 
 def metrics_of(source: Source) -> pd.DataFrame:
     """As `load_metrics`, of one source; empty where there is no such record."""
-    if isinstance(source, RunDirectory) and not (source.directory / METRICS_FILE).exists():
+    if isinstance(source, LedgerSource) and not source.directory.metrics.exists():
         frame: pd.DataFrame = schema_of(METRICS_FILE).empty_table().to_pandas()
         return frame
     return _frame([source], METRICS_FILE, several=False)
@@ -190,7 +190,7 @@ def _row(
     step, epoch, losses = _last_losses(source)
     stand: dict[str, Any] = {"source": source.place, "status": status or None, "reason": reason}
     stand |= {"epoch": epoch, "step": step}
-    if isinstance(source, RunDirectory) and (changes := changes_of(source.directory)):
+    if isinstance(source, LedgerSource) and (changes := changes_of(source.directory)):
         stand["changes"] = "; ".join(map(str, changes))
     values = {f"loss/{name}/raw": raw for name, raw in losses.items()}
     return (
@@ -202,8 +202,8 @@ def _row(
 
 def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
     """Step, epoch and raw losses of the last step on record."""
-    if isinstance(source, RunDirectory):
-        return last_step(source.directory / LOSSES_FILE)
+    if isinstance(source, LedgerSource):
+        return last_step(source.directory.losses)
     frame = losses_of(source)
     last = frame[frame["step"] == frame["step"].max()]
     if last.empty:

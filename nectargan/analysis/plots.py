@@ -22,7 +22,7 @@ from nectargan.analysis.figures import (
 )
 from nectargan.analysis.names import distinct_parts
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import Run, Source, open_sources, readable
+from nectargan.analysis.sources import RunLike, Source, open_sources, readable
 from nectargan.errors import RunError
 from nectargan.metrics import METRICS, USUAL_SERIES, is_lower_better
 from nectargan.scheduling.notation import format_number
@@ -165,7 +165,7 @@ def _add_legend(figure: Figure) -> None:
 
 
 def plot_comparison(
-    runs: Run | Sequence[Run],
+    runs: RunLike | Sequence[RunLike],
     output: Path,
     *,
     x: XAxis = "step",

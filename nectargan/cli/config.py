@@ -27,7 +27,9 @@ def config() -> None:
     """
 
 
-@config.command("list", cls=Command)
+@config.command(
+    "list", cls=Command, examples=("nectargan config list", "nectargan config show maps")
+)
 def list_configs() -> None:
     """List the configs that come with NectarGAN."""
     from rich.table import Table
@@ -53,23 +55,28 @@ def _summary(config: Config) -> list[str]:
     ]
 
 
-@config.command(cls=Command)
+@config.command(
+    cls=Command,
+    examples=(
+        "nectargan config show facades > mine.json",
+        "nectargan config show facades --all --format yaml",
+    ),
+)
 @click.argument("config", type=_CONFIG)
 @click.option("--all", "everything", is_flag=True, help="With every default filled in.")
 @click.option(
     "--format", "form", type=click.Choice(["json", "yaml"]), default="json", help="How to print it."
 )
 def show(config: str, everything: bool, form: str) -> None:
-    """Print CONFIG: what it sets, or with --all every option.
-
-    \b
-    Begin a config of your own with
-      nectargan config show facades > mine.json
-    """
+    """Print CONFIG: what it sets, or with --all every option."""
     from nectargan.config.config_manager import load_config, read_document
+    from nectargan.config.migration import migrate
 
-    document = load_config(config).model_dump(mode="json") if everything else {}
-    say(_text(document or read_document(config)[0], form), nl=False)
+    if everything:
+        document = load_config(config).model_dump(mode="json")
+    else:
+        document = migrate(read_document(config)[0])
+    say(_text(document, form), nl=False)
 
 
 def _text(document: dict[str, Any], form: str) -> str:
@@ -80,7 +87,13 @@ def _text(document: dict[str, Any], form: str) -> str:
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
-@config.command(cls=Command)
+@config.command(
+    cls=Command,
+    examples=(
+        "nectargan config diff facades facades_scheduled",
+        "nectargan config diff facades runs/first_v1/config.json",
+    ),
+)
 @click.argument("a", type=_CONFIG)
 @click.argument("b", type=_CONFIG)
 def diff(a: str, b: str) -> None:
@@ -111,15 +124,13 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [key for key in all_keys() if key.startswith(incomplete)]
 
 
-@config.command(cls=Command)
+@config.command(
+    cls=Command,
+    examples=("nectargan config explain train.loss", "nectargan config explain common.precision"),
+)
 @click.argument("key", default="", shell_complete=_complete_key)
 def explain(key: str) -> None:
-    """Print what KEY means, its type, bounds and default; of a section, what is in it.
-
-    \b
-    For example
-      nectargan config explain train.loss
-    """
+    """Print what KEY means, its type, bounds and default; of a section, what is in it."""
     from nectargan.config import reference
 
     _print_key(reference.explain(key))
@@ -145,7 +156,13 @@ def _print_key(key: Key) -> None:
         make_console().print(table)
 
 
-@config.command(cls=Command)
+@config.command(
+    cls=Command,
+    examples=(
+        "nectargan config schema -o nectargan.schema.json",
+        "nectargan config schema | less",
+    ),
+)
 @click.option("-o", "--output", type=OUTPUT, help="File, in place of standard output.")
 def schema(output: Path | None) -> None:
     """Print the JSON Schema of a config, with which editors complete and check one.
@@ -165,7 +182,7 @@ def schema(output: Path | None) -> None:
         say(text, nl=False)
         return
     try:
-        with replacing(output) as part:
+        with replacing(output, or_stream=True) as part:
             part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None

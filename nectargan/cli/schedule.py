@@ -12,7 +12,13 @@ from nectargan.files import is_stream
 from nectargan.output import say
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "nectargan schedule facades_scheduled",
+        "nectargan schedule mine.yaml -o weights.png",
+    ),
+)
 @click.argument("config", type=ConfigPath())
 @click.option(
     "-o",
@@ -30,17 +36,18 @@ def schedule(config: str, output: Path, trust: bool) -> None:
     CONFIG names as schedules are imported.
     """
     from nectargan.analysis.schedule_plot import constant_values, plot_schedules
-    from nectargan.build import all_schedules
     from nectargan.config.config_manager import ConfigManager
-    from nectargan.record.run_directory import STATUS_FILE
+    from nectargan.config.schedules import all_schedules
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.trust import check_trust
 
     data = ConfigManager(config).data
     schedules, epochs = all_schedules(data, imports=False), data.train.epochs
     if any(not schedule.is_imported for schedule in schedules.values()):
-        if not trust and (Path(config).parent / STATUS_FILE).exists():
+        run = RunDirectory(Path(config).parent)
+        if not trust and run.status:
             # Of a run, which may come from somebody else.
-            check_trust(Path(config).parent, data.model_dump(mode="json"), "add --trust")
+            check_trust(run, data.model_dump(mode="json"), "add --trust")
         schedules = all_schedules(data)
     plot_schedules(schedules, epochs, output)
     if constant := constant_values(schedules, epochs):

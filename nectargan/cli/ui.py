@@ -40,7 +40,7 @@ _NEW_RUNS_SECONDS = 5.0
 _PORT = WholeNumber(1, 65535)
 
 
-@click.command(cls=LongCommand)
+@click.command(cls=LongCommand, examples=("nectargan ui", "nectargan ui runs --mlflow-port 5000"))
 @click.argument("directory", type=INPUT, default="runs")
 @click.option(
     "--mlflow-uri",
@@ -62,7 +62,7 @@ def ui(
     """
     if not directory.is_dir():
         raise RunError(f"'{directory}' is no directory; name the one that runs are in.")
-    from nectargan.analysis.run_list import mlflow_troubles
+    from nectargan.runs.run_list import mlflow_troubles
 
     store = find_store(mlflow_uri, directory)
     ports = find_ports(mlflow_port, tensorboard_port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
-from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.loss_options import NO_LOSS, LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
+from nectargan.config.network_options import FUNCTION, SECTIONS
 from nectargan.config.schema import Config
 from nectargan.config.shipped import find_config, meant_by
 from nectargan.credentials import public_address
@@ -185,10 +186,24 @@ class _YamlLoader(yaml.SafeLoader):
         return node
 
 
-# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text: it wants a point and a sign.
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text, 010 for 8, 1:30 for 90 and 2024-01-01 for a
+# date. The other texts stay texts.
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9]\d*)$",
+    "float": r"[-+]?(\d+[eE][-+]?\d+|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\.inf)$|\.nan$",
+}
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rpartition(":")[2] not in {*_NUMBERS, "timestamp"}
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _YamlLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789")
+    )
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -238,6 +253,8 @@ def _validate(
         sentences = []
         for item in error.errors(include_url=False):
             path = _without_union_tags(item["loc"])
+            if item["type"] == NO_LOSS:
+                path += ["loss", item["ctx"]["loss"]]
             key = ".".join(map(str, path))
             unknown = item["type"] == "extra_forbidden"
             from_set = any(
@@ -254,10 +271,11 @@ def _validate(
 
 def _sentence(item: Any, path: list[Any], where: str) -> str:
     if item["type"] == "extra_forbidden":
-        in_schedule = "schedule" in item["loc"][3:-1]
-        return f"{where} is not a known key." + _known_keys(path, in_schedule)
+        return f"{where} is not a known key{_known_keys(path, item['loc'])}"
     if item["type"] == "missing":
         return f"{where} is missing."
+    if item["type"] == NO_LOSS:
+        return f"{where} {item['msg']}"
     value = item["input"]
     if path[-1:] == ["tracking_uri"] and isinstance(value, str):
         value = public_address(value)
@@ -266,7 +284,7 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         if isinstance(value, Mapping):  # a section: not shown, for there may be an address in it
             return f"{where}: {item['ctx']['error']}".rstrip(".") + "."
         return f"{where} cannot be {_shown(value)}: {item['ctx']['error']}".rstrip(".") + "."
-    wanted = item["msg"].replace("Input should", "it should")
+    wanted = re.sub(r"^(Input|String) should", "it should", item["msg"])
     if item["type"] == "model_type":
         wanted = "it must be a section of options"
     return f"{where} cannot be {_shown(value)}: {wanted}."
@@ -286,6 +304,7 @@ def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
     path: list[Any] = []
     for index, part in enumerate(loc):
         after_option = index > 0 and (loc[:2] == ("train", "loss") and index == 3)
+        after_option |= _is_network(loc) and index == 2
         after_weight = part in ("number", "schedule") and loc[index - 1] == "weight"
         if (
             after_option
@@ -297,24 +316,36 @@ def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
     return path
 
 
-def _known_keys(path: list[Any], in_schedule: bool) -> str:
-    """What could have been meant by the last part of ``path``, and what is allowed there."""
+def _is_network(loc: Sequence[Any]) -> bool:
+    return loc[0:1] == ("train",) and len(loc) > 1 and loc[1] in SECTIONS
+
+
+def _known_keys(path: list[Any], loc: tuple[Any, ...]) -> str:
+    """The end of a sentence about an unknown key, the last part of ``path``: what could have been
+    meant by it, and what is allowed there."""
     name = str(path[-1])
-    section = _section_at(path[:-1], in_schedule)
+    section = _section_at(path[:-1], loc)
     if section is None:
-        return ""
+        return "."
+    if _is_network(loc) and len(path) == 3:
+        beside = f" of '{loc[2]}'"
+        if loc[2] == FUNCTION:
+            beside = " beside 'function': what that takes stands in 'arguments'"
+        return f"{beside}.{did_you_mean(name, section.model_fields)}"
     elsewhere = [key for key in _all_keys(Config) if key.rpartition(".")[2] == name]
     if elsewhere and name not in section.model_fields:
-        return f" Did you mean '{elsewhere[0]}'?"
+        return f". Did you mean '{elsewhere[0]}'?"
     if not section.model_fields:
-        return " Nothing is allowed there."
-    return did_you_mean(name, section.model_fields)
+        return ". Nothing is allowed there."
+    return f".{did_you_mean(name, section.model_fields)}"
 
 
-def _section_at(path: list[Any], in_schedule: bool) -> type[BaseModel] | None:
+def _section_at(path: list[Any], loc: tuple[Any, ...]) -> type[BaseModel] | None:
     if path[:2] == ["train", "loss"] and len(path) > 2:
-        return ScheduleConfig if in_schedule else LossTerm
+        return ScheduleConfig if "schedule" in loc[3:-1] else LossTerm
     section: type[BaseModel] = Config
+    if _is_network(loc) and len(path) > 1:
+        section, path = SECTIONS[loc[1]][loc[2]], path[2:]
     for name in path:
         field = section.model_fields.get(str(name))
         if field is None:
@@ -331,6 +362,9 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
+        if prefix == "train." and name in SECTIONS:
+            usual = next(iter(SECTIONS[name].values()))
+            keys += _all_keys(usual, f"{prefix}{name}.")
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += _all_keys(field.annotation, f"{prefix}{name}.")
     return keys

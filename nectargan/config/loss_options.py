@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from nectargan.config.base import MOST, Section
-from nectargan.errors import NectarGANError
+from nectargan.config.objectives import OPTIONAL, objective_weights
+from nectargan.errors import NectarGANError, did_you_mean
 from nectargan.imports import is_import_path
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import parse_notation
 from nectargan.scheduling.parameters import parameters_of
 from nectargan.scheduling.schedules import Number, schedule_map
+
+NO_LOSS = "no_loss"  # type of the error about a name that is no loss of the run
 
 Moment = Annotated[float, Field(ge=-MOST, le=MOST)]  # an epoch, or between two
 
@@ -149,6 +154,7 @@ class LossTerm(Section):
         return self
 
 
+Option = float | ScheduleConfig | LossTerm
 LossOption = Annotated[
     Annotated[Number, Tag("number")]
     # A function alone could be that of a term as well.
@@ -162,3 +168,45 @@ LossOption = Annotated[
         custom_error_message="it must be a number, a schedule or a whole term",
     ),
 ]
+
+
+def weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
+    """The weight of a resolved loss."""
+    if not isinstance(option, LossTerm):
+        return option
+    return 1.0 if option.weight is None else option.weight
+
+
+def resolve_losses(objective: str, given: Mapping[str, Option]) -> dict[str, Option]:
+    """Every loss of a run with its weight: those of the objective, and those that were given.
+
+    Raises:
+        PydanticCustomError: a name is neither the objective's nor that of a whole term.
+    """
+    own, everything = objective_weights(objective), objective_weights()
+    options: dict[str, Option] = dict(own)
+    for name, option in given.items():
+        is_whole = isinstance(option, LossTerm) and option.function is not None
+        if name not in own and not is_whole and (name not in OPTIONAL or option == 0):
+            if option == 0 and name in everything | OPTIONAL:
+                continue  # a migrated config of v0.2.3 has all of them
+            reason = _not_a_loss(name, objective, own, everything)
+            raise PydanticCustomError(NO_LOSS, "{reason}", {"reason": reason, "loss": name})
+        if isinstance(option, LossTerm) and option.weight is None:
+            option = option.model_copy(update={"weight": (OPTIONAL | own).get(name, 1.0)})
+        options[name] = option
+    return options
+
+
+def _not_a_loss(
+    name: str, objective: str, own: Mapping[str, float], everything: Mapping[str, float]
+) -> str:
+    if name in everything:
+        return (
+            f"has a weight, but objective '{objective}' does not have that loss; choose another "
+            "train.objective, or give it a 'function'."
+        )
+    return (
+        f"is not a loss of objective '{objective}', and no whole term with a 'function'."
+        f"{did_you_mean(name, [*own, *OPTIONAL])}"
+    )

@@ -51,11 +51,13 @@ def _tidy(node: Node) -> None:
     node.pop("title", None)
     if isinstance(node.get("default"), dict):
         del node["default"]
+    if "oneOf" in node:
+        # The options that a config gives may be those of several networks.
+        node["anyOf"] = node.pop("oneOf")
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
-    for name in ("anyOf", "oneOf"):
-        for each in node.get(name, ()):
-            _tidy(each)
+    for each in node.get("anyOf", ()):
+        _tidy(each)
     for name in ("properties", "$defs"):
         for each in node.get(name, {}).values():
             _tidy(each)
@@ -133,21 +135,23 @@ def _resolved(node: Node) -> Node:
 
 
 def _alternatives(node: Node) -> Iterator[Node]:
-    """What a value may be, each without ``$ref``, ``anyOf`` and ``oneOf``."""
+    """What a value may be, each without ``$ref`` and ``anyOf``."""
     node = _resolved(node)
-    several = node.get("anyOf") or node.get("oneOf")
-    if several is None:
+    if "anyOf" not in node:
         yield node
-    else:
-        for each in several:
-            yield from _alternatives(each)
+    for each in node.get("anyOf", ()):
+        yield from _alternatives(each)
 
 
 def _below(node: Node) -> Node:
     """The keys of a section; of all sections that a value may be."""
     keys: Node = {}
     for each in _alternatives(node):
-        keys = {**each.get("properties", {}), **keys}
+        for name, found in each.get("properties", {}).items():
+            known = keys.setdefault(name, found)
+            if "const" in known and known is not found:  # the name of a network
+                names = [*known.get("enum", [known["const"]]), found["const"]]
+                keys[name] = {**known, "enum": names}
     keys.pop("$schema", None)
     return keys
 

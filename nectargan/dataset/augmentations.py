@@ -37,6 +37,8 @@ class PairAugmentation(nn.Module):
         input: Keys of colorjitter, gaussnoise, motionblur, randgamma, grayscale, compression.
         input_nc: Channels of the input; grayscale and compression need 3.
         own: Further augmentations of "both", "input" and "target", applied after these.
+        nearest: Whether the input, and the target, has colours that are not to be mixed (label
+            maps): whatever moves pixels takes the nearest one.
 
     Raises:
         DataError: An unknown, missing or impossible setting, named by its key.
@@ -48,8 +50,10 @@ class PairAugmentation(nn.Module):
         input: Mapping[str, Any],
         input_nc: int = 3,
         own: Mapping[str, Sequence[Chosen]] | None = None,
+        nearest: tuple[bool, bool] = (False, False),
     ) -> None:
         super().__init__()
+        self._nearest = nearest
         own = own or {}
         built_in = _build(input, "input", ON_INPUT)
         for _, augmentation in built_in:
@@ -74,12 +78,13 @@ class PairAugmentation(nn.Module):
     @torch.no_grad()
     def forward(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Augments `(N, C, H, W)` batches of equal size and float values in [-1, 1]."""
-        for chance, augmentation in self._both:
-            input, target = _augment(augmentation, chance, input, target)
-        for chance, augmentation in self._input:
-            (input,) = _augment(augmentation, chance, input)
-        for chance, augmentation in self._target:
-            (target,) = _augment(augmentation, chance, target)
+        of_input, of_target = self._nearest
+        for chance, each in self._both:
+            input, target = _augment(each, chance, (input, of_input), (target, of_target))
+        for chance, each in self._input:
+            (input,) = _augment(each, chance, (input, of_input))
+        for chance, each in self._target:
+            (target,) = _augment(each, chance, (target, of_target))
         return input, target
 
 
@@ -87,14 +92,22 @@ def _possible(chosen: Sequence[Chosen]) -> list[Chosen]:
     return [each for each in chosen if each.chance > 0.0]
 
 
-def _augment(augmentation: Augmentation, chance: float, *batches: Tensor) -> tuple[Tensor, ...]:
-    """Applies an augmentation to some rows, the same rows and parameters in each batch."""
-    n, c, h, w = batches[0].shape
+def _augment(
+    augmentation: Augmentation, chance: float, *batches: tuple[Tensor, bool]
+) -> tuple[Tensor, ...]:
+    """Applies an augmentation to some rows, the same rows and parameters in each batch; with each,
+    whether its pixels stay whole."""
+    n, c, h, w = batches[0][0].shape
     rows = torch.nonzero(torch.rand(n) < chance).flatten()
     if not len(rows):
-        return batches
+        return tuple(batch for batch, _ in batches)
     params = augmentation.draw(len(rows), c, h, w)
-    return tuple(_on_rows(augmentation, batch, rows, params) for batch in batches)
+    return tuple(
+        _move_whole_pixels(augmentation, batch, rows, params)
+        if nearest and augmentation.moves_pixels
+        else _on_rows(augmentation, batch, rows, params)
+        for batch, nearest in batches
+    )
 
 
 def _on_rows(
@@ -107,6 +120,28 @@ def _on_rows(
     if batch.shape[1] in _WITH_ALPHA and not augmentation.moves_pixels:
         images[:, -1] = batch[rows, -1]
     return batch.index_copy(0, rows, images)
+
+
+def _move_whole_pixels(
+    augmentation: Augmentation, batch: Tensor, rows: Tensor, params: tuple[Tensor, ...]
+) -> Tensor:
+    """Takes each pixel from the nearest to where it would be interpolated: no new colours.
+
+    Where that is, two ramps say that are moved as an image: interpolation is exact on a ramp.
+    """
+    h, w = batch.shape[-2:]
+    ramps = [torch.linspace(0.0, 1.0, side, device=batch.device) for side in (h, w)]
+    y, x = torch.meshgrid(*ramps, indexing="ij")
+    # One of one's own may work on 3 channels alone.
+    places = torch.stack([y, x, x] if augmentation.needs_rgb else [y, x]).expand(
+        len(rows), -1, h, w
+    )
+    y, x = augmentation.apply(places, *params).clamp(0.0, 1.0).unbind(1)[:2]
+    sources = (y.mul(h - 1).round() * w + x.mul(w - 1).round()).long().flatten(1)
+    rows = onto(batch, rows)
+    images = batch.index_select(0, rows).flatten(2)
+    moved = images.gather(2, sources[:, None].expand_as(images))
+    return batch.index_copy(0, rows, moved.view(-1, *batch.shape[1:]))
 
 
 def _build(

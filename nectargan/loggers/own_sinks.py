@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.imports import call_imported, import_path
-from nectargan.loggers.follower import Sink
 from nectargan.names import SINK_NAMES, is_sink_name
+from nectargan.record.follower import Sink
+from nectargan.record.run_directory import RunDirectory
 
 _METHODS = ("open", "write", "add_file", "close")
 _KEYS = ("function", "every_n_steps", "arguments")
@@ -62,9 +62,9 @@ def make_sinks(described: Mapping[str, Sink | Mapping[str, Any]]) -> list[Sink]:
     return sinks
 
 
-def attach(sink: Sink, directory: Path) -> Sink:
+def attach(sink: Sink, directory: RunDirectory) -> Sink:
     """Tells a sink of one's own the directory of its run, as its attribute ``directory``."""
-    sink.directory = directory  # type: ignore[attr-defined]
+    sink.directory = directory.path  # type: ignore[attr-defined]
     return sink
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from nectargan.errors import LossError
-from nectargan.names import FORMULA
+from nectargan.names import EXPERIMENT_NAMES, FORMULA, is_experiment_name
 from nectargan.scheduling.data import Schedule
 
 _UNSCHEDULED = Schedule()
@@ -61,6 +61,11 @@ class LMLoss:
                 f"The schedule of loss '{self.name}' is {self.schedule!r}; it must be a Schedule."
             )
         self.tags = list(self.tags)
+        for tag in self.tags:
+            if not isinstance(tag, str) or not is_experiment_name(tag):
+                raise LossError(
+                    f"{tag!r} cannot be a tag of loss '{self.name}'; {EXPERIMENT_NAMES}."
+                )
         if self.is_scheduled:
             self.loss_weight = self.schedule.initial_value
         else:

@@ -191,7 +191,7 @@ class LossManager:
     def compute_loss(
         self,
         name: str,
-        *inputs: Tensor,
+        *inputs: Any,
         epoch: float | None = None,
         loss_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
@@ -199,7 +199,7 @@ class LossManager:
 
         Args:
             name: Name of a registered loss.
-            *inputs: Passed to the loss function.
+            *inputs: Passed to the loss function: tensors, or whatever it takes.
             epoch: Epoch (from 1, fractions allowed) to weight at, kept for the computations that
                 follow; where none is given, the one last told.
             loss_kwargs: Keywords for the loss function; the value of ``"weight_kwargs"`` among

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from nectargan.files import read_regular_text, replacing
-from nectargan.record.epoch_files import list_epoch_files, step_of
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, first_step_from, offset_of_step
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory, step_of
+from nectargan.record.seeking import first_step_from, offset_of_step
 
-FOLDER = "sinks"
 _FILES = (LOSSES_FILE, METRICS_FILE)
 _LARGEST = 1 << 28  # it names every picture of a run
 
@@ -31,9 +29,9 @@ class Cursor:
         status: The status that the sink was closed with; ``None`` while it is open.
     """
 
-    def __init__(self, directory: Path, sink: str) -> None:
+    def __init__(self, directory: RunDirectory, sink: str) -> None:
         self._directory = directory
-        self._path = directory / FOLDER / (re.sub(r"\W+", "_", sink) + ".json")
+        self._path = directory.cursor(sink)
         self.offsets = dict.fromkeys(_FILES, 0)
         self.files: set[str] = set()
         self.status: str | None = None
@@ -45,7 +43,7 @@ class Cursor:
         sizes = {file: _size(self._directory / file) for file in _FILES}
         if self.status is None or any(self.offsets[file] < sizes[file] for file in _FILES):
             return True
-        return not self.files.issuperset(list_epoch_files(self._directory))
+        return not self.files.issuperset(self._directory.epoch_files())
 
     def rewind(self, window: int = 1) -> int:
         """Goes back to the start of a step, in both ledgers, for a sink that is opened again.
@@ -96,11 +94,6 @@ class Cursor:
         # A ledger that was cut since, by a run that was resumed.
         for file in _FILES:
             self.offsets[file] = min(self.offsets[file], _size(self._directory / file))
-
-
-def cursor_names(directory: Path) -> list[str]:
-    """Names of the sinks that followed a run."""
-    return sorted(path.stem for path in (directory / FOLDER).glob("*.json"))
 
 
 def _size(path: Path) -> int:

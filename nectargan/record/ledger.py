@@ -8,21 +8,22 @@ was torn by a crash. Sinks and tables are made from these files and from nothing
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from nectargan.errors import RunError
-from nectargan.files import append_whole, open_regular, replacing
-
-LOSSES_FILE = "losses.csv"
-METRICS_FILE = "metrics.csv"
-_BLOCK_BYTES = 1 << 20
-_LONGEST_LINE = 1 << 12
-_DIGITS_OF_TIME = 15
-# More than a crash can tear off or fill with zeros.
-_LONGEST_TAIL = 1 << 26
+from nectargan.files import append_whole, open_regular
+from nectargan.record.rollback import digest_of, hash_of
+from nectargan.record.seeking import (
+    BLOCK_BYTES,
+    LONGEST_TAIL,
+    end_of_last_line,
+    no_rows,
+    offset_of_step,
+)
 
 
 class LossRow(NamedTuple):
@@ -46,6 +47,18 @@ class LossRow(NamedTuple):
     weight: float
     weighted: float
 
+    @classmethod
+    def parse(cls, line: str) -> LossRow:
+        """The row in a line of the file; raises ValueError if there is none."""
+        step, epoch, time, loss, raw, weight, weighted = line.split(",")
+        values = float(raw), float(weight), float(weighted)
+        return cls(int(step), int(epoch), int(time), loss, *values)
+
+    @property
+    def line(self) -> str:
+        """The row as it is in the file, without the end of the line."""
+        return ",".join(map(str, self))
+
 
 class MetricRow(NamedTuple):
     """A row of ``metrics.csv``: columns as in `LossRow`, the series and its value last."""
@@ -55,6 +68,20 @@ class MetricRow(NamedTuple):
     time: int
     metric: str
     value: float
+
+    @classmethod
+    def parse(cls, line: str) -> MetricRow:
+        """As `LossRow.parse`."""
+        step, epoch, time, metric, value = line.split(",")
+        return cls(int(step), int(epoch), int(time), metric, float(value))
+
+    @property
+    def line(self) -> str:
+        """As `LossRow.line`."""
+        return ",".join(map(str, self))
+
+
+Row = TypeVar("Row", LossRow, MetricRow)
 
 
 class Ledger:
@@ -77,7 +104,7 @@ class Ledger:
         try:
             if go_on:
                 end = end_of_last_line(path)
-                self._digest = _hash(path, end)
+                self._digest = hash_of(path, end)
             # Unbuffered: one write per window, so that followers see whole windows at once.
             self._file = path.open("r+b" if go_on else "xb", buffering=0)
             if go_on:
@@ -100,7 +127,7 @@ class Ledger:
             RunError: the disk is full, say, or another program has changed the file; none of the
                 rows was written then.
         """
-        text = "".join(",".join(map(str, row)) + "\n" for row in rows)
+        text = "".join(f"{row.line}\n" for row in rows)
         if not text:
             return
         self.require_untouched()
@@ -160,184 +187,8 @@ class Ledger:
         self._file.close()
 
 
-def end_of_last_line(path: Path) -> int:
-    """Where the last whole line of a ledger ends, in bytes.
-
-    Raises:
-        RunError: no line ends near the end of the file; it is something else.
-        OSError: it cannot be read.
-    """
-    with open_regular(path) as file:
-        return _end_of_last_line(file, path)
-
-
-def _end_of_last_line(file: BinaryIO, path: Path) -> int:
-    end = size = file.seek(0, os.SEEK_END)
-    while end:
-        begin = max(0, end - _BLOCK_BYTES)
-        file.seek(begin)
-        newline = file.read(end - begin).rfind(b"\n")
-        if newline >= 0:
-            return begin + newline + 1
-        if size - begin >= _LONGEST_TAIL:
-            raise _no_rows(path)
-        end = begin
-    return 0
-
-
-def _no_rows(path: Path) -> RunError:
-    return RunError(
-        f"'{path}' is damaged: there are more than {_LONGEST_TAIL} bytes without a row."
-    )
-
-
-def digest_of(path: Path, size: int) -> str:
-    """SHA-256 of the first ``size`` bytes of a ledger, in hexadecimal; raises OSError."""
-    return _hash(path, size).hexdigest()
-
-
-def _hash(path: Path, size: int) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        for block in _first(file, size):
-            digest.update(block)
-    return digest
-
-
-def _first(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """The next ``size`` bytes of a file, in blocks, or what there is of them."""
-    while block := file.read(min(size, _BLOCK_BYTES)):
-        yield block
-        size -= len(block)
-
-
-def check_ledger(path: Path, size: int, step: int, digest: str | None) -> None:
-    """Compares a ledger with what a checkpoint says of it.
-
-    Args:
-        path: The CSV file.
-        size: Bytes that it had then.
-        step: The last step that it may have in them.
-        digest: SHA-256 of them; ``None`` where an earlier version did not note it.
-
-    Raises:
-        RunError: it is not what the run wrote.
-    """
-    try:
-        with open_regular(path) as file:
-            header = len(file.readline(_LONGEST_LINE))
-            file.seek(max(0, size - 1))
-            if file.read(1) != b"\n" or size < header:
-                raise RunError(f"'{path}' is damaged: no row of it ends at byte {size}.")
-            last = _step_at(file, _start_of_line(file, size - 1))
-        if digest is not None and digest_of(path, size) != digest:
-            raise RunError(
-                f"'{path}' is not what the run wrote: another program has changed its first {size} "
-                "bytes. Put the file back as it was."
-            )
-    except OSError as error:
-        raise RunError(f"'{path}' cannot be read: {error.strerror}.") from None
-    if last is not None and last > step:
-        raise RunError(f"'{path}' has step {last} at byte {size}, and the checkpoint {step}.")
-
-
-def last_time(path: Path) -> int:
-    """The time in the last row of a ledger; 0 where there is none."""
-    if not path.exists():
-        return 0
-    with open_regular(path) as file:
-        end = _end_of_last_line(file, path)
-        file.seek(_start_of_line(file, max(0, end - 1)))
-        fields = file.readline(_LONGEST_LINE).split(b",")
-    time = fields[2] if len(fields) > 2 else b""
-    return int(time) if time.isdigit() and len(time) <= _DIGITS_OF_TIME else 0
-
-
-def cut_ledger(path: Path, offset: int, orphans: Path) -> None:
-    """Shortens a ledger; what is cut off goes, under the same header, to a file of its own.
-
-    Args:
-        path: The CSV file.
-        offset: Bytes to keep; see `check_ledger`.
-        orphans: Where the rest goes, if there is any.
-
-    Raises:
-        OSError: a file cannot be written.
-    """
-    with open_regular(path) as file:
-        header = file.readline()
-        size = file.seek(0, os.SEEK_END)
-        if size <= offset:
-            return
-        file.seek(offset)
-        if _end_of_last_line(file, path) > offset:
-            orphans.parent.mkdir(exist_ok=True)
-            file.seek(offset)
-            with replacing(orphans) as part, part.open("wb") as rest:
-                rest.write(header)
-                rest.writelines(_first(file, size - offset))
-        file.seek(0)
-        with replacing(path) as part, part.open("wb") as kept:
-            kept.writelines(_first(file, offset))
-
-
-def first_step_from(path: Path, offset: int) -> int:
-    """The step of the first row at or after ``offset``, the start of a line. Where there is none,
-    one more than the last step, and 0 for a ledger without rows or none at all."""
-    if not path.exists():
-        return 0
-    with open_regular(path) as file:
-        step = _next_step(file, offset)
-        if step is not None:
-            return step
-        last = _start_of_line(file, max(0, _end_of_last_line(file, path) - 1))
-        step = _next_step(file, last)
-        return 0 if step is None else step + 1
-
-
-def offset_of_step(path: Path, step: int) -> int:
-    """Where the first row of ``step`` or a later one begins; the end of the file if there is none.
-    Found by bisection: steps never fall in a ledger."""
-    if not path.exists():
-        return 0
-    with open_regular(path) as file:
-        low, high = 0, _end_of_last_line(file, path)
-        while low < high:
-            middle = _start_of_line(file, (low + high) // 2)
-            found = _step_at(file, middle)
-            if found is None or found < step:
-                file.seek(middle)
-                low = middle + len(file.readline())
-            else:
-                high = middle
-        return low
-
-
-def _start_of_line(file: BinaryIO, offset: int) -> int:
-    """Start of the line that the byte at ``offset`` is in."""
-    begin = max(0, offset - _LONGEST_LINE)
-    file.seek(begin)
-    return begin + file.read(offset - begin).rfind(b"\n") + 1
-
-
-def _step_at(file: BinaryIO, offset: int) -> int | None:
-    """The step of the row at ``offset``; ``None`` for the header and for an unfinished row."""
-    file.seek(offset)
-    line = file.readline()
-    text = line.partition(b",")[0]
-    return int(text) if line.endswith(b"\n") and text.isdigit() else None
-
-
-def _next_step(file: BinaryIO, offset: int) -> int | None:
-    step = _step_at(file, offset)
-    if step is None and offset == 0:
-        file.seek(0)
-        return _step_at(file, len(file.readline()))
-    return step
-
-
 def read_blocks(
-    path: Path, offset: int = 0, block_bytes: int = _BLOCK_BYTES
+    path: Path, offset: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[bytes, int]]:
     """Reads a ledger from a byte offset on, in blocks of whole lines.
 
@@ -357,10 +208,81 @@ def read_blocks(
             lines, newline, rest_of_block = block.rpartition(b"\n")
             if not newline:
                 rest += block
-                if len(rest) > max(_LONGEST_TAIL, block_bytes):
-                    raise _no_rows(path)
+                if len(rest) > max(LONGEST_TAIL, block_bytes):
+                    raise no_rows(path)
                 continue
             lines = rest + lines + newline
             offset += len(lines)
             rest = rest_of_block
             yield lines, offset
+
+
+def rows_in(
+    row_type: type[Row], lines: bytes, begin: int = 0, skip_damaged: bool = False
+) -> Iterator[tuple[Row, int]]:
+    """The rows in a part of a ledger, each with the byte that it begins at.
+
+    Args:
+        row_type: Of the ledger.
+        lines: Whole lines; the header is skipped.
+        begin: Where they begin.
+        skip_damaged: Skip whatever is no row.
+
+    Raises:
+        ValueError: a line is no row.
+    """
+    for line in lines.splitlines(keepends=True):
+        if not line.startswith(b"step,"):
+            try:
+                yield row_type.parse(line.decode("utf-8")), begin
+            except ValueError:
+                if not skip_damaged:
+                    raise
+        begin += len(line)
+
+
+def read_rows(
+    path: Path, row_type: type[Row], offset: int = 0, skip_damaged: bool = False
+) -> Iterator[Row]:
+    """The rows of a ledger from a byte offset on, the start of a line.
+
+    Args:
+        path: The CSV file.
+        row_type: `LossRow` or `MetricRow`.
+        offset: Where to begin.
+        skip_damaged: Skip whatever is no row.
+
+    Raises:
+        RunError: the ledger is damaged.
+        OSError: it cannot be read.
+    """
+    for lines, end in read_blocks(path, offset):
+        try:
+            for row, _ in rows_in(row_type, lines, end - len(lines), skip_damaged):
+                yield row
+        except ValueError as error:
+            raise RunError(f"'{path}' is damaged: {error}.") from None
+
+
+def mean_losses(path: Path, first_step: int) -> dict[str, float]:
+    """Mean of the finite raw values of each loss from a step on; NaN if there is none.
+
+    Read from the ledger instead of kept while training, so that a run that was resumed in
+    mid-epoch has the mean of the whole epoch.
+
+    Args:
+        path: ``losses.csv``.
+        first_step: First step of the epoch at the end of the file.
+
+    Raises:
+        RunError: the ledger is damaged.
+    """
+    values: dict[str, list[float]] = {}
+    for row in read_rows(path, LossRow, offset_of_step(path, first_step)):
+        of_loss = values.setdefault(row.loss, [])
+        if math.isfinite(row.raw):
+            of_loss.append(row.raw)
+    return {
+        loss: math.fsum(finite) / len(finite) if finite else math.nan
+        for loss, finite in values.items()
+    }

@@ -9,37 +9,32 @@ from pathlib import Path
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 
-LOSS_TAGS_FILE = "losses.json"
 
-
-def write_loss_tags(directory: Path, tags: Mapping[str, Sequence[str]]) -> None:
+def write_loss_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
     """Notes the tags of losses, beside those of others that the file has.
 
     Raises:
         RunError: the file cannot be written.
     """
     try:
-        known = read_loss_tags(directory) or {}
+        known = read_loss_tags(path) or {}
     except RunError:
         known = {}  # damaged: better some tags than none
     known |= {name: list(own) for name, own in tags.items()}
     try:
-        with replacing(directory / LOSS_TAGS_FILE) as part:
+        with replacing(path) as part:
             losses = {name: {"tags": own} for name, own in known.items()}
             part.write_text(json.dumps(losses, indent=4), encoding="utf-8")
     except OSError as error:
-        raise RunError(
-            f"'{directory / LOSS_TAGS_FILE}' cannot be written: {error.strerror}."
-        ) from error
+        raise RunError(f"'{path}' cannot be written: {error.strerror}.") from error
 
 
-def read_loss_tags(directory: Path) -> dict[str, list[str]] | None:
+def read_loss_tags(path: Path) -> dict[str, list[str]] | None:
     """The tags of each loss; ``None`` where nobody noted them.
 
     Raises:
         RunError: the file is damaged.
     """
-    path = directory / LOSS_TAGS_FILE
     try:
         losses = json.loads(read_regular_text(path))
         return {str(name): [str(tag) for tag in loss["tags"]] for name, loss in losses.items()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
+import os
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -12,76 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
-from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
-from nectargan.files import open_regular, replacing
+from nectargan.files import open_regular
 from nectargan.losses.vgg import UNREADABLE
-from nectargan.models.unet import UnetGenerator
-from nectargan.runs.training_state import Part, Whole, read_training_state, validated
-from nectargan.version import __version__
-
-FORMAT = 2
-FOLDER = "checkpoints"
-
-# Within an epoch a checkpoint has the step in its name; at the end of the epoch it has not.
-_NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-_BEFORE_ALL = (-1, 0.0)
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.training_state import FORMAT, CheckpointFile, TrainingState, validated
+from nectargan.runs.trust import check_trust, foreign_functions
+from nectargan.shell import expanded
 
 log = logging.getLogger("nectargan")
-
-
-class _Checkpoint(Part):
-    """What every checkpoint has. A foreign file may hold anything under the same names."""
-
-    format: int
-    nectargan_version: str
-    config: dict[str, Any]
-    epoch: Whole
-    step: Whole
-    networks: dict[str, dict[str, Any]]
-
-
-def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """File name of a checkpoint: of the end of an epoch, or of a step within one."""
-    return f"epoch_{epoch:04d}.pt" if step is None else f"epoch_{epoch:04d}_step_{step:08d}.pt"
-
-
-def save_checkpoint(
-    path: Path,
-    config: Config,
-    epoch: int,
-    step: int,
-    networks: Mapping[str, Mapping[str, Any]],
-    training: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes a checkpoint, whole or not at all.
-
-    Args:
-        path: The file.
-        config: The run's resolved config.
-        epoch: Epochs done.
-        step: Steps done.
-        networks: The states of "generator" and any others, by name.
-        training: All else that a resumed run needs; see `TrainingState` and `Trainer.state`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    content = {
-        "format": FORMAT,
-        "nectargan_version": __version__,
-        "config": config.model_dump(mode="json"),
-        "epoch": epoch,
-        "step": step,
-        "networks": dict(networks),
-        "training": dict(training or {}),
-    }
-    path.parent.mkdir(exist_ok=True)
-    with replacing(path) as part:
-        torch.save(content, part)
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
@@ -91,12 +33,12 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         path: A checkpoint, or a run directory for the newest one in it.
 
     Returns:
-        What `save_checkpoint` wrote.
+        The content of the file, which has what `CheckpointFile` has; see `TrainingState.read`.
 
     Raises:
         CheckpointError: there is none, or the file is torn, foreign or from a newer version.
     """
-    path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
+    path = _newest(RunDirectory(path)) if Path(path).is_dir() else Path(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
@@ -106,7 +48,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
     except UNREADABLE:
         raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    validated(_Checkpoint, content, f"'{path}' is no checkpoint of NectarGAN")
+    validated(CheckpointFile, content, f"'{path}' is no checkpoint of NectarGAN")
     if not 1 <= content["format"] <= FORMAT:
         raise CheckpointError(
             f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
@@ -115,7 +57,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def load_last(run: Path) -> dict[str, Any]:
+def load_last(run: RunDirectory) -> dict[str, Any]:
     """The newest checkpoint of a run that can be read and resumed from; one that cannot is passed
     over with a warning.
 
@@ -123,10 +65,10 @@ def load_last(run: Path) -> dict[str, Any]:
         CheckpointError: there is none.
     """
     problems: list[CheckpointError] = []
-    for path in reversed(list_checkpoints(run)):
+    for path in reversed(run.list_checkpoints()):
         try:
             content = load_checkpoint(path)
-            read_training_state(content, path)
+            TrainingState.read(content, path)
         except CheckpointError as error:
             problems.append(error)
             continue
@@ -136,26 +78,52 @@ def load_last(run: Path) -> dict[str, Any]:
     raise problems[0] if problems else CheckpointError(f"'{run}' holds no checkpoint.")
 
 
-def load_generator(path: str | PathLike[str], device: str | torch.device = "cpu") -> UnetGenerator:
+def load_generator(
+    path: str | PathLike[str], device: str | torch.device = "cpu", trust: bool = False
+) -> nn.Module:
     """The generator of a checkpoint, in eval mode.
 
     Args:
         path: A checkpoint, or a run directory for the newest one in it.
         device: Where to put it.
+        trust: Import a generator that is none of NectarGAN's, whoever made the run. Without this,
+            it is imported if this user trained it on this machine; see `nectargan.runs.trust`.
 
     Returns:
-        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. It
-        raises `ModelError` for sizes that do not fit it; both sides must be a multiple of its
-        ``multiple``.
+        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. A
+        built-in one raises `ModelError` for sizes that do not fit it; both sides must be a multiple
+        of its ``multiple``.
 
     Raises:
         CheckpointError: see `load_checkpoint`; or its parts do not fit together.
+        RunError: the generator would have to be imported, and is not trusted.
     """
-    return generator_of(load_checkpoint(path), path).to(device).eval()
+    path = expanded(os.fspath(path))
+    content = load_checkpoint(path)
+    if not trust:
+        check_generator_trust(content, path)
+    return generator_of(content, path).to(device).eval()
 
 
-def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetGenerator:
-    """The generator in the content of a checkpoint that was read from ``path``.
+def check_generator_trust(content: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """Raises `RunError` if the generator of a checkpoint would have to be imported, and this user
+    did not train it on this machine.
+
+    Args:
+        content: Of the checkpoint.
+        path: Where it was read from: a checkpoint in a run directory, or that directory.
+    """
+    train = content["config"].get("train")
+    generator = train.get("generator") if isinstance(train, Mapping) else None
+    if foreign_functions({"train": {"generator": generator}}):
+        place = Path(path).resolve()
+        directory = place if place.is_dir() else place.parent.parent
+        check_trust(RunDirectory(directory), content["config"], "pass trust=True to load_generator")
+
+
+def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Module:
+    """The generator in the content of a checkpoint that was read from ``path``; it is imported if
+    it is none of NectarGAN's.
 
     Raises:
         CheckpointError: its parts do not fit together.
@@ -169,23 +137,8 @@ def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> UnetG
     return generator
 
 
-def list_checkpoints(run: Path, after: str | None = None) -> list[Path]:
-    """All checkpoints of a run, or those after one of some name; the newest last."""
-    found = [(_place(path.name), path) for path in (run / FOLDER).glob("epoch_*.pt")]
-    first = _BEFORE_ALL if after is None else _place(after)
-    return [path for place, path in sorted(found) if place > first]
-
-
-def _place(name: str) -> tuple[int, float]:
-    """A key to sort checkpoints by."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        return _BEFORE_ALL
-    return int(match[1]), int(match[2]) if match[2] else math.inf
-
-
-def _newest(run: Path) -> Path:
-    paths = list_checkpoints(run)
+def _newest(run: RunDirectory) -> Path:
+    paths = run.list_checkpoints()
     if not paths:
         raise CheckpointError(f"'{run}' holds no checkpoint.")
     return paths[-1]

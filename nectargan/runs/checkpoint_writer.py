@@ -6,24 +6,14 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from nectargan.errors import CheckpointError, RunError
 from nectargan.files import replacing
-from nectargan.runs.checkpoint import (
-    FOLDER,
-    checkpoint_name,
-    list_checkpoints,
-    load_checkpoint,
-)
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_checkpoint
 from nectargan.shortage import shortage_of
-
-LAST, BEST = "last.pt", "best.pt"
 
 
 class CheckpointWriter:
@@ -37,20 +27,18 @@ class CheckpointWriter:
         keep_last: How many checkpoints of epochs' ends to keep; ``None`` for all.
     """
 
-    def __init__(self, run: Path, keep_last: int | None = None) -> None:
+    def __init__(self, run: RunDirectory, keep_last: int | None = None) -> None:
         self._run = run
-        self._folder = run / FOLDER
         self._keep_last = keep_last
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, name: str, write: Callable[[Path], None], best: bool = False) -> None:
+    def save(self, path: Path, write: Callable[[Path], None], best: bool = False) -> None:
         """Writes a checkpoint in the background, after the one before is done.
 
         Args:
-            name: Its file name.
-            write: Writes it to a path. Runs in another thread: what it writes must be a copy; see
-                `on_host`.
+            path: The file; see `RunDirectory.checkpoint`.
+            write: Writes it to a path. Runs in another thread: what it writes must be a copy.
             best: Whether it becomes ``best.pt`` too.
 
         Raises:
@@ -58,7 +46,7 @@ class CheckpointWriter:
         """
         self.wait()
         self._thread = threading.Thread(
-            target=self._write, args=(self._folder / name, write, best), name="nectargan-checkpoint"
+            target=self._write, args=(path, write, best), name="nectargan-checkpoint"
         )
         self._thread.start()
 
@@ -78,31 +66,31 @@ class CheckpointWriter:
                 error = OSError(errno.ENOSPC, "is the disk full?")
             reason = error.strerror if isinstance(error, OSError) else "out of memory"
             raise RunError(
-                f"No checkpoint can be written to '{self._folder}': {reason}."
+                f"No checkpoint can be written to '{self._run.checkpoints}': {reason}."
             ) from error
 
     def _write(self, path: Path, write: Callable[[Path], None], best: bool) -> None:
         try:
             write(path)
-            also_known_as(path, self._folder / LAST)
+            also_known_as(path, self._run.last_checkpoint)
             if best:
-                also_known_as(path, self._folder / BEST)
+                also_known_as(path, self._run.best_checkpoint)
             self._prune()
         except (OSError, RuntimeError, MemoryError) as error:
             # torch's own writer raises RuntimeError when the disk is full.
             self._error = error
 
     def _prune(self) -> None:
-        *older, _ = list_checkpoints(self._run)
+        *older, _ = self._run.list_checkpoints()
         within = [path for path in older if "_step_" in path.name]
-        ends = [path for path in list_checkpoints(self._run) if "_step_" not in path.name]
+        ends = [path for path in self._run.list_checkpoints() if "_step_" not in path.name]
         surplus = ends[: -self._keep_last] if self._keep_last else []
         for path in within + surplus:
             path.unlink(missing_ok=True)
 
 
 def go_back(
-    run: Path, epoch: int, step: int | None, best: int, file: Path | None, aside: Path
+    run: RunDirectory, epoch: int, step: int | None, best: int, file: Path | None, aside: Path
 ) -> None:
     """Sets the checkpoints of a run aside that are later than one of them; raises OSError.
 
@@ -114,21 +102,20 @@ def go_back(
         file: Its file, which may have another name, such as that of the best.
         aside: Where the others go: the first part of their path and name.
     """
-    folder = run / FOLDER
-    here, of_best = folder / checkpoint_name(epoch, step), folder / checkpoint_name(best)
-    later = list_checkpoints(run, after=here.name)
+    here, of_best = run.checkpoint(epoch, step), run.checkpoint(best)
+    later = run.list_checkpoints(after=here)
     if file is not None and not here.exists():
         also_known_as(file, here)
     if not later:
         return
-    also_known_as(here, folder / LAST)
-    if _epoch_of(folder / BEST) > epoch - (step is not None):
-        later.append(folder / BEST)
+    also_known_as(here, run.last_checkpoint)
+    if _epoch_of(run.best_checkpoint) > epoch - (step is not None):
+        later.append(run.best_checkpoint)
     aside.parent.mkdir(exist_ok=True)
     for path in later:
         path.replace(aside.with_name(f"{aside.name}.{path.name}"))
-    if (folder / BEST) in later and of_best.exists():
-        also_known_as(of_best, folder / BEST)
+    if run.best_checkpoint in later and of_best.exists():
+        also_known_as(of_best, run.best_checkpoint)
 
 
 def _epoch_of(path: Path) -> int:
@@ -137,19 +124,6 @@ def _epoch_of(path: Path) -> int:
         return int(load_checkpoint(path)["epoch"])
     except CheckpointError:
         return -1
-
-
-def on_host(state: Any) -> Any:
-    """A copy of nested containers whose tensors are contiguous copies on the CPU."""
-    if isinstance(state, Tensor):
-        # A file does not depend on the order in which a device keeps its weights.
-        copy = torch.empty_like(state, device="cpu", memory_format=torch.contiguous_format)
-        return copy.copy_(state.detach())
-    if isinstance(state, Mapping):
-        return {key: on_host(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(on_host(value) for value in state)
-    return state
 
 
 def also_known_as(path: Path, name: Path) -> None:

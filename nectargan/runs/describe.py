@@ -11,37 +11,38 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from nectargan.build import all_schedules, height_and_width
+from nectargan.build import height_and_width
+from nectargan.config.schedules import all_schedules
 from nectargan.config.schema import Config
 from nectargan.dataset.pairs import SplitSummary
 from nectargan.errors import DataError
 from nectargan.files import digest_of_file, read_regular_text, replacing
 from nectargan.loggers.mlflow.metadata import DatasetFacts, Draw, ModelExport, RunFacts
 from nectargan.output import printable
-from nectargan.record.run_directory import CONFIG_FILE
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.params import run_params
 from nectargan.shell import quoted
 from nectargan.wording import counted
 
-FACTS_FILE = "facts.json"
-
 _CONTEXTS = {"train": "training", "val": "validation"}
 
 
-def save_facts(directory: Path, tags: Mapping[str, str], datasets: list[DatasetFacts]) -> None:
+def save_facts(
+    directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetFacts]
+) -> None:
     """Keeps what only the process that trains can know, for `run_facts`; raises OSError."""
     content = {"tags": dict(tags), "datasets": [each._asdict() for each in datasets]}
-    with replacing(directory / FACTS_FILE) as part:
+    with replacing(directory.metadata) as part:
         part.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
-def change_tag(directory: Path, key: str, value: str) -> None:
+def change_tag(directory: RunDirectory, key: str, value: str) -> None:
     """Changes a tag among the facts of a run; raises OSError."""
-    tags, datasets = _read(directory / FACTS_FILE)
+    tags, datasets = _read(directory.metadata)
     save_facts(directory, {**tags, key: value}, datasets)
 
 
-def run_facts(config: Config, directory: Path, live: bool = True) -> RunFacts:
+def run_facts(config: Config, directory: RunDirectory, live: bool = True) -> RunFacts:
     """What MLflow is to know about a run besides its points.
 
     Args:
@@ -49,7 +50,7 @@ def run_facts(config: Config, directory: Path, live: bool = True) -> RunFacts:
         directory: The run directory, with what `save_facts` kept there.
         live: Whether the run is trained now; else nothing that its config names is imported.
     """
-    tags, datasets = _read(directory / FACTS_FILE)
+    tags, datasets = _read(directory.metadata)
     wants_model = config.logging.mlflow.log_model and config.save.save_model
     return RunFacts(
         params=run_params(config),
@@ -98,7 +99,7 @@ def _digest(files: list[Path], root: Path) -> str:
     return hashlib.sha256(text).hexdigest()[:16]
 
 
-def _export_of(directory: Path) -> ModelExport:
+def _export_of(directory: RunDirectory) -> ModelExport:
     program = [sys.executable, "-m", "nectargan.runs.model_export", str(directory.resolve())]
     return ModelExport(program, "model", "about.json")
 
@@ -113,7 +114,7 @@ def _read(path: Path) -> tuple[dict[str, str], list[DatasetFacts]]:
 
 
 def _note(
-    config: Config, directory: Path, tags: Mapping[str, str], datasets: list[DatasetFacts]
+    config: Config, directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetFacts]
 ) -> str:
     """A description in Markdown, with the command that repeats the run."""
     pairs = next((each.profile.get("pairs") for each in datasets), "?")
@@ -130,7 +131,7 @@ def _note(
         "",
         "Repeat it with",
         "",
-        f"    nectargan-train -c {quoted(directory.resolve() / CONFIG_FILE)}",
+        f"    nectargan-train -c {quoted(directory.resolve().config)}",
         "",
         "(`config.json` is among the artifacts as well.)",
     ]
@@ -150,7 +151,7 @@ def _draw_schedules(config: Config, live: bool) -> Draw:
     return draw
 
 
-def _draw_losses(directory: Path, path: Path) -> None:
+def _draw_losses(directory: RunDirectory, path: Path) -> None:
     from nectargan.analysis.plots import plot_run
 
     plot_run(directory, path)

@@ -22,18 +22,13 @@ from nectargan.build import height_and_width
 from nectargan.credentials import without_credentials
 from nectargan.errors import CheckpointError, NectarGANError
 from nectargan.models.image_to_image import ImageToImage
-from nectargan.runs.checkpoint import (
-    FOLDER,
-    generator_of,
-    list_checkpoints,
-    load_checkpoint,
-)
-from nectargan.runs.checkpoint_writer import BEST
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import check_generator_trust, generator_of, load_checkpoint
 
 _TOLERANCE = 1e-4
 
 
-def save_model(directory: Path, folder: Path) -> None:
+def save_model(directory: RunDirectory, folder: Path) -> None:
     """Writes ``folder/model``, which MLflow can load, and ``folder/about.json`` about it.
 
     Takes the best checkpoint of a run, else the last. Batch, height and width are free, as far as
@@ -42,12 +37,14 @@ def save_model(directory: Path, folder: Path) -> None:
     Raises:
         CheckpointError: there is none, or the model that was saved does not do what the network
             does.
+        RunError: the generator would have to be imported, and is not trusted.
     """
-    best, checkpoints = directory / FOLDER / BEST, list_checkpoints(directory)
+    best, checkpoints = directory.best_checkpoint, directory.list_checkpoints()
     if not checkpoints:
         raise CheckpointError(f"'{directory}' holds no checkpoint.")
     path = best if best.exists() else checkpoints[-1]
     content = load_checkpoint(path)
+    check_generator_trust(content, path)
     model = ImageToImage(generator_of(content, path)).eval()
     load = content["config"]["dataloader"]["load"]
     height, width = height_and_width(load["crop_size"])
@@ -105,9 +102,9 @@ def _compare(model: ImageToImage, example: Tensor, path: Path) -> None:
     import mlflow.pytorch
 
     saved = mlflow.pytorch.load_model(str(path))
-    multiple = getattr(model.generator, "multiple", None)
-    small = example[:1, :, :multiple, :multiple]
-    for images in (example, *([small] if multiple else [])):
+    smallest = getattr(model.generator, "smallest", None)
+    small = example[:1, :, :smallest, :smallest]
+    for images in (example, *([small] if smallest else [])):
         with torch.no_grad():
             difference = (saved(images) - model(images)).abs().max().item()
         if not difference <= _TOLERANCE:
@@ -119,6 +116,6 @@ def _compare(model: ImageToImage, example: Tensor, path: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        save_model(Path(sys.argv[1]), Path(sys.argv[2]))
+        save_model(RunDirectory(sys.argv[1]), Path(sys.argv[2]))
     except NectarGANError as error:
         sys.exit(without_credentials(str(error)))

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
-from nectargan.credentials import public_address
 from nectargan.errors import NonFiniteError, RunError
-from nectargan.loggers.follower import Sink
 from nectargan.loggers.mlflow.metadata import DatasetFacts
-from nectargan.loggers.mlflow.run import RUN_FILE, check_usable, remember_run
-from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.mlflow.store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.sinks_log import sinks_logged
-from nectargan.loggers.tracking import Tracker, reason_of, status_of
 from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
+from nectargan.record.follower import Sink
 from nectargan.record.ledger import LossRow
-from nectargan.record.run_directory import (
-    CONFIG_FILE,
-    create_run_directory,
-    locked,
-    write_status,
-)
-from nectargan.runs.checkpoint import checkpoint_name, list_checkpoints, save_checkpoint
-from nectargan.runs.checkpoint_writer import CheckpointWriter, on_host
-from nectargan.runs.collapse import CollapseWatch
+from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.record.tracker import Tracker, reason_of, status_of
+from nectargan.record.watchers import CollapseWatch
+from nectargan.runs.checkpoint_writer import CheckpointWriter
 from nectargan.runs.describe import change_tag, save_facts
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
-from nectargan.runs.sinks import build_sinks, own_sinks
+from nectargan.runs.sinks import build_sinks, check_sinks, output_of, own_sinks, remember_sinks
+from nectargan.runs.training_state import TrainerLike, TrainingState
 from nectargan.runs.trust import vouch_for
-from nectargan.shell import stands_for_nothing
 
 log = logging.getLogger("nectargan")
 
@@ -51,7 +39,12 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, directory: Path, losses: LossManager, sinks: list[Sink], go_on: bool
+        self,
+        config: Config,
+        directory: RunDirectory,
+        losses: LossManager,
+        sinks: list[Sink],
+        go_on: bool,
     ) -> None:
         options = config.logging
         self.directory = directory
@@ -78,23 +71,11 @@ class Run:
         minutes = self._config.save.every_minutes
         return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
 
-    def save(
-        self,
-        epoch: int,
-        within: bool,
-        step: int,
-        state: Mapping[str, Any],
-        training: Mapping[str, Any],
-        is_best: bool = False,
-    ) -> None:
+    def save(self, trainer: TrainerLike, is_best: bool = False) -> None:
         """Writes a checkpoint in the background; waits only for the copy from the device.
 
         Args:
-            epoch: The epoch at hand.
-            within: Whether it goes on.
-            step: Steps done.
-            state: "networks" and other sections.
-            training: Further entries of the section "training".
+            trainer: The trainer, between two steps.
             is_best: Whether it becomes the best one.
 
         Raises:
@@ -106,30 +87,13 @@ class Run:
         self.tracker.flush()
         # The last checkpoint before a loss went bad is to stay the last one.
         self.meet_nonfinite()
-        copy = on_host(state)
-        write = functools.partial(
-            save_checkpoint,
-            config=self._config.model_copy(deep=True),
-            epoch=epoch - within,
-            step=step,
-            networks=copy.pop("networks"),
-            training={
-                **copy,
-                **training,
-                "ledgers": self.tracker.sizes(),
-                "ledger_digests": self.tracker.digests(),
-                "mlflow": self._mlflow_run(),
-            },
+        tracker = self.tracker
+        state = TrainingState.of(
+            trainer, tracker.sizes(), tracker.digests(), tracker.reference("MLflow")
         )
-        self._writer.save(checkpoint_name(epoch, step if within else None), write, is_best)
+        step = None if trainer.batch is None else trainer.step
+        self._writer.save(self.directory.checkpoint(trainer.epoch, step), state.save, is_best)
         self._saved_at = time.monotonic()
-
-    def _mlflow_run(self) -> dict[str, str] | None:
-        """Id and place of the MLflow run, once there is one."""
-        for sink in self.tracker.sinks:
-            if isinstance(sink, MLflowSink) and sink.run_id is not None:
-                return {"run_id": sink.run_id, "uri": public_address(sink.tracking_uri)}
-        return None
 
     def wait(self) -> None:
         """Waits for the checkpoint that is being written; raises RunError if it cannot be."""
@@ -138,9 +102,7 @@ class Run:
     def tag(self, key: str, value: str) -> None:
         """Changes one of the tags that the run was opened with; raises OSError."""
         change_tag(self.directory, key, value)
-        for sink in self.tracker.sinks:
-            if isinstance(sink, MLflowSink):
-                sink.tag(key, value)
+        self.tracker.tag(key, value)
 
     def meet_nonfinite(self) -> None:
         """Does what ``train.on_nonfinite`` says if a loss on record is not finite.
@@ -153,7 +115,7 @@ class Run:
             return
         if self._config.train.on_nonfinite == "stop":
             self._writer.wait()
-            saved = bool(list_checkpoints(self.directory))
+            saved = bool(self.directory.list_checkpoints())
             where = f"The last checkpoint before is in '{self.directory}'."
             raise NonFiniteError(
                 f"{watch.describe()} {where if saved else 'No checkpoint was made before.'}"
@@ -167,44 +129,7 @@ class Run:
         self._collapse.look(rows)
         if self._collapse.found is not None:
             log.warning("%s", self._collapse.describe())
-            for sink in self.tracker.sinks:
-                if isinstance(sink, MLflowSink):
-                    sink.tag("collapse", self._collapse.describe())
-
-
-def output_of(config: Config, resumption: Resumption | None) -> Path:
-    """The directory that a run's directory is in; raises RunError for a path such as $NOT_SET."""
-    if resumption is None:
-        output = config.common.output_directory
-        if nothing := stands_for_nothing(output):
-            raise RunError(f"No run can be made in '{output}': {nothing}.")
-        return Path(output)
-    # Of "." the parent would be "." again.
-    return resumption.directory.resolve().parent
-
-
-def choose_store(config: Config, resumption: Resumption | None) -> Store:
-    """Where in MLflow a run goes; what the environment says becomes part of its config, so that
-    the run is found there again.
-
-    Raises:
-        RunError: the environment holds no address or no name, or the directory has a name that
-            MLflow cannot take.
-    """
-    options, output = config.logging.mlflow, output_of(config, resumption)
-    is_new = resumption is None or not (resumption.directory / RUN_FILE).exists()
-    store = find_store(options.tracking_uri, output, is_new)
-    if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
-        raise RunError(
-            f"MLflow can keep nothing in '{output.resolve()}', whose name is not UTF-8; name "
-            "another place with --output or --mlflow-uri, or go without with --no-mlflow."
-        )
-    if options.tracking_uri is not None or store.why == TRACKING_URI:
-        options.tracking_uri = store.uri
-    name = config.common.experiment_name
-    experiment = find_experiment(options.experiment, name, is_new)
-    options.experiment = experiment if experiment != name else None
-    return store
+            self.tracker.tag("collapse", self._collapse.describe())
 
 
 @contextmanager
@@ -228,13 +153,7 @@ def open_run(
         RunError: the directory cannot be made or written or is in use, or MLflow is required and
             cannot be reached, or lacks the experiment or the run because somebody deleted it.
     """
-    if config.logging.mlflow.enable and config.logging.mlflow.required:
-        options = config.logging.mlflow
-        check_usable(
-            find_store(options.tracking_uri, output_of(config, resumption), is_new=False).uri,
-            find_experiment(options.experiment, config.common.experiment_name, is_new=False),
-            None if resumption is None else resumption.directory,
-        )
+    check_sinks(config, resumption)
     own = own_sinks(config)
     if resumption is not None:
         directory = resumption.directory
@@ -249,19 +168,20 @@ def open_run(
     tags = {**tags, "run_directory": printable(str(directory.resolve()))}
     if resumption is not None and resumption.history:
         tags["changes"] = "; ".join(map(str, resumption.history))
-    losses.experiment_directory = directory
-    with locked(directory), sinks_logged(directory):
+    losses.experiment_directory = directory.path
+    with directory.lock(), sinks_logged(directory):
         try:
             if resumption is not None:
                 cut_record(resumption)
-                remember_run(directory, resumption.checkpoint["training"].get("mlflow"))
+                remember_sinks(directory, resumption.state.training)
                 record_resumption(resumption)
             save_facts(directory, tags, datasets)
-            save_config(config, directory / CONFIG_FILE)
+            save_config(config, directory.config)
             vouch_for(directory, config.model_dump(mode="json"))
-            write_status(directory, "RUNNING")
+            directory.write_status("RUNNING")
         except OSError as error:
-            raise RunError(f"'{directory}' cannot be written: {error.strerror}.") from None
+            place = error.filename or directory
+            raise RunError(f"'{place}' cannot be written: {error.strerror}.") from None
         try:
             sinks = build_sinks(config, directory, output_of(config, resumption), True, own)
             run = Run(config, directory, losses, sinks, go_on=resumption is not None)
@@ -269,6 +189,6 @@ def open_run(
                 yield run
         except BaseException as error:
             with suppress(OSError):
-                write_status(directory, status_of(error), reason_of(error))
+                directory.write_status(status_of(error), reason_of(error))
             raise
-        write_status(directory, "FINISHED")
+        directory.write_status("FINISHED")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from nectargan.build import resolve_losses
-from nectargan.config.loss_options import ScheduleConfig
-from nectargan.config.schema import Config, LearningRate
-from nectargan.losses.pix2pix_objective import objective_weights
+from nectargan.config.loss_options import ScheduleConfig, weight_of
+from nectargan.config.network_options import LearningRate
+from nectargan.config.objectives import objective_weights
+from nectargan.config.schema import Config
 from nectargan.runs.resume import flatten
 from nectargan.scheduling.notation import format_number, notation_of
 
@@ -21,7 +19,6 @@ def run_params(config: Config) -> dict[str, Param]:
     in one line. An own term has ``loss.<name>.function`` as well. What only says where files are or
     how fast they are read is left out: the config has it.
     """
-    config = resolve_losses(config)
     load, train = config.dataloader.load, config.train
     params: dict[str, object] = {
         "objective": train.objective,
@@ -44,7 +41,7 @@ def run_params(config: Config) -> dict[str, Param]:
         options = getattr(train, name).model_dump(mode="json", exclude={"learning_rate"})
         params |= flatten(options, f"{name}.")
     for name, option in train.loss.items():
-        weight: Any = getattr(option, "weight", option)
+        weight = weight_of(option)
         if isinstance(weight, ScheduleConfig):
             params[f"loss.{name}"] = notation_of(weight.build())
         else:
@@ -64,7 +61,7 @@ def run_params(config: Config) -> dict[str, Param]:
 def other_params(config: Config) -> dict[str, type]:
     """What `run_params` of a run with other losses may have, with the types: a table of both needs
     a column for it."""
-    names = dict.fromkeys([*objective_weights(), *resolve_losses(config).train.loss])
+    names = dict.fromkeys([*objective_weights(), *config.train.loss])
     return dict.fromkeys(["lr.discriminator", *(f"loss.{name}" for name in names)], str)
 
 

@@ -15,9 +15,10 @@ from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
 from nectargan.loggers.mlflow.client import connect, one_line
-from nectargan.loggers.mlflow.run import RUN_DIRECTORY, RUN_FILE, RunFinder, read_run_file
+from nectargan.loggers.mlflow.run import RUN_DIRECTORY, RunFinder, read_run_file
 from nectargan.loggers.mlflow.store import database_of, find_experiment, find_store
-from nectargan.record.run_directory import STATUS_FILE, locked, read_status
+from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.sinks import config_of, synchronize
 
 
@@ -29,7 +30,7 @@ class _Place(NamedTuple):
     run: Any  # None if there is none
 
 
-def remove_run(directory: Path, with_mlflow: bool = True) -> None:
+def remove_run(directory: RunDirectory, with_mlflow: bool = True) -> None:
     """Removes a run directory, and moves its MLflow run to the deleted ones; both or none.
 
     Args:
@@ -40,14 +41,15 @@ def remove_run(directory: Path, with_mlflow: bool = True) -> None:
         RunError: it is no run directory, the run is at work, or MLflow or the disk does not allow
             it.
     """
-    directory = _run_directory(directory)
-    aside = directory.with_name(f".{directory.name}.removed-{secrets.token_hex(4)}")
-    with locked(directory):
+    directory.require_status()
+    directory = directory.resolve()
+    aside = directory.path.with_name(f".{directory.name}.removed-{secrets.token_hex(4)}")
+    with directory.lock():
         place = _mlflow_of(directory, config_of(directory)) if with_mlflow else None
         if place is not None and place.run is not None:
             _ask(place.uri, lambda: place.client.delete_run(place.run.info.run_id))
     try:
-        directory.rename(aside)
+        directory.path.rename(aside)
     except OSError as error:
         if place is not None and place.run is not None:
             place.client.restore_run(place.run.info.run_id)
@@ -61,7 +63,7 @@ def remove_run(directory: Path, with_mlflow: bool = True) -> None:
         ) from None
 
 
-def move_run(directory: Path, target: Path) -> Path:
+def move_run(directory: RunDirectory, target: Path) -> Path:
     """Gives a run directory another name or place, and its MLflow run as well; both or none.
 
     Where the other place has a database of its own, the MLflow run is sent there anew.
@@ -77,25 +79,28 @@ def move_run(directory: Path, target: Path) -> Path:
         RunError: it is no run directory, the run is at work, there is something at the new path,
             or MLflow or the disk does not allow it.
     """
-    directory = _run_directory(directory)
+    directory.require_status()
+    directory = directory.resolve()
     if target.parent == Path() and not str(target).startswith("."):
         target = directory.parent / target
     target = target.resolve()
+    if not is_experiment_name(target.name):
+        raise RunError(f"A run cannot be named {target.name!r}: {EXPERIMENT_NAMES}.")
     if target.exists():
         raise RunError(f"'{target}' exists; a run can only be moved to where nothing is.")
-    if not target.parent.is_dir() or target.is_relative_to(directory):
+    if not target.parent.is_dir() or target.is_relative_to(directory.path):
         raise RunError(f"'{directory}' cannot be moved to '{target}': there is no such directory.")
-    with locked(directory):
+    with directory.lock():
         config = config_of(directory)
         place = _mlflow_of(directory, config)
-    known = directory / RUN_FILE
+    known = directory.mlflow_run
     before = known.read_bytes() if known.exists() else None
-    _rename(directory, target)
+    _rename(directory.path, target)
     try:
         if place is not None and place.run is not None:
-            _move_in_mlflow(place, config, directory, target)
+            _move_in_mlflow(place, config, directory, RunDirectory(target))
     except BaseException:
-        _rename(target, directory)
+        _rename(target, directory.path)
         if before is not None:
             with replacing(known) as part:
                 part.write_bytes(before)
@@ -103,13 +108,7 @@ def move_run(directory: Path, target: Path) -> Path:
     return target
 
 
-def _run_directory(directory: Path) -> Path:
-    if not read_status(directory)[0]:
-        raise RunError(f"'{directory}' is no run directory: it has no {STATUS_FILE}.")
-    return directory.resolve()
-
-
-def _mlflow_of(directory: Path, config: Config | None) -> _Place | None:
+def _mlflow_of(directory: RunDirectory, config: Config | None) -> _Place | None:
     """The MLflow run of a directory; ``None`` if it never had one, or its database is gone."""
     if config is None or not read_run_file(directory):
         return None
@@ -143,7 +142,7 @@ def _ask(uri: str, question: Callable[[], Any]) -> Any:
         ) from None
 
 
-def _move_in_mlflow(place: _Place, config: Config, old: Path, new: Path) -> None:
+def _move_in_mlflow(place: _Place, config: Config, old: RunDirectory, new: RunDirectory) -> None:
     named = config.logging.mlflow.tracking_uri
     run_id, name = place.run.info.run_id, place.run.info.run_name
     if find_store(named, new.parent, is_new=False).uri != place.uri:

@@ -6,21 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nectargan.config.config_manager import ConfigManager
+from nectargan.config.objectives import DISCRIMINATOR
 from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
-from nectargan.loggers.follower import Follower, Sink
-from nectargan.loggers.mlflow.run import forget_run
+from nectargan.loggers.mlflow.run import check_usable, forget_run, remember_run
 from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.mlflow.store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.own_sinks import attach, make_sink
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
-from nectargan.losses.pix2pix_objective import DISCRIMINATOR
-from nectargan.record.run_directory import CONFIG_FILE, end_of, locked, no_run_directory
+from nectargan.record.follower import Follower, Sink
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import run_facts
 from nectargan.runs.params import other_params, run_params
+from nectargan.runs.resume import Resumption
+from nectargan.runs.training_state import Training
 from nectargan.runs.trust import check_trust
+from nectargan.shell import stands_for_nothing
 
 
 def own_sinks(config: Config) -> list[Sink]:
@@ -36,7 +39,7 @@ def own_sinks(config: Config) -> list[Sink]:
 
 
 def build_sinks(
-    config: Config, directory: Path, output: Path, live: bool, own: Sequence[Sink]
+    config: Config, directory: RunDirectory, output: Path, live: bool, own: Sequence[Sink]
 ) -> list[Sink]:
     """TensorBoard and MLflow, as far as they are enabled, and those of one's own.
 
@@ -51,7 +54,7 @@ def build_sinks(
     if logging.tensorboard.enable:
         sinks.append(
             TensorBoardSink(
-                directory / "tensorboard",
+                directory.tensorboard,
                 logging.tensorboard.every_n_steps,
                 DISCRIMINATOR,
                 run_params(config),
@@ -77,7 +80,7 @@ def build_sinks(
 
 
 def synchronize(
-    directory: Path,
+    directory: RunDirectory,
     tracking_uri: str | None = None,
     anew: bool = False,
     trust: bool = False,
@@ -96,20 +99,25 @@ def synchronize(
         Whether anything was sent, by name of the sink.
 
     Raises:
-        RunError: it is no run directory, the run is at work, or a sink cannot be reached.
+        RunError: it is no run directory, or one without a config; the run is at work; a sink cannot
+            be reached; or MLflow is asked for and off in the run's config.
     """
     config = config_of(directory)
+    if not config.logging.mlflow.enable and (anew or tracking_uri is not None):
+        raise RunError(
+            f"'{directory}' does not log to MLflow: logging.mlflow.enable is false in its config."
+        )
     if tracking_uri is not None:
         overrides = [("logging.mlflow.tracking_uri", tracking_uri)]
-        config = ConfigManager(directory / CONFIG_FILE, overrides).data
+        config = ConfigManager(directory.config, overrides).data
     if with_own and config.logging.sinks and not trust:
         check_trust(directory, config.model_dump(mode="json"), "add --trust")
     own, sent = own_sinks(config) if with_own else [], dict[str, bool]()
-    with locked(directory), sinks_logged(directory):
-        status, reason = end_of(directory)
+    with directory.lock(), sinks_logged(directory):
+        status, reason = directory.end_status()
         if anew:
             forget_run(directory)
-        for sink in build_sinks(config, directory, directory.resolve().parent, False, own):
+        for sink in build_sinks(config, directory, directory.parent, False, own):
             follower = Follower(sink, directory, go_on=True)
             try:
                 sent[sink.name] = follower.lacks_something(status)
@@ -125,9 +133,73 @@ def synchronize(
     return sent
 
 
-def config_of(directory: Path) -> Config:
+def config_of(directory: RunDirectory) -> Config:
     """The config of a run; raises `RunError` if there is none."""
-    path = directory / CONFIG_FILE
-    if not path.is_file():
-        raise no_run_directory(directory, CONFIG_FILE)
-    return ConfigManager(path).data
+    if not directory.config.is_file():
+        if directory.losses.is_file():
+            raise RunError(
+                f"'{directory}' is a run under nectargan.track, which keeps no "
+                f"{directory.config.name}: nothing says where it is logged."
+            )
+        raise directory.not_a_run(directory.config.name)
+    return ConfigManager(directory.config).data
+
+
+def output_of(config: Config, resumption: Resumption | None) -> Path:
+    """The directory that a run's directory is in; raises RunError for a path such as $NOT_SET."""
+    if resumption is None:
+        output = config.common.output_directory
+        if nothing := stands_for_nothing(output):
+            raise RunError(f"No run can be made in '{output}': {nothing}.")
+        return Path(output)
+    return resumption.directory.parent
+
+
+def choose_store(config: Config, resumption: Resumption | None) -> Store:
+    """Where in MLflow a run goes; what the environment says becomes part of its config, so that
+    the run is found there again.
+
+    Raises:
+        RunError: the environment holds no address or no name, or the directory has a name that
+            MLflow cannot take.
+    """
+    options, output = config.logging.mlflow, output_of(config, resumption)
+    is_new = resumption is None or not resumption.directory.mlflow_run.exists()
+    store = find_store(options.tracking_uri, output, is_new)
+    if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
+        raise RunError(
+            f"MLflow can keep nothing in '{output.resolve()}', whose name is not UTF-8; name "
+            "another place with --output or --mlflow-uri, or go without with --no-mlflow."
+        )
+    if options.tracking_uri is not None or store.why == TRACKING_URI:
+        options.tracking_uri = store.uri
+    name = config.common.experiment_name
+    experiment = find_experiment(options.experiment, name, is_new)
+    options.experiment = experiment if experiment != name else None
+    return store
+
+
+def check_sinks(config: Config, resumption: Resumption | None) -> None:
+    """Asks each sink that the config requires whether the run can be kept there.
+
+    Raises:
+        RunError: MLflow cannot be reached, or lacks the experiment or the run because somebody
+            deleted it.
+    """
+    options = config.logging.mlflow
+    if options.enable and options.required:
+        check_usable(
+            find_store(options.tracking_uri, output_of(config, resumption), is_new=False).uri,
+            find_experiment(options.experiment, config.common.experiment_name, is_new=False),
+            None if resumption is None else resumption.directory,
+        )
+
+
+def remember_sinks(directory: RunDirectory, training: Training) -> None:
+    """Writes into a run directory what a checkpoint knows of the run in its sinks; raises OSError.
+
+    Args:
+        directory: The run directory.
+        training: The section "training" of the checkpoint.
+    """
+    remember_run(directory, training.mlflow.run_id if training.mlflow else None)

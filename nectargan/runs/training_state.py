@@ -1,24 +1,59 @@
-"""`TrainingState`: all that a run is resumed from, checked before any of it is used."""
+"""`TrainingState`: all that a checkpoint holds, and so all that a resumed run takes over.
+
+A run that is resumed equals one that was never interrupted, to the bit: whatever the next step
+depends on is here, or follows from the epoch and the config (learning rates, weights of losses, the
+order of the images). ``TrainingState.of(trainer).save(path)`` keeps it; `TrainingState.read` and
+`TrainingState.restore` bring it back.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
-from nectargan.errors import CheckpointError
+from nectargan.analysis.run_changes import Change
+from nectargan.build import Data, parameters_of
+from nectargan.config.schema import Config
+from nectargan.errors import CheckpointError, ConfigError
+from nectargan.files import replacing
+from nectargan.loggers.mlflow.metadata import DatasetFacts
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.misfits import adam_state, check_names, check_scaler, check_tensors, misfit
+from nectargan.runs.random_state import random_state, set_random_state
+from nectargan.version import __version__
 from nectargan.wording import counted
+
+FORMAT = 2
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 _Ledger = Literal["losses.csv", "metrics.csv"]
 _Best = Annotated[
     list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)
 ]
+
+
+class TrainerLike(Protocol):
+    """What a state is taken of and restored to: a `Trainer`, which this room cannot import."""
+
+    config: Config
+    device: torch.device
+    data: Data
+    datasets: list[DatasetFacts]
+    changes: list[Change]
+    epoch: int
+    batch: int | None
+    step: int
+    epoch_began: int
+    bests: dict[str, tuple[float, int]]
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Adam]
+    scaler: GradScaler
 
 
 class Part(BaseModel):
@@ -28,7 +63,8 @@ class Part(BaseModel):
 
 
 class _MLflowRun(Part):
-    run_id: str
+    run_id: Annotated[str, Field(min_length=1)]
+    uri: str | None = None
 
 
 class _Change(Part):
@@ -36,11 +72,8 @@ class _Change(Part):
     options: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
 
-class TrainingState(Part):
-    """The section "training" of a checkpoint, as far as it is the same for every trainer.
-
-    A subclass of `Trainer` adds sections of its own, which its ``restore`` checks.
-    """
+class Training(Part):
+    """The section "training": where the run was, and all that it goes on from but networks."""
 
     epoch: Whole
     """The epoch at hand, or the last one done; 0 before the first."""
@@ -50,8 +83,12 @@ class TrainingState(Part):
     """Steps made before it."""
     bests: dict[str, _Best]
     """The best value of each metric of validation, and its epoch."""
+    optimizers: dict[str, Any] = Field(default_factory=dict)
+    """State of Adam by name of the network: steps and moments of each parameter by its number."""
+    scaler: dict[str, Any] = Field(default_factory=dict)
+    """State of the gradient scaler; empty unless the precision is fp16."""
     random: dict[str, Any]
-    """See `random_state`."""
+    """States of all random generators; see `random_state`."""
     # Named one by one: they are files that will be cut.
     ledgers: dict[_Ledger, Whole]
     """Bytes of each ledger, by file name; empty for a run without them."""
@@ -64,45 +101,189 @@ class TrainingState(Part):
     mlflow: _MLflowRun | None = None
     """The MLflow run, once there was one."""
 
-    def check(self, done: int, step: int, steps_per_epoch: int, may_skip: bool) -> None:
-        """Compares every counter with the run.
+
+class Checkpoint(Part):
+    """What every checkpoint has: a network is used, tested and exported from this alone."""
+
+    config: dict[str, Any]
+    """The run's config."""
+    epoch: Whole
+    """Epochs done."""
+    step: Whole
+    """Steps done."""
+    networks: dict[str, dict[str, Any]]
+    """The states of "generator" and any others, by name."""
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all; raises OSError."""
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as part:
+            header = {"format": FORMAT, "nectargan_version": __version__}
+            torch.save({**header, **self.model_dump()}, part)
+
+
+class CheckpointFile(Checkpoint):
+    """The content of a file, as far as every checkpoint has it. A foreign file may hold anything
+    under the same names."""
+
+    format: int
+    nectargan_version: str
+
+
+class TrainingState(Checkpoint):
+    """All that a checkpoint holds."""
+
+    training: Training
+
+    @classmethod
+    def of(
+        cls,
+        trainer: TrainerLike,
+        ledgers: Mapping[str, int],
+        ledger_digests: Mapping[str, str],
+        mlflow: Mapping[str, str] | None,
+    ) -> Self:
+        """The state of a trainer between two steps: a copy, which training does not change.
 
         Args:
-            done: Epochs that the checkpoint says are done.
-            step: Steps that it says are done.
-            steps_per_epoch: Batches of an epoch.
-            may_skip: Whether batches may have been skipped because their images were bad.
+            trainer: The trainer.
+            ledgers: Bytes of each ledger so far, by file name.
+            ledger_digests: SHA-256 of those bytes.
+            mlflow: Id and place of the MLflow run, once there is one.
+        """
+        networks = {name: network.state_dict() for name, network in trainer.networks.items()}
+        adams = {name: adam.state_dict()["state"] for name, adam in trainer.optimizers.items()}
+        training = {
+            "epoch": trainer.epoch,
+            "batch": trainer.batch,
+            "epoch_began": trainer.epoch_began,
+            "bests": {metric: list(best) for metric, best in trainer.bests.items()},
+            "optimizers": to_cpu(adams),
+            "scaler": trainer.scaler.state_dict(),
+            "random": random_state(trainer.device),
+            "ledgers": dict(ledgers),
+            "ledger_digests": dict(ledger_digests),
+            "data": _digests(trainer),
+            "changes": [
+                {"epoch": change.epoch, "options": {k: list(v) for k, v in change.options.items()}}
+                for change in trainer.changes
+            ],
+            "mlflow": mlflow,
+        }
+        return cls(
+            config=trainer.config.model_dump(mode="json"),
+            epoch=trainer.epoch - (trainer.batch is not None),
+            step=trainer.step,
+            networks=to_cpu(networks),
+            training=Training.model_validate(training),
+        )
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], place: Path) -> Self:
+        """The state in the content of a checkpoint that was read from ``place``.
 
         Raises:
-            CheckpointError: they contradict the run, or each other.
+            CheckpointError: it has only networks, or is damaged.
         """
-        within = self.batch is not None
-        batch = steps_per_epoch if self.batch is None else self.batch
-        most = max(0, self.epoch - 1) * steps_per_epoch
-        end = most + batch if self.epoch else 0
-        told = f"epoch {self.epoch}, batch {batch}, of {counted(steps_per_epoch, 'step')} an epoch"
+        if content.get("training") == {}:
+            raise CheckpointError(f"'{place}' has only networks, nothing to go on from.")
+        return validated(cls, content, f"'{place}' is nothing to go on from")
+
+    def restore(self, trainer: TrainerLike) -> None:
+        """Puts a trainer where this state was taken.
+
+        Raises:
+            CheckpointError: networks, optimizers or scaler do not fit, and nothing was taken over;
+                or the random generators cannot be used.
+        """
+        adams, training = self._fitting_adams(trainer), self.training
+        trainer.epoch, trainer.batch = training.epoch, training.batch
+        trainer.step, trainer.epoch_began = self.step, training.epoch_began
+        trainer.bests = {
+            name: (value, int(epoch)) for name, (value, epoch) in training.bests.items()
+        }
+        for name, network in trainer.networks.items():
+            network.load_state_dict(self.networks[name])
+        for name, optimizer in trainer.optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": adams[name], "param_groups": groups})
+        trainer.scaler.load_state_dict(training.scaler)
+        set_random_state(training.random, trainer.device)
+
+    def _fitting_adams(self, trainer: TrainerLike) -> dict[str, Any]:
+        """Compares all tensors with the trainer's; returns its states of Adam."""
+        if self.networks and not trainer.networks:
+            raise CheckpointError("The checkpoint has networks, and this trainer has none.")
+        check_names(self.networks, trainer.networks, "networks")
+        check_names(self.training.optimizers, trainer.networks, "optimizers")
+        check_scaler(self.training.scaler, trainer.scaler.state_dict())
+        adams = {}
+        for name, network in trainer.networks.items():
+            check_tensors(self.networks[name], network.state_dict(), name)
+            parameters, adam = (
+                parameters_of(trainer.optimizers[name]),
+                self.training.optimizers[name],
+            )
+            # The scaler of fp16 leaves out the first updates, and Adam has no state then.
+            steps = self.step if adam or not trainer.scaler.is_enabled() else 0
+            adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
+        return adams
+
+    def check(self, trainer: TrainerLike, directory: RunDirectory) -> None:
+        """Compares images and counters with those of a run, which a trainer goes on with.
+
+        Raises:
+            ConfigError: the images are others.
+            CheckpointError: the counters contradict the run, or each other.
+        """
+        known, found = self.training.data, _digests(trainer)
+        for context in sorted({*found, *known} if known is not None else ()):
+            if known is not None and known.get(context) != found.get(context):
+                raise ConfigError(
+                    f"'{directory}' cannot be resumed with other {context} images: their digest "
+                    f"was {known.get(context, 'none')}, and in "
+                    f"'{trainer.config.dataloader.dataroot}' it is {found.get(context, 'none')}; "
+                    "put them back, or start another run."
+                )
+        may_skip = trainer.config.dataloader.on_bad_image == "skip"
+        self._check_counters(len(trainer.data.train), may_skip)
+
+    def _check_counters(self, steps_per_epoch: int, may_skip: bool) -> None:
+        """``may_skip``: batches may have been skipped because their images were bad."""
+        at, done, step = self.training, self.epoch, self.step
+        within = at.batch is not None
+        batch = steps_per_epoch if at.batch is None else at.batch
+        most = max(0, at.epoch - 1) * steps_per_epoch
+        end = most + batch if at.epoch else 0
+        told = f"epoch {at.epoch}, batch {batch}, of {counted(steps_per_epoch, 'step')} an epoch"
         if batch > steps_per_epoch:
-            raise _misfit(f"its batch is {batch}, and an epoch has {steps_per_epoch}")
-        if done != self.epoch - within:
-            raise _misfit(f"it has {counted(done, 'epoch')} done, and is in {told}")
+            raise misfit(f"its batch is {batch}, and an epoch has {steps_per_epoch}")
+        if done != at.epoch - within:
+            raise misfit(f"it has {counted(done, 'epoch')} done, and is in {told}")
         if step > end or (step < end and not may_skip):
-            raise _misfit(f"its step is {step}, and that of {told}, is {end}")
-        if not max(0, step - batch) <= self.epoch_began <= min(step, most):
-            raise _misfit(f"its epoch began after {self.epoch_began} steps of {step}, in {told}")
-        for metric, (_, epoch) in self.bests.items():
-            if epoch not in range(1, self.epoch + 1):
-                raise _misfit(f"its best {metric} is of epoch {epoch:g}, and it is in {told}")
+            raise misfit(f"its step is {step}, and that of {told}, is {end}")
+        if not max(0, step - batch) <= at.epoch_began <= min(step, most):
+            raise misfit(f"its epoch began after {at.epoch_began} steps of {step}, in {told}")
+        for metric, (_, epoch) in at.bests.items():
+            if epoch not in range(1, at.epoch + 1):
+                raise misfit(f"its best {metric} is of epoch {epoch:g}, and it is in {told}")
 
 
-def read_training_state(content: Mapping[str, Any], place: Path) -> TrainingState:
-    """The training state in the content of a checkpoint that was read from ``place``.
+def _digests(trainer: TrainerLike) -> dict[str, str]:
+    return {facts.context: facts.digest for facts in trainer.datasets}
 
-    Raises:
-        CheckpointError: it has none, or one that is damaged.
-    """
-    if content.get("training") == {}:
-        raise CheckpointError(f"'{place}' has only networks, nothing to go on from.")
-    return validated(TrainingState, content.get("training"), f"'{place}' is nothing to go on from")
+
+def to_cpu(state: Any) -> Any:
+    """A copy of nested containers whose tensors are contiguous copies on the CPU."""
+    if isinstance(state, Tensor):
+        # A file does not depend on the order in which a device keeps its weights.
+        copy = torch.empty_like(state, device="cpu", memory_format=torch.contiguous_format)
+        return copy.copy_(state.detach())
+    if isinstance(state, Mapping):
+        return {key: to_cpu(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(to_cpu(value) for value in state)
+    return state
 
 
 _Model = TypeVar("_Model", bound=Part)
@@ -117,94 +298,3 @@ def validated(model: type[_Model], content: object, complaint: str) -> _Model:
         where = ".".join(map(str, item["loc"]))
         reason = f"{where}: {item['msg']}" if where else item["msg"]
         raise CheckpointError(f"{complaint} ({reason}).") from None
-
-
-def check_names(found: object, wanted: Iterable[str], what: str) -> None:
-    """Raises `CheckpointError` unless a section of a checkpoint has just the wanted names."""
-    names = sorted(map(str, found)) if isinstance(found, Mapping) else []
-    if names != sorted(wanted):
-        raise _misfit(f"its {what} are {', '.join(names) or 'missing'}, not {', '.join(wanted)}")
-
-
-def check_scaler(found: object, wanted: Mapping[str, float]) -> None:
-    """Compares the state of a gradient scaler, numbers by name, with one of the run's; raises
-    `CheckpointError`."""
-    if wanted:
-        check_names(found, wanted, "numbers of the scaler")
-    for name, value in found.items() if isinstance(found, Mapping) else ():
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise _misfit(f"its scaler has {name} {value!r}")
-
-
-def check_tensors(found: object, wanted: Mapping[str, Tensor], what: str) -> None:
-    """Compares the names, shapes and types of tensors: a kernel that takes the wrong ones may write
-    past their ends.
-
-    Args:
-        found: What a checkpoint holds.
-        wanted: Tensors as they must be, by name.
-        what: What messages call them.
-
-    Raises:
-        CheckpointError: they differ.
-    """
-    if not isinstance(found, Mapping) or any(not isinstance(name, str) for name in found):
-        raise _misfit(f"its {what} has no tensors by name")
-    for name in [*wanted, *found]:
-        if name not in found or name not in wanted:
-            raise _misfit(f"its {what} {'lacks' if name in wanted else 'has a foreign'} '{name}'")
-    for name, tensor in wanted.items():
-        if _kind(found[name]) != _kind(tensor):
-            raise _misfit(f"'{name}' of its {what} is {_kind(found[name])}, not {_kind(tensor)}")
-
-
-def adam_state(
-    found: object, parameters: Sequence[Tensor], steps: int, what: str
-) -> dict[int, dict[str, Tensor]]:
-    """A state of Adam, compared with the parameters that it belongs to.
-
-    Args:
-        found: The state by number of the parameter, as in ``state_dict()["state"]``.
-        parameters: The parameters.
-        steps: Most steps that it can have made; 0 for an optimizer that has no state yet.
-        what: What messages call it.
-
-    Returns:
-        Copies, laid out as the parameters are: tensors of a file may share their memory, and would
-        be updated more than once.
-
-    Raises:
-        CheckpointError: it does not fit.
-    """
-    if not steps and not found:
-        return {}
-    flat = {
-        f"{number}.{key}": value
-        for number, state in (found.items() if isinstance(found, Mapping) else ())
-        for key, value in (state.items() if isinstance(state, Mapping) else ())
-    }
-    wanted: dict[str, Tensor] = {}
-    for number, parameter in enumerate(parameters):
-        wanted[f"{number}.step"] = torch.zeros(())
-        wanted |= {f"{number}.{key}": parameter for key in ("exp_avg", "exp_avg_sq")}
-    check_tensors(flat, wanted, what)
-    made = {float(flat[name]) for name in wanted if name.endswith(".step")}
-    if len(made) != 1 or not made.issubset(range(1, steps + 1)):
-        raise _misfit(f"its {what} made {min(made):g} to {max(made):g} steps, of {steps} in all")
-    copies: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in wanted.items():
-        index, _, key = name.partition(".")
-        copy = torch.empty_like(tensor, device="cpu").copy_(flat[name])
-        copies.setdefault(int(index), {})[key] = copy
-    return copies
-
-
-def _kind(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    layout = "" if value.layout == torch.strided else f" {value.layout}"
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}{layout}"
-
-
-def _misfit(how: str) -> CheckpointError:
-    return CheckpointError(f"The checkpoint does not fit the run: {how}.")

@@ -21,8 +21,7 @@ from typing import Any
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 from nectargan.imports import is_import_path
-
-CODE_FILE = "functions.hmac"
+from nectargan.record.run_directory import RunDirectory
 
 # As losses and networks, these run nothing but what is imported anyway.
 _OWN = ("nectargan.losses.", "nectargan.models.", "torch.nn.")
@@ -57,19 +56,19 @@ def _import_paths(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _import_paths(below, key)
 
 
-def vouch_for(directory: Path, config: Mapping[str, Any]) -> None:
+def vouch_for(directory: RunDirectory, config: Mapping[str, Any]) -> None:
     """Notes in a run directory that this user, on this machine, gave its config.
 
     Where the note cannot be kept, a later resume has to be told ``--trust``.
     """
     functions = foreign_functions(config)
     if functions:
-        with suppress(OSError, RuntimeError), replacing(directory / CODE_FILE) as part:
+        with suppress(OSError, RuntimeError), replacing(directory.trusted_functions) as part:
             part.write_text(_code(functions, _key(make=True)), encoding="ascii")
 
 
 def check_trust(
-    directory: Path,
+    directory: RunDirectory,
     config: Mapping[str, Any],
     advice: str = "add --trust, or give a config of your own with -c",
 ) -> None:
@@ -84,7 +83,7 @@ def check_trust(
     if not functions:
         return
     with suppress(OSError, RuntimeError):  # also no home
-        noted = read_regular_text(directory / CODE_FILE).strip()
+        noted = read_regular_text(directory.trusted_functions).strip()
         if hmac.compare_digest(noted.encode(), _code(functions, _key()).encode()):
             return
     told = ", ".join(f"'{name}'" for name in functions)

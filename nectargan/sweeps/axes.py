@@ -19,6 +19,8 @@ _NOT_SWEPT = (
     "common.experiment_name",
     "common.experiment_version",
     "logging.mlflow.group",
+    "logging.mlflow.experiment",
+    "logging.mlflow.tracking_uri",  # it may hold a password, and names of runs are shown
 )
 
 

@@ -26,20 +26,14 @@ from nectargan.build import (
     build_generator,
     build_losses,
     build_metrics,
-    resolve_losses,
 )
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunError, did_you_mean
-from nectargan.record.run_directory import (
-    CONFIG_FILE,
-    is_locked,
-    list_runs,
-    locked,
-    read_status,
-)
-from nectargan.runs.checkpoint import list_checkpoints, load_last
+from nectargan.record.lock import locked
+from nectargan.record.run_directory import RunDirectory, list_runs
+from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import (
     Resumption,
     changes_on_the_way,
@@ -52,7 +46,7 @@ from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import resolve_device, resolve_precision
 
 # Trains a run, new or resumed, and returns its directory.
-Start = Callable[[Config, Resumption | None], Path]
+Start = Callable[[Config, Resumption | None], RunDirectory]
 # Makes a config with some options replaced.
 Resolve = Callable[[Sequence[Override]], Config]
 State = Literal["NEW", "UNFINISHED", "RUNNING", "FINISHED", "FAILED"]
@@ -104,7 +98,7 @@ class Outcome(NamedTuple):
 
     cell: Cell
     state: State
-    directory: Path | None = None
+    directory: RunDirectory | None = None
     reason: str = ""
 
 
@@ -134,9 +128,7 @@ def grid(axes: Sequence[Axis], resolve: Resolve) -> list[Cell]:
 def make_cell(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) -> Cell:
     """The cell of some values, as they were written, by key; raises ConfigError."""
     try:
-        config = resolve_losses(
-            resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
-        )
+        config = resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
     except ConfigError as error:
         keys = [axis.key for axis in axes]
         raise ConfigError(_with_its_option(str(error), keys)) from None
@@ -220,16 +212,16 @@ def find_run(cell: Cell) -> Outcome:
     runs = list_runs(cell.output, cell.config.common.experiment_name)
     for directory in reversed(runs):
         try:
-            config = ConfigManager(directory / CONFIG_FILE).data
+            config = ConfigManager(directory.config).data
         except NectarGANError:
             continue  # no run of ours, or of another version
         if cell.identity(config) != identity or fixed & changes_on_the_way(directory):
             continue
-        if read_status(directory)[0] == "FINISHED":
+        if directory.status == "FINISHED":
             return Outcome(cell, "FINISHED", directory)
-        if is_locked(directory):
+        if directory.is_locked:
             found = Outcome(cell, "RUNNING", directory, "in use by another process")
-        elif found.state == "NEW" and list_checkpoints(directory):
+        elif found.state == "NEW" and directory.list_checkpoints():
             found = Outcome(cell, "UNFINISHED", directory)
         elif found.directory is None:
             found = Outcome(cell, "NEW", directory)

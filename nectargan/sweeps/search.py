@@ -7,15 +7,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.run_list import best_of
+from nectargan.analysis.last_values import best_of
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
+from nectargan.record.run_directory import RunDirectory
 from nectargan.sweeps.axes import Axis
 from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start, make_cell, run_cell
 
@@ -41,7 +41,7 @@ class Trial(NamedTuple):
     state: str
     values: dict[str, str]
     value: float | None
-    directory: Path | None
+    directory: RunDirectory | None
     reason: str
 
 
@@ -235,7 +235,7 @@ class Search:
                 trial.state.name,
                 {key: _text(value) for key, value in trial.params.items()},
                 trial.value,
-                Path(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
+                RunDirectory(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
                 str(trial.user_attrs.get("reason", "")),
             )
             for trial in found
@@ -273,6 +273,8 @@ class Search:
         except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
             uri = public_address(self.storage)
             reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
+            if "://" not in self.storage:
+                reason = "it must be an address such as sqlite:///optuna.db"
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
 
 

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,26 +109,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
-def compiled(network: nn.Module) -> Callable[..., Tensor]:
-    """``network`` compiled by torch on its first call; its own object stays as it is.
+def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A network, or a method of one, compiled by torch on its first call; its own object stays as
+    it is.
 
     Raises:
         RunError: on the first call: there is no compiler, or it fails.
     """
-    run = torch.compile(network, dynamic=False)
+    run = torch.compile(forward, dynamic=False)
 
-    def call(*inputs: Tensor) -> Tensor:
+    def call(*inputs: Tensor) -> Any:
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            output: Tensor = run(*inputs)
+            return run(*inputs)
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:300]
             raise RunError(
                 "train.compile is 'default', but torch cannot compile the networks here: "
                 f"{reason}; use 'off'."
             ) from None
-        return output
 
     return call
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nectargan.build import loss_weights, lr_schedules
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
-from nectargan.config.schema import Config, LearningRate, Save
-from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights
+from nectargan.config.network_options import LearningRate
+from nectargan.config.objectives import ADVERSARIAL, objective_weights
+from nectargan.config.schedules import loss_weights, lr_schedules
+from nectargan.config.schema import Config, Save
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.schedules import schedule_map
 from nectargan.wording import counted
@@ -18,7 +19,7 @@ _VGG = "G_VGG"
 
 
 def doubts_about(config: Config) -> list[str]:
-    """What may not be as it was meant in a resolved config, a sentence each."""
+    """What may not be as it was meant in a config, a sentence each."""
     unused = (f"{key} is {value} and is not used: {why}." for key, value, why in _unused(config))
     return [*unused, *_schedules_outside(config), *_negative_weights(config)]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_a_config_is_shown_as_it_is_or_in_full(run: Run, name: str) -> None:
         shown = run("config", "show", name, "--all", "--format", form).stdout
         Path(f"full.{form}").write_text(shown, encoding="utf-8")
         assert load_config(f"full.{form}") == full
+
+
+def test_a_config_of_v023_is_shown_as_it_would_be_written_today(run: Run) -> None:
+    old = Path(__file__).parents[1] / "data" / "nectargan_v0.2.3_example_UNet_extended.json"
+    with pytest.warns(UserWarning, match=r"v0\.2\.3"):
+        expected = load_config(old)
+    result = run("config", "show", old)
+    assert "Warning: v0.2.3 config: " in result.stderr
+    Path("new.json").write_text(result.stdout, encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_config("new.json") == expected
 
 
 def test_a_difference_is_shown_once_and_a_schedule_in_its_notation(run: Run) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from nectargan import load_config
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.network_options import SECTIONS
 from nectargan.config.reference import all_keys, explain, json_schema
 from nectargan.config.schema import Config
 from nectargan.config.shipped import shipped_configs
@@ -103,6 +104,9 @@ def nested(key: str, value: object) -> dict[str, Any]:
         ("dataloader.load.resize", ["nearest", "bicubic"]),
         ("train.generator.learning_rate.schedule", "cosine 0.1->0 @ 1-9"),
         ("save.keep_last", None),
+        ("train.generator", {"name": "resnet", "n_blocks": 6}),
+        ("train.generator", {"function": "my.Net", "arguments": {"width": 3}}),
+        ("train.discriminator", {"name": "multiscale", "n_scales": 2}),
     ],
 )
 def test_what_the_loader_takes_is_valid(key: str, value: object) -> None:
@@ -125,6 +129,10 @@ def test_what_the_loader_takes_is_valid(key: str, value: object) -> None:
         ("train.loss.G_L1", {"schedule": "linear", "weight": 3}),
         ("train.loss", [1, 2]),
         ("train.generator.dropout", 1.0),
+        ("train.generator.name", "resnt"),
+        ("train.generator", {"name": "resnet", "block_type": "UnetBlock"}),
+        ("train.generator", {"function": "my.Net", "features": 3}),
+        ("train.discriminator", {"name": "pixel", "n_layers": 2}),
         ("schema_version", 2),
     ],
 )
@@ -147,6 +155,9 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, An
         yield prefix + name, field
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from fields(field.annotation, f"{prefix}{name}.")
+        elif name in SECTIONS:
+            # What several networks have is explained as the usual one has it.
+            yield from fields(type(field.default), f"{prefix}{name}.")
 
 
 @pytest.mark.parametrize(("key", "field"), list(fields(Config)), ids=lambda each: str(each)[:60])
@@ -158,7 +169,9 @@ def test_every_key_is_explained_by_its_docstring(key: str, field: Any) -> None:
     default = field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         names = [each.key.removeprefix(f"{key}.") for each in found.below]
-        assert (names, found.default) == (list(type(default).model_fields), "")
+        kinds = SECTIONS.get(key.removeprefix("train."), {"": type(default)}).values()
+        known = dict.fromkeys(each for kind in kinds for each in kind.model_fields)
+        assert (names, found.default) == (list(known), "")
     elif not isinstance(default, dict):
         assert json.loads(found.default) == json.loads(json.dumps(default))
 
@@ -166,6 +179,7 @@ def test_every_key_is_explained_by_its_docstring(key: str, field: Any) -> None:
 def test_bounds_and_choices_are_said() -> None:
     assert explain("train.generator.dropout").types == ["number, at least 0, below 1"]
     assert explain("common.seed").types == ["whole number, at least 0, below 4294967296"]
+    assert explain("train.generator.name").types == ['"unet", "resnet", "pix2pixhd"']
     assert explain("train.gan_mode").types == ['"vanilla", "lsgan", "hinge"']
     assert explain("save.keep_last").types[1] == "null"
 

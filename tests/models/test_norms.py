@@ -39,6 +39,20 @@ def test_it_is_torchs_instance_norm(
         torch.testing.assert_close(found, wanted)
 
 
+def test_a_gradient_that_is_a_slice_is_laid_out_for_the_norm() -> None:
+    """As of a skip connection, which is half of the channels of a joined map."""
+    x = maps((1, 6, 4, 5), torch.channels_last)
+    gradients = []
+    for kind in (InstanceNorm2d, nn.InstanceNorm2d):
+        inputs = x.clone().requires_grad_()
+        joined = torch.cat((kind(6)(inputs), x), dim=1)
+        (joined * torch.linspace(-1, 1, joined.numel()).view(joined.shape)).sum().backward()
+        assert inputs.grad is not None
+        gradients.append(inputs.grad)
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_one_pixel_has_no_statistics(training: bool) -> None:
     for kind in (InstanceNorm2d, nn.InstanceNorm2d):

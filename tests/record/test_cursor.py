@@ -10,17 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.errors import RunError
-from nectargan.record.cursor import Cursor, cursor_names
-from nectargan.record.epoch_files import EXAMPLES, epoch_file
-from nectargan.record.ledger import (
-    Ledger,
-    LossRow,
-    MetricRow,
-    check_ledger,
-    cut_ledger,
-    first_step_from,
-    offset_of_step,
-)
+from nectargan.record.cursor import Cursor
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.rollback import check_ledger, cut_ledger
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import first_step_from, offset_of_step
 
 
 def write_losses(directory: Path, steps: list[int]) -> Path:
@@ -110,24 +104,24 @@ def test_a_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
 
 def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     path = write_losses(tmp_path, [1, 2])
-    cursor = Cursor(tmp_path, "MLflow")
+    cursor = Cursor(RunDirectory(tmp_path), "MLflow")
     assert cursor.is_behind
     cursor.offsets["losses.csv"] = path.stat().st_size
     cursor.files = {"examples/a.png"}
     cursor.status = "FINISHED"
     cursor.save()
-    again = Cursor(tmp_path, "MLflow")
+    again = Cursor(RunDirectory(tmp_path), "MLflow")
     assert (again.offsets, again.files, again.status) == (
         cursor.offsets,
         {"examples/a.png"},
         "FINISHED",
     )
     assert not again.is_behind
-    assert cursor_names(tmp_path) == ["MLflow"]
+    assert RunDirectory(tmp_path).cursor_names() == ["MLflow"]
     write = path.open("ab")
     write.write(b"3,1,3,a,1,1,1\n")
     write.close()
-    assert Cursor(tmp_path, "MLflow").is_behind
+    assert Cursor(RunDirectory(tmp_path), "MLflow").is_behind
 
 
 @pytest.mark.parametrize(
@@ -146,7 +140,7 @@ def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_a_damaged_cursor_begins_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "sinks").mkdir()
     (tmp_path / "sinks" / "x.json").write_text(text)
-    assert Cursor(tmp_path, "x").offsets == {"losses.csv": 0, "metrics.csv": 0}
+    assert Cursor(RunDirectory(tmp_path), "x").offsets == {"losses.csv": 0, "metrics.csv": 0}
 
 
 def test_rewinding_forgets_whole_steps_of_both_ledgers(tmp_path: Path) -> None:
@@ -154,21 +148,21 @@ def test_rewinding_forgets_whole_steps_of_both_ledgers(tmp_path: Path) -> None:
     losses = write_losses(tmp_path, [1, 1, 2, 2, 3, 3])
     metrics = Ledger(tmp_path / "metrics.csv", MetricRow)
     metrics.append([MetricRow(1, 1, 0, "lr/g", 0.1), MetricRow(2, 1, 0, "val/l1", 0.2)])
-    cursor = Cursor(tmp_path, "x")
+    cursor = Cursor(RunDirectory(tmp_path), "x")
     lines = losses.read_bytes().splitlines(keepends=True)
     cursor.offsets["losses.csv"] = len(b"".join(lines[:6]))
     cursor.offsets["metrics.csv"] = offset_of_step(tmp_path / "metrics.csv", 2)
-    cursor.files = {epoch_file(EXAMPLES, 1, step) for step in (1, 2, 3)}
+    cursor.files = {f"examples/epoch_0001_step_{step:08d}.png" for step in (1, 2, 3)}
     assert cursor.rewind() == 2
     assert cursor.offsets["losses.csv"] == len(b"".join(lines[:3]))
     assert cursor.offsets["metrics.csv"] == offset_of_step(tmp_path / "metrics.csv", 2)
-    assert cursor.files == {epoch_file(EXAMPLES, 1, 1)}
+    assert cursor.files == {"examples/epoch_0001_step_00000001.png"}
 
 
 def test_a_cursor_is_never_past_a_ledger_that_was_cut(tmp_path: Path) -> None:
     path = write_losses(tmp_path, [1, 2, 3])
-    cursor = Cursor(tmp_path, "x")
+    cursor = Cursor(RunDirectory(tmp_path), "x")
     cursor.offsets["losses.csv"] = path.stat().st_size
     cursor.save()
     cut_ledger(path, offset_of_step(path, 2), tmp_path / "o.csv")
-    assert Cursor(tmp_path, "x").offsets["losses.csv"] == path.stat().st_size
+    assert Cursor(RunDirectory(tmp_path), "x").offsets["losses.csv"] == path.stat().st_size

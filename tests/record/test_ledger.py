@@ -14,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.errors import RunError
-from nectargan.record.clock import Clock
 from nectargan.record.ledger import (
     Ledger,
     LossRow,
     MetricRow,
-    check_ledger,
-    last_time,
-    offset_of_step,
     read_blocks,
+    read_rows,
+    rows_in,
 )
+from nectargan.record.recorder import Clock
+from nectargan.record.rollback import check_ledger
+from nectargan.record.seeking import last_time, line_after, offset_of_step
 
 floats32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
@@ -266,3 +267,54 @@ def test_the_time_of_the_last_row(tmp_path: Path) -> None:
     assert last_time(path) == 0
     ledger.append([row(1), row(5)])
     assert last_time(path) == 1005
+
+
+NAMES = st.text(st.characters(exclude_characters=",\r\n", codec="utf-8"), min_size=1).filter(
+    # What splits the text of a line is no end of a line in the file.
+    lambda name: name == name.strip()
+)
+COUNTS = st.integers(0, 2**53)
+
+
+@given(step=COUNTS, epoch=COUNTS, time=COUNTS, name=NAMES, values=st.tuples(*3 * [st.floats()]))
+def test_rows_read_back_from_their_line(
+    step: int, epoch: int, time: int, name: str, values: tuple[float, float, float]
+) -> None:
+    loss = LossRow(step, epoch, time, name, *values)
+    metric = MetricRow(step, epoch, time, name, values[0])
+    # As text, in which NaN equals NaN.
+    assert repr(LossRow.parse(loss.line)) == repr(loss)
+    assert repr(MetricRow.parse(metric.line)) == repr(metric)
+    lines = f"step,epoch,time,metric,value\n{metric.line}\n{metric.line}\n".encode()
+    begin = len(b"step,epoch,time,metric,value\n") + 7
+    assert repr(list(rows_in(MetricRow, lines, 7))) == repr(
+        [(metric, begin), (metric, begin + len(metric.line.encode()) + 1)]
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"1,1,1,a", b"1,1,1,a,0,0,0,0", b"x,1,1,a,0,0,0", b"1,1,1,a,b,0,0", b"", b"1,1,1,\xff,0,0,0"],
+)
+def test_what_is_no_row_is_an_error_or_skipped(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "l.csv"
+    ledger = Ledger(path, LossRow)
+    ledger.append([row(1), row(2)])
+    ledger.close()
+    path.write_bytes(path.read_bytes() + line + b"\n" + row(3).line.encode() + b"\n")
+    assert list(read_rows(path, LossRow, skip_damaged=True)) == [row(1), row(2), row(3)]
+    with pytest.raises(RunError, match=r"l\.csv' is damaged: "):
+        list(read_rows(path, LossRow))
+
+
+def test_reading_begins_at_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "l.csv"
+    ledger = Ledger(path, LossRow)
+    ledger.append([row(step) for step in range(1, 12)])
+    ledger.close()
+    content = path.read_bytes()
+    starts = [0, *(i + 1 for i, byte in enumerate(content) if byte == ord("\n"))]
+    for offset in range(len(content) + 1):
+        assert line_after(path, offset) == min(start for start in starts if start >= offset)
+    (last,) = read_rows(path, LossRow, line_after(path, starts[-3] + 1))
+    assert last == row(11)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +9,8 @@ from pathlib import Path
 import pytest
 
 from nectargan.errors import RunError
-from nectargan.record import run_directory
-from nectargan.record.run_directory import (
-    create_run_directory,
-    locked,
-    no_run_directory,
-    write_status,
-)
+from nectargan.record import lock
+from nectargan.record.run_directory import RunDirectory, create_run_directory
 
 
 def test_versions_count_up_from_one(tmp_path: Path) -> None:
@@ -69,19 +65,26 @@ def test_a_glance_at_a_lock_keeps_nobody_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`nectargan runs`, or another ``--resume auto``, has the lock for a moment."""
-    monkeypatch.setattr(run_directory, "_TRIES", 1500)  # half a minute, for a busy machine
+    monkeypatch.setattr(lock, "_TRIES", 1500)  # half a minute, for a busy machine
     entered = threading.Event()
 
     def glance() -> None:
-        with locked(tmp_path):
+        with RunDirectory(tmp_path).lock():
             entered.set()
             time.sleep(0.05)
 
     thread = threading.Thread(target=glance)
     thread.start()
     assert entered.wait(30)
-    with locked(tmp_path):
+    with RunDirectory(tmp_path).lock():
         thread.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_death_that_cannot_be_noted(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "status.json")
+    with pytest.raises(RunError, match=r"status\.json' cannot be written: it is no regular file"):
+        RunDirectory(tmp_path).end_status()
 
 
 def test_what_was_meant_by_a_path_that_names_no_run(
@@ -91,7 +94,7 @@ def test_what_was_meant_by_a_path_that_names_no_run(
     runs = Path("runs")
     for name in ("fronts_v1", "fronts_v2"):
         (runs / name).mkdir(parents=True)
-        write_status(runs / name, "FINISHED")
+        RunDirectory(runs / name).write_status("FINISHED")
     (runs / "fronts_v1" / "losses.csv").touch()
     (runs / "notes").mkdir()
     told = {
@@ -103,5 +106,60 @@ def test_what_was_meant_by_a_path_that_names_no_run(
         "runs/notes": "is no run directory: it has no config.json.",
     }
     for path, sentence in told.items():
-        error = no_run_directory(Path(path), "config.json")
+        error = RunDirectory(path).not_a_run("config.json")
         assert str(error).replace("\\", "/") == f"'{path}' {sentence}"
+
+
+def test_a_run_directory_is_accepted_where_a_path_is(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "r")
+    run.path.mkdir()
+    run.losses.write_text("step")
+    assert Path(run) == tmp_path / "r"
+    assert os.listdir(run) == ["losses.csv"]
+    assert run / "losses.csv" == run.losses
+    assert {run, RunDirectory(run), tmp_path / "r"} == {run}
+    assert tmp_path / "r" == run
+    assert run != RunDirectory(tmp_path)
+    assert run != str(tmp_path / "r")
+    assert f"'{run}'" == f"'{tmp_path / 'r'}'"
+
+
+def test_the_parent_of_a_run_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r").mkdir()
+    monkeypatch.chdir(tmp_path / "r")
+    assert RunDirectory(".").parent == tmp_path.resolve()
+
+
+def test_the_files_of_a_run_of_an_earlier_version_are_known() -> None:
+    run = RunDirectory(Path(__file__).parents[1] / "data" / "stopped_run")
+    known = {value for name in dir(run) if isinstance(value := getattr(run, name), Path)}
+    assert {run / name for name in os.listdir(run)} <= known | {run / "status.json"}
+    assert [path.name for path in run.list_checkpoints()] == sorted(
+        path.name for path in run.checkpoints.glob("epoch_*")
+    )
+
+
+def test_checkpoints_are_in_the_order_of_training(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.checkpoints.mkdir()
+    order = [(9, 95), (9, 99), (9, None), (10, None), (10000, 123456789), (10000, None)]
+    paths = [run.checkpoint(epoch, step) for epoch, step in order]
+    for path in [*reversed(paths), run.last_checkpoint, run.best_checkpoint]:
+        path.touch()
+    (run.checkpoints / "epoch_mine.pt").touch()
+    found = run.list_checkpoints()
+    assert found == paths
+    assert run.list_checkpoints(after=found[2]) == found[3:]
+    assert run.list_checkpoints(after=run.checkpoint(10**6)) == []
+
+
+def test_a_run_that_died_without_a_word_is_marked_as_killed(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.current_status() == ("", "")
+    run.write_status("RUNNING")
+    with run.lock():
+        assert run.current_status() == ("RUNNING", "")
+    assert run.current_status() == ("KILLED", "it died without a word")
+    assert run.read_status() == ("KILLED", "it died without a word")

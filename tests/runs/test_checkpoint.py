@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 from nectargan.build import build_discriminator, build_generator
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ModelError
-from nectargan.runs.checkpoint import load_checkpoint, load_generator, save_checkpoint
+from nectargan.runs.checkpoint import load_checkpoint, load_generator
+from nectargan.runs.training_state import Checkpoint
+
+
+def save(path: Path, config: Config, networks: dict[str, dict[str, Any]], epoch: int = 1) -> None:
+    options = config.model_dump(mode="json")
+    Checkpoint(config=options, epoch=epoch, step=10 * epoch, networks=networks).save(path)
 
 
 def write(path: Path, config: Config, epoch: int = 1) -> torch.nn.Module:
@@ -20,7 +27,7 @@ def write(path: Path, config: Config, epoch: int = 1) -> torch.nn.Module:
     generator = build_generator(config)
     networks = {"generator": generator, "discriminator": build_discriminator(config)}
     states = {name: network.state_dict() for name, network in networks.items()}
-    save_checkpoint(path, config, epoch, 10 * epoch, states)
+    save(path, config, states, epoch)
     return generator.eval()
 
 
@@ -83,7 +90,7 @@ def test_foreign_and_newer_files(tmp_path: Path, tiny: Callable[..., Config]) ->
 
 def test_parts_that_do_not_fit(tmp_path: Path, tiny: Callable[..., Config]) -> None:
     networks = {"generator": build_generator(tiny(train__generator__features=8)).state_dict()}
-    save_checkpoint(tmp_path / "a.pt", tiny(), 1, 1, networks)
+    save(tmp_path / "a.pt", tiny(), networks)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_generator(tmp_path / "a.pt")
 
@@ -94,7 +101,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     config = Config.model_validate(
         {"train": {"generator": {"features": 1, "n_downs": 0}}, "dataloader": {"load": {}}}
     )
-    save_checkpoint(path, config, 1, 1, {"generator": build_generator(config).state_dict()})
+    save(path, config, {"generator": build_generator(config).state_dict()})
     return path.read_bytes()
 
 

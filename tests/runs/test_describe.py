@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from nectargan.config.schema import Config
 from nectargan.dataset.pairs import check_data
 from nectargan.errors import ConfigError
-from nectargan.loggers import tracking
+from nectargan.record import tracker
 from nectargan.runs.checkpoint import load_checkpoint, load_generator
 from nectargan.runs.describe import describe_datasets
 from nectargan.runs.sinks import synchronize
@@ -122,7 +122,7 @@ def test_the_best_generator_is_a_model_from_images_to_images(
 
 def test_only_a_finished_run_has_a_model(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     # Making a database takes longer on a busy machine than an interrupted run waits for.
-    monkeypatch.setattr(tracking, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(tracker, "_PATIENCE", PATIENCE)
 
     class Stop:
         start = step = lambda self, *_: None
@@ -136,7 +136,7 @@ def test_only_a_finished_run_has_a_model(tiny: Make, monkeypatch: pytest.MonkeyP
     trainer = Pix2pixTrainer(tiny(**options))
     with pytest.raises(KeyboardInterrupt):
         trainer.train(Stop())
-    client = MlflowClient(f"sqlite:///{trainer.directory.parent / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{trainer.directory.path.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "KILLED"

@@ -12,13 +12,14 @@ from click.testing import CliRunner
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from nectargan.analysis.run_list import mlflow_troubles, summarize_runs
 from nectargan.cli.main import main
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
-from nectargan.record.run_directory import locked
+from nectargan.record.lock import locked
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs import relocation
 from nectargan.runs.relocation import move_run, remove_run
+from nectargan.runs.run_list import mlflow_troubles, summarize_runs
 from nectargan.runs.sinks import synchronize
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -76,7 +77,7 @@ def cli(*arguments: object, answer: str = "") -> tuple[int, str]:
 
 def test_an_output_directory_elsewhere_has_its_artifacts(runs: Path) -> None:
     """Those of its runs are found, and new ones do not go to where it was."""
-    assert synchronize(runs / "tiny_v1") == {"MLflow": False}
+    assert synchronize(RunDirectory(runs / "tiny_v1")) == {"MLflow": False}
     client = client_of(runs)
     for run in names(runs).values():
         assert run.info.artifact_uri.startswith((runs / "mlartifacts").as_uri())
@@ -95,12 +96,12 @@ def test_a_lost_database_gets_everything_anew(runs: Path, trained: Path) -> None
     assert "is gone" in summary.trouble
     assert f"nectargan sync '{run}'" in summary.trouble
     assert not (runs / "mlflow.db").exists(), "looking makes none"
-    assert synchronize(run) == {"MLflow": True}
+    assert synchronize(RunDirectory(run)) == {"MLflow": True}
     found = names(runs)
     assert found.keys() == {"tiny_v1"}
     assert points(runs, found["tiny_v1"]) == before
     assert found["tiny_v1"].info.status == "FINISHED"
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}
     # The other one is not in the new database, which is there.
     assert "MLflow has no run" in summarize_runs(runs)[1].trouble
     assert mlflow_troubles(runs) == [summarize_runs(runs)[1].trouble]
@@ -108,8 +109,8 @@ def test_a_lost_database_gets_everything_anew(runs: Path, trained: Path) -> None
 
 def test_a_copy_has_a_run_of_its_own(runs: Path) -> None:
     shutil.copytree(runs / "tiny_v1", runs / "copy")
-    assert synchronize(runs / "copy") == {"MLflow": True}
-    assert synchronize(runs / "tiny_v1") == {"MLflow": False}
+    assert synchronize(RunDirectory(runs / "copy")) == {"MLflow": True}
+    assert synchronize(RunDirectory(runs / "tiny_v1")) == {"MLflow": False}
     found = names(runs)
     assert found.keys() == {"tiny_v1", "tiny_v2", "copy"}
     assert points(runs, found["copy"]) == points(runs, found["tiny_v1"])
@@ -120,7 +121,7 @@ def test_a_directory_that_was_renamed_keeps_its_run(runs: Path) -> None:
     before = names(runs)["tiny_v1"].info.run_id
     (runs / "tiny_v1").rename(runs / "best")
     (runs / "best" / "sinks" / "MLflow.json").unlink()
-    assert synchronize(runs / "best") == {"MLflow": True}
+    assert synchronize(RunDirectory(runs / "best")) == {"MLflow": True}
     after = names(runs)
     assert after.keys() == {"best", "tiny_v2"}
     assert after["best"].info.run_id == before
@@ -132,11 +133,15 @@ def test_a_deleted_run_is_told_and_sent_anew_on_demand(runs: Path) -> None:
     deleted = names(runs)["tiny_v1"].info.run_id
     client.delete_run(deleted)
     with pytest.raises(RunError, match=f"was deleted; restore it with: .*--run-id {deleted}; or"):
-        synchronize(run)
+        synchronize(RunDirectory(run))
     assert f"nectargan sync '{run}' --anew" in summarize_runs(runs)[0].trouble
     assert "tiny_v1" not in names(runs)
     code, output = cli("sync", run, "--anew")
-    assert (code, output) == (0, "MLflow: has everything now.\n")
+    assert code == 0
+    assert output.splitlines() == [
+        "MLflow: has everything now.",
+        "TensorBoard: the run does not log to it.",
+    ]
     assert points(runs, names(runs)["tiny_v1"]) == points(runs, client.get_run(deleted))
 
 
@@ -146,7 +151,7 @@ def test_a_deleted_experiment_is_told(runs: Path, tiny: Make) -> None:
     client.delete_experiment(experiment)
     told = f"The MLflow experiment 'tiny' was deleted; restore it with: .*-id {experiment}; or"
     with pytest.raises(RunError, match=told):
-        synchronize(runs / "tiny_v1")
+        synchronize(RunDirectory(runs / "tiny_v1"))
     (trouble,) = mlflow_troubles(runs)
     assert "experiment 'tiny' was deleted" in trouble
     with pytest.raises(RunError, match=told):
@@ -170,16 +175,16 @@ def test_rm_removes_a_run_everywhere(runs: Path) -> None:
 
 def test_rm_is_whole_or_not_at_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with locked(runs / "tiny_v1"), pytest.raises(RunError, match="is in use"):
-        remove_run(runs / "tiny_v1")
+        remove_run(RunDirectory(runs / "tiny_v1"))
     with pytest.raises(RunError, match="is no run directory"):
-        remove_run(runs)
+        remove_run(RunDirectory(runs))
 
     def fail(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(RunError, match="cannot be removed: Permission denied"):
-        remove_run(runs / "tiny_v1")
+        remove_run(RunDirectory(runs / "tiny_v1"))
     monkeypatch.undo()
     assert names(runs).keys() == {"tiny_v1", "tiny_v2"}
     assert (runs / "tiny_v1" / "losses.csv").exists()
@@ -187,8 +192,22 @@ def test_rm_is_whole_or_not_at_all(runs: Path, monkeypatch: pytest.MonkeyPatch) 
     config["logging"]["mlflow"]["tracking_uri"] = "http://127.0.0.1:9"
     (runs / "tiny_v1" / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match="nothing was changed"):
-        remove_run(runs / "tiny_v1")
+        remove_run(RunDirectory(runs / "tiny_v1"))
     assert (runs / "tiny_v1" / "losses.csv").exists()
+
+
+def test_rm_asks_and_needs_an_answer(runs: Path) -> None:
+    run = runs / "tiny_v1"
+    for answer, code, told in (
+        ("", 2, "Nobody answers on standard input; give --yes to remove without asking."),
+        ("\n", 0, "[y/N]: "),
+        ("no\n", 0, "[y/N]: "),
+        ("y\n", 0, f"Removed {run}."),
+    ):
+        ended, output = cli("rm", run, "--no-mlflow", answer=answer)
+        assert ended == code, output
+        assert told in output
+        assert run.exists() == (answer != "y\n")
 
 
 def test_mv_renames_a_run_everywhere(runs: Path) -> None:
@@ -199,7 +218,7 @@ def test_mv_renames_a_run_everywhere(runs: Path) -> None:
     after = names(runs)
     assert after.keys() == {"best", "tiny_v2"}
     assert after["best"].info.run_id == before
-    assert synchronize(runs / "best") == {"MLflow": False}
+    assert synchronize(RunDirectory(runs / "best")) == {"MLflow": False}
     assert mlflow_troubles(runs) == []
 
 
@@ -210,7 +229,7 @@ def test_mv_to_another_output_directory_takes_the_mlflow_run_along(
     other.mkdir()
     shutil.copy(empty_store, other / "mlflow.db")
     count = points(runs, names(runs)["tiny_v1"])
-    assert move_run(runs / "tiny_v1", other / "best") == other / "best"
+    assert move_run(RunDirectory(runs / "tiny_v1"), other / "best") == other / "best"
     assert names(runs).keys() == {"tiny_v2"}
     assert names(other).keys() == {"best"}
     assert points(other, names(other)["best"]) == count
@@ -222,24 +241,27 @@ def test_mv_is_whole_or_not_at_all(
     run = runs / "tiny_v1"
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     with pytest.raises(RunError, match="exists; a run can only be moved to where nothing is"):
-        move_run(run, Path("tiny_v2"))
+        move_run(RunDirectory(run), Path("tiny_v2"))
     for place in (tmp_path / "nowhere" / "x", run / "inside"):
         with pytest.raises(RunError, match="there is no such directory"):
-            move_run(run, place)
+            move_run(RunDirectory(run), place)
+    for name in ("=1+1", "a\nb", "\x1b[31m", "\udcff"):
+        with pytest.raises(RunError, match="A run cannot be named"):
+            move_run(RunDirectory(run), Path(name))
     with locked(run), pytest.raises(RunError, match="is in use"):
-        move_run(run, Path("best"))
+        move_run(RunDirectory(run), Path("best"))
 
     def fail(*_: object, **__: object) -> None:
         raise ConnectionError("gone")
 
     monkeypatch.setattr(MlflowClient, "set_tag", fail)
     with pytest.raises(RunError, match="gone; nothing was changed"):
-        move_run(run, Path("best"))
+        move_run(RunDirectory(run), Path("best"))
     monkeypatch.undo()
     monkeypatch.setattr(relocation, "synchronize", fail)
     (tmp_path / "other").mkdir()
     with pytest.raises(ConnectionError):
-        move_run(run, tmp_path / "other" / "best")
+        move_run(RunDirectory(run), tmp_path / "other" / "best")
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     after.pop(run / ".lock")
     before.pop(run / ".lock", None)
@@ -249,4 +271,4 @@ def test_mv_is_whole_or_not_at_all(
         k: v for k, v in before.items() if k != known
     }
     assert names(runs).keys() == {"tiny_v1", "tiny_v2"}
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, NonFiniteError, RunError
-from nectargan.record.run_directory import is_locked, locked, read_status
-from nectargan.runs.checkpoint import list_checkpoints, load_checkpoint, load_last
+from nectargan.record.lock import is_locked, locked
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_checkpoint, load_last
 from nectargan.runs.resume import find_unfinished, resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.processes import wait_until
@@ -65,11 +66,11 @@ def stopped(config: Config, at: int, error: BaseException | None = None) -> Path
     trainer = Stopping(config, at, error)
     with pytest.raises(type(error) if error else KeyboardInterrupt):
         trainer.train()
-    return trainer.directory
+    return trainer.directory.path
 
 
 def resumed(run: Path, **changes: object) -> Pix2pixTrainer:
-    checkpoint = load_last(run)
+    checkpoint = load_last(RunDirectory(run))
     wanted = Config.model_validate(checkpoint["config"])
     for key, value in changes.items():
         *path, last = key.split("__")
@@ -77,7 +78,7 @@ def resumed(run: Path, **changes: object) -> Pix2pixTrainer:
         for name in path:
             section = getattr(section, name)
         setattr(section, last, value)
-    resumption = resumption_of(run, checkpoint, wanted)
+    resumption = resumption_of(RunDirectory(run), checkpoint, wanted)
     trainer = Pix2pixTrainer(resumption.config, resumption)
     trainer.train()
     return trainer
@@ -91,7 +92,7 @@ def record(run: Path) -> list[pd.DataFrame]:
 
 
 def assert_same(one: Pix2pixTrainer, other: Pix2pixTrainer) -> None:
-    for ours, theirs in zip(record(one.directory), record(other.directory), strict=True):
+    for ours, theirs in zip(record(one.directory.path), record(other.directory.path), strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
     last = [load_last(trainer.directory) for trainer in (one, other)]
     for name in ("generator", "discriminator"):
@@ -107,13 +108,13 @@ def assert_same(one: Pix2pixTrainer, other: Pix2pixTrainer) -> None:
 @pytest.mark.parametrize("at", [1, 5, 6, 7, 12])
 def test_a_resumed_run_equals_one_that_nobody_disturbed(tiny: Make, at: int) -> None:
     run = stopped(tiny(**OPTIONS), at)
-    assert read_status(run) == ("KILLED", "")
+    assert RunDirectory(run).read_status() == ("KILLED", "")
     whole = Pix2pixTrainer(tiny(**OPTIONS))
     whole.train()
     trainer = resumed(run)
     assert trainer.directory == run != whole.directory
     assert_same(trainer, whole)
-    assert read_status(run) == ("FINISHED", "")
+    assert RunDirectory(run).read_status() == ("FINISHED", "")
 
 
 def test_a_run_is_resumed_several_times(tiny: Make) -> None:
@@ -121,7 +122,7 @@ def test_a_run_is_resumed_several_times(tiny: Make) -> None:
     whole.train()
     run = stopped(tiny(**OPTIONS), 2)
     for at in (4, 9):
-        resumption = resumption_of(run, load_last(run), tiny(**OPTIONS))
+        resumption = resumption_of(RunDirectory(run), load_last(RunDirectory(run)), tiny(**OPTIONS))
         trainer = Stopping(tiny(**OPTIONS), at)
         trainer._resumption = resumption
         with pytest.raises(KeyboardInterrupt):
@@ -135,7 +136,7 @@ def test_rows_past_the_checkpoint_are_kept_aside(tiny: Make) -> None:
     """The step that fails leaves no checkpoint; the one before is of the epoch's end."""
     options = {**OPTIONS, "save__model_save_rate": 1}
     run = stopped(tiny(**options), 6, ValueError("a bug in a loss"))
-    assert read_status(run) == ("FAILED", "ValueError: a bug in a loss")
+    assert RunDirectory(run).read_status() == ("FAILED", "ValueError: a bug in a loss")
     assert pd.read_csv(run / "losses.csv")["step"].max() == 5
     whole = Pix2pixTrainer(tiny(**options))
     whole.train()
@@ -151,7 +152,7 @@ def test_rows_past_the_checkpoint_are_kept_aside(tiny: Make) -> None:
 def test_a_torn_checkpoint_is_passed_over(tiny: Make, caplog: pytest.LogCaptureFixture) -> None:
     options = {**OPTIONS, "save__model_save_rate": 1}
     run = stopped(tiny(**options), 5)
-    newest = list_checkpoints(run)[-1]
+    newest = RunDirectory(run).list_checkpoints()[-1]
     assert newest.name == "epoch_0002_step_00000005.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
     whole = Pix2pixTrainer(tiny(**options))
@@ -163,7 +164,7 @@ def test_a_torn_checkpoint_is_passed_over(tiny: Make, caplog: pytest.LogCaptureF
 def test_nothing_to_go_on_from(tiny: Make, tmp_path: Path) -> None:
     run = stopped(tiny(save__save_model=False), 2)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
-        load_last(run)
+        load_last(RunDirectory(run))
 
 
 def test_weights_and_length_may_change_and_that_is_on_record(tiny: Make) -> None:
@@ -219,7 +220,9 @@ def test_auto_finds_the_newest_unfinished_run(tiny: Make) -> None:
 
 def test_checkpoints_within_an_epoch_come_by_the_clock(tiny: Make) -> None:
     run = stopped(tiny(save__every_minutes=1e-9), 5)
-    assert [path.name for path in list_checkpoints(run)] == ["epoch_0002_step_00000005.pt"]
+    assert [path.name for path in RunDirectory(run).list_checkpoints()] == [
+        "epoch_0002_step_00000005.pt"
+    ]
     assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 5
     content = load_checkpoint(run)
     assert (content["epoch"], content["training"]["epoch"], content["training"]["batch"]) == (
@@ -275,8 +278,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Make) -> None:
     assert "G_GAN" in text
     assert text.endswith(f"The last checkpoint before is in '{trainer.directory}'.")
     assert raised.value.exit_code == 3
-    assert [path.name for path in list_checkpoints(trainer.directory)] == ["epoch_0001.pt"]
-    assert read_status(trainer.directory)[0] == "FAILED"
+    assert [path.name for path in trainer.directory.list_checkpoints()] == ["epoch_0001.pt"]
+    assert trainer.directory.status == "FAILED"
     raw = pd.read_csv(trainer.directory / "losses.csv").query("step == 5 and loss == 'G_L1'")["raw"]
     assert raw.tolist() == [float("inf")]
 
@@ -290,7 +293,7 @@ def test_where_no_checkpoint_was_made_none_is_promised(tiny: Make) -> None:
 def test_or_goes_on_and_says_so_once(tiny: Make, caplog: pytest.LogCaptureFixture) -> None:
     trainer = explode(tiny(train__on_nonfinite="continue"), 2, float("nan"))
     run = trainer.train()
-    assert read_status(run) == ("FINISHED", "")
+    assert RunDirectory(run).read_status() == ("FINISHED", "")
     (message,) = [r.message for r in caplog.records if "Loss" in r.message]
     assert message.startswith("Loss 'G_L1' is nan with weight 100 in epoch 1, step 2;")
 
@@ -312,8 +315,8 @@ def test_the_mlflow_run_goes_on_even_if_only_the_checkpoint_knows_it(tiny: Make)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     run = trainer.directory
-    known = load_last(run)["training"]["mlflow"]
-    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    known = load_last(RunDirectory(run))["training"]["mlflow"]
+    client = MlflowClient(f"sqlite:///{run.path.parent / 'mlflow.db'}")
     assert client.get_run(known["run_id"]).info.status == "KILLED"
     (run / "mlflow_run.json").unlink()
     resumed(run)

@@ -12,16 +12,16 @@ import pytest
 from mlflow.tracking import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nectargan.analysis.run_list import summarize_runs
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
 from nectargan.record.cursor import Cursor
-from nectargan.record.run_directory import locked, read_status, write_status
+from nectargan.record.lock import locked
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_last
-from nectargan.runs.open import choose_store
 from nectargan.runs.resume import resumption_of
-from nectargan.runs.sinks import synchronize
+from nectargan.runs.run_list import summarize_runs
+from nectargan.runs.sinks import choose_store, synchronize
 from nectargan.shell import quoted
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.processes import wait_until
@@ -48,11 +48,11 @@ def unsent(tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path
         text.endswith(f"to send the rest: nectargan sync {quoted(run)}") for text in messages
     )
     # Nor has TensorBoard everything yet where its import takes long; its thread goes on.
-    wait_until(lambda: not Cursor(run, "TensorBoard").is_behind)
+    wait_until(lambda: not Cursor(RunDirectory(run), "TensorBoard").is_behind)
     config = json.loads((run / "config.json").read_text())
     config["logging"]["mlflow"]["tracking_uri"] = f"sqlite:///{tmp_path / 'later.db'}"
     (run / "config.json").write_text(json.dumps(config))
-    return run
+    return run.path
 
 
 def sent(uri: str) -> tuple[dict[tuple[str, int], float], int, str]:
@@ -69,7 +69,7 @@ def sent(uri: str) -> tuple[dict[tuple[str, int], float], int, str]:
 
 def test_sync_sends_what_is_missing_and_nothing_twice(unsent: Path, tmp_path: Path) -> None:
     assert [each.behind for each in summarize_runs(unsent.parent)] == [["MLflow"]]
-    assert synchronize(unsent) == {"TensorBoard": False, "MLflow": True}
+    assert synchronize(RunDirectory(unsent)) == {"TensorBoard": False, "MLflow": True}
     uri = f"sqlite:///{tmp_path / 'later.db'}"
     points, count, status = sent(uri)
     losses = pd.read_csv(unsent / "losses.csv")
@@ -81,12 +81,12 @@ def test_sync_sends_what_is_missing_and_nothing_twice(unsent: Path, tmp_path: Pa
     assert (points, count, status) == (expected, len(expected), "FINISHED")
     assert [each.behind for each in summarize_runs(unsent.parent)] == [[]]
 
-    assert synchronize(unsent) == {"TensorBoard": False, "MLflow": False}
+    assert synchronize(RunDirectory(unsent)) == {"TensorBoard": False, "MLflow": False}
     assert sent(uri) == (points, count, status)
     # As if the record of what was sent were lost.
     for path in (unsent / "sinks").iterdir():
         path.unlink()
-    assert synchronize(unsent) == {"TensorBoard": True, "MLflow": True}
+    assert synchronize(RunDirectory(unsent)) == {"TensorBoard": True, "MLflow": True}
     assert sent(uri) == (points, count, status)
     events = EventAccumulator(str(unsent / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
@@ -99,11 +99,11 @@ def test_from_within_the_run_directory(tiny: Make, monkeypatch: pytest.MonkeyPat
     (run / "sinks" / "MLflow.json").unlink()
     monkeypatch.chdir(run)
     here = Path()
-    assert synchronize(here) == {"MLflow": True}
+    assert synchronize(RunDirectory(here)) == {"MLflow": True}
     assert not (here / "mlflow.db").exists()
-    checkpoint = load_last(here)
+    checkpoint = load_last(RunDirectory(here))
     config = Config.model_validate(checkpoint["config"])
-    resumption = resumption_of(here, checkpoint, config)
+    resumption = resumption_of(RunDirectory(here), checkpoint, config)
     store = choose_store(config, resumption)
     assert store == choose_store(config, None)
     assert sent(store.uri)[2] == "FINISHED"
@@ -114,29 +114,29 @@ def test_a_server_that_stays_away_is_one_sentence(unsent: Path) -> None:
     config["logging"]["mlflow"]["tracking_uri"] = AWAY
     (unsent / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match="MLflow did not get everything: "):
-        synchronize(unsent)
+        synchronize(RunDirectory(unsent))
 
 
 def test_a_run_that_died_is_marked(unsent: Path, tmp_path: Path) -> None:
-    write_status(unsent, "RUNNING")
+    RunDirectory(unsent).write_status("RUNNING")
     (summary,) = summarize_runs(unsent.parent)
     assert (summary.status, summary.reason) == ("KILLED", "it died without a word")
-    assert read_status(unsent) == ("KILLED", "it died without a word")
-    synchronize(unsent)
+    assert RunDirectory(unsent).read_status() == ("KILLED", "it died without a word")
+    synchronize(RunDirectory(unsent))
     assert sent(f"sqlite:///{tmp_path / 'later.db'}")[2] == "KILLED"
 
 
 def test_a_run_at_work_is_left_alone(unsent: Path) -> None:
-    write_status(unsent, "RUNNING")
+    RunDirectory(unsent).write_status("RUNNING")
     with locked(unsent):
         assert [each.status for each in summarize_runs(unsent.parent)] == ["RUNNING"]
         with pytest.raises(RunError, match="is in use"):
-            synchronize(unsent)
+            synchronize(RunDirectory(unsent))
 
 
 def test_runs_are_summed_up(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny()).train()
-    (summary,) = summarize_runs(run.parent)
+    (summary,) = summarize_runs(run.path.parent)
     losses, metrics = pd.read_csv(run / "losses.csv"), pd.read_csv(run / "metrics.csv")
     last = losses[losses["step"] == 6].set_index("loss")["raw"].to_dict()
     ssim = metrics[metrics["metric"] == "val/ssim"].set_index("epoch")["value"]
@@ -147,7 +147,7 @@ def test_runs_are_summed_up(tiny: Make) -> None:
     text = (run / "metrics.csv").read_text()
     head, rows = text.split("\n", 1)
     (run / "metrics.csv").write_text(f"{head}\n1,1,1,val/ssim,nan\n{rows}")
-    assert summarize_runs(run.parent)[0].best == summary.best, "NaN is not the best"
+    assert summarize_runs(run.path.parent)[0].best == summary.best, "NaN is not the best"
     with pytest.raises(RunError, match="nowhere' is no directory"):
         summarize_runs(run / "nowhere")
 
@@ -189,15 +189,15 @@ def test_a_run_stays_where_the_environment_sent_it(
     monkeypatch.chdir(run)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///another.db")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    synchronize(run)
+    synchronize(RunDirectory(run))
     assert names_in(f"sqlite:///{team}") == {"shared": [run.name]}
-    checkpoint = load_last(run)
+    checkpoint = load_last(RunDirectory(run))
     resumption = resumption_of(run, checkpoint, ConfigManager(checkpoint["config"]).data)
     resumed = Pix2pixTrainer(resumption.config, resumption)
     assert resumed.store.uri == f"sqlite:///{team}"
     assert resumed.config.logging.mlflow.experiment == "shared"
     assert not (run / "another.db").exists()
-    assert not (run.parent / "mlflow.db").exists()
+    assert not (run.path.parent / "mlflow.db").exists()
 
 
 def test_what_the_config_names_goes_before_the_environment(

@@ -16,9 +16,10 @@ import torch
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunError
-from nectargan.record.run_directory import read_status
-from nectargan.runs.checkpoint import FOLDER, list_checkpoints, load_checkpoint, load_last
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_checkpoint, load_last
 from nectargan.runs.resume import resumption_of
+from nectargan.shell import quoted
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 Make = Callable[..., Config]
@@ -35,7 +36,7 @@ def run(tmp_path: Path) -> Path:
 def trainer_of(run: Path, checkpoint: dict[str, Any], **options: Any) -> Pix2pixTrainer:
     overrides = [("dataloader.dataroot", str(DATA / "stopped_run_pairs")), *options.items()]
     wanted = ConfigManager(checkpoint["config"], overrides).data
-    resumption = resumption_of(run, checkpoint, wanted)
+    resumption = resumption_of(RunDirectory(run), checkpoint, wanted)
     return Pix2pixTrainer(resumption.config, resumption)
 
 
@@ -45,13 +46,13 @@ def files(run: Path) -> dict[str, bytes]:
 
 def test_a_run_of_version_1_0_is_resumed(run: Path) -> None:
     before = pd.read_csv(run / "losses.csv")
-    trainer = trainer_of(run, load_last(run))
+    trainer = trainer_of(run, load_last(RunDirectory(run)))
     trainer.train()
-    assert read_status(run) == ("FINISHED", "")
+    assert RunDirectory(run).read_status() == ("FINISHED", "")
     after = pd.read_csv(run / "losses.csv")
     pd.testing.assert_frame_equal(after.head(len(before)), before)
     assert after["step"].unique().tolist() == [1, 2, 3, 4, 5, 6]
-    training = load_last(run)["training"]
+    training = load_last(RunDirectory(run))["training"]
     assert set(training["data"]) == {"training", "validation"}
     assert set(training["ledger_digests"]) == {"losses.csv", "metrics.csv"}
 
@@ -119,6 +120,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda c: generator(c).update(dict.fromkeys(generator(c), SMALL)),
         r"is float32 \[1\], not",
     ),
+    "weights without data": (
+        lambda c: generator(c).update({k: v.to("meta") for k, v in generator(c).items()}),
+        "without data, not float32",
+    ),
+    "an MLflow run without a name": (put(training, "mlflow", {"run_id": ""}), "mlflow.run_id"),
     "batch past the epoch": (put(training, "batch", 7), "its batch is 7, and an epoch has 3"),
     "batch before": (put(training, "batch", 0), "its step is 4, and that of epoch 2, batch 0"),
     "step past the batch": (put(whole, "step", 5), "its step is 5"),
@@ -146,7 +152,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_changes(
     run: Path, name: str
 ) -> None:
     change, told = MISFITS[name]
-    content = copy.deepcopy(load_last(run))
+    content = copy.deepcopy(load_last(RunDirectory(run)))
     change(content)
     before = files(run)
     with pytest.raises(NectarGANError, match=told) as raised:
@@ -156,7 +162,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_changes(
 
 
 def test_a_refused_checkpoint_changes_no_network(run: Path) -> None:
-    content = load_last(run)
+    content = load_last(RunDirectory(run))
     trainer = trainer_of(run, content)
     before = copy.deepcopy(trainer.generator.state_dict())
     content["training"]["optimizers"]["discriminator"][0]["exp_avg"] = SMALL
@@ -167,7 +173,7 @@ def test_a_refused_checkpoint_changes_no_network(run: Path) -> None:
 
 
 def test_tensors_of_a_checkpoint_that_share_memory_are_updated_once(run: Path) -> None:
-    content = load_last(run)
+    content = load_last(RunDirectory(run))
     step = torch.tensor(4.0)
     for state in adam(content).values():
         state["step"] = step
@@ -184,13 +190,13 @@ def test_tensors_of_a_checkpoint_that_share_memory_are_updated_once(run: Path) -
 def stopped(tiny: Make) -> Path:
     """A run of three epochs of three steps that ended after two, with a checkpoint of each."""
     trainer = Pix2pixTrainer(tiny(save__model_save_rate=1))
-    return trainer.train()
+    return trainer.train().path
 
 
 def again(run: Path) -> Pix2pixTrainer:
-    content = load_last(run)
+    content = load_last(RunDirectory(run))
     wanted = ConfigManager(content["config"], [("train.generator.learning_rate.epochs", 2)]).data
-    resumption = resumption_of(run, content, wanted)
+    resumption = resumption_of(RunDirectory(run), content, wanted)
     return Pix2pixTrainer(resumption.config, resumption)
 
 
@@ -214,6 +220,32 @@ def test_a_ledger_that_was_changed_is_not_gone_on_with(stopped: Path, how: str) 
     assert files(stopped) == before
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_changed_ledger_leaves_the_checkpoints_from_before_the_change(
+    stopped: Path, epoch: int
+) -> None:
+    """A row of one epoch is changed: what is offered works, and is offered only if there is one."""
+    path, first = stopped / "losses.csv", stopped / "checkpoints" / "epoch_0001.pt"
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines[1:], 1) if line.split(b",")[1] == b"%d" % epoch)
+    lines[place] = lines[place].rstrip() + b"1\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(RunError) as raised:
+        again(stopped)
+    if epoch == 1:
+        assert "only a new run is left" in str(raised.value)
+        return
+    assert str(raised.value).endswith(f" --resume {quoted(first)}.")
+    content = load_checkpoint(first)
+    wanted = Config.model_validate(content["config"])
+    resumption = resumption_of(RunDirectory(stopped), content, wanted, first)
+    Pix2pixTrainer(resumption.config, resumption).train()
+    assert RunDirectory(stopped).status == "FINISHED"
+    assert lines[place] not in path.read_bytes()
+    (aside,) = (stopped / "orphaned").glob("attempt-1.csv")
+    assert lines[place] in aside.read_bytes()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps open files from being replaced")
 @pytest.mark.parametrize("at", [4, 6])
 @pytest.mark.parametrize("how", ["replaced", "in place", "one digit"])
@@ -235,17 +267,29 @@ def test_a_ledger_that_is_changed_under_a_run_stops_it(tiny: Make, at: int, how:
     trainer = Disturbed(tiny(logging__window_steps=1))
     with pytest.raises(RunError, match=r"losses.csv' was changed by another program"):
         trainer.train()
-    assert read_status(trainer.directory)[0] == "FAILED"
+    assert trainer.directory.status == "FAILED"
     assert "\0" not in (trainer.directory / "losses.csv").read_text()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(run: Path) -> None:
-    for path in list_checkpoints(run):
+    for path in RunDirectory(run).list_checkpoints():
         path.unlink()
-    os.mkfifo(run / FOLDER / "epoch_0009.pt")
+    os.mkfifo(run / "checkpoints" / "epoch_0009.pt")
     with pytest.raises(CheckpointError, match="it is a pipe, not a regular file"):
-        load_last(run)
+        load_last(RunDirectory(run))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.parametrize(
+    "name", ["status.json", "config.json", "facts.json", "resumptions.jsonl", ".lock"]
+)
+def test_a_pipe_in_the_place_of_a_file_of_a_run_is_named(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    with pytest.raises(RunError, match=f"/{name}' cannot be .*it is .*regular file"):
+        trainer_of(run, load_last(RunDirectory(run))).train()
+    assert (run / name).is_fifo()
 
 
 # --- images ----------------------------------------------------------------------------------
@@ -254,14 +298,14 @@ def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(run: Path) -> Non
 def test_images_at_another_place_are_the_same_others_are_not(
     stopped: Path, tmp_path: Path, pairs_root: Path
 ) -> None:
-    content = load_last(stopped)
+    content = load_last(RunDirectory(stopped))
     options = [("train.generator.learning_rate.epochs", 2)]
 
     def begin(root: Path) -> None:
         wanted = ConfigManager(
             content["config"], [*options, ("dataloader.dataroot", str(root))]
         ).data
-        resumption = resumption_of(stopped, content, wanted)
+        resumption = resumption_of(RunDirectory(stopped), content, wanted)
         Pix2pixTrainer(resumption.config, resumption)
 
     moved = shutil.copytree(pairs_root, tmp_path / "moved")
@@ -297,13 +341,13 @@ def test_a_run_goes_on_from_an_older_checkpoint(tiny: Make) -> None:
     whole.train()
     other = Pix2pixTrainer(tiny(**options))
     run = other.train()
-    file = run / FOLDER / "epoch_0002.pt"
+    file = run / "checkpoints" / "epoch_0002.pt"
     content = load_checkpoint(file)
     resumption = resumption_of(run, content, ConfigManager(content["config"]).data, file)
     assert (resumption.step, resumption.is_finished) == (6, False)
     trainer = Pix2pixTrainer(resumption.config, resumption)
     trainer.train()
-    assert read_status(run) == ("FINISHED", "")
+    assert RunDirectory(run).read_status() == ("FINISHED", "")
     for table in ("losses.csv", "metrics.csv"):
         ours, theirs = (
             pd.read_csv(each.directory / table, dtype=str).drop(columns="time")
@@ -317,10 +361,10 @@ def test_a_run_goes_on_from_an_older_checkpoint(tiny: Make) -> None:
     ]
     aside = {path.name for path in (run / "orphaned").glob("*.pt")}
     assert {"attempt-1.epoch_0003.pt", "attempt-1.epoch_0004.pt"} <= aside
-    names = sorted(path.name for path in (run / FOLDER).iterdir())
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert names == ["best.pt", *(f"epoch_000{n}.pt" for n in range(1, 5)), "last.pt"]
-    assert load_checkpoint(run / FOLDER / "best.pt")["epoch"] == trainer.bests["val/ssim"][1]
-    assert load_checkpoint(run / FOLDER / "last.pt")["epoch"] == 4
+    assert load_checkpoint(run / "checkpoints" / "best.pt")["epoch"] == trainer.bests["val/ssim"][1]
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["epoch"] == 4
 
 
 def test_the_best_one_is_that_of_the_checkpoint_gone_back_to(
@@ -333,10 +377,10 @@ def test_the_best_one_is_that_of_the_checkpoint_gone_back_to(
     rates = {"epochs": 3, "epochs_decay": 0}
     options = {"save__model_save_rate": 1, "save__keep_best": "val/ssim"}
     run = Pix2pixTrainer(tiny(**options, train__generator__learning_rate=rates)).train()
-    best = run / FOLDER / "best.pt"
+    best = run / "checkpoints" / "best.pt"
     assert load_checkpoint(best)["epoch"] == 3
     # By its other name, as people will.
-    file = run / FOLDER / "epoch_0002.pt"
+    file = run / "checkpoints" / "epoch_0002.pt"
     content = load_checkpoint(file)
     resumption = resumption_of(run, content, ConfigManager(content["config"]).data, file)
     trainer = Pix2pixTrainer(resumption.config, resumption)
@@ -350,19 +394,21 @@ def test_the_best_one_is_that_of_the_checkpoint_gone_back_to(
 
 
 def test_a_finished_run_is_left_as_it_is(stopped: Path) -> None:
-    content, before = load_last(stopped), files(stopped)
-    resumption = resumption_of(stopped, content, ConfigManager(content["config"]).data)
+    content, before = load_last(RunDirectory(stopped)), files(stopped)
+    resumption = resumption_of(
+        RunDirectory(stopped), content, ConfigManager(content["config"]).data
+    )
     assert resumption.is_finished
     assert Pix2pixTrainer(resumption.config, resumption).train() == stopped
     assert files(stopped) == before
 
 
 def test_fewer_epochs_than_are_done_are_refused(stopped: Path) -> None:
-    content, before = load_last(stopped), files(stopped)
+    content, before = load_last(RunDirectory(stopped)), files(stopped)
     manager = ConfigManager(content["config"])
     manager.set_epochs(1)
     with pytest.raises(
         ConfigError, match=r"cannot be resumed with 1 epoch: 2 are done\. To go back"
     ):
-        resumption_of(stopped, content, manager.data)
+        resumption_of(RunDirectory(stopped), content, manager.data)
     assert files(stopped) == before

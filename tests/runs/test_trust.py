@@ -51,7 +51,7 @@ def foreign_run(tiny: Callable[..., Config], module: Path) -> Path:
     config = tiny(train__loss__G_own={"function": "some_loss.Loss"})
     run = Pix2pixTrainer(config).train()
     forget(module)
-    return run
+    return run.path
 
 
 def resume(run: Path, *options: str) -> Result:

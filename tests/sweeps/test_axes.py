@@ -103,6 +103,11 @@ def test_ranges(text: str, span: Range) -> None:
             ["common.experiment_name=a,b"],
             "--sweep common.experiment_name: it says where runs are kept, and cannot be swept.",
         ),
+        (
+            ["logging.mlflow.tracking_uri=http://ada:sesame@a,http://b"],
+            "--sweep logging.mlflow.tracking_uri: it says where runs are kept, and cannot be "
+            "swept.",
+        ),
         (["common={}"], "--sweep common: it says where runs are kept, and cannot be swept."),
     ],
 )

@@ -11,7 +11,8 @@ import pytest
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, DataError, ModelError, NectarGANError, RunError
-from nectargan.record.run_directory import list_runs, locked, read_status, write_status
+from nectargan.record.lock import locked
+from nectargan.record.run_directory import RunDirectory, list_runs
 from nectargan.runs.resume import Resumption
 from nectargan.sweeps.axes import parse_axes
 from nectargan.sweeps.grid import Cell, Resolve, check_cells, find_run, grid, run_cell
@@ -39,11 +40,11 @@ def cells_of(resolve: Resolve) -> Grid:
     return make
 
 
-def start(config: Config, resumption: Resumption | None = None) -> Path:
+def start(config: Config, resumption: Resumption | None = None) -> RunDirectory:
     return Pix2pixTrainer(config, resumption).train()
 
 
-def never(config: Config, resumption: Resumption | None) -> Path:
+def never(config: Config, resumption: Resumption | None) -> RunDirectory:
     raise AssertionError("there is nothing to train")
 
 
@@ -104,9 +105,9 @@ def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> No
     assert find_run(cell)[1:3] == ("UNFINISHED", run)
     resumed = []
 
-    def go_on(config: Config, resumption: Resumption | None) -> Path:
+    def go_on(config: Config, resumption: Resumption | None) -> RunDirectory:
         assert resumption is not None
-        resumed.append(resumption.checkpoint["epoch"])
+        resumed.append(resumption.state.epoch)
         return start(config, resumption)
 
     assert run_cell(cell, go_on)[1:3] == ("FINISHED", run)
@@ -114,7 +115,7 @@ def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> No
     assert list_runs(tmp_path / "runs", "tiny") == [run]
 
     # Its checkpoints gone, it is begun anew, and the newest run counts.
-    write_status(run, "KILLED")
+    RunDirectory(run).write_status("KILLED")
     for checkpoint in run.glob("checkpoints/*"):
         checkpoint.write_bytes(b"torn")
     assert run_cell(cell, start)[1:3] == ("FINISHED", tmp_path / "runs" / "tiny_v2")
@@ -143,10 +144,10 @@ def test_what_fails_is_told_and_stops_nothing(cells_of: Grid, tmp_path: Path) ->
     outcome = run_cell(bad, start)
     assert (outcome.state, outcome.directory) == ("FAILED", tmp_path / "runs" / "tiny_v1")
     assert outcome.reason.startswith("Loss 'G_GAN' is nan with weight 1 in epoch 1, step 1; ")
-    assert read_status(tmp_path / "runs" / "tiny_v1")[0] == "FAILED"
+    assert RunDirectory(tmp_path / "runs" / "tiny_v1").status == "FAILED"
     assert run_cell(good, start).state == "FINISHED"
 
-    def crash(config: Config, resumption: Resumption | None) -> Path:
+    def crash(config: Config, resumption: Resumption | None) -> RunDirectory:
         raise RuntimeError("CUDA out of\nmemory")
 
     (other,) = cells_of("train.loss.G_L1=3")
@@ -159,7 +160,7 @@ def test_a_cell_is_never_run_by_two(cells_of: Grid, tmp_path: Path) -> None:
     entered, leave = threading.Event(), threading.Event()
     outcomes = []
 
-    def slow(config: Config, resumption: Resumption | None) -> Path:
+    def slow(config: Config, resumption: Resumption | None) -> RunDirectory:
         entered.set()
         assert leave.wait(20)
         return start(config)
@@ -176,7 +177,7 @@ def test_a_cell_is_never_run_by_two(cells_of: Grid, tmp_path: Path) -> None:
 
     # And not while it is gone on with by hand.
     run = outcomes[0].directory
-    write_status(run, "RUNNING")
+    RunDirectory(run).write_status("RUNNING")
     with locked(run):
         assert run_cell(cell, never)[1:] == ("RUNNING", run, "in use by another process")
 
@@ -254,7 +255,7 @@ def test_the_output_directory_may_be_unwritable(cells_of: Grid, tmp_path: Path) 
 def test_a_claim_is_an_error_of_ours_only(cells_of: Grid) -> None:
     (cell,) = cells_of("common.seed=1")
 
-    def fails(config: Config, resumption: Resumption | None) -> Path:
+    def fails(config: Config, resumption: Resumption | None) -> RunDirectory:
         raise RunError("'runs' is full.")
 
     assert run_cell(cell, fails).reason == "'runs' is full."

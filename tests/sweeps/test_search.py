@@ -11,6 +11,7 @@ import pytest
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.resume import Resumption
 from nectargan.sweeps.axes import parse_axes
 from nectargan.sweeps.grid import Outcome, Resolve, check_cells
@@ -26,7 +27,7 @@ def resolve(tiny: Callable[..., Config]) -> Resolve:
     return lambda overrides: ConfigManager(base, overrides).data
 
 
-def start(config: Config, resumption: Resumption | None = None) -> Path:
+def start(config: Config, resumption: Resumption | None = None) -> RunDirectory:
     return Pix2pixTrainer(config, resumption).train()
 
 
@@ -178,7 +179,7 @@ def test_the_corners_are_checked_first(resolve: Resolve, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("storage", "sentence"),
     [
-        ("nonsense", r"Optuna's storage '\*\*\*' cannot be used: Could not parse"),
+        ("nonsense", r"Optuna's storage '\*\*\*' cannot be used: it must be an address"),
         ("sqlite:////no/such/folder/x.db", "cannot be used: "),
         (
             "postgresql://me:secret@nowhere.invalid/x",

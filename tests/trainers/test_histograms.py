@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nectargan.config.schema import Config
-from nectargan.record.histograms import load_histograms
+from nectargan.record.histogram_file import load_histograms
 from nectargan.trainers.histograms import (
     IMAGE_EDGES,
     PARAMETER_EDGES,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.runs.checkpoint import FOLDER, load_checkpoint
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_checkpoint
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers import pix2pix_trainer
 from nectargan.trainers.devices import memory_format, place
@@ -73,10 +74,12 @@ def assert_resumed_in_channels_last(
 
     def finish(directory: Path, order: torch.memory_format) -> Pix2pixTrainer:
         use(order)
-        file = directory / FOLDER / "epoch_0001.pt"
+        file = directory / "checkpoints" / "epoch_0001.pt"
         content = load_checkpoint(file)
         assert all(t.is_contiguous() for t in tensors(content))
-        resumption = resumption_of(directory, content, ConfigManager(content["config"]).data, file)
+        resumption = resumption_of(
+            RunDirectory(directory), content, ConfigManager(content["config"]).data, file
+        )
         trainer = Pix2pixTrainer(resumption.config, resumption)
         trainer.train()
         return trainer

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.losses.lm_data import LossEvent
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_generator
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.validation import validate
@@ -34,7 +35,7 @@ SCHEDULED = {
 }
 
 
-def losses_of(run: Path) -> pd.DataFrame:
+def losses_of(run: RunDirectory) -> pd.DataFrame:
     return pd.read_csv(run / "losses.csv").drop(columns="time")
 
 
@@ -223,7 +224,7 @@ def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
     own = {".lock", "config.json", "status.json", "facts.json"}
     record = {"losses.csv", "losses.json", "metrics.csv"}
-    assert {path.name for path in run.iterdir()} == own | record
+    assert {path.name for path in run.path.iterdir()} == own | record
 
 
 def test_a_run_in_five_lines(tiny: Make, tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
         assert np.float32(shown[key]) == np.float32(value), key
     assert [e.step for e in events.Images("examples")] == [0, 3, 6]
 
-    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run.path.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     (mlrun,) = client.search_runs([experiment.experiment_id])
     assert mlrun.info.status == "FINISHED"

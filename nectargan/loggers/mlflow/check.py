@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.loggers.points import (
+from nectargan.record.ledger import LossRow, MetricRow, read_rows
+from nectargan.record.points import (
     NONFINITE,
     Point,
     SingleSteps,
     WindowMeans,
-    loss_rows,
-    metric_rows,
 )
-from nectargan.record.epoch_files import EXAMPLES, LOSS_MAPS, list_epoch_files, step_of
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
+from nectargan.record.run_directory import RunDirectory, step_of
 
 INFINITE = "infinite/"
 """Before the name of a series: where it is infinite, as 1 or -1. MLflow would store infinity itself
@@ -26,7 +23,7 @@ as 1.8e308, which no chart survives."""
 
 SYSTEM = "system/"
 IMAGES = "images"
-PICTURES = (EXAMPLES, LOSS_MAPS)
+PICTURES = ("examples", "loss_maps")
 _END = 2**62
 
 
@@ -83,7 +80,11 @@ def stored(points: Iterable[Point]) -> Iterator[Point]:
 
 
 def check_run(
-    client: Any, run: Any, directory: Path, every_n_steps: int, first_step: int | None = None
+    client: Any,
+    run: Any,
+    directory: RunDirectory,
+    every_n_steps: int,
+    first_step: int | None = None,
 ) -> Check:
     """Compares the points of an MLflow run, and the steps of its pictures, with a run directory.
 
@@ -119,20 +120,20 @@ def check_run(
     return Check(differs, lacks, is_old)
 
 
-def _points(directory: Path, every_n_steps: int, also: set[int], is_old: bool) -> Iterator[Point]:
+def _points(
+    directory: RunDirectory, every_n_steps: int, also: set[int], is_old: bool
+) -> Iterator[Point]:
     """What the ledgers say that MLflow has."""
     losses: SingleSteps | WindowMeans = WindowMeans(every_n_steps, also=also)
     if is_old:
         losses = SingleSteps(every_n_steps)
-    if (directory / LOSSES_FILE).exists():
-        for lines, _ in read_blocks(directory / LOSSES_FILE):
-            for row, _ in loss_rows(lines, 0):
-                yield from map(_old_name, losses.take(row)) if is_old else losses.take(row)
+    if directory.losses.exists():
+        for row in read_rows(directory.losses, LossRow):
+            yield from map(_old_name, losses.take(row)) if is_old else losses.take(row)
         yield from losses.close()
-    if (directory / METRICS_FILE).exists():
-        for lines, _ in read_blocks(directory / METRICS_FILE):
-            for metric in metric_rows(lines):
-                yield Point(metric.metric, metric.value, metric.step, metric.time)
+    if directory.metrics.exists():
+        for metric in read_rows(directory.metrics, MetricRow):
+            yield Point(metric.metric, metric.value, metric.step, metric.time)
 
 
 def _old_name(point: Point) -> Point:
@@ -161,8 +162,8 @@ def _steps_of_pictures(client: Any, run: Any) -> set[int]:
     return {int(p[2]) for p in parts if p[0] in PICTURES and p[1] == "step" and p[2].isdecimal()}
 
 
-def _steps_of_files(directory: Path) -> set[int]:
-    files = list_epoch_files(directory)
+def _steps_of_files(directory: RunDirectory) -> set[int]:
+    files = directory.epoch_files()
     return {step_of(name) or 0 for name in files if name.partition("/")[0] in PICTURES}
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from nectargan.credentials import public_address
 from nectargan.loggers.mlflow.client import RunClient, as_default
 from nectargan.loggers.mlflow.metadata import DatasetFacts, ModelExport
-from nectargan.loggers.points import metric_rows
-from nectargan.record.ledger import METRICS_FILE, read_blocks
+from nectargan.record.ledger import MetricRow, read_rows
+from nectargan.record.run_directory import RunDirectory
 
 log = logging.getLogger("nectargan")
 
@@ -31,7 +31,7 @@ _NO_NAME = re.compile(r"[/:.%\"']")  # what MLflow allows in no name of a model
 
 def log_model(
     run: RunClient,
-    directory: Path,
+    directory: RunDirectory,
     export: ModelExport,
     datasets: Sequence[DatasetFacts],
     tracking_uri: str,
@@ -124,7 +124,11 @@ def _link(run: RunClient, model_id: str, step: int) -> None:
 
 
 def _log_metrics(
-    run: RunClient, model_id: str, directory: Path, step: int, datasets: Sequence[DatasetFacts]
+    run: RunClient,
+    model_id: str,
+    directory: RunDirectory,
+    step: int,
+    datasets: Sequence[DatasetFacts],
 ) -> None:
     """Shows the validation of a step beside the model, with the data set that it is of. The points
     are those that the run has: MLflow keeps each once."""
@@ -134,8 +138,7 @@ def _log_metrics(
     source = {"dataset_name": of.name, "dataset_digest": of.digest} if of else {}
     rows = [
         row
-        for lines, _ in read_blocks(directory / METRICS_FILE)
-        for row in metric_rows(lines)
+        for row in read_rows(directory.metrics, MetricRow)
         if row.step == step and row.metric.startswith("val/")
     ]
     run.log(

@@ -16,11 +16,11 @@ from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow.artifact_places import ARTIFACTS
 from nectargan.loggers.mlflow.client import check_reachable, connect, one_line
 from nectargan.loggers.mlflow.store import database_of
-from nectargan.record.ledger import LOSSES_FILE
+from nectargan.record.ledger import LossRow, read_rows
+from nectargan.record.run_directory import RunDirectory
 
 log = logging.getLogger("nectargan")
 
-RUN_FILE = "mlflow_run.json"
 GROUP_TAG, _EARLIER_GROUP_TAG = "group_of_runs", "nectargan.group"
 
 RUN_DIRECTORY = "run_directory"
@@ -36,12 +36,12 @@ _COLORS = (
 )
 
 
-def remember_run(directory: Path, known: Mapping[str, str] | None) -> None:
+def remember_run(directory: RunDirectory, run_id: str | None) -> None:
     """Writes down which MLflow run is that of a run directory, if the directory does not say so
     itself any more; raises OSError."""
-    path = directory / RUN_FILE
-    if known is not None and known["run_id"] and not path.exists():
-        _write_json(path, {"run_id": known["run_id"]})
+    path = directory.mlflow_run
+    if run_id and not path.exists():
+        _write_json(path, {"run_id": run_id})
 
 
 class RunFinder:
@@ -54,7 +54,9 @@ class RunFinder:
         directory: The run directory, which remembers its run.
     """
 
-    def __init__(self, client: Any, tracking_uri: str, experiment: str, directory: Path) -> None:
+    def __init__(
+        self, client: Any, tracking_uri: str, experiment: str, directory: RunDirectory
+    ) -> None:
         self._client = client
         self._tracking_uri = tracking_uri
         self._experiment = experiment
@@ -121,7 +123,7 @@ class RunFinder:
             other = home / other.name
         if not other.is_dir() or other.samefile(self._directory):
             return True
-        return bool(read_run_file(other).get("run_id") != run.info.run_id)
+        return bool(read_run_file(RunDirectory(other)).get("run_id") != run.info.run_id)
 
     def create(self, tags: Mapping[str, str], group: str | None, old: Any | None = None) -> Any:
         """Makes a run, named as the directory, and returns it.
@@ -131,7 +133,7 @@ class RunFinder:
             group: Name of the parent run to list it under, made or found.
             old: The run that it takes the place of.
         """
-        path = self._directory / RUN_FILE
+        path = self._directory.mlflow_run
         known: dict[str, Any] = {"started": _beginning_of(self._directory), "run_id": None}
         color = {_COLOR_TAG: _color_of(self._directory.name)}
         tags = {**tags, **color, RUN_DIRECTORY: str(self._directory)}
@@ -175,7 +177,7 @@ class RunFinder:
         self.note_place(run)
         known = read_run_file(self._directory)
         if known.get("run_id") != run_id:
-            _write_json(self._directory / RUN_FILE, {**known, "run_id": run_id})
+            _write_json(self._directory.mlflow_run, {**known, "run_id": run_id})
 
     def note_place(self, run: Any) -> None:
         """Tells a run where its directory is by now; it is renamed with the directory."""
@@ -234,7 +236,7 @@ class RunFinder:
         return (database.resolve().parent / ARTIFACTS / folder).as_uri()
 
 
-def run_is_deleted(directory: Path, run_id: str, tracking_uri: str) -> str:
+def run_is_deleted(directory: RunDirectory, run_id: str, tracking_uri: str) -> str:
     """What to do when the MLflow run of a directory was deleted, in one sentence."""
     return (
         f"The MLflow run of '{directory}' was deleted; restore it with: "
@@ -256,7 +258,7 @@ def _restore(tracking_uri: str) -> str:
     return f"MLFLOW_TRACKING_URI='{public_address(tracking_uri)}' mlflow"
 
 
-def check_usable(tracking_uri: str, experiment: str, directory: Path | None) -> None:
+def check_usable(tracking_uri: str, experiment: str, directory: RunDirectory | None) -> None:
     """Raises `RunError` unless a run can be logged.
 
     Args:
@@ -265,34 +267,34 @@ def check_usable(tracking_uri: str, experiment: str, directory: Path | None) -> 
         directory: Directory of a run to go on with; ``None`` for a new one.
     """
     check_reachable(tracking_uri)
-    finder = RunFinder(connect(tracking_uri), tracking_uri, experiment, directory or Path())
+    finder = RunFinder(
+        connect(tracking_uri), tracking_uri, experiment, directory or RunDirectory("")
+    )
     if directory is None:
         finder.check_experiment()
     else:
         finder.find()
 
 
-def forget_run(directory: Path) -> None:
+def forget_run(directory: RunDirectory) -> None:
     """Makes a run directory forget its MLflow run: the next one to ask makes a new one."""
-    (directory / RUN_FILE).unlink(missing_ok=True)
+    directory.mlflow_run.unlink(missing_ok=True)
 
 
-def read_run_file(directory: Path) -> dict[str, Any]:
+def read_run_file(directory: RunDirectory) -> dict[str, Any]:
     """What a run directory knows of its MLflow run; empty for nothing, or nothing readable."""
     try:
-        known = json.loads(read_regular_text(directory / RUN_FILE))
+        known = json.loads(read_regular_text(directory.mlflow_run))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 
 
-def _beginning_of(directory: Path) -> int:
+def _beginning_of(directory: RunDirectory) -> int:
     """When a run began, in milliseconds: at its first row, or now."""
     try:
-        with (directory / LOSSES_FILE).open(encoding="utf-8") as file:
-            file.readline()
-            return int(file.readline().split(",")[2])
-    except (OSError, ValueError, IndexError):
+        return next(read_rows(directory.losses, LossRow)).time
+    except (OSError, RunError, StopIteration):
         return time.time_ns() // 1_000_000
 
 

@@ -6,27 +6,25 @@ import json
 import logging
 import tempfile
 import uuid
-from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from nectargan.credentials import public_address
 from nectargan.loggers.mlflow.check import IMAGES, PICTURES, Check, check_run, stored
 from nectargan.loggers.mlflow.client import RunClient, connect, one_line
 from nectargan.loggers.mlflow.metadata import DatasetFacts, Draw, RunFacts
 from nectargan.loggers.mlflow.model import log_model
 from nectargan.loggers.mlflow.run import RunFinder, read_run_file
 from nectargan.loggers.mlflow.system_metrics import SystemMetrics
-from nectargan.loggers.points import Point
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE
-from nectargan.record.loss_tags import LOSS_TAGS_FILE
-from nectargan.record.run_directory import RunStatus
+from nectargan.record.points import Point
+from nectargan.record.run_directory import RunDirectory, RunStatus
 
 log = logging.getLogger("nectargan")
 
 CHANGED_TAG = "changed_parameters"
-_FILES = ("config.json", LOSSES_FILE, METRICS_FILE, LOSS_TAGS_FILE)
 _THUMBNAIL = 1024  # pixels of what the image grid shows; at MLflow's own 256, nobody sees a thing
 
 
@@ -55,7 +53,7 @@ class MLflowSink:
         self,
         tracking_uri: str,
         experiment: str,
-        directory: Path,
+        directory: str | PathLike[str],
         facts: RunFacts | None = None,
         every_n_steps: int = 50,
         group: str | None = None,
@@ -66,15 +64,21 @@ class MLflowSink:
         self.tracking_uri = tracking_uri
         self.run_id: str | None = None
         self._experiment = experiment
-        self._directory = directory.resolve()
+        self._directory = RunDirectory(directory).resolve()
         self._facts = RunFacts() if facts is None else facts
         self._group = group
         self._register_model = register_model
         self._wants_system = system_metrics and find_spec("psutil") is not None
         self._system: SystemMetrics | None = None
         self._run: Any = None
-        self._late_tags: deque[tuple[str, str]] = deque()
         self._last_time = 0
+
+    @property
+    def reference(self) -> dict[str, str] | None:
+        """Id and place of the MLflow run; ``None`` before there is one."""
+        if self.run_id is None:
+            return None
+        return {"run_id": self.run_id, "uri": public_address(self.tracking_uri)}
 
     def open(self, first_step: int) -> int | None:
         """Makes the run under its experiment, or goes on with the one of an earlier process.
@@ -110,7 +114,7 @@ class MLflowSink:
         self._log_params()
         self._log_datasets(self._facts.datasets)
         self._draw(self._facts.first_pictures)
-        self._run.keep(self._directory / _FILES[0])
+        self._run.keep(self._directory.config)
         if self._wants_system:
             self._system = SystemMetrics(self.tracking_uri, self.run_id)
             self._system.keep_going()
@@ -178,18 +182,12 @@ class MLflowSink:
         metrics = [Metric(p.series, p.value, p.time, p.step) for p in stored(points)]
         self._run.log("metrics", metrics)
         self._last_time = max(self._last_time, *(point.time for point in points))
-        self._send_tags()
         if self._system is not None:
             self._system.keep_going()
 
     def tag(self, key: str, value: str) -> None:
-        """Sets a tag, soon. The one method that may be called from any thread."""
-        self._late_tags.append((key, value))
-
-    def _send_tags(self) -> None:
-        while self._late_tags:
-            self._run.tag(*self._late_tags[0])
-            self._late_tags.popleft()
+        """Sets a tag."""
+        self._run.tag(key, value)
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
         """Adds a picture to the image grid, under its kind.
@@ -220,9 +218,9 @@ class MLflowSink:
         """Uploads what is known at the end, and sets the status, its reason as a tag."""
         if self._system is not None:
             self._system.stop()
-        for name in _FILES:
-            self._run.keep(self._directory / name)
-        self._send_tags()
+        run = self._directory
+        for file in (run.config, run.losses, run.metrics, run.loss_tags):
+            self._run.keep(file)
         if reason:
             self._run.tag("reason", reason)
         self._run.client.set_terminated(self.run_id, status, self._last_time or None)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
 from nectargan.errors import RunError
 from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
-from nectargan.record.run_directory import is_locked, locked
+from nectargan.record.lock import is_locked, locked
 from nectargan.shell import expanded
 
 TRACKING_URI, EXPERIMENT_NAME = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
@@ -86,7 +86,7 @@ def find_experiment(named: str | None, otherwise: str, is_new: bool = True) -> s
     if named or not variable:
         return named or otherwise
     if not is_experiment_name(variable):
-        raise RunError(f"{EXPERIMENT_NAME} cannot be {variable!r}: {EXPERIMENT_NAMES}.")
+        raise RunError(f"{EXPERIMENT_NAME} cannot be {variable!r:.60}: {EXPERIMENT_NAMES}.")
     return variable
 
 

@@ -15,6 +15,7 @@ from nectargan.loggers.mlflow.run import (
     run_is_deleted,
 )
 from nectargan.loggers.mlflow.store import database_of
+from nectargan.record.run_directory import RunDirectory
 
 
 class TroubleFinder:
@@ -23,7 +24,7 @@ class TroubleFinder:
     def __init__(self) -> None:
         self._away: dict[str, str] = {}
 
-    def look(self, directory: Path, tracking_uri: str, experiment: str) -> str:
+    def look(self, directory: RunDirectory, tracking_uri: str, experiment: str) -> str:
         """What is the matter with the MLflow run of a directory, and what to do, in one sentence;
         empty if there is nothing, or if the directory knows of no MLflow run.
 
@@ -54,11 +55,11 @@ class TroubleFinder:
             return str(error)
 
 
-def _lost(directory: Path, why: str = "MLflow has no run") -> str:
+def _lost(directory: RunDirectory, why: str = "MLflow has no run") -> str:
     return f"{why} of '{directory}'; send it anew with: nectargan sync '{directory}'."
 
 
-def _look_in(database: Path, directory: Path, run_id: str, uri: str) -> str:
+def _look_in(database: Path, directory: RunDirectory, run_id: str, uri: str) -> str:
     if not database.is_file():
         return _lost(directory, f"'{database}' is gone, and with it the MLflow run")
     query = (

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard.event_file import EventFile
 from nectargan.loggers.tensorboard.layout import charts, hparams_summaries, success_summary
-from nectargan.record.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS
-from nectargan.record.histograms import load_histograms
-from nectargan.record.run_directory import RunStatus
+from nectargan.record.histogram_file import load_histograms
+from nectargan.record.points import Point
+from nectargan.record.run_directory import EVENT_FILES, RunStatus
 
 
 class TensorBoardSink:
@@ -61,7 +60,7 @@ class TensorBoardSink:
         return self._is_there()
 
     def _is_there(self) -> bool:
-        return any(self._directory.glob("events.out.tfevents.*"))
+        return any(self._directory.glob(EVENT_FILES))
 
     def _describe(self) -> None:
         """Adds what is said once about a run, into its own directory: `SummaryWriter.add_hparams`
@@ -89,11 +88,11 @@ class TensorBoardSink:
         from torch.utils.tensorboard.summary import histogram_raw, image
 
         made_at = max(path.stat().st_mtime, self._began)
-        if kind in (EXAMPLES, LOSS_MAPS):
+        if kind in ("examples", "loss_maps"):
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             self._events.add(image(kind, pixels, dataformats="HWC"), step, made_at)  # type: ignore[no-untyped-call]
-        if kind == HISTOGRAMS:
+        if kind == "histograms":
             for name, histogram in load_histograms(path).items():
                 low, high, total, squares = histogram.moments.tolist()
                 summary = histogram_raw(  # type: ignore[no-untyped-call]

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nectargan.analysis.trackers import MLflowRun
+from nectargan.analysis.trackers import MLflowSource
 from nectargan.errors import RunError
-from nectargan.loggers.follower import Point
 from nectargan.loggers.mlflow.client import check_reachable
 from nectargan.loggers.mlflow.metadata import RunFacts
 from nectargan.loggers.mlflow.sink import MLflowSink
+from nectargan.record.follower import Point
+from tests.loggers.gate import gate_to
 
-from .gate import gate_to
-from .test_mlflow import Server, directory, history, only_run, server
+from .test_sink import Server, directory, history, only_run, server
 
 __all__ = ["directory", "server"]
 
@@ -46,7 +46,7 @@ def test_an_answer_that_is_not_mlflows_is_an_outage(
         with pytest.raises(RunError, match=f"cannot be reached at '{gate.uri}'"):
             check_reachable(gate.uri)
         with pytest.raises(RunError, match=f"cannot be reached at '{gate.uri}'"):
-            MLflowRun("abc", gate.uri)
+            MLflowSource("abc", gate.uri)
         sink.tracking_uri = gate.uri
         for _ in range(2):
             with pytest.raises(Exception, match=r"is not MLflow|JSON"):

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from nectargan.loggers.mlflow.metadata import DatasetFacts, RunFacts
 from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.points import Point
+from nectargan.record.points import Point
 
 
 def runs_of(store: str) -> dict[str, object]:

@@ -24,10 +24,10 @@ from PIL import Image
 from nectargan.loggers.mlflow.metadata import RunFacts
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_store
-from nectargan.loggers.points import Point
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
 from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.points import Point
 from tests.processes import PATIENCE, wait_until
 
 

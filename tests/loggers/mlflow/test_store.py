@@ -13,10 +13,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from nectargan.errors import RunError
-from nectargan.loggers.follower import Point
+from nectargan.loggers.mlflow import store as mlflow_store
 from nectargan.loggers.mlflow.client import check_reachable
 from nectargan.loggers.mlflow.sink import MLflowSink
-from nectargan.loggers.mlflow.sink import store as mlflow_store
 from nectargan.loggers.mlflow.store import (
     database_of,
     find_experiment,
@@ -24,6 +23,7 @@ from nectargan.loggers.mlflow.store import (
     prepare_database,
     sqlite_uri,
 )
+from nectargan.record.follower import Point
 
 TEAM = "http://ada:sesame@team:5000/x"
 BARE = "http://team:5000/x"
@@ -113,7 +113,7 @@ def test_the_experiment(
     assert find_experiment(named, "faces", is_new) == experiment
 
 
-@pytest.mark.parametrize("variable", ["=1+1", "+a", "-a", "@a", "a\x1b[31m", " "])
+@pytest.mark.parametrize("variable", ["=1+1", "+a", "-a", "@a", "a\x1b[31m", " ", "x" * 501])
 def test_a_variable_that_is_no_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", variable)
     with pytest.raises(RunError, match="MLFLOW_EXPERIMENT_NAME cannot be"):

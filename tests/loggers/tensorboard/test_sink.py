@@ -21,10 +21,10 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from nectargan.loggers.points import Point
 from nectargan.loggers.tensorboard.event_file import EventFile
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
-from nectargan.record.histograms import Histogram, save_histograms
+from nectargan.record.histogram_file import Histogram, save_histograms
+from nectargan.record.points import Point
 
 D = ("D_real", "D_fake")
 PARAMS: dict[str, str | float | bool] = {

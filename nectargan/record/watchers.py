@@ -1,7 +1,8 @@
-"""Noticing a discriminator that has won: the generator learns nothing from it any more."""
+"""Watchers look at the rows of each window, which are on the host anyway."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from nectargan.record.ledger import LossRow
@@ -11,8 +12,43 @@ _THRESHOLD = 0.01
 _WINDOWS = 20
 
 
+class NonFiniteWatch:
+    """Finds losses that became NaN or infinite.
+
+    Attributes:
+        found: The first row that is not finite; ``None`` as long as all are.
+    """
+
+    def __init__(self) -> None:
+        self.found: LossRow | None = None
+        self._last_finite: dict[str, LossRow] = {}
+
+    def look(self, rows: Iterable[LossRow]) -> None:
+        """Looks at rows, in their order, until something is found."""
+        if self.found is not None:
+            return
+        for row in rows:
+            if not math.isfinite(row.raw) or not math.isfinite(row.weighted):
+                self.found = row
+                return
+            self._last_finite[row.loss] = row
+
+    def describe(self) -> str:
+        """What was found, in one sentence: the loss, its weight, where, and what it was before."""
+        row = self.found
+        if row is None:
+            return "All losses are finite."
+        before = ", ".join(
+            f"{each.loss} {each.raw:.4g} (step {each.step})" for each in self._last_finite.values()
+        )
+        return (
+            f"Loss '{row.loss}' is {row.raw} with weight {row.weight:g} in epoch {row.epoch}, step "
+            f"{row.step}; the last finite values are {before or 'none'}."
+        )
+
+
 class CollapseWatch:
-    """Looks at the losses of D, window by window, without waiting for anything.
+    """Notices a discriminator that has won: the generator learns nothing from it any more.
 
     Args:
         names: The losses whose sum is D's.

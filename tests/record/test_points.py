@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nectargan.loggers.points import (
+from nectargan.record.ledger import Ledger, LossRow, rows_in
+from nectargan.record.points import (
     Point,
     SingleSteps,
     WindowMeans,
     count_nonfinite,
-    loss_rows,
 )
-from nectargan.record.ledger import Ledger, LossRow
 
 
 def rows_of(steps: int, steps_per_epoch: int, lazy: int = 1, seed: int = 0) -> list[LossRow]:
@@ -107,7 +106,7 @@ def test_what_is_not_finite_is_counted_and_makes_the_mean_so(tmp_path: Path) -> 
     ledger.append(LossRow(i, 1, i, "a", v, 1.0, v) for i, v in enumerate(values, start=1))
     ledger.close()
     text = (tmp_path / "losses.csv").read_bytes()
-    rows = list(loss_rows(text, 0))
+    rows = list(rows_in(LossRow, text))
 
     def points(first: int) -> list[tuple[str, float, int]]:
         windows = WindowMeans(3, count_nonfinite(tmp_path / "losses.csv", rows[first][1]))

@@ -12,19 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nectargan.errors import RunError
-from nectargan.loggers import follower as base
-from nectargan.loggers.follower import Follower
-from nectargan.loggers.points import Point
-from nectargan.record.epoch_files import epoch_file
-from nectargan.record.ledger import (
-    LOSSES_FILE,
-    METRICS_FILE,
-    Ledger,
-    LossRow,
-    MetricRow,
-    read_blocks,
-)
-from nectargan.record.run_directory import RunStatus
+from nectargan.record import follower as base
+from nectargan.record.follower import Follower
+from nectargan.record.ledger import Ledger, LossRow, MetricRow, read_blocks
+from nectargan.record.points import Point
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory, RunStatus
 
 
 class FakeSink:
@@ -93,7 +85,7 @@ def expected(steps: Sequence[int]) -> list[Point]:
 
 
 def follow(sink: FakeSink, directory: Path, status: RunStatus = "FINISHED") -> bool:
-    follower = Follower(sink, directory, poll_seconds=0.001)
+    follower = Follower(sink, RunDirectory(directory), poll_seconds=0.001)
     follower.start()
     follower.finish(status)
     return follower.wait(30)
@@ -143,7 +135,7 @@ def test_a_sink_that_never_opens_is_given_up(
 ) -> None:
     write_ledgers(tmp_path, 3)
     sink = FakeSink(open_failures=10**9)
-    follower = Follower(sink, tmp_path, poll_seconds=0.001)
+    follower = Follower(sink, RunDirectory(tmp_path), poll_seconds=0.001)
     follower.start()
     follower.finish("FINISHED")
     assert follower.wait(0.05) is False
@@ -154,7 +146,7 @@ def test_a_sink_that_never_opens_is_given_up(
 def test_points_arrive_while_the_ledger_grows(tmp_path: Path) -> None:
     losses = Ledger(tmp_path / LOSSES_FILE, LossRow)
     sink = FakeSink()
-    follower = Follower(sink, tmp_path, poll_seconds=0.001)
+    follower = Follower(sink, RunDirectory(tmp_path), poll_seconds=0.001)
     follower.start()
     for step in range(1, 6):
         sink.recovered.clear()
@@ -166,10 +158,11 @@ def test_points_arrive_while_the_ledger_grows(tmp_path: Path) -> None:
 
 
 def test_files_of_epochs_are_sent_once_and_only_when_they_are_whole(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
     for name in (
-        epoch_file("examples", 2, 80),
-        epoch_file("examples", 1, 40),
-        epoch_file("histograms", 1, 40, ".npz"),
+        run.epoch_file("examples", 2, 80),
+        run.epoch_file("examples", 1, 40),
+        run.epoch_file("histograms", 1, 40),
         "examples/.epoch_0003_step_00000120.png.x.part",
         "examples/holiday.png",
         "examples/epoch_best.png",
@@ -216,7 +209,7 @@ def test_a_file_torn_anywhere_is_followed_whole(
     write_ledgers(directory, 20)
     whole = (directory / LOSSES_FILE).read_bytes()
     sink = FakeSink()
-    follower = Follower(sink, directory)
+    follower = Follower(sink, RunDirectory(directory))
     for cut in sorted(cuts):
         (directory / LOSSES_FILE).write_bytes(whole[:cut])
         follower._catch_up()
@@ -228,7 +221,7 @@ def test_a_file_torn_anywhere_is_followed_whole(
 @pytest.mark.parametrize("every", [0, -5])
 def test_a_stride_below_one_is_refused(tmp_path: Path, every: int) -> None:
     with pytest.raises(RunError, match=rf"every_n_steps of Fake is {every}; it must be 1 or more"):
-        Follower(FakeSink(every), tmp_path)
+        Follower(FakeSink(every), RunDirectory(tmp_path))
 
 
 def test_nothing_to_follow(tmp_path: Path) -> None:
@@ -260,8 +253,37 @@ def test_a_sink_of_four_methods_is_enough(tmp_path: Path) -> None:
     rows = "".join(f"{step},1,{step},a,0.5,1,0.5\n" for step in range(1, 6))
     (tmp_path / "losses.csv").write_text("step,epoch,time,loss,raw,weight,weighted\n" + rows)
     sink: Any = Plain()
-    follower = Follower(sink, tmp_path)
+    follower = Follower(sink, RunDirectory(tmp_path))
     assert follower.lacks_something("FINISHED")
     follower.catch_up("FINISHED")
     assert (sink.steps, sink.ended) == ([1, 2, 4], "FINISHED")
-    assert not Follower(sink, tmp_path).lacks_something("FINISHED")
+    assert not Follower(sink, RunDirectory(tmp_path)).lacks_something("FINISHED")
+
+
+def test_tags_reach_the_sink_in_the_thread_until_it_takes_them(tmp_path: Path) -> None:
+    class Tagged(FakeSink):
+        tag_failures = 2
+
+        def tag(self, key: str, value: str) -> None:
+            self.threads.add(threading.current_thread().name)
+            if self.tag_failures:
+                self.tag_failures -= 1
+                raise ConnectionError("away")
+            tags.append((key, value))
+
+    tags: list[tuple[str, str]] = []
+    sink = Tagged()
+    follower = Follower(sink, RunDirectory(tmp_path), poll_seconds=0.001)
+    follower.tag("graph", "off")
+    follower.start()
+    follower.tag("graph", "on")
+    follower.finish("FINISHED")
+    assert follower.wait(30)
+    assert tags == [("graph", "off"), ("graph", "on")]
+    assert sink.threads == {"nectargan-Fake"}
+
+
+def test_a_sink_need_not_take_tags(tmp_path: Path) -> None:
+    follower = Follower(FakeSink(), RunDirectory(tmp_path))
+    follower.tag("graph", "off")
+    follower.catch_up("FINISHED")

@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from nectargan.config.schema import Config
 from nectargan.record.ledger import LossRow
-from nectargan.runs.collapse import CollapseWatch
+from nectargan.record.watchers import CollapseWatch
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 
@@ -55,7 +55,7 @@ def test_a_run_is_warned_of_and_tagged_once(
     run = trainer.train()
     (message,) = [r.getMessage() for r in caplog.records if "has won" in r.getMessage()]
     assert "up to step 5" in message
-    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run.path.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.data.tags["collapse"] == message

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nectargan.record.histograms import Histogram, load_histograms, save_histograms
+from nectargan.record.histogram_file import Histogram, load_histograms, save_histograms
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

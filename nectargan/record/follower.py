@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,18 +16,21 @@ from typing import Protocol
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.interrupts import end_before_exit
-from nectargan.loggers.points import (
+from nectargan.record.cursor import Cursor
+from nectargan.record.ledger import LossRow, MetricRow, read_blocks, rows_in
+from nectargan.record.points import (
     Point,
     SingleSteps,
     WindowMeans,
     count_nonfinite,
-    loss_rows,
-    metric_rows,
 )
-from nectargan.record.cursor import Cursor
-from nectargan.record.epoch_files import list_epoch_files, step_of
-from nectargan.record.ledger import LOSSES_FILE, METRICS_FILE, read_blocks
-from nectargan.record.run_directory import RunStatus
+from nectargan.record.run_directory import (
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
+    RunStatus,
+    step_of,
+)
 from nectargan.wording import in_short
 
 log = logging.getLogger("nectargan")
@@ -44,6 +48,9 @@ class Sink(Protocol):
     A sink may also have ``takes_means``: whether a point of a loss is the mean of the steps since
     the one before, see `WindowMeans`. Without it a point is the loss of its step: `SingleSteps`.
     Without `has_everything`, a sink is believed to have what it took.
+
+    And it may have ``tag(key, value)``, which takes a note about the run, and ``reference``, by
+    which the place of the run in the sink is found again; checkpoints keep it.
 
     A sink of one's own is told ``name`` and ``every_n_steps`` after it was made, and before it is
     opened the attribute ``directory``, the run directory, where ``config.json`` has the config.
@@ -102,7 +109,7 @@ class Follower:
     """
 
     def __init__(
-        self, sink: Sink, directory: Path, poll_seconds: float = 1.0, go_on: bool = False
+        self, sink: Sink, directory: RunDirectory, poll_seconds: float = 1.0, go_on: bool = False
     ) -> None:
         if sink.every_n_steps < 1:
             raise RunError(
@@ -124,6 +131,7 @@ class Follower:
         self._closed = False
         self._status: RunStatus = "FINISHED"
         self._reason = ""
+        self._tags: deque[tuple[str, str]] = deque()
         self._stopping = threading.Event()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(
@@ -145,6 +153,11 @@ class Follower:
         """
         asked = getattr(self.sink, "has_everything", None)
         return self._was_behind or (asked is not None and not asked(status))
+
+    def tag(self, key: str, value: str) -> None:
+        """Hands a note about the run to the sink, soon, in the thread."""
+        if hasattr(self.sink, "tag"):
+            self._tags.append((key, value))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """Asks the thread to forward what is left, set the status and end; see `wait`."""
@@ -183,7 +196,7 @@ class Follower:
 
     def _read_from_cursor(self) -> None:
         """Reads on from what the sink has, whatever was read since."""
-        every, path = self.sink.every_n_steps, self._directory / LOSSES_FILE
+        every, path = self.sink.every_n_steps, self._directory.losses
         self._read = dict(self._cursor.offsets)
         self._losses: SingleSteps | WindowMeans = SingleSteps(every)
         if self._takes_means:
@@ -226,7 +239,10 @@ class Follower:
             # What the sink did not take comes again.
             self._read_from_cursor()
             raise
-        for name in list_epoch_files(self._directory):
+        while self._tags:
+            self.sink.tag(*self._tags[0])  # type: ignore[attr-defined]  # a sink need not have it
+            self._tags.popleft()
+        for name in self._directory.epoch_files():
             if name not in self._cursor.files:
                 kind = name.partition("/")[0]
                 self.sink.add_file(kind, self._directory / name, step_of(name) or 0)
@@ -252,8 +268,9 @@ class Follower:
             self._cursor.save()
 
     def _points_of_losses(self, lines: bytes, begin: int) -> list[Point]:
-        rows = loss_rows(lines, begin)
+        rows = rows_in(LossRow, lines, begin)
         return [point for row, offset in rows for point in self._losses.take(row, offset)]
 
     def _points_of_metrics(self, lines: bytes, begin: int) -> list[Point]:
-        return [Point(row.metric, row.value, row.step, row.time) for row in metric_rows(lines)]
+        rows = rows_in(MetricRow, lines, begin)
+        return [Point(row.metric, row.value, row.step, row.time) for row, _ in rows]

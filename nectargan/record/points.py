@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
-from nectargan.record.ledger import LossRow, MetricRow, read_blocks
+from nectargan.record.ledger import LossRow, read_blocks, rows_in
 
 NONFINITE = "nonfinite/"
 """Series of how often a loss was NaN or infinite so far; only where points are means."""
@@ -160,42 +160,9 @@ def count_nonfinite(path: Path, end: int) -> dict[str, int]:
         return counts
     for lines, offset in read_blocks(path):
         if b"nan" in lines or b"inf" in lines:
-            for row, begin in loss_rows(lines, offset - len(lines)):
+            for row, begin in rows_in(LossRow, lines, offset - len(lines)):
                 if begin < end and not math.isfinite(row.raw):
                     counts[row.loss] = counts.get(row.loss, 0) + 1
         if offset >= end:
             break
     return counts
-
-
-def loss_rows(lines: bytes, offset: int) -> Iterator[tuple[LossRow, int]]:
-    """The rows in a part of ``losses.csv``, each with the byte that it begins at.
-
-    Args:
-        lines: Whole lines; the header is passed over.
-        offset: Where they begin.
-    """
-    for line in lines.splitlines(keepends=True):
-        step, epoch, time, loss, raw, weight, weighted = line.decode("utf-8").split(",")
-        if step != "step":
-            yield (
-                LossRow(
-                    int(step),
-                    int(epoch),
-                    int(time),
-                    loss,
-                    float(raw),
-                    float(weight),
-                    float(weighted),
-                ),
-                offset,
-            )
-        offset += len(line)
-
-
-def metric_rows(lines: bytes) -> Iterator[MetricRow]:
-    """The rows in a part of ``metrics.csv``; the header is passed over."""
-    for line in lines.decode("utf-8").splitlines():
-        step, epoch, time, metric, value = line.split(",")
-        if step != "step":
-            yield MetricRow(int(step), int(epoch), int(time), metric, float(value))

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nectargan.record.epoch_means import epoch_means
-from nectargan.record.ledger import Ledger, LossRow
+from nectargan.record.ledger import Ledger, LossRow, mean_losses
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -27,10 +26,8 @@ def test_they_are_those_of_pandas(
     )
     ledger.close()
     frame = pd.read_csv(path).query("step >= @first")
-    expected = {
-        f"epoch/loss/{name}": mean for name, mean in frame.groupby("loss")["raw"].mean().items()
-    }
-    assert epoch_means(path, first) == pytest.approx(expected, rel=1e-12, abs=1e-9)
+    expected = frame.groupby("loss")["raw"].mean().to_dict()
+    assert mean_losses(path, first) == pytest.approx(expected, rel=1e-12, abs=1e-9)
 
 
 def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
@@ -40,6 +37,6 @@ def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
             [LossRow(step, 1, 0, "a", a, 1.0, a), LossRow(step, 1, 0, "b", math.nan, 1, 0)]
         )
     ledger.close()
-    means = epoch_means(tmp_path / "losses.csv", 1)
-    assert means["epoch/loss/a"] == 2.0
-    assert math.isnan(means["epoch/loss/b"])
+    means = mean_losses(tmp_path / "losses.csv", 1)
+    assert means["a"] == 2.0
+    assert math.isnan(means["b"])

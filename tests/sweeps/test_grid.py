@@ -192,7 +192,7 @@ def test_a_cell_is_never_run_by_two(cells_of: Grid, tmp_path: Path) -> None:
             ["train.generator.featurs=1,2"],
             {},
             ConfigError,
-            "--sweep train.generator.featurs is not a known key of 'unet'. Did you mean 'features'?",
+            "train.generator.featurs is not a known key of 'unet'. Did you mean 'features'?",
         ),
         (
             ["train.generator.features=4,-4"],

@@ -104,7 +104,7 @@ def test_a_flag_sets_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.chdir(tmp_path)
     seen = []
-    monkeypatch.setattr(module, "_check_csv", lambda csv, manager: seen.append(manager.data))
+    monkeypatch.setattr(module, "_check_csv", lambda csv, config: seen.append(config))
     options = "-c demo --no-mlflow --no-tensorboard --seed 0 --set common.seed=5 -n x --epochs 7"
     CliRunner().invoke(train, [*options.split(), "--batch-size", "3"])
     (config,) = seen

@@ -20,8 +20,8 @@ def blocks_of(page: str) -> list[tuple[str, str]]:
 def run_blocks(page: str) -> tuple[int, str]:
     """Runs the blocks in "bash" and "python" from top to bottom, in the current directory.
 
-    All that begin with a comment that names a file, ``# my_package.py``, are written there beforehand
-    instead; what is Python among them counts as run.
+    All that begin with a comment that names a file, ``# my_package.py``, are written there
+    beforehand instead; what is Python among them counts as run.
 
     Returns:
         How many there were, and what the commands wrote to standard output.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
+from nectargan.record.ledger import LossRow, read_rows
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_checkpoint
 from nectargan.runs.resume import resumption_of
@@ -67,32 +66,31 @@ def assert_resumed_in_channels_last(
     def use(order: torch.memory_format) -> None:
         monkeypatch.setattr(pix2pix_trainer, "memory_format", lambda *_: order)
 
-    def run(order: torch.memory_format) -> Path:
+    def run(order: torch.memory_format) -> RunDirectory:
         use(order)
         options = {"dataloader__batch_size": 1, "save__model_save_rate": 1}
         return Pix2pixTrainer(make(common__device=device.type, **options)).train()
 
-    def finish(directory: Path, order: torch.memory_format) -> Pix2pixTrainer:
+    def raw_losses(directory: RunDirectory) -> list[float]:
+        return [row.raw for row in read_rows(directory.losses, LossRow)]
+
+    def finish(directory: RunDirectory, order: torch.memory_format) -> Pix2pixTrainer:
         use(order)
         file = directory / "checkpoints" / "epoch_0001.pt"
         content = load_checkpoint(file)
         assert all(t.is_contiguous() for t in tensors(content))
-        resumption = resumption_of(
-            RunDirectory(directory), content, ConfigManager(content["config"]).data, file
-        )
+        resumption = resumption_of(directory, content, ConfigManager(content["config"]).data, file)
         trainer = Pix2pixTrainer(resumption.config, resumption)
         trainer.train()
         return trainer
 
     contiguous, last = torch.contiguous_format, torch.channels_last
-    expected = pd.read_csv(run(contiguous) / "losses.csv")
+    expected = raw_losses(run(contiguous))
     for begun, ended in ((contiguous, last), (last, contiguous)):
         trainer = finish(run(begun), ended)
-        found = pd.read_csv(trainer.directory / "losses.csv")
+        found = raw_losses(trainer.directory)
         assert len(found) == len(expected) == 2 * 6 * 4
-        pd.testing.assert_series_equal(
-            found["raw"], expected["raw"], rtol=loss_tolerance, atol=loss_tolerance
-        )
+        assert found == pytest.approx(expected, rel=loss_tolerance, abs=loss_tolerance)
         for name in ("generator", "discriminator"):
             for parameter in getattr(trainer, name).parameters():
                 state = trainer.optimizers[name].state[parameter]

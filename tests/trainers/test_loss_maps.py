@@ -83,7 +83,8 @@ def test_the_class_decides_not_the_name(tiny: Make) -> None:
 def test_a_run_draws_them(tiny: Make) -> None:
     options = {"train__objective": "extended", "logging__loss_map_every_n_epochs": 2}
     run = Pix2pixTrainer(tiny(**options)).train()
-    (path,) = (run / "loss_maps").iterdir()
+    before, path = sorted((run / "loss_maps").iterdir())
+    assert before.name == "epoch_0000_step_00000000.png"
     assert path.name == "epoch_0002_step_00000006.png"
     # Two pairs; three images and four losses.
     width, height = Image.open(path).size

@@ -205,7 +205,10 @@ def test_a_search(run: Run, config_file: Path, tmp_path: Path) -> None:
         (["--sweep", "common.seed=1,2", "--sweep-storage", "x"], "--sweep-storage says nothing"),
         (["--sweep-search", "optuna"], "--sweep-search says nothing without --sweep."),
         (["--metric", "val/l1"], "--metric says nothing without --sweep."),
-        (["--sweep", "common.seed=1,2", "--metric", "val/fid"], "'val/fid' is not one of"),
+        (
+            ["--sweep", "common.seed=1,2", "--metric", "val/fid"],
+            "--metric val/fid is not measured. Did you mean 'val/ssim'? Allowed: val/l1, val/psnr,",
+        ),
         (["--sweep", "common.seed=1,2", "--sweep-search", "grid"], "'grid' is not 'optuna'"),
         (["--sweep", "common.seed=1,2", "--config", "nowhere.json"], "cannot be read"),
     ],

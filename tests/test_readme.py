@@ -29,8 +29,12 @@ def test_the_commands_and_the_python_blocks_run_in_order(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ran = {page: run_blocks(page)[0] for page in PAGES}
-    runnable = [c for page in PAGES for lang, c in blocks_of(page) if lang in ("bash", "python")]
-    assert sum(ran.values()) == len(runnable) >= 20
+    runnable = [
+        [page for language, _ in blocks_of(page) if language in ("bash", "python")]
+        for page in [*PAGES, *APART]
+    ]
+    assert sum(ran.values()) == sum(map(len, runnable[: len(PAGES)]))
+    assert sum(map(len, runnable)) >= 40
     assert {p.name for p in Path("runs").iterdir()} >= {"fronts_v1", "fronts_v2", "mlflow.db"}
     assert Path("my_runs/first/tensorboard").is_dir()
     printed = capsys.readouterr().out

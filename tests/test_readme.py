@@ -40,7 +40,6 @@ def test_the_commands_and_the_python_blocks_run_in_order(
     printed = capsys.readouterr().out
     assert left_by_git(tmp_path) == {".gitignore"}, "what commands make is ignored"
     assert "L1 at epoch 1: 100.0 x 1.000" in printed
-    assert "FINISHED" in printed
 
 
 def left_by_git(folder: Path) -> set[str]:

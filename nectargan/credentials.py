@@ -62,7 +62,8 @@ def public_address(address: str) -> str:
     """
     shown = _shown(address)
     if shown != address:
-        _known[address] = shown
+        if len(address.strip()) >= _SHORTEST_WORD:
+            _known[address] = shown
         secrets = " ".join(_secrets_of(address))
         words = re.findall(r"\w+", f"{secrets} {unquote_plus(secrets)}")
         _secret_words.update(

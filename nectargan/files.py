@@ -69,17 +69,23 @@ def read_regular_text(path: Path, most_bytes: int = 4_000_000, encoding: str = "
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, or_stream: bool = False) -> Iterator[Path]:
     """A path to write to, which takes the place of ``path`` in one piece at the end.
 
     Whoever looks at ``path`` sees the old file or the new one, never a part, even after a crash. A
-    symbolic link stays one, and its target is replaced. What is no file, such as a pipe or
-    ``/dev/stdout``, is written to at the end.
+    symbolic link stays one, and its target is replaced.
+
+    Args:
+        path: The file.
+        or_stream: Whether it may be no file, such as a pipe or ``/dev/stdout``, which is written
+            to at the end. A file of a run may not: a pipe would wait for a reader for ever.
 
     Raises:
         OSError: the file cannot be written; nothing has changed then.
     """
     if is_stream(path):
+        if not or_stream:
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             yield part
@@ -170,6 +176,14 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file, which is made if need be; raises OSError."""
+    if path.exists():
+        _require_regular(path, path.stat())
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def append_whole(file: FileIO, data: bytes | memoryview) -> None:

@@ -20,14 +20,23 @@ def blocks_of(page: str) -> list[tuple[str, str]]:
 def run_blocks(page: str) -> tuple[int, str]:
     """Runs the blocks in "bash" and "python" from top to bottom, in the current directory.
 
+    All that begin with a comment that names a file, ``# my_package.py``, are written there
+    beforehand instead; what is Python among them counts as run.
+
     Returns:
         How many there were, and what the commands wrote to standard output.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     names: dict[str, object] = {}
     ran, printed = 0, ""
+    files = {code: name for _, code in blocks_of(page) if (name := _file_of(code))}
+    for code, name in files.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(code, encoding="utf-8")
     for language, code in blocks_of(page):
-        if language == "bash":
+        if code in files and language != "yaml":
+            pass
+        elif language == "bash":
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", code],
                 env={**os.environ, "PATH": path},
@@ -43,3 +52,8 @@ def run_blocks(page: str) -> tuple[int, str]:
             continue
         ran += 1
     return ran, printed
+
+
+def _file_of(code: str) -> str | None:
+    match = re.match(r"# ([\w/]+\.(?:py|yaml))\n", code)
+    return match[1] if match else None

@@ -16,12 +16,13 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.credentials import public_address, public_argument, without_credentials
 from nectargan.errors import ConfigError, RunError
-from nectargan.loggers.mlflow_client import check_reachable
-from nectargan.trainers.checkpoint import load_last
+from nectargan.loggers.mlflow.client import check_reachable
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_last
+from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
 from tests.loggers.gate import gate_to
-from tests.loggers.test_mlflow import Server, only_run, server
+from tests.loggers.mlflow.test_sink import Server, only_run, server
 from tests.processes import PATIENCE
 
 __all__ = ["server"]
@@ -123,6 +124,12 @@ def test_the_store_is_named_in_full_where_it_has_no_secret(tmp_path: Path) -> No
     assert without_credentials(f"sqlite:///{tmp_path}/x.db") == f"sqlite:///{tmp_path}/x.db"
 
 
+@pytest.mark.parametrize("address", [" ", "a", "?", "\t\n"])
+def test_what_is_no_address_leaves_texts_as_they_are(address: str) -> None:
+    assert public_address(address) == "***"
+    assert without_credentials("A plain text? Of words.\t\n") == "A plain text? Of words.\t\n"
+
+
 @pytest.mark.parametrize("address", [f"//user:{SECRET}@host", f"{'x' * 50}:{SECRET}@host"])
 def test_an_address_that_is_refused_is_not_told(address: str) -> None:
     with pytest.raises(
@@ -207,10 +214,10 @@ def test_the_password_of_a_server_is_nowhere(
 
         # Who goes on with it says the password again, or has it in the environment.
         def resumed() -> Pix2pixTrainer:
-            checkpoint = load_last(run)
+            checkpoint = load_last(RunDirectory(run))
             wanted = ConfigManager(checkpoint["config"])
             wanted.set_epochs(2)
-            resumption = resumption_of(run, checkpoint, wanted.data)
+            resumption = resumption_of(RunDirectory(run), checkpoint, wanted.data)
             return Pix2pixTrainer(resumption.config, resumption)
 
         with pytest.raises(RunError, match=f"cannot be reached at '{gate.uri}': .*401") as raised:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 
+from nectargan import load_config
+from nectargan.scheduling.notation import notation_of
 from tests.documents import ROOT, blocks_of, run_blocks
+
+KINDS = ("augmentations", "losses", "metrics", "schedules", "sinks")
 
 
 def test_the_session_of_twenty_runs_runs(
@@ -37,9 +43,48 @@ def test_the_session_of_twenty_runs_runs(
     }
 
 
-def test_the_guides_link_to_what_is_there() -> None:
-    import re
+def test_the_page_about_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        ran, printed = run_blocks("docs/extending.md")
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+            del sys.modules[name]
+    files = {"own.yaml", "saw.yaml", *(f"my_package/{n}.py" for n in ("__init__", *KINDS))}
+    runnable = [code for language, code in blocks_of("docs/extending.md") if language != "yaml"]
+    assert ran == len(runnable) > len(KINDS) + 1
+    assert all(Path(name).is_file() for name in files)
+    run = Path("runs/own_v1")
+    losses = pd.read_csv(run / "losses.csv").drop_duplicates(["epoch", "loss"])
+    weights = losses[losses["loss"] == "G_L1"]["weight"]
+    assert list(weights) == [100.0, 80.0, 100.0, 80.0, 100.0]
+    assert "G_EDGES" in set(losses["loss"])
+    metrics = pd.read_csv(run / "metrics.csv").set_index("metric")["value"]
+    assert metrics["best/worst_pixel"].iloc[-1] == metrics["val/worst_pixel"].min()
+    assert metrics["best/sharpness"].iloc[-1] == metrics["val/sharpness"].max()
+    assert (run / "checkpoints" / "best.pt").is_file()
+    assert "journal: had everything." in printed
+    for directory, file in ((run, "journal.txt"), (Path("loop"), "journal.txt")):
+        assert (directory / file).read_text().rstrip().endswith("FINISHED")
+    steps = [line.split()[0] for line in (Path("loop") / "other.txt").read_text().splitlines()]
+    assert list(dict.fromkeys(steps)) == ["1", "5", "10", "FINISHED"]
+    section = load_config("saw.yaml").train
+    assert notation_of(section.loss["G_L1"].weight.build()) == (
+        "my_package.saw 100→60 @ 1–1 period=2"
+    )
 
-    for page in (ROOT / "docs").glob("*.md"):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page}: {target}"
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_guides_link_to_what_is_there() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page}: {target}"
+            assert not anchor or anchor in headings(file), f"{page}: {target}#{anchor}"

@@ -6,11 +6,12 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from nectargan.files import open_regular, read_regular_text, remove_parts, replacing
+from nectargan.files import append_line, open_regular, read_regular_text, remove_parts, replacing
 
 
 def test_replacing_shows_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_links_that_lead_to_each_other(tmp_path: Path) -> None:
 def test_devices_and_pipes_are_written_to(tmp_path: Path) -> None:
     link = tmp_path / "null"
     link.symlink_to("/dev/null")
-    with replacing(link) as part:
+    with replacing(link, or_stream=True) as part:
         part.write_text("gone")
     assert link.is_symlink()
     assert Path("/dev/null").is_char_device()
@@ -93,12 +94,27 @@ def test_devices_and_pipes_are_written_to(tmp_path: Path) -> None:
     got = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)
     reader.start()
-    with replacing(pipe) as part:
+    with replacing(pipe, or_stream=True) as part:
         part.write_text("data")
     reader.join(10)
     assert got == ["data"]
     assert pipe.is_fifo()
     assert sorted(os.listdir(tmp_path)) == ["null", "pipe"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_a_file_of_a_run_is_no_pipe_and_no_device(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "status.json"
+    make(path)
+    with pytest.raises(OSError, match="it is no regular file"), replacing(path):
+        pass
+    with pytest.raises(OSError, match="not a regular file"):
+        append_line(path, "{}")
+    assert os.listdir(tmp_path) == ["status.json"]
+    assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
@@ -113,7 +129,7 @@ def test_standard_output_goes_on_where_it_is(tmp_path: Path, name: str) -> None:
     code = (
         "import sys; from pathlib import Path; from nectargan.files import replacing\n"
         "print('before', flush=True)\n"
-        "with replacing(Path(sys.argv[1])) as part: part.write_text('data\\n')\n"
+        "with replacing(Path(sys.argv[1]), or_stream=True) as part: part.write_text('data\\n')\n"
         "print('after')"
     )
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Every code block of the README is run as it stands, in one folder, from top to bottom."""
+"""README.md and the guides that go on from it: every block is run as it stands, in one folder."""
 
 from __future__ import annotations
 
@@ -10,25 +10,36 @@ from pathlib import Path
 import pytest
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.trainers.components import resolve_losses
+from nectargan.config.shipped import shipped_configs
 from tests.documents import ROOT, blocks_of, run_blocks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# In the order of its table; these have a folder of their own, in test_docs and test_networks.
+APART = ("docs/analysis.md", "docs/extending.md", "docs/networks.md")
+GUIDES = [page for page in re.findall(r"\]\((docs/\w+\.md)\)", README) if page not in APART]
+PAGES = ["README.md", *dict.fromkeys(GUIDES)]
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_commands_and_the_python_blocks_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    ran, _ = run_blocks("README.md")
-    assert ran >= 9
-    assert {p.name for p in Path("runs").iterdir()} >= {"fronts_v1", "mlflow.db"}
+    ran = {page: run_blocks(page)[0] for page in PAGES}
+    runnable = [
+        [page for language, _ in blocks_of(page) if language in ("bash", "python")]
+        for page in [*PAGES, *APART]
+    ]
+    assert sum(ran.values()) == sum(map(len, runnable[: len(PAGES)]))
+    assert sum(map(len, runnable)) >= 40
+    assert {p.name for p in Path("runs").iterdir()} >= {"fronts_v1", "fronts_v2", "mlflow.db"}
     assert Path("my_runs/first/tensorboard").is_dir()
     printed = capsys.readouterr().out
-    assert left_by_git(tmp_path) == {".gitignore", "configs"}, "what commands make is ignored"
+    assert left_by_git(tmp_path) == {".gitignore"}, "what commands make is ignored"
     assert "L1 at epoch 1: 100.0 x 1.000" in printed
-    assert "FINISHED" in printed
 
 
 def left_by_git(folder: Path) -> set[str]:
@@ -40,11 +51,26 @@ def left_by_git(folder: Path) -> set[str]:
     return {line[3:].rstrip("/") for line in done.stdout.splitlines()}
 
 
-def test_the_yaml_example_is_a_config(tmp_path: Path) -> None:
-    (code,) = (code for language, code in blocks_of("README.md") if language == "yaml")
-    (tmp_path / "c.yaml").write_text(code)
-    config = resolve_losses(ConfigManager(tmp_path / "c.yaml").data)
-    assert set(config.train.loss) == {"G_GAN", "G_L1", "D_real", "D_fake", "G_HUBER"}
+def test_the_readme_is_one_page() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_every_guide_is_in_the_readme() -> None:
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert {*PAGES, *APART} - {"README.md"} == pages
+
+
+def test_the_examples_in_yaml_and_json_are_configs(tmp_path: Path) -> None:
+    found = {}
+    for page in [*PAGES, *APART]:
+        for index, (language, code) in enumerate(blocks_of(page)):
+            if language in ("yaml", "json"):
+                file = tmp_path / f"{index}.{language}"
+                file.write_text(code)
+                found[page, language] = ConfigManager(file).data
+    loss = found["docs/losses.md", "yaml"].train.loss
+    assert set(loss) == {"G_GAN", "G_L1", "D_real", "D_fake", "G_HUBER"}
+    assert found["docs/training.md", "yaml"] == found["docs/training.md", "json"]
 
 
 def test_the_make_targets_exist() -> None:
@@ -64,16 +90,25 @@ def test_links_and_pictures_are_there_and_small() -> None:
 def test_the_table_of_options_is_that_of_the_command() -> None:
     from nectargan.cli.train import train
 
-    table = README[README.index("| `nectargan-train` |") : README.index("A flag goes before")]
+    guide = text_of("docs/training.md")
+    table = guide[guide.index("| `nectargan-train` |") : guide.index("An option goes before")]
     told = set(re.findall(r"--[a-z][a-z-]*", table))
     real = {name for option in train.params for name in option.opts if name.startswith("--")}
     assert told == real - {"--version"}
 
 
+def test_the_table_of_configs_is_complete() -> None:
+    guide = text_of("docs/training.md")
+    table = guide[guide.index("| config | |") : guide.index("nectargan config list")]
+    told = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert sorted(told) == list(shipped_configs())
+
+
 def test_the_list_of_schedules_is_complete() -> None:
     from nectargan.scheduling.schedules import schedule_map
 
-    paragraph = README[README.index("Schedules: `constant`") :].split("Epochs count")[0]
+    guide = text_of("docs/losses.md")
+    paragraph = guide[guide.index("Schedules: `constant`") :].split("Epochs count")[0]
     assert set(re.findall(r"`(\w+)`", paragraph)) - {
         "power",
         "steps",

@@ -17,8 +17,9 @@ from bench_logging import NAMES, run_child, write_ledger
 from benchmarking import Row, report
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, MetricRow
-from nectargan.loggers.loss_tags import write_loss_tags
+from nectargan.record.ledger import MetricRow
+from nectargan.record.loss_tags import write_loss_tags
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory
 
 COUNT = click.IntRange(min=1)
 EPOCHS = 10
@@ -61,7 +62,7 @@ def make_run(directory: Path, rows: int, seed: int = 0) -> Path:
     """A run directory with ``rows`` losses, a config and a validation in each epoch."""
     directory.mkdir()
     write_ledger(directory / LOSSES_FILE, rows)
-    write_loss_tags(directory, TAGS)
+    write_loss_tags(RunDirectory(directory).loss_tags, TAGS)
     weight = f"linear 100->{seed} @ 1-{EPOCHS}"
     overrides = [("common.seed", seed), ("train.loss.G_L1", weight)]
     ConfigManager(None, overrides).save(directory / "config.json")

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from benchmarking import Row, interleaved, report
 
-from nectargan.loggers.ledger import LOSSES_FILE, Ledger, LossRow, first_step_from
-from nectargan.loggers.recorder import LossRecorder
 from nectargan.losses.loss_manager import LossManager
+from nectargan.record.ledger import Ledger, LossRow
+from nectargan.record.recorder import LossRecorder
+from nectargan.record.run_directory import LOSSES_FILE
+from nectargan.record.seeking import first_step_from
 from nectargan.scheduling.data import Schedule
 
 NAMES = ("G_GAN", "G_L1", "D_real", "D_fake")

@@ -26,8 +26,8 @@ import pandas as pd
 import torch
 
 from nectargan.dataset.synthetic import synthesize
-from nectargan.loggers.run_directory import list_runs, read_status
-from nectargan.trainers.checkpoint import load_last
+from nectargan.record.run_directory import RunDirectory, list_runs
+from nectargan.runs.checkpoint import load_last
 
 NAME = "crash"
 CONFIG: dict[str, Any] = {
@@ -113,8 +113,8 @@ def run_to_the_end(config: Path, output: Path) -> Path:
     if "Traceback" in log:
         raise BrokenError(f"a traceback in the log:\n{log[log.index('Traceback') :][:2000]}")
     for run in reversed(list_runs(output, NAME)):
-        if read_status(run)[0] == "FINISHED":
-            return run
+        if run.status == "FINISHED":
+            return run.path
     raise BrokenError("no run is finished")
 
 
@@ -138,7 +138,7 @@ def compare(run: Path, reference: Path) -> dict[str, int]:
 
 
 def _compare_checkpoints(run: Path, reference: Path) -> int:
-    ours, theirs = load_last(run), load_last(reference)
+    ours, theirs = load_last(RunDirectory(run)), load_last(RunDirectory(reference))
     parts = [(each["networks"], each["training"]["optimizers"]) for each in (ours, theirs)]
     tensors = [dict(_leaves(part)) for part in parts]
     if tensors[0].keys() != tensors[1].keys():
@@ -257,9 +257,9 @@ def main(kills: int, seed: int) -> None:
             process = start(config, outputs[1])
             done += kill_at_random(process, outputs[1], rng)
             run = next(iter(reversed(list_runs(outputs[1], NAME))), None)
-            if run is not None and read_status(run)[0] == "FINISHED":
+            if run is not None and run.status == "FINISHED":
                 # The run outlived its kills: it is compared, and another one takes its place.
-                counts = compare(run, reference)
+                counts = compare(run.path, reference)
                 rows += counts["rows of losses.csv"]
                 finished += 1
             click.echo(f"\r{done} kills, {finished} runs compared", nl=False)

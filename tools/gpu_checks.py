@@ -87,7 +87,7 @@ def checks(device: torch.device, small: bool) -> list[Check]:
     few, many = ["--batch", "1", "--seconds", "50"], ["--batch", "4", "--batch", "16"]
     limits = {"torch.compile and the graph": 120.0}
     return [
-        tests_of("dataset", "losses", "loggers", limit=60.0),
+        tests_of("dataset", "losses", "models", "record", limit=60.0),
         tests_of("trainers", limit=120.0),
         *(Check(n, [*trial, "--trial", n], limits.get(n, 60.0)) for n in TRIALS),
         Check("no wait within a window", [*bench, "--trace", os.devnull], 60.0),

@@ -19,9 +19,10 @@ from nectargan.config.schema import Config
 from nectargan.dataset.synthetic import synthesize
 from nectargan.errors import RunError
 from nectargan.losses.vgg import LAYERS
-from nectargan.trainers.checkpoint import list_checkpoints, load_last
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_last
+from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
 
 # 9 pairs in batches of 4: the last batch of an epoch is a smaller one.
 PAIRS, BATCH = 9, 4
@@ -94,11 +95,12 @@ def trial_of_default(place: Place) -> str:
         "train__loss": {"G_L1": weight},
     }
     shown, directory = graph_against_eager(place, **options)
-    checkpoints = list_checkpoints(directory)
+    checkpoints = directory.list_checkpoints()
     must(len(checkpoints) == 2, f"{len(checkpoints)} checkpoints instead of 2")
-    pictures = list((directory / "examples").glob("*.png"))
-    must(len(pictures) == 2, f"{len(pictures)} pictures of examples instead of 2")
-    found = {row["metric"]: float(row["value"]) for row in rows_of(directory / "metrics.csv")}
+    pictures = list(directory.examples.glob("*.png"))
+    # One before training, and one of each epoch.
+    must(len(pictures) == 3, f"{len(pictures)} pictures of examples instead of 3")
+    found = {row["metric"]: float(row["value"]) for row in rows_of(directory.metrics)}
     must(-1 <= found["val/ssim"] <= 1, f"val/ssim is {found['val/ssim']}")
     return f"{shown}; val/ssim {found['val/ssim']:.3f}"
 
@@ -209,7 +211,7 @@ TRIALS: Mapping[str, Callable[[Place], str]] = {
 }
 
 
-def graph_against_eager(place: Place, **options: Any) -> tuple[str, Path]:
+def graph_against_eager(place: Place, **options: Any) -> tuple[str, RunDirectory]:
     """Trains both ways; returns how far they agree, and the directory of the first run."""
     captured = Pix2pixTrainer(place.config(train__cuda_graph=place.graph, **options))
     directory = captured.train(None)
@@ -244,11 +246,11 @@ def greatest_difference(found: Losses, expected: Losses) -> float:
     return max(differences)
 
 
-def losses_of(directory: Path) -> Losses:
+def losses_of(directory: RunDirectory) -> Losses:
     """Raw value and weight of each loss in each step of a run."""
     return {
         (int(row["step"]), row["loss"]): (float(row["raw"]), float(row["weight"]))
-        for row in rows_of(directory / "losses.csv")
+        for row in rows_of(directory.losses)
     }
 
 
@@ -284,7 +286,7 @@ class Interrupt:
     def __init__(self, at: int) -> None:
         self._at = at
 
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
         """See `Display`; so are the others."""
 
     def step(self, epoch: int, step: int, losses: Mapping[str, Any]) -> None:

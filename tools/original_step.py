@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nectargan.build import height_and_width
+from nectargan.config.network_options import PatchGAN, Unet
 from nectargan.config.schema import Config
-from nectargan.trainers.components import height_and_width
 
 
 def halving(nc_in: int, nc_out: int, norm: bool, activation: nn.Module) -> nn.Sequential:
@@ -96,9 +97,12 @@ def original_step(config: Config) -> Callable[[], None]:
 
     D always has two convolutions of stride 2, as ``n_layers: 3`` made them there.
     """
-    train, batch = config.train, config.dataloader.batch_size
-    g = Generator(train.generator.features, train.generator.n_downs)
-    d = Discriminator(train.discriminator.base_channels)
+    unet, patchgan = config.train.generator, config.train.discriminator
+    if not isinstance(unet, Unet) or not isinstance(patchgan, PatchGAN):
+        raise TypeError("v0.2.3 had a U-Net and a PatchGAN")
+    batch = config.dataloader.batch_size
+    g = Generator(unet.features, unet.n_downs)
+    d = Discriminator(patchgan.base_channels)
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), lr=2e-4, betas=(0.5, 0.999)) for n in (g, d))
     scaler = torch.amp.GradScaler("cpu")
     height, width = height_and_width(config.dataloader.load.crop_size)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import torch
 
-from nectargan.config.schema import Config
-from nectargan.trainers.components import (
+from nectargan.build import (
     build_discriminator,
     build_generator,
     height_and_width,
 )
+from nectargan.config.schema import Config
 
 
 def floor(config: Config, device: torch.device, precision: str) -> tuple[float, str]:

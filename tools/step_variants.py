@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -14,12 +15,12 @@ import torch
 from torch.nn import functional as F
 
 import nectargan
+from nectargan.build import height_and_width
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.lm_data import LMLoss, LossEvent
 from nectargan.losses.loss_manager import LossManager
-from nectargan.trainers.components import height_and_width
 from nectargan.trainers.devices import autocast
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -143,14 +144,17 @@ class Stepper:
         self._open = ExitStack()
         if variant.record in ("csv", "sinks", "all"):
             self._gate = gate = Gate(loop.trainer.losses)
-            every = {"mlflow_every_n_steps": 1, "tensorboard_every_n_steps": 1}
+            track = nectargan.track
+            if variant.record == "all":
+                track = functools.partial(
+                    track, mlflow_every_n_steps=1, tensorboard_every_n_steps=1
+                )
             self._open.enter_context(
-                nectargan.track(
+                track(
                     gate,
                     setting.runs / str(variant).replace(" ", "_").replace(":", ""),
                     mlflow=variant.record != "csv",
                     tensorboard=variant.record != "csv",
-                    **(every if variant.record == "all" else {}),
                 )
             )
 

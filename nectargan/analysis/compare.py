@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nectargan.analysis.frames import EPOCH_LOSS, NAN_CELLS, frame_of_runs
+from nectargan.analysis.frames import EPOCH_LOSS, LOWER_IS_BETTER, NAN_CELLS, frame_of_runs
 from nectargan.analysis.names import distinct_parts, short_keys
-from nectargan.analysis.sources import Run, open_sources
-from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.analysis.sources import RunLike, open_sources
 from nectargan.config.schema import Config
 from nectargan.errors import RunError, did_you_mean
+from nectargan.metrics import is_lower_better
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ _PLACES = ("common.experiment_name", "common.experiment_version", "common.output
 
 
 def compare_runs(
-    runs: Run | Sequence[Run], mlflow_uri: str | None = None, sort: str | None = None
+    runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None, sort: str | None = None
 ) -> pd.DataFrame:
     """One row a run: the options in which the runs differ, and their last and best values.
 
@@ -92,7 +92,7 @@ def _sorted(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
         )
     values = frame[found[0]]
     if values.dtype != object:
-        ascending = not _more_is_better(found[0])
+        ascending = not _more_is_better(frame, found[0])
         return frame.loc[values.sort_values(ascending=ascending, kind="stable").index]
     # A weight may be a number in one run and a schedule in another.
     is_missing = values.isna()
@@ -100,10 +100,10 @@ def _sorted(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
     return frame.loc[[name for name, _ in known] + list(frame.index[is_missing])]
 
 
-def _more_is_better(key: str) -> bool:
+def _more_is_better(frame: pd.DataFrame, key: str) -> bool:
     """Whether the largest value of a column is its best one."""
-    kind, _, metric = key.partition("/")
-    return kind in ("val", "best") and f"val/{metric}" not in LOWER_IS_BETTER
+    own_lower = frame.attrs.get(LOWER_IS_BETTER, ())
+    return key.startswith(("val/", "best/")) and not is_lower_better(key, own_lower)
 
 
 def labels_of(frame: pd.DataFrame) -> list[str]:
@@ -130,7 +130,7 @@ def best_in(frame: pd.DataFrame, key: str) -> Any:
     is_metric = kind in ("val", "best") and not metric.endswith("_epoch")
     if not is_metric or values.nunique() < 2:
         return np.zeros(len(frame), bool)
-    return (values == (values.max() if _more_is_better(key) else values.min())).to_numpy()
+    return (values == (values.max() if _more_is_better(frame, key) else values.min())).to_numpy()
 
 
 def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -> str:
@@ -159,7 +159,7 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
     text = io.StringIO()
     (table,) = comparison_tables(frame, _ENOUGH)
     table.box, table.title, table.caption = box.MARKDOWN, None, None
-    Console(file=text, width=_ENOUGH, markup=False).print(table)
+    Console(file=text, width=_ENOUGH, markup=False, emoji=False).print(table)
     return "\n".join(line.strip() for line in text.getvalue().strip().splitlines()) + "\n"
 
 

@@ -18,12 +18,11 @@ from nectargan.analysis.reshaping import (
     widened,
 )
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import Run, RunDirectory, Source, open_sources, readable
+from nectargan.analysis.sources import LedgerSource, RunLike, Source, open_sources, readable
 from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
 from nectargan.files import is_stream, replacing
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
-from nectargan.loggers.loss_tags import LOSS_TAGS_FILE
+from nectargan.record.run_directory import LOSSES_FILE
 
 # What separates columns, by the end of a file's name; each may be followed by .gz.
 _SEPARATORS = {"": ",", ".csv": ",", ".txt": ",", ".tsv": "\t"}
@@ -103,7 +102,7 @@ class Selection:
 
 
 def export_losses(
-    runs: Run | Sequence[Run],
+    runs: RunLike | Sequence[RunLike],
     output: Path | BinaryIO,
     selection: Selection | None = None,
     mlflow_uri: str | None = None,
@@ -147,7 +146,7 @@ def export_losses(
     if not isinstance(output, Path):
         return _write_text(tables(), output, ",")
     try:
-        with replacing(output) as part, part.open("wb") as file:
+        with replacing(output, or_stream=True) as part, part.open("wb") as file:
             if form.separator is None:
                 return _write_parquet(tables(), file)
             if not form.is_compressed:
@@ -165,8 +164,8 @@ def _read_through(source: Source) -> None:
 
 def _check_is_no_ledger(output: Path | BinaryIO, sources: Iterable[Source]) -> None:
     for source in sources:
-        if isinstance(source, RunDirectory) and isinstance(output, Path):
-            ledgers = [source.directory / file for file in (LOSSES_FILE, METRICS_FILE)]
+        if isinstance(source, LedgerSource) and isinstance(output, Path):
+            ledgers = [source.directory.losses, source.directory.metrics]
             if output.resolve() in [ledger.resolve() for ledger in ledgers]:
                 raise RunError(f"'{output}' is the record of a run itself; name another file.")
 
@@ -213,7 +212,7 @@ def _tags_of(source: Source) -> dict[str, list[str]]:
     tags = source.tags()
     if tags is None:
         raise RunError(
-            f"'{source.place}' has no {LOSS_TAGS_FILE}, which would say the tags of its losses; "
+            f"'{source.place}' has no losses.json, which would say the tags of its losses; "
             "name them with --losses."
         )
     return tags

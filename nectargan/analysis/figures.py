@@ -132,7 +132,7 @@ def save_figure(figure: Figure, output: Path) -> None:
     # Journals want fonts as outlines that can be edited, not the bitmaps of Type 3.
     with rc_context({"pdf.fonttype": 42}):
         try:
-            with replacing(output) as part:
+            with replacing(output, or_stream=True) as part:
                 figure.savefig(part, format=form, dpi=150)
         except OSError as error:
             raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nectargan.analysis.last_values import last_step
 from nectargan.analysis.run_changes import changes_of
-from nectargan.analysis.run_list import last_step
 from nectargan.analysis.sources import (
-    Run,
-    RunDirectory,
+    LedgerSource,
+    RunLike,
     Source,
     is_several,
     open_sources,
     readable,
 )
 from nectargan.analysis.tables import schema_of
-from nectargan.config.choices import LOWER_IS_BETTER
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
+from nectargan.metrics import is_lower_better
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE
 
 EPOCH_LOSS = "epoch/loss/"
 # Where a frame of runs keeps which of its values are NaN and not missing, in ``attrs``.
 NAN_CELLS = "nan"
+# ... and names of the metrics of one's own of which less is better.
+LOWER_IS_BETTER = "lower_is_better"
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from nectargan.config.schema import Config
 
 
-def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+def load_losses(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> pd.DataFrame:
     """Every loss of one or more runs, a row per loss and step.
 
     The frame has the same columns wherever it is read from:
@@ -54,7 +56,8 @@ def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.
     Args:
         runs: A run directory; a pattern, ``"runs/*"``, for the run directories among its matches;
             ``"mlflow:<run id>"``; a directory with TensorBoard's event files; or a list of these.
-            A run that is still in progress is read as far as it has come.
+            ``~`` and ``$NAME`` are replaced as in a shell. A run that is still in progress is read
+            as far as it has come.
         mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
             ``runs/mlflow.db``.
 
@@ -64,7 +67,7 @@ def load_losses(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.
     return _frame(open_sources(runs, mlflow_uri), LOSSES_FILE, is_several(runs))
 
 
-def load_metrics(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+def load_metrics(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> pd.DataFrame:
     """Every measurement of one or more runs: learning rates, validation, times.
 
     Columns ``run``, ``step``, ``epoch`` and ``time`` as from `load_losses`, ``metric`` (category)
@@ -80,7 +83,7 @@ def load_metrics(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd
     return _frame(open_sources(runs, mlflow_uri), METRICS_FILE, is_several(runs))
 
 
-def load_runs(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> pd.DataFrame:
+def load_runs(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> pd.DataFrame:
     """One row a run: how it stands, its config, its last and best values.
 
     The index ``run`` has the names of the runs. Columns:
@@ -113,7 +116,8 @@ def frame_of_runs(
     """As `load_runs`, with the options that ``options_of`` finds in a config."""
     import pandas as pd
 
-    read = readable(sources, lambda source: _row(source, options_of))
+    own_lower: set[str] = set()
+    read = readable(sources, lambda source: _row(source, options_of, own_lower))
     sources, rows = [source for source, _ in read], [row for _, row in read]
     # The union of all columns, each kind in the order of its first appearance.
     columns = [dict.fromkeys(key for row in rows for key in row[kind]) for kind in range(3)]
@@ -131,6 +135,7 @@ def frame_of_runs(
         for key, value in row[2].items()
         if not key.endswith("_epoch") and math.isnan(value)
     ]
+    frame.attrs[LOWER_IS_BETTER] = sorted(own_lower)
     return frame
 
 
@@ -141,7 +146,7 @@ def losses_of(source: Source) -> pd.DataFrame:
 
 def metrics_of(source: Source) -> pd.DataFrame:
     """As `load_metrics`, of one source; empty where there is no such record."""
-    if isinstance(source, RunDirectory) and not (source.directory / METRICS_FILE).exists():
+    if isinstance(source, LedgerSource) and not source.directory.metrics.exists():
         frame: pd.DataFrame = schema_of(METRICS_FILE).empty_table().to_pandas()
         return frame
     return _frame([source], METRICS_FILE, several=False)
@@ -176,24 +181,29 @@ def named(table: Any, name: str) -> Any:
 
 
 def _row(
-    source: Source, options_of: Callable[[Config], Mapping[str, Any]]
+    source: Source, options_of: Callable[[Config], Mapping[str, Any]], own_lower: set[str]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What is known of a run: how it stands, its config, its values."""
     status, reason = source.status()
     config = source.config()
+    own_lower |= config.validation.own_lower_is_better if config else set()
     step, epoch, losses = _last_losses(source)
     stand: dict[str, Any] = {"source": source.place, "status": status or None, "reason": reason}
     stand |= {"epoch": epoch, "step": step}
-    if isinstance(source, RunDirectory) and (changes := changes_of(source.directory)):
+    if isinstance(source, LedgerSource) and (changes := changes_of(source.directory)):
         stand["changes"] = "; ".join(map(str, changes))
     values = {f"loss/{name}/raw": raw for name, raw in losses.items()}
-    return stand, dict(options_of(config)) if config else {}, values | _last_metrics(source)
+    return (
+        stand,
+        dict(options_of(config)) if config else {},
+        values | _last_metrics(source, own_lower),
+    )
 
 
 def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
     """Step, epoch and raw losses of the last step on record."""
-    if isinstance(source, RunDirectory):
-        return last_step(source.directory / LOSSES_FILE)
+    if isinstance(source, LedgerSource):
+        return last_step(source.directory.losses)
     frame = losses_of(source)
     last = frame[frame["step"] == frame["step"].max()]
     if last.empty:
@@ -202,7 +212,7 @@ def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:
     return int(last["step"].iloc[0]), int(last["epoch"].iloc[0]), raw
 
 
-def _last_metrics(source: Source) -> dict[str, Any]:
+def _last_metrics(source: Source, own_lower: Collection[str]) -> dict[str, Any]:
     frame = metrics_of(source)
     values: dict[str, Any] = {}
     bests: dict[str, Any] = {}
@@ -213,7 +223,8 @@ def _last_metrics(source: Source) -> dict[str, Any]:
             continue
         finite = points["value"][points["value"].abs() < float("inf")]
         if not finite.empty:
-            best: Any = finite.idxmin() if metric in LOWER_IS_BETTER else finite.idxmax()
+            is_lower = is_lower_better(str(metric), own_lower)
+            best: Any = finite.idxmin() if is_lower else finite.idxmax()
             name = f"best/{str(metric).removeprefix('val/')}"
             bests |= {name: finite[best], f"{name}_epoch": points["epoch"][best]}
     return values | bests

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from nectargan.analysis.run_list import current_status
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, read_blocks
-from nectargan.loggers.run_directory import (
-    CONFIG_FILE,
-    STATUS_FILE,
-    no_run_directory,
-    read_status,
-)
+from nectargan.record.ledger import LossRow, MetricRow, Row, read_blocks, rows_in
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import line_after
 
 # Of a long ledger, only so many bytes at its end are read at the first look.
 _FIRST_LOOK = 1 << 20
@@ -48,16 +44,15 @@ class LiveRun:
         ConfigError: its config cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
-        if not read_status(directory)[0]:
-            raise no_run_directory(directory, STATUS_FILE)
-        config = ConfigManager(directory / CONFIG_FILE).data
+    def __init__(self, directory: RunDirectory) -> None:
+        directory.require_status()
+        config = ConfigManager(directory.config).data
         if not config.logging.csv:
             raise RunError(f"'{directory}' keeps no record to watch: logging.csv is false.")
         self.directory = directory
         self.epochs = config.train.epochs
         self._batch_size = config.dataloader.batch_size
-        self._files = {name: _Tail(directory / name) for name in (LOSSES_FILE, METRICS_FILE)}
+        self._losses, self._metrics = _Tail(directory.losses), _Tail(directory.metrics)
         self._forget()
         self.look()
 
@@ -72,41 +67,30 @@ class LiveRun:
     def look(self) -> None:
         """Reads what is new. A run that died without a word is marked as killed."""
         # Before the record, which is whole when the status says that the run is over.
-        self.status, self.reason = current_status(self.directory)
-        if any(tail.was_replaced() for tail in self._files.values()):
+        self.status, self.reason = self.directory.current_status()
+        if self._losses.was_replaced() or self._metrics.was_replaced():
             # The run was resumed, from a checkpoint before the end of its record.
             self._forget()
-            for tail in self._files.values():
-                tail.begin()
-        for fields in self._files[LOSSES_FILE].rows():
-            self._take_loss(fields)
-        for fields in self._files[METRICS_FILE].rows():
-            self._take_metric(fields)
+            self._losses.begin()
+            self._metrics.begin()
+        for loss in self._losses.rows(LossRow):
+            self._take_loss(loss)
+        for metric in self._metrics.rows(MetricRow):
+            self._take_metric(metric)
 
-    def _take_loss(self, fields: Sequence[str]) -> None:
-        try:
-            step, epoch, time, name, raw, weight, weighted = fields
-            row = LossRow(
-                int(step), int(epoch), int(time), name, float(raw), float(weight), float(weighted)
-            )
-        except ValueError:
-            return  # the header
+    def _take_loss(self, row: LossRow) -> None:
         if row.step != self.step:
             self.step, self.epoch, self.losses = row.step, row.epoch, {}
             self._times.append((row.step, row.time))
-        self.losses[name] = row
-        self.trends.setdefault(name, deque(maxlen=_KEPT_STEPS)).append(row.raw)
+        self.losses[row.loss] = row
+        self.trends.setdefault(row.loss, deque(maxlen=_KEPT_STEPS)).append(row.raw)
 
-    def _take_metric(self, fields: Sequence[str]) -> None:
-        try:
-            step, epoch, _, name, value = fields
-            at, self.metrics[name] = (int(step), int(epoch)), float(value)
-        except ValueError:
-            return
-        if name.startswith("time/"):
+    def _take_metric(self, row: MetricRow) -> None:
+        self.metrics[row.metric] = row.value
+        if row.metric.startswith("time/") and row.epoch > 0:
             # On record at the end of an epoch.
-            self._steps_per_epoch = at[0] // at[1]
-            self.metrics_epoch = at[1]
+            self._steps_per_epoch = row.step // row.epoch
+            self.metrics_epoch = row.epoch
 
     @property
     def total_steps(self) -> int | None:
@@ -130,9 +114,10 @@ class LiveRun:
     def seconds_left(self) -> float | None:
         """What the rest takes at this speed; ``None`` if that is not known."""
         total, speed = self.total_steps, self.images_per_second
-        if total is None or not speed:
+        if total is None or speed is None or not speed > 0:
             return None
-        return max(0, total - self.step) * self._batch_size / speed
+        left = max(0, total - self.step) * self._batch_size / speed
+        return left if math.isfinite(left) else None
 
 
 class _Tail:
@@ -157,22 +142,25 @@ class _Tail:
             return True
         return found.st_ino != self._file or found.st_size < self._offset
 
-    def rows(self) -> Iterator[list[str]]:
-        """The fields of each whole line since the last call."""
+    def rows(self, row_type: type[Row]) -> Iterator[Row]:
+        """The rows since the last call, without what is no row; raises RunError."""
+        try:
+            yield from self._rows(row_type)
+        except OSError as error:
+            raise RunError(f"'{self._path}' cannot be read: {error.strerror}.") from None
+
+    def _rows(self, row_type: type[Row]) -> Iterator[Row]:
         if self._offset is None:
             try:
                 found = self._path.stat()
             except OSError:
                 return
-            self._file, self._offset = found.st_ino, 0
-            if found.st_size > _FIRST_LOOK:
-                with self._path.open("rb") as file:
-                    file.seek(found.st_size - _FIRST_LOOK)
-                    self._offset = found.st_size - _FIRST_LOOK + len(file.readline())
+            self._file = found.st_ino
+            self._offset = line_after(self._path, max(0, found.st_size - _FIRST_LOOK))
         for lines, offset in read_blocks(self._path, self._offset):
             self._offset = offset
-            for line in lines.decode("utf-8", errors="replace").splitlines():
-                yield line.split(",")
+            for row, _ in rows_in(row_type, lines, skip_damaged=True):
+                yield row
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,9 +22,9 @@ from nectargan.analysis.figures import (
 )
 from nectargan.analysis.names import distinct_parts
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import Run, Source, open_sources, readable
-from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.analysis.sources import RunLike, Source, open_sources, readable
 from nectargan.errors import RunError
+from nectargan.metrics import METRICS, USUAL_SERIES, is_lower_better
 from nectargan.scheduling.notation import format_number
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ _NETWORKS = {"G": "generator", "D": "discriminator"}
 # More lines than these cannot be told from each other.
 _MOST_COLORS = 10
 _BEST_SHOWN = 5
-_BEST_BY = "val/ssim"
 
 
 def plot_run(
@@ -166,7 +165,7 @@ def _add_legend(figure: Figure) -> None:
 
 
 def plot_comparison(
-    runs: Run | Sequence[Run],
+    runs: RunLike | Sequence[RunLike],
     output: Path,
     *,
     x: XAxis = "step",
@@ -206,7 +205,8 @@ def plot_comparison(
     if not losses:
         raise RunError("None of the runs has losses to plot yet.")
     pattern, short = distinct_parts(list(curves))
-    looks = _looks(curves, dict(zip(curves, short, strict=True)))
+    names = dict(zip(curves, short, strict=True))
+    looks = _looks(curves, names, lambda by: _own_lower_is_better(by, [each for each, _ in read]))
     told = "raw losses" if smooth == 0 else "raw losses, smoothed"
     title = f"{pattern}: {told}" if pattern else told
     figure, panels = make_panels([*losses, *metrics], title, size)
@@ -235,30 +235,43 @@ class _Look(NamedTuple):
         return {"color": self.color, "lw": width, "zorder": order}
 
 
-def _looks(curves: Mapping[str, Curves], short: Mapping[str, str]) -> dict[str, _Look]:
+def _looks(
+    curves: Mapping[str, Curves],
+    short: Mapping[str, str],
+    own_lower: Callable[[str], Collection[str]],
+) -> dict[str, _Look]:
     """A color for each run, or for the best ones if there are more than one can tell apart."""
     if len(curves) <= _MOST_COLORS:
         return {run: _Look(short[run], f"C{number}") for number, run in enumerate(curves)}
     metrics = dict.fromkeys(name for each in curves.values() for name in each.metrics)
-    by = _BEST_BY if _BEST_BY in metrics else next(iter(metrics), None)
+    by = USUAL_SERIES if USUAL_SERIES in metrics else next(iter(metrics), None)
     if by is None:
         from matplotlib import colormaps
 
         colors = colormaps["turbo"](np.linspace(0.05, 0.95, len(curves)))
         return {run: _Look(short[run], color) for run, color in zip(curves, colors, strict=True)}
-    choose = np.nanmin if by in LOWER_IS_BETTER else np.nanmax
+    is_lower = is_lower_better(by, own_lower(by))
+    choose = np.nanmin if is_lower else np.nanmax
     bests = {
         run: float(choose(values[np.isfinite(values)]))
         for run, each in curves.items()
         if by in each.metrics and np.isfinite(values := each.metrics[by][1]).any()
     }
-    ranking = sorted(bests, key=lambda run: bests[run], reverse=by not in LOWER_IS_BETTER)
+    ranking = sorted(bests, key=lambda run: bests[run], reverse=not is_lower)
     looks = {
         run: _Look(f"{short[run]}: {by} {bests[run]:.4g}", f"C{place}")
         for place, run in enumerate(ranking[:_BEST_SHOWN])
     }
     others = f"{len(curves) - len(looks)} others"
     return {run: looks.get(run, _Look(others, "0.7", behind=True)) for run in [*looks, *curves]}
+
+
+def _own_lower_is_better(series: str, sources: Iterable[Source]) -> set[str]:
+    """Names of metrics of one's own of which less is better, if that is asked of one of them."""
+    if series.removeprefix("val/") in METRICS:
+        return set()
+    configs = filter(None, (source.config() for source in sources))
+    return {name for config in configs for name in config.validation.own_lower_is_better}
 
 
 def _draw_losses(

@@ -15,7 +15,7 @@ import numpy as np
 from nectargan.analysis.smoothing import MovingAverage
 from nectargan.analysis.tables import codes_and_names, schema_of
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE
+from nectargan.record.run_directory import LOSSES_FILE
 
 Tables = Iterable[Any]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from nectargan.config.choices import INCIDENTAL
 from nectargan.files import read_regular_text
+from nectargan.record.run_directory import RunDirectory
 
-LOG_FILE = "resumptions.jsonl"
 # Of a run whose images are the same, wherever they are.
 _PLACE = "dataloader.dataroot"
 
@@ -38,11 +37,11 @@ def make_change(epoch: int, options: Mapping[str, Sequence[Any]]) -> list[Change
     return [Change(epoch, real)] if real else []
 
 
-def changes_of(directory: Path) -> list[Change]:
+def changes_of(directory: RunDirectory) -> list[Change]:
     """The changes of a run, in their order; none where nothing is known."""
     found: list[Change] = []
     try:
-        for line in map(json.loads, read_regular_text(directory / LOG_FILE).splitlines()):
+        for line in map(json.loads, read_regular_text(directory.resumptions).splitlines()):
             if "history" in line:
                 found = [Change(int(c["epoch"]), dict(c["options"])) for c in line["history"]]
             else:  # of version 1.0

@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nectargan.analysis.tables import read_ledger
 from nectargan.errors import NectarGANError, RunError
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE
-from nectargan.loggers.loss_tags import read_loss_tags
-from nectargan.loggers.run_directory import (
-    CONFIG_FILE,
-    is_locked,
-    no_run_directory,
-    read_status,
-)
 from nectargan.output import printable
-from nectargan.shell import is_pattern, matches
+from nectargan.record.loss_tags import read_loss_tags
+from nectargan.record.run_directory import EVENT_FILES, RunDirectory
+from nectargan.shell import expanded, is_pattern, matches
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
@@ -29,9 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("nectargan")
 
 T = TypeVar("T")
-Run = str | PathLike[str]
+RunLike = str | PathLike[str]
 MLFLOW = "mlflow:"
-EVENT_FILES = "events.out.tfevents.*"
 
 
 class Source(Protocol):
@@ -62,10 +55,10 @@ class Source(Protocol):
         """The tags of each loss, where they are known."""
 
 
-class RunDirectory:
+class LedgerSource:
     """A run directory: the ledger itself."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: RunDirectory) -> None:
         self.name = printable(directory.resolve().name)
         self.place = printable(str(directory))
         self.directory = directory
@@ -78,19 +71,19 @@ class RunDirectory:
 
     def config(self) -> Config | None:
         """Reads ``config.json``, which a loop under `nectargan.track` does not have."""
-        return read_config(self.directory / CONFIG_FILE)
+        return read_config(self.directory.config)
 
     def status(self) -> tuple[str, str]:
         """Reads ``status.json``; a run at which nobody is at work any more does not count as
         running."""
-        status, reason = read_status(self.directory)
-        if status == "RUNNING" and not is_locked(self.directory):
+        status, reason = self.directory.read_status()
+        if status == "RUNNING" and not self.directory.is_locked:
             return "KILLED", "it died without a word"
         return status, reason
 
     def tags(self) -> dict[str, list[str]] | None:
         """Reads ``losses.json``."""
-        return read_loss_tags(self.directory)
+        return read_loss_tags(self.directory.loss_tags)
 
 
 def read_config(path: Path) -> Config | None:
@@ -101,13 +94,13 @@ def read_config(path: Path) -> Config | None:
     return ConfigManager(path).data if path.exists() else None
 
 
-def open_sources(runs: Run | Sequence[Run], mlflow_uri: str | None = None) -> list[Source]:
+def open_sources(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> list[Source]:
     """Finds runs; their names are all different.
 
     Args:
         runs: One or more of: a run directory; a pattern such as ``"runs/*"``, which stands for the
             run directories among its matches; ``mlflow:<run id>``; a directory with TensorBoard's
-            event files.
+            event files. ``~`` and ``$NAME`` stand for what they do in a shell.
         mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
             ``runs/mlflow.db``.
 
@@ -146,7 +139,7 @@ def readable(sources: Sequence[Source], read: Callable[[Source], T]) -> list[tup
     return found
 
 
-def is_several(runs: Run | Sequence[Run]) -> bool:
+def is_several(runs: RunLike | Sequence[RunLike]) -> bool:
     """Whether ``runs`` may stand for several runs: a list or a pattern, whatever it matches."""
     return not isinstance(runs, (str, PathLike)) or _is_pattern(os.fspath(runs))
 
@@ -155,12 +148,12 @@ def _is_pattern(run: str) -> bool:
     return not run.startswith(MLFLOW) and is_pattern(run)
 
 
-def one_run(run: str) -> Path:
+def one_run(run: str) -> RunDirectory:
     """The one run directory that a path or a pattern stands for; raises RunError for several."""
     found = runs_matching(run)
     if len(found) > 1:
         raise RunError(f"'{run}' matches {len(found)} runs: {', '.join(found[:5])}; name one.")
-    return Path(found[0])
+    return RunDirectory(found[0])
 
 
 def runs_matching(run: str) -> list[str]:
@@ -171,7 +164,7 @@ def runs_matching(run: str) -> list[str]:
     """
     if not _is_pattern(run):
         return [run]
-    found = [str(path) for path in matches(run) if (path / LOSSES_FILE).exists()]
+    found = [str(path) for path in matches(run) if RunDirectory(path).losses.exists()]
     if not found:
         raise RunError(f"'{run}' matches no run directory.")
     return found
@@ -179,19 +172,21 @@ def runs_matching(run: str) -> list[str]:
 
 def _found(run: str, mlflow_uri: str | None) -> list[Source]:
     if run.startswith(MLFLOW):
-        from nectargan.analysis.trackers import MLflowRun
+        from nectargan.analysis.trackers import MLflowSource
 
-        return [MLflowRun(run.removeprefix(MLFLOW), mlflow_uri)]
+        return [MLflowSource(run.removeprefix(MLFLOW), mlflow_uri)]
+    run = expanded(run)
     if not _is_pattern(run):
-        return [_in_directory(Path(run))]
-    return [RunDirectory(Path(path)) for path in runs_matching(run)]
+        return [_in_directory(RunDirectory(run))]
+    return [LedgerSource(RunDirectory(path)) for path in runs_matching(run)]
 
 
-def _in_directory(directory: Path) -> Source:
-    if not (directory / LOSSES_FILE).exists() and any(directory.glob(EVENT_FILES)):
-        from nectargan.analysis.trackers import TensorBoardDirectory
+def _in_directory(directory: RunDirectory) -> Source:
+    if not directory.losses.exists() and any(directory.path.glob(EVENT_FILES)):
+        from nectargan.analysis.trackers import TensorBoardSource
 
-        return TensorBoardDirectory(directory)
-    if not any((directory / file).exists() for file in (LOSSES_FILE, METRICS_FILE, CONFIG_FILE)):
-        raise no_run_directory(directory, f"{LOSSES_FILE}, and no event files of TensorBoard")
-    return RunDirectory(directory)
+        return TensorBoardSource(directory.path)
+    files = (directory.losses, directory.metrics, directory.config)
+    if not any(file.exists() for file in files):
+        raise directory.not_a_run("losses.csv, and no event files of TensorBoard")
+    return LedgerSource(directory)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE, METRICS_FILE, LossRow, MetricRow, read_blocks
+from nectargan.record.ledger import LossRow, MetricRow, read_blocks
+from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory
 
 NUMBERS = ("raw", "weight", "weighted", "value")
 NAMES = ("loss", "metric")
@@ -39,7 +39,7 @@ def schema_of(file: str, as_text: bool = False) -> Any:
 
 
 def read_ledger(
-    directory: Path, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    directory: RunDirectory, file: str, as_text: bool = False, columns: Sequence[str] = ()
 ) -> Iterator[Any]:
     """Reads a ledger in parts; memory in use does not grow with it.
 

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.sources import EVENT_FILES, MLFLOW, RunDirectory, read_config
+from nectargan.analysis.sources import MLFLOW, LedgerSource, read_config
 from nectargan.analysis.tables import schema_of
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LOSSES_FILE
-from nectargan.loggers.loss_tags import LOSS_TAGS_FILE, read_loss_tags
-from nectargan.loggers.mlflow_check import INFINITE
-from nectargan.loggers.mlflow_client import check_reachable, connect
-from nectargan.loggers.mlflow_store import DATABASE, TRACKING_URI, database_of, find_store
-from nectargan.loggers.run_directory import CONFIG_FILE
+from nectargan.loggers.mlflow.check import INFINITE
+from nectargan.loggers.mlflow.client import check_reachable, connect
+from nectargan.loggers.mlflow.store import DATABASE, TRACKING_URI, database_of, find_store
 from nectargan.output import printable
+from nectargan.record.loss_tags import read_loss_tags
+from nectargan.record.run_directory import EVENT_FILES, LOSSES_FILE, RunDirectory
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
@@ -39,13 +38,13 @@ class Series(NamedTuple):
     values: Any  # float32
 
 
-class TensorBoardDirectory:
+class TensorBoardSource:
     """A directory with event files; what a resumed run purged is not seen."""
 
     def __init__(self, directory: Path) -> None:
         # The sink keeps its files in the run directory.
-        self._home = directory.resolve().parent
-        is_ours = directory.resolve().name == "tensorboard"
+        self._home = RunDirectory(directory.resolve().parent)
+        is_ours = directory.resolve() == self._home.tensorboard
         self.name = printable(self._home.name if is_ours else directory.resolve().name)
         self.place = printable(str(directory))
         self._directory = directory
@@ -77,18 +76,18 @@ class TensorBoardDirectory:
 
     def config(self) -> Config | None:
         """That of the run directory which the event files are in, if they are in one."""
-        return RunDirectory(self._home).config()
+        return LedgerSource(self._home).config()
 
     def status(self) -> tuple[str, str]:
         """As `config`."""
-        return RunDirectory(self._home).status()
+        return LedgerSource(self._home).status()
 
     def tags(self) -> dict[str, list[str]] | None:
         """As `config`."""
-        return read_loss_tags(self._home)
+        return LedgerSource(self._home).tags()
 
 
-class MLflowRun:
+class MLflowSource:
     """A run in MLflow, which is asked over the network or in a database.
 
     Args:
@@ -149,7 +148,7 @@ class MLflowRun:
     def config(self) -> Config | None:
         """That among the run's artifacts."""
         with tempfile.TemporaryDirectory() as folder:
-            path = self._artifact(CONFIG_FILE, folder)
+            path = self._artifact(RunDirectory(folder).config)
             return read_config(path) if path else None
 
     def status(self) -> tuple[str, str]:
@@ -159,14 +158,15 @@ class MLflowRun:
     def tags(self) -> dict[str, list[str]] | None:
         """Those among the run's artifacts."""
         with tempfile.TemporaryDirectory() as folder:
-            path = self._artifact(LOSS_TAGS_FILE, folder)
-            return read_loss_tags(path.parent) if path else None
+            path = self._artifact(RunDirectory(folder).loss_tags)
+            return read_loss_tags(path) if path else None
 
-    def _artifact(self, name: str, folder: str) -> Path | None:
+    def _artifact(self, path: Path) -> Path | None:
+        """Where an artifact was written to, by its name and the folder for it."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        if name not in [each.path for each in self._ask("list_artifacts", self._id)]:
+        if path.name not in [each.path for each in self._ask("list_artifacts", self._id)]:
             return None
-        return Path(self._ask("download_artifacts", self._id, name, folder))
+        return Path(self._ask("download_artifacts", self._id, path.name, str(path.parent)))
 
 
 def tracking_uri(uri: str | None) -> str:

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nectargan.credentials import public_address
-from nectargan.loggers.run_directory import read_status
 from nectargan.shell import quoted
 from nectargan.trainers.lines import duration
 
 if TYPE_CHECKING:
     from nectargan.trainers.trainer import Trainer
-
-_USUAL_BEST = "val/ssim"
 
 
 def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
@@ -30,10 +27,10 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
     directory, config = trainer.directory, trainer.config
     done = f"epoch {trainer.epoch} of {config.train.epochs}, {duration(seconds)}"
     yield _line("Run", f"{directory} ({done})")
-    usable = directory / "checkpoints" / "last.pt"
-    if read_status(directory)[0] != "FINISHED" and usable.is_file():
+    usable = directory.last_checkpoint
+    if directory.status != "FINISHED" and usable.is_file():
         yield _line("Go on", f"{program('nectargan-train')} --resume {quoted(directory)}")
-    metric = config.best_by or _USUAL_BEST
+    metric = config.best_by or config.judged_by
     if metric in trainer.bests:
         value, epoch = trainer.bests[metric]
         best = _checkpoint_of(epoch, trainer)
@@ -41,17 +38,17 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
         told = best or f"no checkpoint of it was kept (save.keep_best={metric} keeps one)"
         yield _line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
     if usable.is_file():
-        yield _line("Use it", "from nectargan.trainers.checkpoint import load_generator")
+        yield _line("Use it", "from nectargan.runs.checkpoint import load_generator")
         yield _line("", f"generator = load_generator({_text(usable)})")
     logging = config.logging
     if logging.tensorboard.enable or logging.mlflow.enable:
-        yield _line("Look", f"{program('nectargan')} ui {quoted(directory.parent)}")
+        yield _line("Look", f"{program('nectargan')} ui {quoted(directory.path.parent)}")
     if logging.mlflow.enable and logging.mlflow.tracking_uri is not None:
         uri = public_address(trainer.store.uri)
         command = f"{program('mlflow')} ui --backend-store-uri {quoted(uri)}"
         yield _line("MLflow", uri if uri.startswith("http") else command)
     if logging.csv:
-        yield _line("pandas", f"pandas.read_csv({_text(directory / 'losses.csv')})")
+        yield _line("pandas", f"pandas.read_csv({_text(directory.losses)})")
 
 
 def _line(label: str, text: str) -> str:
@@ -65,10 +62,8 @@ def _text(path: Path) -> str:
 
 def _checkpoint_of(epoch: int, trainer: Trainer) -> Path | None:
     """The checkpoint of the best epoch, if it was kept."""
-    from nectargan.trainers.checkpoint import checkpoint_name
-
-    folder = trainer.directory / "checkpoints"
-    best = folder / ("best.pt" if trainer.config.best_by else checkpoint_name(epoch))
+    run = trainer.directory
+    best = run.best_checkpoint if trainer.config.best_by else run.checkpoint(epoch)
     return best if best.is_file() else None
 
 

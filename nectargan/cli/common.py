@@ -8,19 +8,22 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
+from nectargan.cli.options import OTHERS, write_groups
 from nectargan.credentials import without_credentials
-from nectargan.errors import NectarGANError
+from nectargan.errors import NectarGANError, RunError
 from nectargan.output import go_on_without_output, guard_streams, say
 from nectargan.shortage import shortage_of
 
 INTERRUPTED = 130
-HELP = {"help_option_names": ["-h", "--help"]}  # also of every command below a group
+# Also of every command below a group.
+HELP = {"help_option_names": ["-h", "--help"], "show_default": True}
 # What a path cannot be is no bug of ours, wherever it comes up.
 _NO_PATH = (
     *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
@@ -47,10 +50,31 @@ class WholeNumber(click.IntRange):
 
 
 class Command(click.Command):
-    """A command that answers our errors with their sentence, Ctrl-C with exit code 130."""
+    """A command that answers our errors with their sentence, Ctrl-C with exit code 130.
+
+    Args:
+        *args: As for `click.Command`.
+        examples: Command lines for the end of the help.
+        **options: As for `click.Command`.
+    """
 
     # Whether it has nothing more to do when nobody reads its output.
     only_prints = True
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options below their headings, then the examples."""
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        records = [(getattr(o, "group", OTHERS), o.get_help_record(ctx)) for o in options]
+        write_groups(formatter, [(group, shown) for group, shown in records if shown])
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    # Not wrapped: they are to be copied.
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the command as a program."""
@@ -61,6 +85,7 @@ class Command(click.Command):
         if not self.only_prints:
             go_on_without_output()
         try:
+            _require_working_directory()
             with _told_in_lines():
                 result = super().invoke(ctx)
                 if sys.stdout is not None:
@@ -79,6 +104,14 @@ class Command(click.Command):
                 raise
             _say_error(told)
             ctx.exit(NectarGANError.exit_code)
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        # torch's libraries would end the process.
+        raise RunError("The current directory was removed; go to one that is there.") from None
 
 
 def _told(error: Exception) -> str | None:

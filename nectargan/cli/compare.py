@@ -14,7 +14,13 @@ from nectargan.errors import RunError
 from nectargan.output import make_console, say
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "nectargan compare runs/first_v1 runs/first_v2 --plot both.png",
+        "nectargan compare 'runs/*' --sort best/ssim --format md",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN RUN...")
 @click.option(
     "--format",

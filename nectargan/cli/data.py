@@ -16,7 +16,13 @@ def data() -> None:
     """Draw or check a data set."""
 
 
-@data.command(cls=Command)
+@data.command(
+    cls=Command,
+    examples=(
+        "nectargan data synth fronts",
+        "nectargan data synth small --train 16 --val 4 --size 64",
+    ),
+)
 @click.argument("directory", type=OUTPUT)
 @click.option("--train", default=400, show_default=True, metavar="N", help="Training pairs.")
 @click.option("--val", default=100, show_default=True, metavar="N", help="Validation pairs.")
@@ -31,7 +37,10 @@ def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int
     say(f"Drew {train} training, {val} validation and {test} test pairs in {directory}.")
 
 
-@data.command(cls=Command)
+@data.command(
+    cls=Command,
+    examples=("nectargan data check fronts", "nectargan data check datasets/facades"),
+)
 @click.argument("directory", type=INPUT)
 def check(directory: Path) -> None:
     """Read every image in DIRECTORY and list all that is wrong."""

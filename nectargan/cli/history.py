@@ -50,7 +50,14 @@ X_AXIS = click.option(
 SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure, in inches.")
 
 
-@click.command("export-csv", cls=Command)
+@click.command(
+    "export-csv",
+    cls=Command,
+    examples=(
+        "nectargan export-csv 'runs/*' -o history.parquet --wide --every 10",
+        "nectargan export-csv runs/first_v1 -o - --losses G_L1 --smooth 0.9",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
 @click.option(
     "-o",
@@ -98,7 +105,13 @@ def export_csv(
     say(f"Wrote {counted(rows, 'row')} to {output}.", err=is_stream(output))
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "nectargan plot runs/first_v1 --log --smooth 0.9",
+        "nectargan plot runs/first_v1 -o losses.pdf --x epoch --size 7,4",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
 @click.option(
     "-o",

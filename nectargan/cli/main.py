@@ -6,6 +6,7 @@ import click
 
 from nectargan.cli.common import HELP, Group
 from nectargan.cli.compare import compare
+from nectargan.cli.config import config
 from nectargan.cli.data import data
 from nectargan.cli.history import export_csv, plot
 from nectargan.cli.runs import mv, rm, runs, sync
@@ -22,5 +23,20 @@ def main() -> None:
     """Train paired image-to-image GANs, with every weighted loss on record."""
 
 
-for command in (train, data, runs, sync, rm, mv, watch, ui, export_csv, plot, compare, schedule):
+_COMMANDS = (
+    train,
+    config,
+    data,
+    runs,
+    watch,
+    ui,
+    compare,
+    plot,
+    export_csv,
+    schedule,
+    sync,
+    mv,
+    rm,
+)
+for command in _COMMANDS:
     main.add_command(command)

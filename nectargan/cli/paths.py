@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from nectargan.shell import expanded, is_pattern, matches, stands_for_nothing
 
@@ -39,6 +40,30 @@ class UserPath(click.ParamType):  # type: ignore[type-arg]
                 self.fail(f"'{value}' {_told(found)}", param, ctx)
             path = found[0]
         return path if self._as_text else Path(path)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Leaves the completion of paths to the shell."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class ConfigPath(UserPath):
+    """A config: a file, or the name of one that comes with NectarGAN."""
+
+    name = "config"
+
+    def __init__(self) -> None:
+        super().__init__(is_pattern_too=True, as_text=True)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that come with NectarGAN; files, where none of them begins so."""
+        from nectargan.config.shipped import shipped_configs
+
+        names = [CompletionItem(n) for n in shipped_configs() if n.startswith(incomplete)]
+        return names or super().shell_complete(ctx, param, incomplete)
 
 
 def _told(found: list[str]) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from nectargan.cli.common import Command
 from nectargan.cli.paths import INPUT, OUTPUT, RUN
+from nectargan.errors import RunError
 from nectargan.output import make_console, say
 from nectargan.shell import is_pattern
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, examples=("nectargan runs", "nectargan runs 'runs/first_*'"))
 @click.argument("directory", type=RUN, default="runs")
 def runs(directory: str) -> None:
     """List the runs in DIRECTORY (runs): status, epoch, last losses, best metric.
@@ -21,9 +23,10 @@ def runs(directory: str) -> None:
     """
     from rich.table import Table
 
-    from nectargan.analysis.run_list import BEST_BY, summarize_runs
+    from nectargan.metrics import USUAL_SERIES
+    from nectargan.runs.run_list import summarize_runs
 
-    columns = ["run", "status", "epoch", "last losses", f"best {BEST_BY}", "behind"]
+    columns = ["run", "status", "epoch", "last losses", f"best {USUAL_SERIES}", "behind"]
     several = is_pattern(directory)
     found = summarize_runs(directory)
     if not found:
@@ -45,26 +48,41 @@ def runs(directory: str) -> None:
         say(trouble, err=True)
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=(
+        "nectargan sync runs/first_v1",
+        "nectargan sync 'runs/*' --mlflow-uri http://localhost:5000",
+    ),
+)
 @click.argument("run", type=RUN)
 @click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
 @click.option("--anew", is_flag=True, help="Make a new MLflow run and send everything to it.")
-def sync(run: str, mlflow_uri: str | None, anew: bool) -> None:
-    """Send to TensorBoard and MLflow what they lack of RUN.
+@click.option("--trust", is_flag=True, help="Import the sinks that RUN's config names.")
+def sync(run: str, mlflow_uri: str | None, anew: bool, trust: bool) -> None:
+    """Send to TensorBoard, MLflow and sinks of your own what they lack of RUN.
 
     MLflow is asked for every point; what it has is not sent again.
     """
     from nectargan.analysis.sources import runs_matching
-    from nectargan.trainers.sinks import synchronize
+    from nectargan.record.run_directory import RunDirectory
+    from nectargan.runs.sinks import synchronize
 
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        for sink, was_behind in synchronize(Path(each), mlflow_uri, anew).items():
+        sent = synchronize(RunDirectory(each), mlflow_uri, anew, trust)
+        for sink, was_behind in sent.items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
+        for sink in ("TensorBoard", "MLflow"):
+            if sink not in sent:
+                say(f"{place}{sink}: the run does not log to it.")
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=("nectargan rm runs/first_v1", "nectargan rm --yes runs/trial_v1 runs/trial_v2"),
+)
 @click.argument("runs", nargs=-1, required=True, type=INPUT, metavar="RUN...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--no-mlflow", is_flag=True, help="Leave the MLflow run where it is.")
@@ -73,18 +91,31 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
 
     MLflow keeps it among its deleted runs; 'mlflow gc' removes it from there.
     """
-    from nectargan.loggers.run_directory import read_status
-    from nectargan.trainers.relocation import remove_run
+    from nectargan.record.run_directory import RunDirectory
+    from nectargan.runs.relocation import remove_run
 
-    for run in runs:
-        status = read_status(run)[0]
-        if not yes and status and not click.confirm(f"Remove {run} ({status})?"):
+    for run in map(RunDirectory, runs):
+        status = run.status
+        if not yes and status and not _confirmed(f"Remove {run} ({status})?"):
             continue
         remove_run(run, with_mlflow=not no_mlflow)
         say(f"Removed {run}.")
 
 
-@click.command(cls=Command)
+def _confirmed(question: str) -> bool:
+    """The answer to a question; raises `RunError` where nobody is there to give one."""
+    say(f"{question} [y/N]: ", nl=False)
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer:
+        say("")
+        raise RunError("Nobody answers on standard input; give --yes to remove without asking.")
+    return answer.strip().lower() in ("y", "yes")
+
+
+@click.command(
+    cls=Command,
+    examples=("nectargan mv runs/first_v1 paper", "nectargan mv runs/first_v1 kept/first_v1"),
+)
 @click.argument("run", type=INPUT)
 @click.argument("new", type=OUTPUT)
 def mv(run: Path, new: Path) -> None:
@@ -92,6 +123,7 @@ def mv(run: Path, new: Path) -> None:
 
     NEW is its new path. A name alone, without a slash, keeps it in the same directory.
     """
-    from nectargan.trainers.relocation import move_run
+    from nectargan.record.run_directory import RunDirectory
+    from nectargan.runs.relocation import move_run
 
-    say(f"Moved {run} to {move_run(run, new)}.")
+    say(f"Moved {run} to {move_run(RunDirectory(run), new)}.")

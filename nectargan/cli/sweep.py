@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -11,54 +10,65 @@ import click
 
 from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber
-from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.cli.options import option
 from nectargan.errors import NectarGANError, RunError
+from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
 from nectargan.shell import quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
-    from nectargan.trainers.sweep import Cell, Outcome, Resolve, Start
-    from nectargan.trainers.sweep_search import Search
+    from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start
+    from nectargan.sweeps.results import Result
+    from nectargan.sweeps.search import Search
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_METRICS = ("val/ssim", "val/psnr", "val/l1")
 _TRIALS = 20
 # More lines than these, and none of them can be told from the others.
 _MOST_COMPARED = 12
 
+_GROUP = "Sweep"
 _OPTIONS = (
-    click.option(
+    option(
         "--sweep",
+        group=_GROUP,
         multiple=True,
         metavar="A.B.C=V,V,...",
-        help="A run for each value, and each combination if repeated.",
+        help="A run for each value of this key, and each combination if repeated.",
     ),
-    click.option(
+    option(
         "--sweep-search",
+        group=_GROUP,
         type=click.Choice(["optuna"]),
         help="Let Optuna choose, also from ranges: A.B.C=1..100, or 0.1..10:log.",
     ),
-    click.option(
+    option(
         "--trials",
+        group=_GROUP,
         type=WholeNumber(1, 10**6),
         metavar="N",
-        help=f"Runs of a search, with those it has already ({_TRIALS}).",
+        help=f"Runs of a search, with those it has already.  [default: {_TRIALS}]",
     ),
-    click.option(
-        "--metric", type=click.Choice(_METRICS), help=f"What is best in a sweep ({_METRICS[0]})."
+    option(
+        "--metric",
+        group=_GROUP,
+        metavar="val/NAME",
+        help=f"What is best in a sweep: one of validation.metrics.  [default: {USUAL_SERIES}]",
     ),
-    click.option(
-        "--sweep-storage", metavar="URL", help="Database of a search (optuna.db in the output)."
+    option(
+        "--sweep-storage",
+        group=_GROUP,
+        metavar="URL",
+        help="Database of a search.  [default: optuna.db in --output]",
     ),
 )
 
 
 def sweep_options(command: _Command) -> _Command:
     """Adds the options of a sweep, which `SweepOptions` holds, to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
+    for add in reversed(_OPTIONS):
+        command = add(command)
     return command
 
 
@@ -89,18 +99,18 @@ class SweepOptions(NamedTuple):
 
 def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bool) -> None:
     """Checks all runs of a sweep, trains those that are not finished, shows how they compare."""
-    from nectargan.trainers.sweep_axes import parse_axes
+    from nectargan.sweeps.axes import parse_axes
 
     axes = parse_axes(options.sweep)
     try:
         if options.sweep_search is None:
-            from nectargan.trainers.sweep import grid
+            from nectargan.sweeps.grid import grid
 
             failed = _run_grid(grid(axes, resolve), options.metric, start, dry_run)
         else:
-            from nectargan.trainers.sweep_search import Search
+            from nectargan.sweeps.search import Search
 
-            metric = options.metric or _METRICS[0]
+            metric = options.metric or USUAL_SERIES
             search = Search(axes, resolve, metric, options.sweep_storage)
             failed = _run_search(search, metric, options.trials or _TRIALS, start, dry_run)
     except (KeyboardInterrupt, SystemExit):
@@ -113,12 +123,13 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
 
 def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: bool) -> int:
     """Runs a grid; returns how many of its runs failed."""
-    from nectargan.trainers.sweep import check_cells, find_run, run_cell
+    from nectargan.sweeps.grid import check_cells, find_run, run_cell
+    from nectargan.sweeps.results import result_of_cell
 
     check_cells(cells, wanted)
-    metric = wanted or _METRICS[0]
+    metric = wanted or cells[0].config.judged_by or USUAL_SERIES
     if dry_run:
-        _print_table([_row_of(find_run(cell), metric) for cell in cells], metric)
+        _print_table([result_of_cell(find_run(cell), metric) for cell in cells], metric)
         say("Nothing was written.")
         return 0
     outcomes = []
@@ -126,15 +137,16 @@ def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: 
         say(f"Run {number} of {len(cells)}: {cell.name}")
         outcomes.append(run_cell(cell, start))
         _print_end(outcomes[-1])
-    rows = [_row_of(outcome, metric) for outcome in outcomes]
-    _print_table(rows, metric)
-    _compare(cells[0], rows, metric)
+    results = [result_of_cell(outcome, metric) for outcome in outcomes]
+    _print_table(results, metric)
+    _compare(cells[0], results, metric)
     return sum(outcome.state == "FAILED" for outcome in outcomes)
 
 
 def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run: bool) -> int:
     """Goes on with a search; returns how many runs of this process failed."""
-    from nectargan.trainers.sweep import check_cells
+    from nectargan.sweeps.grid import check_cells
+    from nectargan.sweeps.results import result_of_trial
 
     check_cells(search.corners, metric)
     if dry_run:
@@ -152,14 +164,9 @@ def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run:
     for outcome in search.run(trials, start, announce):
         _print_end(outcome)
         failed += outcome.state == "FAILED"
-    states = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}
-    rows = [
-        _Row(t.values, states.get(t.state, t.state), t.reason, t.value, t.directory)
-        for t in search.trials()
-        if t.values
-    ]
-    _print_table(rows, metric)
-    _compare(search.corners[0], rows, metric)
+    results = [result_of_trial(trial) for trial in search.trials() if trial.values]
+    _print_table(results, metric)
+    _compare(search.corners[0], results, metric)
     return failed
 
 
@@ -173,48 +180,30 @@ def _print_end(outcome: Outcome) -> None:
         say(f"Finished:{run}")
 
 
-class _Row(NamedTuple):
-    values: dict[str, str]
-    state: str
-    reason: str
-    best: float | None
-    directory: Path | None
-
-
-def _row_of(outcome: Outcome, metric: str) -> _Row:
-    from nectargan.analysis.run_list import best_of
-
-    cell, state, directory, reason = outcome
-    best = best_of(directory, metric) if directory is not None else None
-    return _Row(cell.values, state, reason, best[0] if best else None, directory)
-
-
-def _print_table(rows: Sequence[_Row], metric: str) -> None:
+def _print_table(results: Sequence[Result], metric: str) -> None:
     from rich.table import Table
 
-    from nectargan.trainers.sweep_axes import short_names
+    from nectargan.sweeps.axes import short_names
 
-    columns = short_names(list(rows[0].values)).values() if rows else ()
+    columns = short_names(list(results[0].values)).values() if results else ()
     table = Table(*columns, "status", f"best {metric}", "run")
-    for values, state, reason, best, directory in rows:
+    for values, state, reason, best, directory in results:
         status = f"{state}: {reason}" if reason else state
         shown = "" if best is None else f"{best:.4g}"
         table.add_row(*values.values(), status, shown, directory.name if directory else "")
     make_console().print(table)
 
 
-def _compare(cell: Cell, rows: Sequence[_Row], metric: str) -> None:
+def _compare(cell: Cell, results: Sequence[Result], metric: str) -> None:
     """Names the best finished run, and draws the best ones beside each other."""
     from nectargan.analysis.plots import plot_comparison
+    from nectargan.sweeps.results import ranked
 
-    finished = [row for row in rows if row.state == "FINISHED" and row.directory is not None]
-    sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
-    # Those without the metric, in a sweep without validation, stay in order behind the others.
-    finished.sort(key=lambda row: math.inf if row.best is None else sign * row.best)
+    finished = ranked(results, cell.config.validation.is_lower_better(metric))
     if finished and finished[0].best is not None:
         say(f"Best: {finished[0].directory}")
     # Of a shared study, some are on other machines.
-    here = [row.directory for row in finished if row.directory and row.directory.is_dir()]
+    here = [each.directory for each in finished if each.directory and each.directory.path.is_dir()]
     if not here:
         return
     picture = cell.output / f"{cell.config.logging.mlflow.group}_compare.png"

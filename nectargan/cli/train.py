@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,7 +12,8 @@ import click
 
 from nectargan.cli.closing import closing_lines
 from nectargan.cli.common import HELP, LongCommand, WholeNumber
-from nectargan.cli.paths import OUTPUT, UserPath
+from nectargan.cli.options import Setting, option, setting, settings_of
+from nectargan.cli.paths import OUTPUT, ConfigPath, UserPath
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.cpu import prepare
@@ -25,63 +25,183 @@ from nectargan.version import __version__
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
-    from nectargan.config.config_manager import ConfigManager, Override
     from nectargan.config.schema import Config
+    from nectargan.record.run_directory import RunDirectory
+    from nectargan.runs.resume import Resumption
+    from nectargan.runs.start import Request
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-    from nectargan.trainers.resumption import Resumption
+
+_CONFIG, _DATA, _TRAINING = "Config", "Data and output", "Training"
+_SINKS, _RESUME = "MLflow and TensorBoard", "Resume"
 
 _INPUT, _TEXT = UserPath(is_pattern_too=True, as_text=True), UserPath(as_text=True)
 
-# Options that stand for one key of the config.
-_KEYS = {
-    "data": "dataloader.dataroot",
-    "output": "common.output_directory",
-    "name": "common.experiment_name",
-    "batch_size": "dataloader.batch_size",
-    "device": "common.device",
-    "precision": "common.precision",
-    "seed": "common.seed",
-    "loss_subspec": "train.objective",
-    "mlflow_uri": "logging.mlflow.tracking_uri",
-    "group": "logging.mlflow.group",
-    "register_model": "logging.mlflow.register_model",
-}
+
+def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from nectargan.config.reference import all_keys
+
+    return [f"{key}=" for key in all_keys() if key.startswith(incomplete)]
 
 
-@click.command(cls=LongCommand, context_settings=HELP)
-@click.option("-c", "--config", type=_INPUT, metavar="FILE", help="Config, JSON or YAML.")
-@click.option("-d", "--data", type=_INPUT, metavar="DIR", help="Data set.")
-@click.option("-o", "--output", type=_TEXT, metavar="DIR", help="Where run directories are made.")
-@click.option("-n", "--name", help="Name of the experiment.")
-@click.option(
+@click.command(
+    cls=LongCommand,
+    context_settings=HELP,
+    examples=(
+        "nectargan-train -c facades -d datasets/facades -n first",
+        "nectargan-train -c facades --epochs 20 --set 'train.loss.G_L1=linear 100->10 @ 10-20'",
+        "nectargan-train --resume runs/first_v1",
+    ),
+)
+@option(
+    *("-c", "--config"),
+    group=_CONFIG,
+    type=ConfigPath(),
+    metavar="CONFIG",
+    help="A file, JSON or YAML, or a name from 'nectargan config list'.",
+)
+@option(
     "--set",
     "settings",
+    group=_CONFIG,
     multiple=True,
     metavar="A.B.C=VALUE",
-    help="Any option of the config; may be repeated.",
+    shell_complete=_complete_key,
+    help="Any key of the config, see 'nectargan config explain'; may be repeated.",
 )
-@click.option("--epochs", type=WholeNumber(min=1), metavar="N", help="Length of the run.")
-@click.option("--batch-size", type=WholeNumber(min=1), metavar="N", help="Pairs per step.")
-@click.option("--device", help="auto, cpu, mps, cuda or cuda:N.")
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="Number format.")
-@click.option("--seed", type=WholeNumber(min=0), help="Seed of everything random.")
-@click.option("--loss-subspec", type=click.Choice(get_args(Objective)), help="Objective.")
-@click.option("--mlflow-uri", metavar="URI", help="MLflow server or database.")
-@click.option("--group", metavar="NAME", help="List the run under this parent run in MLflow.")
-@click.option("--register-model", metavar="NAME", help="Register the best generator in MLflow.")
-@click.option("--mlflow-required", is_flag=True, help="Refuse to start if MLflow is away.")
-@click.option("--no-mlflow", is_flag=True, help="Do not log to MLflow.")
-@click.option("--no-tensorboard", is_flag=True, help="Do not log to TensorBoard.")
-@click.option("--csv", type=OUTPUT, help="At the end, write the loss history here too.")
-@click.option(
+@setting(
+    *("-d", "--data"),
+    key="dataloader.dataroot",
+    group=_DATA,
+    type=_INPUT,
+    metavar="DIR",
+    help="Data set.",
+)
+@setting(
+    *("-o", "--output"),
+    key="common.output_directory",
+    default_text="runs",
+    group=_DATA,
+    type=_TEXT,
+    metavar="DIR",
+    help="Where run directories are made.",
+)
+@setting(
+    *("-n", "--name"),
+    key="common.experiment_name",
+    default_text="NectarGAN",
+    group=_DATA,
+    metavar="NAME",
+    help="Name of the experiment.",
+)
+@option(
+    "--csv", group=_DATA, type=OUTPUT, help="At the end, write the loss history to this file too."
+)
+@option(
+    "--epochs",
+    group=_TRAINING,
+    type=WholeNumber(min=1),
+    metavar="N",
+    help="Length of the run; the phases of the learning rate keep their proportion.  "
+    "[train.generator.learning_rate.epochs + epochs_decay; default: 100 + 100]",
+)
+@setting(
+    "--batch-size",
+    key="dataloader.batch_size",
+    default_text="1",
+    group=_TRAINING,
+    type=WholeNumber(min=1),
+    metavar="N",
+    help="Pairs per step.",
+)
+@setting(
+    "--loss-subspec",
+    key="train.objective",
+    default_text="basic",
+    group=_TRAINING,
+    type=click.Choice(get_args(Objective)),
+    help="Objective.",
+)
+@setting(
+    "--device",
+    key="common.device",
+    default_text="auto",
+    group=_TRAINING,
+    metavar="NAME",
+    help="auto, cpu, mps, cuda or cuda:N.",
+)
+@setting(
+    "--precision",
+    key="common.precision",
+    default_text="auto",
+    group=_TRAINING,
+    type=click.Choice(get_args(Precision)),
+    help="Number format; auto is bf16 on a GPU that supports it, else fp32.",
+)
+@setting(
+    "--seed",
+    key="common.seed",
+    default_text="0",
+    group=_TRAINING,
+    type=WholeNumber(min=0),
+    metavar="N",
+    help="Seed of everything random.",
+)
+@setting(
+    "--mlflow-uri",
+    key="logging.mlflow.tracking_uri",
+    default_text="$MLFLOW_TRACKING_URI, else mlflow.db in --output",
+    group=_SINKS,
+    metavar="URI",
+    help="MLflow server or database.",
+)
+@setting(
+    "--mlflow-required",
+    key="logging.mlflow.required",
+    sets=True,
+    group=_SINKS,
+    help="Refuse to start if MLflow is away.",
+)
+@setting(
+    "--no-mlflow",
+    key="logging.mlflow.enable",
+    sets=False,
+    group=_SINKS,
+    help="Do not log to MLflow.",
+)
+@setting(
+    "--no-tensorboard",
+    key="logging.tensorboard.enable",
+    sets=False,
+    group=_SINKS,
+    help="Do not log to TensorBoard.",
+)
+@setting(
+    "--group",
+    key="logging.mlflow.group",
+    group=_SINKS,
+    metavar="NAME",
+    help="List the run under this parent run in MLflow.",
+)
+@setting(
+    "--register-model",
+    key="logging.mlflow.register_model",
+    group=_SINKS,
+    metavar="NAME",
+    help="Register the best generator in MLflow.",
+)
+@option(
     "--resume",
+    group=_RESUME,
     type=_TEXT,
     metavar="DIR|FILE|auto",
     help="Go on with a run, or from a checkpoint in it; auto: with the newest unfinished one, or "
     "start one.",
 )
-@click.option(
-    "--trust", is_flag=True, help="With --resume: import the losses that the run's config names."
+@option(
+    "--trust",
+    group=_RESUME,
+    is_flag=True,
+    help="With --resume: import what the run's config names.",
 )
 @sweep_options
 @click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
@@ -90,38 +210,37 @@ def train(
     config: str | None,
     settings: tuple[str, ...],
     epochs: int | None,
-    mlflow_required: bool,
-    no_mlflow: bool,
-    no_tensorboard: bool,
     csv: Path | None,
     resume: str | None,
     trust: bool,
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Train a generator on pairs of images.
+    """Train a generator on pairs of images, from one config.
 
-    An option here goes before --set, --set before the config file, the file before the defaults;
-    --sweep goes before them all.
+    An option here goes before --set, --set before the config, the config before the defaults;
+    --sweep goes before them all. Keys of the config are in brackets.
     """
     stop_on_signals()
     prepare()  # before anything imports torch
     sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
     sweep.check(resume, csv)
-    resolve = partial(
-        _resolve,
-        settings=settings,
-        epochs=epochs,
-        mlflow_required=mlflow_required,
-        no_mlflow=no_mlflow,
-        no_tensorboard=no_tensorboard,
-        options=options,
-    )
+    given = settings_of(train, options)
+    of_mlflow = [each.opts[-1] for each, _ in given if each.key.startswith("logging.mlflow.")]
+    for flag in of_mlflow:
+        if flag != "--no-mlflow" and "--no-mlflow" in of_mlflow:
+            raise RunError(f"{flag} and --no-mlflow contradict each other; give one of them.")
+    request = _request(config, settings, epochs, given)
     if sweep.sweep:
-        run_sweep(sweep, lambda swept: resolve(config, swept=swept).data, _train_cell, dry_run)
+        run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_cell, dry_run)
         return
-    manager, resumption = _resumption(resume, config, trust, resolve)
-    _check_csv(csv, manager)
+    if trust and resume is None:
+        raise RunError("--trust says nothing without --resume.")
+    if resume is None:
+        wanted, resumption = request.resolve(), None
+    else:
+        wanted, resumption = request.resume(resume, trust)
+    _check_csv(csv, wanted)
     if resumption is not None and resumption.is_finished:
         length = counted(resumption.config.train.epochs, "epoch")
         say(f"'{resumption.directory}' is finished after {length}; add --epochs N to go on.")
@@ -129,7 +248,7 @@ def train(
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
-    trainer = Pix2pixTrainer(manager.data, resumption)
+    trainer = Pix2pixTrainer(wanted, resumption)
     if dry_run:
         _print_plan(trainer)
         return
@@ -140,94 +259,41 @@ def train(
         if hasattr(trainer, "directory"):
             for line in closing_lines(trainer, time.monotonic() - began):
                 say(line)
-            losses = trainer.directory / "losses.csv"
+            losses = trainer.directory.losses
             if csv is not None and losses.exists():
                 _copy_csv(losses, csv)
 
 
-def _train(trainer: Pix2pixTrainer) -> Path:
+def _train(trainer: Pix2pixTrainer) -> RunDirectory:
     _print_how(trainer)
     return trainer.train()
 
 
-def _train_cell(config: Config, resumption: Resumption | None) -> Path:
+def _train_cell(config: Config, resumption: Resumption | None) -> RunDirectory:
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
     return _train(Pix2pixTrainer(config, resumption))
 
 
-def _resolve(
-    config: str | dict[str, Any] | None,
+def _request(
+    config: str | None,
     settings: tuple[str, ...],
     epochs: int | None,
-    mlflow_required: bool,
-    no_mlflow: bool,
-    no_tensorboard: bool,
-    options: dict[str, Any],
-    swept: Sequence[Override] = (),
-) -> ConfigManager:
-    from nectargan.config.config_manager import ConfigManager, parse_override
+    given: Sequence[tuple[Setting, Any]],
+) -> Request:
+    from nectargan.config.config_manager import parse_override
+    from nectargan.runs.start import Request
 
     overrides = [parse_override(text) for text in settings]
-    given = {name: value for name, value in options.items() if value is not None}
-    overrides += [(_KEYS[name], value) for name, value in given.items()]
-    flags = {_KEYS[name]: f"--{name.replace('_', '-')}" for name in given}
-    if mlflow_required and no_mlflow:
-        raise RunError("--mlflow-required and --no-mlflow contradict each other; give one of them.")
-    if mlflow_required:
-        overrides.append(("logging.mlflow.required", True))
-    if no_mlflow:
-        overrides.append(("logging.mlflow.enable", False))
-    if no_tensorboard:
-        overrides.append(("logging.tensorboard.enable", False))
-    manager = ConfigManager(config, [*overrides, *swept], flags)
-    if epochs is not None:
-        manager.set_epochs(epochs)
-    return manager
+    overrides += [(option.key, value) for option, value in given]
+    flags = {option.key: option.opts[-1] for option, value in given}
+    return Request(config, overrides, flags, epochs)
 
 
-def _resumption(
-    resume: str | None,
-    config: str | None,
-    trust: bool,
-    resolve: Callable[[str | dict[str, Any] | None], ConfigManager],
-) -> tuple[ConfigManager, Resumption | None]:
-    """The config, and the run to go on with if there is one."""
-    if trust and resume is None:
-        raise RunError("--trust says nothing without --resume.")
-    if resume is None:
-        return resolve(config), None
-
-    from nectargan.analysis.sources import one_run
-    from nectargan.trainers.checkpoint import load_checkpoint, load_last
-    from nectargan.trainers.resumption import find_unfinished, resumption_of, run_directory_of
-    from nectargan.trainers.trust import check_trust
-
-    place = Path() if resume == "auto" else one_run(resume)
-    if resume == "auto":
-        manager = resolve(config)
-        common = manager.data.common
-        found = find_unfinished(Path(common.output_directory), common.experiment_name)
-        if found is None:
-            return manager, None
-        checkpoint = load_last(found)
-        return manager, resumption_of(found, checkpoint, manager.data)
-    if not place.exists():
-        raise RunError(
-            f"--resume '{resume}' is neither a run directory, nor a checkpoint in one, nor 'auto'."
-        )
-    directory, file = (place, None) if place.is_dir() else (run_directory_of(place), place)
-    checkpoint = load_last(directory) if file is None else load_checkpoint(file)
-    if config is None and not trust:
-        check_trust(directory, checkpoint["config"])
-    manager = resolve(config or checkpoint["config"])
-    return manager, resumption_of(directory, checkpoint, manager.data, file)
-
-
-def _check_csv(csv: Path | None, manager: ConfigManager) -> None:
+def _check_csv(csv: Path | None, config: Config) -> None:
     if csv is None:
         return
-    if not manager.data.logging.csv:
+    if not config.logging.csv:
         raise RunError(f"--csv '{csv}' needs the record that logging.csv=false turns off.")
     from nectargan.analysis.export import form_of
 
@@ -257,7 +323,7 @@ def _copy_csv(losses: Path, csv: Path) -> None:
         export_losses(losses.parent, csv)
         return
     try:
-        with replacing(csv) as part:
+        with replacing(csv, or_stream=True) as part:
             shutil.copyfile(losses, part)
     except OSError as error:
         raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None

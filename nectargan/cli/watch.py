@@ -23,7 +23,10 @@ _LOOK_SECONDS = 0.5
 _LINE_SECONDS = 30.0
 
 
-@click.command(cls=Command)
+@click.command(
+    cls=Command,
+    examples=("nectargan watch runs/first_v1", "nectargan watch runs/first_v1 | tee progress.txt"),
+)
 @click.argument("run", type=RUN)
 def watch(run: str) -> None:
     """Show RUN, a run directory, live until it has ended.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -11,11 +11,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     field_validator,
 )
 
 from nectargan.config import choices
 from nectargan.names import FORMULA
+from nectargan.scheduling.schedules import FLOAT32_MAX
 from nectargan.shell import expanded
 
 BACKSLASHES = 'in quotes a backslash is written twice, as in "D:\\\\new", or / in its place'
@@ -37,6 +39,11 @@ def _resize(value: object) -> object:
     if len(words) != 2 or any(word not in known for word in words):
         raise ValueError(f"it must be {' or '.join(known)}, or [input, target] of these")
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _one_or_two(item: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a value for both, or a list of one for each."""
+    return {"anyOf": [item, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}]}
 
 
 def _text(value: object) -> object:
@@ -68,11 +75,9 @@ def on_or_off(value: object) -> object:
 MOST_EPOCHS = 100_000
 MOST_PIXELS = 65_536
 MOST = 10**9
-FLOAT32_MAX = 3.4e38
 DAY = 86_400.0
 
 Chance = Annotated[float, Field(ge=0.0, le=1.0)]
-Number = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
 Positive = Annotated[float, Field(gt=0.0, le=FLOAT32_MAX)]
 NotNegative = Annotated[float, Field(ge=0.0, le=FLOAT32_MAX)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -81,8 +86,16 @@ Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 Width = Annotated[int, Field(ge=1, le=8192)]  # channels of a layer
 Depth = Annotated[int, Field(ge=0, le=16)]  # layers that halve an image of at most MOST_PIXELS
 Channels = Annotated[int, Field(ge=1, le=4)]
-Size = Annotated[int | list[int], BeforeValidator(_size)]
-Resize = Annotated[str | list[str], BeforeValidator(_resize)]
+Size = Annotated[
+    int | list[int],
+    BeforeValidator(_size),
+    WithJsonSchema(_one_or_two({"type": "integer", "minimum": 1, "maximum": MOST_PIXELS})),
+]
+Resize = Annotated[
+    str | list[str],
+    BeforeValidator(_resize),
+    WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Resize))})),
+]
 PathText = Annotated[str, AfterValidator(_path)]
 Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[Text, AfterValidator(_name)]  # of a file, and of things in a tracker

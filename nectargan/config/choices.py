@@ -9,14 +9,14 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Objective = Literal["basic", "basic+vgg", "extended", "extended+vgg"]
 GanMode = Literal["vanilla", "lsgan", "hinge"]
 Norm = Literal["instance", "batch"]
+Padding = Literal["zeros", "reflect"]
+Init = Literal["normal", "default"]
+UpsampleType = Literal["Transposed", "Bilinear", "Nearest", "PixelShuffle"]
 Cache = Literal["auto", "ram", "device", "off"]
 Resize = Literal["bicubic", "nearest"]
 CudaGraph = Literal["auto", "on", "off"]
 Compile = Literal["off", "default"]
 PictureFormat = Literal["png", "svg", "pdf"]
-
-# Of the metrics of validation; of all others, more is better.
-LOWER_IS_BETTER = ("val/l1",)
 
 # Where and how a run computes, and what it leaves behind; not what it is.
 INCIDENTAL = (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nectargan.config.base import BACKSLASHES, MOST_EPOCHS
-from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.loss_options import NO_LOSS, LossTerm, ScheduleConfig
 from nectargan.config.migration import migrate
+from nectargan.config.network_options import FUNCTION, SECTIONS
 from nectargan.config.schema import Config
+from nectargan.config.shipped import find_config, meant_by
 from nectargan.credentials import public_address
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import read_regular_text, replacing
@@ -27,7 +28,6 @@ Override = tuple[str, Any]
 
 # Far more than a config can need; what is above would exhaust the stack, or the memory.
 _DEEPEST = 32
-_SUFFIXES = (".json", ".yaml", ".yml")
 _MOST_VALUES = 100_000
 
 
@@ -35,8 +35,9 @@ class ConfigManager:
     """A resolved config.
 
     Args:
-        source: A JSON or YAML file (by suffix), a dictionary of the same shape, or ``None`` for
-            the defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
+        source: A JSON or YAML file (by suffix), the name of a config that comes with NectarGAN (see
+            `nectargan.config.shipped`), a dictionary of the same shape, or ``None`` for the
+            defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
         overrides: ``(dotted key, value)`` pairs that replace single options, later ones last. A
             pair's place in messages is ``--set``.
         flags: What else a user may have typed for an option, by its dotted key: ``--device``.
@@ -57,8 +58,7 @@ class ConfigManager:
         if source is None or isinstance(source, Mapping):
             place, document = "the config", copy.deepcopy(dict(source or {}))
         else:
-            place = f"config file '{os.fspath(source)}'"
-            document = _read(Path(source), place)
+            document, place = read_document(source)
         document = migrate(document)
         keys = []
         for key, value in overrides:
@@ -87,6 +87,24 @@ class ConfigManager:
         save_config(self.data, Path(path))
 
 
+def load_config(
+    source: str | PathLike[str] | Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Reads and checks a config; all that it leaves out has its default::
+
+        config = load_config("facades", {"train.loss.G_L1": 50.0})
+
+    Args:
+        source: As for `ConfigManager`.
+        overrides: Values of single options by their dotted keys.
+
+    Raises:
+        ConfigError: as from `ConfigManager`.
+    """
+    return ConfigManager(source, (overrides or {}).items()).data
+
+
 def save_config(config: Config, path: Path) -> None:
     """Writes ``config`` to ``path`` as JSON that `ConfigManager` reads to an equal one."""
     text = json.dumps(config.model_dump(mode="json"), indent=4, ensure_ascii=False)
@@ -113,13 +131,25 @@ def parse_override(text: str) -> Override:
         ) from None
 
 
+def read_document(source: str | PathLike[str]) -> tuple[dict[str, Any], str]:
+    """What a config file says, and what messages call the file; nothing in it is checked.
+
+    Raises:
+        ConfigError: it cannot be read, or does not hold sections.
+    """
+    path, place = find_config(source)
+    document = _read(path, place)
+    document.pop("$schema", None)  # for editors
+    return document, place
+
+
 def _read(path: Path, place: str) -> dict[str, Any]:
     try:
         text = read_regular_text(path, encoding="utf-8-sig")  # Windows editors add a mark
     except UnicodeDecodeError:
         raise ConfigError(f"The {place} is not UTF-8 text.") from None
     except OSError as error:
-        hint = _meant_by(path)
+        hint = meant_by(path)
         raise ConfigError(f"The {place} cannot be read: {error.strerror}.{hint}") from None
     try:
         if path.suffix.lower() in (".yaml", ".yml"):
@@ -134,15 +164,6 @@ def _read(path: Path, place: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ConfigError(f"The {place} must hold sections such as 'train', not {document!r:.60}.")
     return document
-
-
-def _meant_by(path: Path) -> str:
-    """The end of a sentence about a path that is no file: what it may have been meant for."""
-    inside = [path / "config.json"]
-    beside = [path.parent / f"{path.name}{suffix}" for suffix in _SUFFIXES]
-    shipped = [Path("configs") / file.name for file in beside]
-    found = next((each for each in (*inside, *beside, *shipped) if each.is_file()), None)
-    return f" Did you mean '{found}'?" if found else ""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -165,10 +186,24 @@ class _YamlLoader(yaml.SafeLoader):
         return node
 
 
-# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text: it wants a point and a sign.
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text, 010 for 8, 1:30 for 90 and 2024-01-01 for a
+# date. The other texts stay texts.
+_NUMBERS = {
+    "int": r"[-+]?(0|[1-9]\d*)$",
+    "float": r"[-+]?(\d+[eE][-+]?\d+|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\.inf)$|\.nan$",
+}
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag.rpartition(":")[2] not in {*_NUMBERS, "timestamp"}
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in _NUMBERS.items():
+    _YamlLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789")
+    )
 
 
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
@@ -218,6 +253,8 @@ def _validate(
         sentences = []
         for item in error.errors(include_url=False):
             path = _without_union_tags(item["loc"])
+            if item["type"] == NO_LOSS:
+                path += ["loss", item["ctx"]["loss"]]
             key = ".".join(map(str, path))
             unknown = item["type"] == "extra_forbidden"
             from_set = any(
@@ -234,10 +271,11 @@ def _validate(
 
 def _sentence(item: Any, path: list[Any], where: str) -> str:
     if item["type"] == "extra_forbidden":
-        in_schedule = "schedule" in item["loc"][3:-1]
-        return f"{where} is not a known key." + _known_keys(path, in_schedule)
+        return f"{where} is not a known key{_known_keys(path, item['loc'])}"
     if item["type"] == "missing":
         return f"{where} is missing."
+    if item["type"] == NO_LOSS:
+        return f"{where} {item['msg']}"
     value = item["input"]
     if path[-1:] == ["tracking_uri"] and isinstance(value, str):
         value = public_address(value)
@@ -246,7 +284,7 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
         if isinstance(value, Mapping):  # a section: not shown, for there may be an address in it
             return f"{where}: {item['ctx']['error']}".rstrip(".") + "."
         return f"{where} cannot be {_shown(value)}: {item['ctx']['error']}".rstrip(".") + "."
-    wanted = item["msg"].replace("Input should", "it should")
+    wanted = re.sub(r"^(Input|String) should", "it should", item["msg"])
     if item["type"] == "model_type":
         wanted = "it must be a section of options"
     return f"{where} cannot be {_shown(value)}: {wanted}."
@@ -266,31 +304,48 @@ def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
     path: list[Any] = []
     for index, part in enumerate(loc):
         after_option = index > 0 and (loc[:2] == ("train", "loss") and index == 3)
+        after_option |= _is_network(loc) and index == 2
         after_weight = part in ("number", "schedule") and loc[index - 1] == "weight"
-        if after_option or after_weight or part in ("int", "list[int]"):
+        if (
+            after_option
+            or after_weight
+            or part in (*("int", "list[int]", "built_in_metric", "own_metric"),)
+        ):
             continue
         path.append(part)
     return path
 
 
-def _known_keys(path: list[Any], in_schedule: bool) -> str:
-    """What could have been meant by the last part of ``path``, and what is allowed there."""
+def _is_network(loc: Sequence[Any]) -> bool:
+    return loc[0:1] == ("train",) and len(loc) > 1 and loc[1] in SECTIONS
+
+
+def _known_keys(path: list[Any], loc: tuple[Any, ...]) -> str:
+    """The end of a sentence about an unknown key, the last part of ``path``: what could have been
+    meant by it, and what is allowed there."""
     name = str(path[-1])
-    section = _section_at(path[:-1], in_schedule)
+    section = _section_at(path[:-1], loc)
     if section is None:
-        return ""
+        return "."
+    if _is_network(loc) and len(path) == 3:
+        beside = f" of '{loc[2]}'"
+        if loc[2] == FUNCTION:
+            beside = " beside 'function': what that takes stands in 'arguments'"
+        return f"{beside}.{did_you_mean(name, section.model_fields)}"
     elsewhere = [key for key in _all_keys(Config) if key.rpartition(".")[2] == name]
     if elsewhere and name not in section.model_fields:
-        return f" Did you mean '{elsewhere[0]}'?"
+        return f". Did you mean '{elsewhere[0]}'?"
     if not section.model_fields:
-        return " Nothing is allowed there."
-    return did_you_mean(name, section.model_fields)
+        return ". Nothing is allowed there."
+    return f".{did_you_mean(name, section.model_fields)}"
 
 
-def _section_at(path: list[Any], in_schedule: bool) -> type[BaseModel] | None:
+def _section_at(path: list[Any], loc: tuple[Any, ...]) -> type[BaseModel] | None:
     if path[:2] == ["train", "loss"] and len(path) > 2:
-        return ScheduleConfig if in_schedule else LossTerm
+        return ScheduleConfig if "schedule" in loc[3:-1] else LossTerm
     section: type[BaseModel] = Config
+    if _is_network(loc) and len(path) > 1:
+        section, path = SECTIONS[loc[1]][loc[2]], path[2:]
     for name in path:
         field = section.model_fields.get(str(name))
         if field is None:
@@ -307,6 +362,9 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
+        if prefix == "train." and name in SECTIONS:
+            usual = next(iter(SECTIONS[name].values()))
+            keys += _all_keys(usual, f"{prefix}{name}.")
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += _all_keys(field.annotation, f"{prefix}{name}.")
     return keys

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import BaseModel
 
+from nectargan.config.base import Section
 from nectargan.config.loss_options import ScheduleConfig
 from nectargan.config.schema import Config
 from nectargan.scheduling.notation import notation_of
@@ -29,4 +31,8 @@ def _options(key: str, value: object) -> Iterator[tuple[str, Option]]:
     elif value is None or isinstance(value, (str, int, float, bool)):
         yield key, value
     else:
-        yield key, json.dumps(value)
+        yield key, json.dumps(value, default=_given)
+
+
+def _given(section: Section) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_defaults=True)

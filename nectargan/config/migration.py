@@ -24,6 +24,11 @@ _OLD_FUNCTIONS = {
     "lambda_vgg": "nectargan.losses.v023.ShallowVGGLoss",
 }
 _DEFAULT_LAYERS = 3
+_AS_THERE = (
+    ("generator", "padding", "reflect"),
+    ("discriminator", "padding", "reflect"),
+    ("discriminator", "init", "default"),
+)
 
 Warn = Callable[[str], None]
 
@@ -37,7 +42,7 @@ def migrate(document: dict[str, Any]) -> dict[str, Any]:
     if not wrapped and not _has_old_keys(document):
         return document
     old: dict[str, Any] = copy.deepcopy(document["config"] if wrapped else document)
-    for change in (_losses, _networks, _resume, _devices, _empty_paths, _visualizer):
+    for change in (_losses, _networks, _layers, _resume, _devices, _empty_paths, _visualizer):
         change(old, lambda message: warnings.warn(f"v0.2.3 config: {message}", stacklevel=6))
     return old
 
@@ -77,20 +82,24 @@ def _losses(old: dict[str, Any], warn: Warn) -> None:
 
 
 def _networks(old: dict[str, Any], warn: Warn) -> None:
-    """Both images had input_nc channels, and n_layers counted a layer of stride 1."""
+    """Both images had input_nc channels, borders were mirrored, and D began with torch's own
+    weights."""
     load = _section(old, "dataloader", "load")
     if "input_nc" in load:
         load.setdefault("output_nc", load["input_nc"])
-    warn(
-        "both networks differ in detail: zeros at the borders instead of reflection, the "
-        "activations of the generator before its convolutions, and N(0, 0.02) instead of torch's "
-        "own weights at the start of the discriminator"
-    )
-    network = old.setdefault("train", {})
-    if isinstance(network, dict):
-        network = network.setdefault("discriminator", {})
+    train = old.setdefault("train", {})
+    for name, key, value in _AS_THERE:
+        network = train.setdefault(name, {}) if isinstance(train, dict) else None
+        if isinstance(network, dict):
+            warn(f"train.{name}.{key} is '{network.setdefault(key, value)}', as it was there")
+    warn("the generator differs in detail: the activations come before its convolutions")
+
+
+def _layers(old: dict[str, Any], warn: Warn) -> None:
+    """n_layers counted a layer of stride 1."""
+    network = _section(old, "train").get("discriminator")
     layers = network.get("n_layers", _DEFAULT_LAYERS) if isinstance(network, dict) else None
-    if type(layers) is not int or layers < 0:
+    if not isinstance(network, dict) or type(layers) is not int or layers < 0:
         return  # nonsense, for the schema to refuse
     network["n_layers"] = max(1, layers - 1)
     if layers > 1:

@@ -6,7 +6,7 @@ The names are those of NectarGAN v0.2.3 wherever the thing is the same. Values a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
 
@@ -17,15 +17,11 @@ from nectargan.config.base import (
     Channels,
     Count,
     CountOrZero,
-    Depth,
-    Epochs,
     Name,
-    NotNegative,
     PathText,
     Resize,
     Section,
     Size,
-    Width,
     on_or_off,
 )
 from nectargan.config.choices import (
@@ -33,14 +29,17 @@ from nectargan.config.choices import (
     Compile,
     CudaGraph,
     GanMode,
-    Norm,
     Objective,
     Precision,
 )
-from nectargan.config.loss_options import LossOption, ScheduleConfig
+from nectargan.config.loss_options import LossOption, resolve_losses
+from nectargan.config.metric_options import Validation
+from nectargan.config.network_options import Discriminator, Generator, PatchGAN, Unet
 from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
-from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
-from nectargan.scheduling.data import Schedule
+from nectargan.errors import did_you_mean
+from nectargan.imports import is_import_path
+from nectargan.metrics import USUAL_SERIES
+from nectargan.names import EXPERIMENT_NAMES, SINK_NAMES, is_experiment_name, is_sink_name
 
 
 class Common(Section):
@@ -104,107 +103,6 @@ class Dataloader(Section):
     """Random changes to the training images."""
 
 
-class LearningRate(Section):
-    """Learning rate over the epochs: constant, then linear to the target."""
-
-    epochs: Epochs = 100
-    """Epochs at the initial rate. With epochs_decay, of the generator, the length of the run."""
-    epochs_decay: Epochs = 100
-    """Epochs of decay; the target would be reached one epoch later, so that every epoch learns."""
-    initial: NotNegative = 0.0002
-    """Initial learning rate."""
-    target: NotNegative = 0.0
-    """Learning rate that the decay heads for."""
-    schedule: ScheduleConfig | None = None
-    """Any other schedule of learning rates, in place of initial and target."""
-
-    def build(self) -> Schedule:
-        """The learning rate as a `Schedule`."""
-        if self.schedule is not None:
-            return self.schedule.build()
-        return Schedule(
-            schedule="linear" if self.epochs_decay else "constant",
-            start_epoch=self.epochs,
-            end_epoch=self.epochs + self.epochs_decay + 1,
-            initial_value=self.initial,
-            target_value=self.target,
-        )
-
-    @model_validator(mode="after")
-    def _is_never_negative(self) -> LearningRate:
-        rate = self.build()
-        values = [rate.initial_value, rate.target_value, *(value for _, value in rate.points)]
-        if min(values) >= 0:
-            return self  # all schedules stay between their ends, or their points
-        for epoch in range(1, self.epochs + self.epochs_decay + 1):
-            if rate.value_at(epoch) < 0:
-                raise ValueError(f"the learning rate of epoch {epoch} would be below 0")
-        return self
-
-    @field_validator("schedule")
-    @classmethod
-    def _moves_between_epochs(cls, schedule: ScheduleConfig | None) -> ScheduleConfig | None:
-        if schedule is not None and schedule.interval == "step":
-            raise ValueError('interval "step" is for loss weights; learning rates move per epoch')
-        return schedule
-
-
-class Adam(Section):
-    """The Adam optimiser."""
-
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Decay of the first moment (0.5 as in DCGAN and pix2pix)."""
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """Decay of the second moment."""
-
-
-class Unet(Section):
-    """The U-Net."""
-
-    features: Width = 64
-    """Channels of the first level; they double down to 8 times this."""
-    n_downs: Depth = 6
-    """Levels between the first and the bottleneck: image sides are multiples of 2^(n_downs + 2)."""
-    block_type: Literal["UnetBlock", "ResidualUnetBlock"] = "UnetBlock"
-    """Kind of the down and up blocks."""
-    upsample_type: Literal["Transposed", "Bilinear", "Nearest", "PixelShuffle"] = "Transposed"
-    """Transposed convolution; bilinear or nearest-neighbour upsampling and a convolution; or a
-    convolution whose channels become pixels. Only the first leaves a checkerboard."""
-    norm: Norm = "instance"
-    """Normalisation."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Dropout in the innermost up blocks; 0 for none."""
-    learning_rate: LearningRate = LearningRate()
-    """Learning rate of the generator; of both networks unless separate_lr_schedules is set."""
-    optimizer: Adam = Adam()
-    """Optimiser of the generator."""
-
-
-class PatchGAN(Section):
-    """The PatchGAN."""
-
-    n_layers: Depth = 3
-    """Strided layers after the first: 3 sees 70 x 70 pixels, 1 sees 16 x 16."""
-    base_channels: Width = 64
-    """Channels of the first layer, at most max_channels; they double with each layer."""
-    max_channels: Width = 512
-    """Most channels of a layer."""
-    norm: Norm = "instance"
-    """Normalisation."""
-    learning_rate: LearningRate = LearningRate()
-    """Learning rate of the discriminator, read only with separate_lr_schedules."""
-    optimizer: Adam = Adam()
-    """Optimiser of the discriminator."""
-
-    @model_validator(mode="after")
-    def _begins_within_its_bound(self) -> PatchGAN:
-        if self.base_channels > self.max_channels:
-            raise ValueError(
-                f"base_channels is {self.base_channels}, above max_channels {self.max_channels}"
-            )
-        return self
-
-
 class Train(Section):
     """Networks, losses and their schedules."""
 
@@ -216,10 +114,10 @@ class Train(Section):
     """File with torchvision's VGG19 weights; without one they are downloaded."""
     separate_lr_schedules: bool = False
     """Whether the discriminator has a learning rate of its own."""
-    generator: Unet = Unet()
-    """The U-Net."""
-    discriminator: PatchGAN = PatchGAN()
-    """The PatchGAN."""
+    generator: Generator = Unet()
+    """The network that makes images: a built-in one by its name, or one of one's own."""
+    discriminator: Discriminator = PatchGAN()
+    """The network that judges them, alike."""
     cuda_graph: Annotated[CudaGraph, BeforeValidator(on_or_off)] = "auto"
     """Capture the step in a CUDA graph and replay it: "on", "off", or "auto" for where it works (a
     CUDA device, fp32 or bf16, one process). The last, smaller batch of an epoch is not captured."""
@@ -229,7 +127,8 @@ class Train(Section):
     """"default" compiles both networks with torch.compile, which takes a minute at the start."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
     """Losses by name: a number or a schedule weights one of the objective's; a whole term adds or
-    replaces one. What is not named keeps the objective's weight."""
+    replaces one. What is not named keeps the objective's weight, and is named once this is made.
+    "G_FM", feature matching, may be weighted in any objective."""
 
     @property
     def epochs(self) -> int:
@@ -241,6 +140,13 @@ class Train(Section):
         if not 1 <= self.epochs <= MOST_EPOCHS:
             bound = "at least 1" if self.epochs < 1 else f"at most {MOST_EPOCHS}"
             raise ValueError(f"generator.learning_rate epochs + epochs_decay must be {bound}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_every_loss(self) -> Train:
+        resolved = resolve_losses(self.objective, self.loss)
+        self.loss.clear()  # in place: an assignment would validate all of this once more
+        self.loss.update(resolved)
         return self
 
 
@@ -256,14 +162,15 @@ class Save(Section):
     keep_last: Count | None = 5
     """How many checkpoints of epochs' ends to keep, each of which holds all that a resumed run
     needs, some 650 MB for the default networks; null for all."""
-    keep_best: Literal["val/l1", "val/psnr", "val/ssim"] | None = None
-    """Also save each epoch that is the best so far by this metric, as best.pt."""
+    keep_best: str | None = None
+    """Also save each epoch that is the best so far by this metric, such as "val/ssim", as best.pt;
+    it must be one of validation.metrics."""
     auto_increment_version: bool = True
     """Take the next free number for the run directory; else refuse one that exists."""
     save_examples: bool = True
     """Whether example grids (input, generated, target) are written."""
     example_save_rate: Count = 1
-    """Epochs from one grid to the next."""
+    """Epochs from one grid to the next; there is one before training as well."""
     num_examples: Annotated[int, Field(ge=1, le=1024)] = 4
     """Pairs in a grid, the same ones each time."""
 
@@ -326,6 +233,25 @@ class MLflowLogging(Section):
         return name
 
 
+class OwnSink(Section):
+    """A sink of your own; see `nectargan.record.follower.Sink`."""
+
+    function: str
+    """Import path, "package.module.Name", of a class with the methods of a sink. It is imported
+    when a run begins, and by nectargan sync."""
+    every_n_steps: Count = 10
+    """Steps from one point of a loss to the next."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for that class."""
+
+    @field_validator("function")
+    @classmethod
+    def _is_an_import_path(cls, path: str) -> str:
+        if not is_import_path(path):
+            raise ValueError("it must have the form package.module.Name")
+        return path
+
+
 class Logging(Section):
     """Where the losses go."""
 
@@ -346,9 +272,23 @@ class Logging(Section):
     """The TensorBoard sink."""
     mlflow: MLflowLogging = MLflowLogging()
     """The MLflow sink."""
+    sinks: dict[str, OwnSink] = Field(default_factory=dict)
+    """Sinks of your own by any name."""
+
+    @field_validator("sinks")
+    @classmethod
+    def _have_names_of_their_own(cls, sinks: dict[str, OwnSink]) -> dict[str, OwnSink]:
+        if len({name.lower() for name in sinks}) < len(sinks):
+            raise ValueError("two sinks have names that differ in nothing but capitals")
+        for name in sinks:
+            if not is_sink_name(name):
+                raise ValueError(SINK_NAMES)
+        return sinks
 
     @model_validator(mode="after")
     def _sinks_have_a_source(self) -> Logging:
+        if not self.csv and self.sinks:
+            raise ValueError("csv is false, but sinks are fed from the CSV files")
         if not self.csv and (self.tensorboard.enable or self.mlflow.enable):
             raise ValueError(
                 "csv is false, but TensorBoard and MLflow are fed from the CSV files; "
@@ -368,6 +308,8 @@ class Config(Section):
     """Images."""
     train: Train = Train()
     """Networks, losses and schedules."""
+    validation: Validation = Validation()
+    """Metrics."""
     save: Save = Save()
     """Files."""
     logging: Logging = Logging()
@@ -376,8 +318,27 @@ class Config(Section):
     @property
     def best_by(self) -> str | None:
         """The metric by which an epoch is the best; a model to be registered needs one."""
-        fallback = "val/ssim" if self.logging.mlflow.register_model else None
-        return self.save.keep_best or fallback
+        return self.save.keep_best or (
+            self.judged_by if self.logging.mlflow.register_model else None
+        )
+
+    @property
+    def judged_by(self) -> str | None:
+        """The metric by which a run is judged where nobody says by which; ``None`` without any."""
+        series = self.validation.series
+        return USUAL_SERIES if USUAL_SERIES in series else next(iter(series), None)
+
+    @model_validator(mode="after")
+    def _what_is_best_is_measured(self) -> Config:
+        series = self.validation.series
+        if self.save.keep_best is not None and self.save.keep_best not in series:
+            raise ValueError(
+                f"save.keep_best is '{self.save.keep_best}', which is not measured."
+                + did_you_mean(self.save.keep_best, series)
+            )
+        if self.logging.mlflow.register_model and not series:
+            raise ValueError("logging.mlflow.register_model needs one of validation.metrics")
+        return self
 
     @model_validator(mode="after")
     def _what_is_registered_is_made(self) -> Config:

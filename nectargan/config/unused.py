@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nectargan.config.dotted import Option, dotted
-from nectargan.config.schema import Config, LearningRate
+from nectargan.config.network_options import LearningRate
+from nectargan.config.schema import Config
 
 
 def used_options(config: Config) -> dict[str, Option]:

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from nectargan.files import open_regular
+from nectargan.wording import counted
 
 # First bytes, and what a file is that begins with them.
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
@@ -120,5 +121,7 @@ def _tiff(path: str | os.PathLike[str], head: bytes, read: str) -> str:
         return ""
     if not height or not width:
         return f"not an image: its TIFF header says {height} x {width} pixels"
-    channels = "1 channel" if count == 1 else f"{count} channels"
-    return f"a TIFF of {channels} of {bits[0]}-bit {kind}; what is read is {read}"
+    told = f"a TIFF of {counted(count, 'channel')} of {bits[0]}-bit {kind}"
+    if count <= 4 and bits[0] in (8, 16) and kind == _TIFF_TYPES[1]:
+        return f"{told}, in a form that Pillow does not read; save it as PNG"
+    return f"{told}; what is read is {read}"

@@ -254,7 +254,8 @@ def _by_name(folder: Path, listing: Listing, split: str, problems: list[str]) ->
     for path in listing.images:
         first = named.setdefault(unicodedata.normalize("NFC", path.stem), path)
         if first is not path:
-            problems.append(f"{path}: same name as {first.name}; names must be unique")
+            form = "" if first.stem == path.stem else ", but for the Unicode form of a letter"
+            problems.append(f"{path}: same name as {first.name}{form}; names must be unique")
     if not folder.is_dir():
         problems.append(f"{folder}: folder is missing")
     elif not named:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from nectargan.credentials import without_credentials
+from nectargan.record.run_directory import RunDirectory
 
-SINKS_LOG = "sinks.log"
 _MOST_BYTES = 1 << 20  # a tracker may be away for days, and say so every second
 
 
 @contextmanager
-def sinks_logged(directory: Path) -> Iterator[None]:
+def sinks_logged(directory: RunDirectory) -> Iterator[None]:
     """Appends what other libraries log, from warnings on, to a file of a run, for the time of a
     ``with`` statement. There is no file if there is nothing to say, and none on a full disk.
 
     Their tracebacks are of use to whoever looks for a cause; the run itself says what there is to
     do in one sentence.
     """
-    handler = _OthersOnly(directory / SINKS_LOG, encoding="utf-8", errors="replace", delay=True)
+    handler = _OthersOnly(directory.sinks_log, encoding="utf-8", errors="replace", delay=True)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

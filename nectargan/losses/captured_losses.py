@@ -7,17 +7,16 @@ after the replay, in the order in which the step computed its losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nectargan.errors import LossError
 from nectargan.losses.lm_data import LMLoss
-
-if TYPE_CHECKING:
-    from nectargan.losses.loss_manager import LossManager
+from nectargan.losses.loss_manager import LossManager
 
 # How far the values of one step may differ between two runs of it. Kernels that add in any order
 # shift a discriminator's update a little, and the generator's losses with it, in 16 bits by
@@ -25,14 +24,8 @@ if TYPE_CHECKING:
 _RELATIVE, _ABSOLUTE = 0.1, 0.01
 
 
-class _Loss(NamedTuple):
-    entry: LMLoss
-    raw: Tensor  # as the function returned it, detached; filled anew by each replay
-    weighted: Tensor
-
-
 class _Weight:
-    """The weight of one loss, here and on the device."""
+    """The weight of one computation of a loss, here and on the device."""
 
     def __init__(
         self, entry: LMLoss, value: float, like: Tensor, kwargs: Mapping[str, Any]
@@ -44,12 +37,19 @@ class _Weight:
         self.tensor = like.new_full((), value)
 
 
-class CapturedLosses:
-    """The losses of a captured step; see `LossManager.capture`.
+class _Loss(NamedTuple):
+    """One computation of a loss within the step."""
 
-    The step is run a few times to warm up and once more to be captured, each time in a
-    `LossManager.capture` block and followed by `gather`. From then on, a step is `refresh`, a
-    replay, `fire`.
+    weight: _Weight
+    raw: Tensor  # as the function returned it, detached; filled anew by each replay
+    weighted: Tensor
+
+
+class CapturedLosses:
+    """The losses of a captured step.
+
+    The step is run a few times to warm up and once more to be captured, each time within `noting`,
+    and followed by `gather`. From then on, a step is `refresh`, a replay, `fire`.
 
     Args:
         manager: The manager that computes the losses.
@@ -62,47 +62,48 @@ class CapturedLosses:
     def __init__(self, manager: LossManager) -> None:
         self._manager = manager
         self._functions = self._registered_functions()
-        self._weights: dict[str, _Weight] = {}
+        # A loss may be computed several times in a step: by its name, and how often before.
+        self._weights: dict[tuple[str, int], _Weight] = {}
         self._losses: list[_Loss] = []
         self.values = torch.empty(0)
-        self._warm = False
+        self._is_warm = False
 
     @property
     def is_stale(self) -> bool:
         """Whether the manager's losses are no longer those that were captured."""
         return self._functions != self._registered_functions()
 
-    def begin(self) -> None:
-        """Forgets the losses of the last run of the step."""
-        self._warm = bool(self._losses)
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Within the ``with`` block, losses are weighted by tensors and noted for `fire`, in place
+        of those noted before."""
+        self._is_warm = bool(self._losses)
         self._losses = []
+        with self._manager.weighing_by(self._weigh):
+            yield
 
-    def weigh(self, entry: LMLoss, raw: Tensor, weight_kwargs: Mapping[str, Any]) -> Tensor:
-        """Weights a loss by the tensor of its weight, and notes it for `fire`.
-
-        Raises:
-            LossError: the step did not compute this loss when it warmed up.
-        """
-        weight = self._weights.get(entry.name)
+    def _weigh(self, entry: LMLoss, raw: Tensor, weight_kwargs: Mapping[str, Any]) -> Tensor:
+        key = entry.name, sum(loss.weight.entry is entry for loss in self._losses)
+        weight = self._weights.get(key)
         if weight is None:
-            if self._warm:
+            if self._is_warm:
                 raise LossError(
                     f"Loss '{entry.name}' is not computed in every step; such a step cannot be "
                     "captured, set train.cuda_graph to 'off'."
                 )
-            value = self._manager.weight_in_force(entry, **weight_kwargs)
-            weight = self._weights[entry.name] = _Weight(entry, value, raw, weight_kwargs)
+            value = self._manager.weight_in_force(entry, weight_kwargs)
+            weight = self._weights[key] = _Weight(entry, value, raw, weight_kwargs)
         weighted = raw * weight.tensor
-        self._losses.append(_Loss(entry, raw.detach(), weighted.detach()))
+        self._losses.append(_Loss(weight, raw.detach(), weighted.detach()))
         return weighted
 
     def gather(self) -> None:
         """Brings all values into one tensor; part of what is captured."""
         pairs = []
-        for entry, raw, weighted in self._losses:
+        for weight, raw, weighted in self._losses:
             if raw.dim():
                 raw = raw.mean()
-                weighted = raw * self._weights[entry.name].tensor
+                weighted = raw * weight.tensor
             pairs += [raw.float(), weighted.float()]
         self.values = torch.stack(pairs) if pairs else torch.empty(0)
 
@@ -121,7 +122,7 @@ class CapturedLosses:
             self.values, values, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True
         ).reshape(len(self._losses), 2)
         return [
-            loss.entry.name
+            loss.weight.entry.name
             for loss, is_same in zip(self._losses, same.all(dim=1).tolist(), strict=True)
             if not is_same
         ]
@@ -129,7 +130,7 @@ class CapturedLosses:
     def refresh(self) -> None:
         """Brings the weights in force to the device; before each replay."""
         for weight in self._weights.values():
-            value = self._manager.weight_in_force(weight.entry, **weight.kwargs)
+            value = self._manager.weight_in_force(weight.entry, weight.kwargs)
             if value != weight.value:
                 weight.value = value
                 weight.tensor.fill_(value)
@@ -138,9 +139,9 @@ class CapturedLosses:
         """Fires the manager's hooks for every loss of the step; after each replay."""
         # A copy: the next replay must not change what a hook has kept.
         values = self.values.clone().unbind()
-        for i, (entry, raw, _) in enumerate(self._losses):
-            entry.last_loss_map = raw
-            self._manager.fire(entry, values[2 * i], values[2 * i + 1])
+        for i, (weight, raw, _) in enumerate(self._losses):
+            weight.entry.last_loss_map = raw
+            self._manager.fire(weight.entry, weight.value, values[2 * i], values[2 * i + 1])
 
     def _registered_functions(self) -> list[tuple[str, Callable[..., Tensor]]]:
         losses = self._manager.get_registered_losses().items()

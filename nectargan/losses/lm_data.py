@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from nectargan.errors import LossError
-from nectargan.names import FORMULA
+from nectargan.names import EXPERIMENT_NAMES, FORMULA, is_experiment_name
 from nectargan.scheduling.data import Schedule
 
 _UNSCHEDULED = Schedule()
@@ -32,6 +32,7 @@ class LMLoss:
         loss_weight: Weight where no schedule is given; with one, its initial value.
         schedule: Weight over the epochs. The default `Schedule` stands for "not scheduled".
         tags: Labels to query the manager by.
+        last_weight: The weight last applied to it; before that, the initial one.
         last_loss_map: The last raw result of ``function``, detached, on its device; ``None`` until
             the loss was computed.
 
@@ -44,6 +45,7 @@ class LMLoss:
     loss_weight: float = 1.0
     schedule: Schedule = field(default_factory=Schedule)
     tags: Sequence[str] = field(default_factory=list)
+    last_weight: float = field(init=False, repr=False, compare=False)
     last_loss_map: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,17 +61,30 @@ class LMLoss:
                 f"The schedule of loss '{self.name}' is {self.schedule!r}; it must be a Schedule."
             )
         self.tags = list(self.tags)
+        for tag in self.tags:
+            if not isinstance(tag, str) or not is_experiment_name(tag):
+                raise LossError(
+                    f"{tag!r} cannot be a tag of loss '{self.name}'; {EXPERIMENT_NAMES}."
+                )
         if self.is_scheduled:
             self.loss_weight = self.schedule.initial_value
         else:
             # A copy: two losses that were given one default schedule must not share a weight.
             self.schedule = replace(self.schedule)
             self.schedule.current_value = _checked_weight(self.name, self.loss_weight)
+        self.last_weight = float(self.loss_weight)
 
     @property
     def is_scheduled(self) -> bool:
         """Whether the weight comes from the schedule instead of ``loss_weight``."""
         return self.schedule != _UNSCHEDULED
+
+    @property
+    def weight_now(self) -> float:
+        """The weight last applied, or set by hand as ``schedule.current_value`` where none is
+        scheduled. Several losses may share one schedule, whose value is that of the last of them.
+        """
+        return self.last_weight if self.is_scheduled else self.schedule.current_value
 
 
 class LossEvent(NamedTuple):

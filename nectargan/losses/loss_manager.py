@@ -17,15 +17,13 @@ A hook gets scalars without a gradient, which are its to keep: a loss that retur
 its mean. A hook must not read their values (``.item()``) in the step, or the device stalls;
 `LossRecorder` shows how.
 
-In a step that is captured and replayed (`capture`), all hooks fire after the replay instead, for
-the same losses in the same order.
+In a step that is captured and replayed (`CapturedLosses`), all hooks fire after the replay instead,
+for the same losses in the same order.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -37,11 +35,11 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from nectargan.errors import LossError, UnknownLossError, did_you_mean
-from nectargan.losses.captured_losses import CapturedLosses
+from nectargan.losses.hooks import LossHook, LossHooks, tag_set
 from nectargan.losses.lm_data import LMLoss, LossEvent
 from nectargan.scheduling.data import Schedule
 
-LossHook = Callable[[LossEvent], object]
+Weigh = Callable[[LMLoss, Tensor, Mapping[str, Any]], Tensor]
 
 
 class LossManager:
@@ -64,11 +62,11 @@ class LossManager:
         self.epoch: int | None = None
         self.step = 1
         self._losses: dict[str, LMLoss] = {}
-        self._hooks: OrderedDict[int, LossHook] = OrderedDict()
+        self._hooks = LossHooks()
         self._epoch_by_interval: dict[str, float] = {}
         self._loop_tells_steps = False
         self._seen_in_step: set[str] = set()
-        self._captured: CapturedLosses | None = None
+        self._weigh: Weigh = self._weigh_and_fire
 
     # --- where the loop is ---------------------------------------------------------------------
 
@@ -175,10 +173,7 @@ class LossManager:
         Returns:
             A handle whose ``remove()`` ends the calls.
         """
-        hook = fn if query is None else functools.partial(_call_if_tagged, fn, _tag_set(query))
-        handle = RemovableHandle(self._hooks)
-        self._hooks[handle.id] = hook
-        return handle
+        return self._hooks.register(fn, query)
 
     # --- computation ---------------------------------------------------------------------------
 
@@ -196,7 +191,7 @@ class LossManager:
     def compute_loss(
         self,
         name: str,
-        *inputs: Tensor,
+        *inputs: Any,
         epoch: float | None = None,
         loss_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
@@ -204,7 +199,7 @@ class LossManager:
 
         Args:
             name: Name of a registered loss.
-            *inputs: Passed to the loss function.
+            *inputs: Passed to the loss function: tensors, or whatever it takes.
             epoch: Epoch (from 1, fractions allowed) to weight at, kept for the computations that
                 follow; where none is given, the one last told.
             loss_kwargs: Keywords for the loss function; the value of ``"weight_kwargs"`` among
@@ -238,41 +233,45 @@ class LossManager:
             raw = entry.function(*inputs)
         if not isinstance(raw, Tensor):
             raise LossError(f"Loss '{name}' returned {type(raw).__name__}; it must be a tensor.")
-        if self._captured is not None:
-            return self._captured.weigh(entry, raw, weight_kwargs)
+        return self._weigh(entry, raw, weight_kwargs)
+
+    def _weigh_and_fire(
+        self, entry: LMLoss, raw: Tensor, weight_kwargs: Mapping[str, Any]
+    ) -> Tensor:
         weighted = self._weight_loss(entry, raw, self._epoch_for(entry), **weight_kwargs)
         entry.last_loss_map = raw.detach()
         if self._hooks:
-            self.fire(entry, *self._scalars(entry, entry.last_loss_map, weighted.detach()))
+            weight = entry.last_weight
+            self.fire(entry, weight, *_scalars(entry.last_loss_map, weight, weighted.detach()))
         return weighted
 
     @contextmanager
-    def capture(self, captured: CapturedLosses) -> Iterator[None]:
-        """Within the ``with`` block, losses are weighted by tensors of ``captured`` and noted there
-        for every replay; no hook fires, and no loss remembers its value."""
-        captured.begin()
-        self._captured = captured
+    def weighing_by(self, weigh: Weigh) -> Iterator[None]:
+        """Within the ``with`` block, ``weigh(loss, raw, weight_kwargs)`` returns the weighted loss;
+        no hook fires, and no loss remembers its value."""
+        self._weigh = weigh
         try:
             yield
         finally:
-            self._captured = None
+            self._weigh = self._weigh_and_fire
 
-    def weight_in_force(self, entry: LMLoss, **weight_kwargs: Any) -> float:
-        """The weight of a loss at this point of training; it becomes `current_value`."""
-        return self._weight_at(entry, self._epoch_for(entry), **weight_kwargs)
+    def weight_in_force(self, entry: LMLoss, weight_kwargs: Mapping[str, Any]) -> float:
+        """The weight of a loss at this point of training, which it remembers as its last."""
+        return self._weight_at(entry, self._epoch_for(entry), weight_kwargs)
 
     def _weight_loss(
         self, loss_entry: LMLoss, loss_value: Tensor, epoch: float, **weight_kwargs: Any
     ) -> Tensor:
-        """``loss_value`` times the weight in force at ``epoch``, which becomes the schedule's
-        `current_value`."""
-        return loss_value * self._weight_at(loss_entry, epoch, **weight_kwargs)
+        """``loss_value`` times the weight in force at ``epoch``."""
+        return loss_value * self._weight_at(loss_entry, epoch, weight_kwargs)
 
-    def _weight_at(self, entry: LMLoss, epoch: float, **weight_kwargs: Any) -> float:
+    @staticmethod
+    def _weight_at(entry: LMLoss, epoch: float, weight_kwargs: Mapping[str, Any]) -> float:
         schedule = entry.schedule
         if entry.is_scheduled:
             schedule.current_value = schedule.value_at(epoch, **weight_kwargs)
-        return schedule.current_value
+        entry.last_weight = schedule.current_value
+        return entry.last_weight
 
     def _epoch_for(self, entry: LMLoss) -> float:
         """The epoch to evaluate a schedule at: whole epochs unless it moves with every step."""
@@ -289,30 +288,10 @@ class LossManager:
             self._seen_in_step.clear()
         self._seen_in_step.add(name)
 
-    def _scalars(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> Iterable[Tensor]:
-        """Both as scalars that nobody else has: who computed the loss may change it in place."""
-        if raw.dim():
-            raw = raw.mean()
-            weighted = raw * entry.schedule.current_value
-        return torch.stack((raw, weighted)).unbind()
-
-    def fire(self, entry: LMLoss, raw: Tensor, weighted: Tensor) -> None:
-        """Calls the hooks for a loss with its weight in force; both tensors are scalars."""
-        event = LossEvent(
-            entry.name,
-            tuple(entry.tags),
-            raw,
-            entry.schedule.current_value,
-            weighted,
-            self.epoch or 1,
-            self.step,
-        )
-        for hook in tuple(self._hooks.values()):
-            try:
-                hook(event)
-            except Exception as error:
-                error.add_note(f"raised in loss hook '{_name_of(hook)}' for loss '{entry.name}'")
-                raise
+    def fire(self, entry: LMLoss, weight: float, raw: Tensor, weighted: Tensor) -> None:
+        """Calls the hooks for a loss to which ``weight`` was applied; both tensors are scalars."""
+        tags, epoch = tuple(entry.tags), self.epoch or 1
+        self._hooks.fire(LossEvent(entry.name, tags, raw, weight, weighted, epoch, self.step))
 
     # --- queries -------------------------------------------------------------------------------
 
@@ -324,7 +303,7 @@ class LossManager:
         """
         if query is None:
             return dict(self._losses)
-        wanted = _tag_set(query)
+        wanted = tag_set(query)
         return {
             name: loss for name, loss in self._losses.items() if not wanted.isdisjoint(loss.tags)
         }
@@ -343,18 +322,12 @@ class LossManager:
     def get_loss_weights(self, query: Iterable[str] | None = None) -> dict[str, float]:
         """The weight last in force for each loss. ``query`` as in `get_registered_losses`."""
         losses = self.get_registered_losses(query).items()
-        return {name: loss.schedule.current_value for name, loss in losses}
+        return {name: loss.weight_now for name, loss in losses}
 
 
-def _tag_set(query: Iterable[str]) -> frozenset[str]:
-    return frozenset((query,) if isinstance(query, str) else query)
-
-
-def _call_if_tagged(fn: LossHook, wanted: frozenset[str], event: LossEvent) -> None:
-    if not wanted.isdisjoint(event.tags):
-        fn(event)
-
-
-def _name_of(hook: LossHook) -> str:
-    fn = hook.args[0] if isinstance(hook, functools.partial) and hook.args else hook
-    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+def _scalars(raw: Tensor, weight: float, weighted: Tensor) -> Iterable[Tensor]:
+    """Both as scalars that nobody else has: who computed the loss may change it in place."""
+    if raw.dim():
+        raw = raw.mean()
+        weighted = raw * weight
+    return torch.stack((raw, weighted)).unbind()

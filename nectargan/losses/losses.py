@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,11 @@ def check_same_shape(owner: str, x: Tensor, y: Tensor) -> None:
             f"{owner}: got tensors of shape {tuple(x.shape)} and {tuple(y.shape)}; "
             "both must have one shape (N, C, H, W)."
         )
+
+
+def sum_of(values: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more scalars; of a single one, that scalar itself."""
+    return functools.reduce(torch.add, values)
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -98,10 +104,52 @@ class AdversarialLoss(nn.Module):
         self.role = "generator" if generator else "real" if real else "fake"
         self.reduction = reduction
 
-    def forward(self, logits: Tensor) -> Tensor:
-        """The loss of logits of any shape: a scalar, or a map of their shape; float32 or wider."""
-        cost = _ADVERSARIAL[self.mode][self.role](full_precision(logits))
-        return cost.mean() if self.reduction == "mean" else cost
+    def forward(self, *logits: Tensor) -> Tensor:
+        """The loss of logits of any shape.
+
+        Args:
+            *logits: Of a discriminator; or of several, of which each is averaged by itself, and the
+                sum is returned (Wang et al. 2018, equation 3).
+
+        Returns:
+            A scalar, or with ``reduction="none"`` a map of the shape of the logits; float32 or
+            wider.
+
+        Raises:
+            LossError: a map is wanted of more than one.
+        """
+        costs = [_ADVERSARIAL[self.mode][self.role](full_precision(each)) for each in logits]
+        if self.reduction == "mean":
+            return sum_of(cost.mean() for cost in costs)
+        if len(costs) != 1:
+            raise LossError(f"{type(self).__name__}: reduction is 'none', with several logits.")
+        return costs[0]
+
+
+class FeatureMatchingLoss(nn.Module):
+    """How far the generated images are from the real ones in the layers of the discriminator: the
+    mean absolute difference of each layer, summed over layers and scales (Wang et al. 2018,
+    equation 4).
+
+    The logits are no features here, as in the authors' code. A trainer gives this loss features
+    instead of images, by whatever name it is registered.
+    """
+
+    def forward(
+        self, generated: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]]
+    ) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            generated: Of the generated images, for each scale the maps of the layers, of any shape,
+                and the logits last.
+            real: Of the real images; no gradient is needed.
+        """
+        return sum_of(
+            (full_precision(ours) - full_precision(theirs)).abs().mean()
+            for of_generated, of_real in zip(generated, real, strict=True)
+            for ours, theirs in zip(of_generated[:-1], of_real[:-1], strict=True)
+        )
 
 
 class _FilterLoss(nn.Module, ABC):

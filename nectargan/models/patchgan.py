@@ -1,4 +1,4 @@
-"""The discriminator of pix2pix: a PatchGAN (Isola et al. 2017, section 6.1.2)."""
+"""The discriminators of pix2pix: PatchGAN and PixelGAN (Isola et al. 2017, section 6.1.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.errors import ModelError
-from nectargan.models.blocks import NORMS, check_choice, check_whole, init_weights
+from nectargan.models.blocks import (
+    INITS,
+    PADDINGS,
+    check_choice,
+    check_whole,
+    init_weights,
+    with_spectral_norm,
+)
+from nectargan.models.convolutions import PaddedConv2d, in_fast_order
+from nectargan.models.norms import NORMS
 
 
 class PatchGANDiscriminator(nn.Module):
@@ -22,6 +31,10 @@ class PatchGANDiscriminator(nn.Module):
         n_layers: Convolutions of stride 2.
         max_channels: No layer gets more channels than this.
         norm: "instance" (no affine weights) or "batch"; the first and last layer have none.
+        padding: "zeros" or "reflect" at the borders.
+        init: Weights at the start; see `init_weights`.
+        spectral_norm: Divide the weight of each convolution by its largest singular value (Miyato
+            et al. 2018).
 
     Raises:
         ModelError: an argument is out of its range or an unknown name.
@@ -34,6 +47,9 @@ class PatchGANDiscriminator(nn.Module):
         n_layers: int = 3,
         max_channels: int = 512,
         norm: str = "instance",
+        padding: str = "zeros",
+        init: str = "normal",
+        spectral_norm: bool = False,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -42,6 +58,8 @@ class PatchGANDiscriminator(nn.Module):
         check_whole(owner, "n_layers", n_layers, 0)
         check_whole(owner, "max_channels", max_channels, 1)
         check_choice(owner, "norm", norm, NORMS)
+        check_choice(owner, "padding", padding, PADDINGS)
+        check_choice(owner, "init", init, INITS)
 
         self.n_layers = n_layers
         self._kernel = 4 if n_layers else 1
@@ -53,14 +71,17 @@ class PatchGANDiscriminator(nn.Module):
         ends = zip([in_channels, *widths], [*widths, 1], self._strides, strict=True)
         for layer, (nc_in, nc_out, stride) in enumerate(ends):
             normed = 0 < layer < hidden
-            padding = 1 if n_layers else 0
-            layers.append(nn.Conv2d(nc_in, nc_out, self._kernel, stride, padding, bias=not normed))
+            layers.append(PaddedConv2d(nc_in, nc_out, self._kernel, stride, not normed, padding))
             if normed:
                 layers.append(NORMS[norm](nc_out))
             if layer < hidden:
                 layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
-        init_weights(self)
+        init_weights(self, init)
+        if spectral_norm:
+            for convolution in self.layers:
+                if isinstance(convolution, nn.Conv2d):
+                    with_spectral_norm(convolution)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Scores the pairs (x, y).
@@ -72,8 +93,25 @@ class PatchGANDiscriminator(nn.Module):
         Returns:
             Logits ``(N, 1, H', W')``, one for each patch; high means real.
         """
-        logits: Tensor = self.layers(torch.cat((x, y), dim=1))
+        logits: Tensor = self.layers(in_fast_order(torch.cat((x, y), dim=1)))
         return logits
+
+    def features(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
+        """What the layers make of the pairs (x, y), for feature matching.
+
+        Args:
+            x: As in `forward`.
+            y: As in `forward`.
+
+        Returns:
+            A list for each scale, here one: the maps after each activation, then the logits.
+        """
+        maps, out = [], torch.cat((x, y), dim=1)
+        for layer in self.layers:
+            out = layer(out)
+            if isinstance(layer, nn.LeakyReLU):
+                maps.append(out)
+        return [[*maps, out]]
 
     @property
     def receptive_field(self) -> int:
@@ -96,3 +134,38 @@ class PatchGANDiscriminator(nn.Module):
                 f"The discriminator cannot take images of {height} x {width} (height x width): "
                 f"with n_layers={self.n_layers} the smallest that fit are {smallest} x {smallest}."
             )
+
+
+class PixelDiscriminator(PatchGANDiscriminator):
+    """Judges each pixel of a pair of images by itself: three 1 x 1 convolutions, the paper's
+    PixelGAN. It sees colours and no texture.
+
+    Args:
+        in_channels: Channels of both images together.
+        base_channels: Channels of the first layer; the second has twice as many.
+        norm: As in `PatchGANDiscriminator`.
+        init: As there.
+        spectral_norm: As there.
+
+    Raises:
+        ModelError: an argument is out of its range or an unknown name.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        base_channels: int = 64,
+        norm: str = "instance",
+        init: str = "normal",
+        spectral_norm: bool = False,
+    ) -> None:
+        check_whole(type(self).__name__, "base_channels", base_channels, 1)
+        super().__init__(
+            in_channels,
+            base_channels,
+            n_layers=0,
+            max_channels=2 * base_channels,
+            norm=norm,
+            init=init,
+            spectral_norm=spectral_norm,
+        )

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from nectargan.errors import ModelError
 from nectargan.models.blocks import (
     BLOCKS,
-    NORMS,
+    INITS,
+    PADDINGS,
     UPSAMPLE_TYPES,
     check_choice,
+    check_dropout,
     check_whole,
     init_weights,
 )
+from nectargan.models.norms import NORMS
 
 _WIDEST = 8  # times `features`
 _DROPOUT_BLOCKS = 3
@@ -41,6 +44,8 @@ class UnetGenerator(nn.Module):
         norm: "instance" (no affine weights) or "batch".
         dropout: Chance to drop a value, while training, in the three blocks that follow the
             bottleneck (fewer if the network has fewer; never in the output). 0 for none.
+        padding: "zeros" or "reflect" at the borders, on the way down and after an interpolation.
+        init: Weights at the start; see `init_weights`.
 
     Raises:
         ModelError: an argument is out of its range or an unknown name.
@@ -56,6 +61,8 @@ class UnetGenerator(nn.Module):
         upsample_type: str = "Transposed",
         norm: str = "instance",
         dropout: float = 0.5,
+        padding: str = "zeros",
+        init: str = "normal",
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -66,8 +73,9 @@ class UnetGenerator(nn.Module):
         check_choice(owner, "block_type", block_type, BLOCKS)
         check_choice(owner, "upsample_type", upsample_type, UPSAMPLE_TYPES)
         check_choice(owner, "norm", norm, NORMS)
-        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-            raise ModelError(f"{owner}: dropout is {dropout!r}; it must be at least 0 and below 1.")
+        check_choice(owner, "padding", padding, PADDINGS)
+        check_choice(owner, "init", init, INITS)
+        check_dropout(owner, dropout)
 
         self.n_downs = n_downs
         block = BLOCKS[block_type]
@@ -87,6 +95,7 @@ class UnetGenerator(nn.Module):
                     activate=level > 0,
                     norm=norm if normed else None,
                     bias=lone_bias and not normed,
+                    padding=padding,
                 )
             )
 
@@ -103,10 +112,11 @@ class UnetGenerator(nn.Module):
                     norm=None if output else norm,
                     bias=output,
                     upsample_type=upsample_type,
+                    padding=padding,
                     dropout=dropout if level < _DROPOUT_BLOCKS and not output else 0.0,
                 )
             )
-        init_weights(self)
+        init_weights(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Generates images.
@@ -138,6 +148,11 @@ class UnetGenerator(nn.Module):
     def multiple(self) -> int:
         """Both sides of an image must be a multiple of this number of pixels."""
         return int(2 ** (self.n_downs + 2))
+
+    @property
+    def smallest(self) -> int:
+        """The least that a side can have, in pixels."""
+        return self.multiple
 
     def check_size(self, height: int, width: int) -> None:
         """Raises `ModelError` unless the network takes images of this size, in pixels.

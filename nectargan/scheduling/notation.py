@@ -5,18 +5,27 @@
     linear 0->1 @ 1-20 interval=step
     constant 5
     piecewise 1:0 10:1 20:0.5
+    my_package.my_schedule 100->10 @ 1-100 period=10
+
+What stands behind ``=`` is an argument of the schedule's function. A function of one's own, by its
+import path, needs no values and no epochs: ``my_package.my_schedule 5 period=10``.
 
 The arrow may be written ``→`` and the dash between the epochs ``–``, as `notation_of` does.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import fields
+from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
-from nectargan.errors import ScheduleError
+from nectargan.errors import ScheduleError, did_you_mean
+from nectargan.imports import is_import_path
 from nectargan.scheduling.data import Schedule
+from nectargan.scheduling.parameters import parameters_of
+from nectargan.scheduling.schedules import schedule_map
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CONSTANT = re.compile(rf"(?P<initial>{_NUMBER})")
@@ -25,8 +34,7 @@ _MOVE = re.compile(
     rf"(?P<initial>{_NUMBER})\s*(?:->|→)\s*(?P<target>{_NUMBER})"
     rf"\s*@\s*(?P<start>{_NUMBER})\s*[-–]\s*(?P<end>{_NUMBER})"
 )
-_EXTRA = re.compile(r"\s+(power|cycles|ramp|steps|interval)=(\S+)$")
-_DEFAULTS = {field.name: field.default for field in fields(Schedule)}
+_EXTRA = re.compile(r"(?:^|\s+)([^\W\d]\w*)=(\S+)$")
 
 
 def parse_notation(text: str) -> dict[str, Any]:
@@ -42,18 +50,27 @@ def parse_notation(text: str) -> dict[str, Any]:
         ScheduleError: it cannot be read. The name and the numbers are for `Schedule` to check.
     """
     name, _, rest = text.strip().partition(" ")
+    is_own = is_import_path(name)
     extras: dict[str, Any] = {}
     while match := _EXTRA.search(rest):
         key, value = match.groups()
         if key in extras:
             raise ScheduleError(f"Schedule {text!r} gives {key} twice.")
-        extras[key] = value if key == "interval" else _number(value, text)
+        extras[key] = value if key == "interval" else _value(value, text, is_own)
         rest = rest[: match.start()]
     rest = rest.strip()
+    if is_own:
+        interval = {"interval": extras.pop("interval")} if "interval" in extras else {}
+        extras = {"arguments": extras, **interval} if extras else interval
+    if name in schedule_map:
+        known = ["interval", *(parameters_of(schedule_map[name]) or ())]
+        for key in extras:
+            if key not in known:
+                raise ScheduleError(f"Schedule {text!r} has a {key}.{did_you_mean(key, known)}")
     if name == "piecewise" and _POINTS.fullmatch(rest):
         pairs = [point.split(":") for point in rest.split()]
         return {"schedule": name, "points": [[float(e), float(v)] for e, v in pairs], **extras}
-    if name == "constant" and (match := _CONSTANT.fullmatch(rest)):
+    if (name == "constant" or is_own) and (match := _CONSTANT.fullmatch(rest)):
         value = float(match["initial"])
         return {"schedule": name, "initial_value": value, "target_value": value, **extras}
     if match := _MOVE.fullmatch(rest):
@@ -65,6 +82,8 @@ def parse_notation(text: str) -> dict[str, Any]:
             "target_value": float(match["target"]),
             **extras,
         }
+    if is_own and not rest:
+        return {"schedule": name, **extras}
     raise ScheduleError(
         f"{text!r} is no schedule; write 'linear 100->0 @ 100-200', 'constant 5' or "
         "'piecewise 1:0 10:1' (a plain number has no quotes)."
@@ -73,32 +92,60 @@ def parse_notation(text: str) -> dict[str, Any]:
 
 def notation_of(schedule: Schedule) -> str:
     """A schedule in one line, which `parse_notation` reads back; for a callable, its name."""
-    extras = [
-        f" {name}={value if name == 'interval' else format_number(value)}"
-        for name in ("power", "cycles", "ramp", "steps", "interval")
-        if (value := getattr(schedule, name)) != _DEFAULTS[name]
-    ]
-    return schedule.name + _values_of(schedule) + "".join(extras)
+    return schedule.name + _values_of(schedule) + "".join(_extras_of(schedule))
+
+
+def _extras_of(schedule: Schedule) -> Iterator[str]:
+    if not isinstance(schedule.schedule, str):
+        return
+    function = schedule_map.get(schedule.schedule)
+    parameters = (parameters_of(function) if function else None) or {}
+    for name, value in schedule.arguments.items():
+        is_default = name in parameters and parameters[name].default == value
+        if name != "points" and not is_default:
+            yield f" {name}={_text(value)}"
+    if schedule.interval != "epoch":
+        yield f" interval={schedule.interval}"
 
 
 def _values_of(schedule: Schedule) -> str:
-    if schedule.schedule == "constant":
-        return f" {format_number(schedule.initial_value)}"
+    a, b = format_number(schedule.initial_value), format_number(schedule.target_value)
+    start, end = format_number(schedule.start_epoch), format_number(schedule.end_epoch)
     if schedule.schedule == "piecewise":
         return "".join(
-            f" {format_number(epoch)}:{format_number(value)}" for epoch, value in schedule.points
+            f" {format_number(epoch)}:{format_number(value)}"
+            for epoch, value in schedule.arguments["points"]
         )
     if not isinstance(schedule.schedule, str):
         return ""
-    return (
-        f" {format_number(schedule.initial_value)}→{format_number(schedule.target_value)}"
-        f" @ {format_number(schedule.start_epoch)}–{format_number(schedule.end_epoch)}"
-    )
+    is_own = schedule.schedule not in schedule_map
+    if schedule.schedule == "constant" or (is_own and a == b and start == end == "1"):
+        return f" {a}"
+    return f" {a}→{b} @ {start}–{end}"
 
 
 def format_number(value: float) -> str:
     """The shortest text that reads back to the same number; whole ones without a point."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
+
+
+def _value(text: str, whole: str, is_own: bool) -> Any:
+    """The value of an argument; a function of one's own may take any JSON, or a word."""
+    if not is_own or re.fullmatch(_NUMBER, text):
+        return _number(text, whole)
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _text(value: Any) -> str:
+    """An argument as `_value` reads it: numbers and words as they are, else JSON without spaces."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return format_number(float(value))
+    if isinstance(value, str) and re.fullmatch(r"\S+", value) and _value(value, "", True) == value:
+        return value
+    return json.dumps(value, separators=(",", ":")).replace(" ", "\\u0020")
 
 
 def _number(text: str, whole: str) -> float:

@@ -8,16 +8,24 @@ target, ``s`` the start and ``e`` the end epoch, and
 
 all but `constant` and `piecewise` return ``a + (b - a) * c(t)`` for a curve ``c`` with ``c(0) = 0``
 and ``c(1) = 1``: exactly ``a`` up to and in epoch ``s``, exactly ``b`` from epoch ``e`` on, whether
-that grows or decays and whatever the signs. A keyword overrides the field of the same name of the
-schedule for this one call.
+that grows or decays and whatever the signs.
+
+What a function takes besides is in its signature, with bounds and defaults: `Schedule`, the config
+and the one-line notation read it there. In `schedule_map` the functions find these arguments in the
+schedule; a keyword overrides one for this one call. To add a schedule, write its function and add
+it to `schedule_map`.
 """
 
 from __future__ import annotations
 
 import bisect
+import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Gt, Interval, Le, MaxLen
 
 if TYPE_CHECKING:
     from nectargan.scheduling.data import Schedule
@@ -25,6 +33,11 @@ if TYPE_CHECKING:
 # The ratio between the ends that `exponential` assumes where the true one does not exist: an end
 # at zero, or ends of opposite signs. 1000 spans three decades, the usual range of such decays.
 _STAND_IN_RATIO = 1e3
+
+FLOAT32_MAX = 3.4e38
+Number = Annotated[float, Interval(ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
+_NO_POINTS: list[list[float]] = []
+Repetitions = Interval(ge=1, le=10**9)
 
 
 def _blend(schedule: Schedule, epoch: float, curve: Callable[[float], float]) -> float:
@@ -84,25 +97,34 @@ def cosine(schedule: Schedule, epoch: float) -> float:
     return _blend(schedule, epoch, lambda t: (1.0 - math.cos(math.pi * t)) / 2.0)
 
 
-def polynomial(schedule: Schedule, epoch: float, *, power: float | None = None) -> float:
+def polynomial(
+    schedule: Schedule, epoch: float, *, power: Annotated[float, Gt(0), Le(1000), "Exponent."] = 2.0
+) -> float:
     """A power of the time left: ``c(t) = 1 - (1 - t) ** power`` (the "poly" policy of Chen et al.
     2017, DeepLab). ``power`` = 1 is `linear`; above 1 most of the way is made early."""
-    exponent = schedule.power if power is None else power
-    return _blend(schedule, epoch, lambda t: 1.0 - (1.0 - t) ** exponent)
+    return _blend(schedule, epoch, lambda t: 1.0 - (1.0 - t) ** power)
 
 
-def step(schedule: Schedule, epoch: float, *, steps: int | None = None) -> float:
+def step(
+    schedule: Schedule,
+    epoch: float,
+    *,
+    steps: Annotated[int, Repetitions, "Number of jumps."] = 4,
+) -> float:
     """A staircase of ``steps`` equal jumps: ``c(t) = floor(steps * t) / steps`` (step decay, as in
     torch's ``StepLR`` but with the ends given). The last jump lands on the end epoch."""
-    count = schedule.steps if steps is None else steps
-    return _blend(schedule, epoch, lambda _: math.floor(_times(count, schedule, epoch)) / count)
+    return _blend(schedule, epoch, lambda _: math.floor(_times(steps, schedule, epoch)) / steps)
 
 
-def piecewise(schedule: Schedule, epoch: float) -> float:
+def piecewise(
+    schedule: Schedule,
+    epoch: float,
+    *,
+    points: Annotated[list[list[Number]], MaxLen(10_000), "[epoch, value] pairs."] = _NO_POINTS,
+) -> float:
     """Straight lines through ``points``, pairs of (epoch, value): between two neighbours
     ``v0 + (v1 - v0) * (epoch - e0) / (e1 - e0)`` (as ``numpy.interp``); the first value before the
     first point, the last one after the last."""
-    points = schedule.points
     if epoch <= points[0][0]:
         return points[0][1]
     if epoch >= points[-1][0]:
@@ -114,23 +136,41 @@ def piecewise(schedule: Schedule, epoch: float) -> float:
 
 
 def cyclical(
-    schedule: Schedule, epoch: float, *, cycles: int | None = None, ramp: float | None = None
+    schedule: Schedule,
+    epoch: float,
+    *,
+    cycles: Annotated[int, Repetitions, "Number of cycles."] = 4,
+    ramp: Annotated[float, Interval(gt=0, le=1), "Part of a cycle that the ramp takes."] = 0.5,
 ) -> float:
     """``cycles`` repetitions of a linear ramp from ``a`` to ``b`` and a hold at ``b``:
     ``c(t) = min(1, frac(cycles * t) / ramp)``, where ``ramp`` in (0, 1] is the part of a cycle that
     the ramp takes (Fu et al. 2019, Cyclical Annealing Schedule, eq. 6-7; ``M`` and ``R`` there)."""
-    count = schedule.cycles if cycles is None else cycles
-    part = schedule.ramp if ramp is None else ramp
-    return _blend(schedule, epoch, lambda _: min(1.0, _times(count, schedule, epoch) % 1.0 / part))
+    return _blend(schedule, epoch, lambda _: min(1.0, _times(cycles, schedule, epoch) % 1.0 / ramp))
+
+
+def _with_arguments_of_the_schedule(function: Callable[..., float]) -> Callable[..., float]:
+    keywords = list(inspect.signature(function).parameters)[2:]
+    if not keywords:
+        return function
+
+    @functools.wraps(function)
+    def with_arguments(schedule: Schedule, epoch: float, **given: Any) -> float:
+        own = schedule.arguments
+        return function(schedule, epoch, **{k: own[k] for k in keywords if k in own} | given)
+
+    return with_arguments
 
 
 schedule_map: dict[str, Callable[..., float]] = {
-    "constant": constant,
-    "linear": linear,
-    "exponential": exponential,
-    "cosine": cosine,
-    "polynomial": polynomial,
-    "step": step,
-    "piecewise": piecewise,
-    "cyclical": cyclical,
+    function.__name__: _with_arguments_of_the_schedule(function)
+    for function in (
+        constant,
+        linear,
+        exponential,
+        cosine,
+        polynomial,
+        step,
+        piecewise,
+        cyclical,
+    )
 }

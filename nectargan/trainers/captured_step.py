@@ -7,8 +7,10 @@ before: the images, the weights of the losses, the learning rates.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,15 @@ def graph_obstacle(wanted: str, device: torch.device, precision: str) -> str | N
     return obstacle
 
 
+class _Capture(NamedTuple):
+    """A captured step, and the tensors that its replays read and fill."""
+
+    inputs: tuple[Tensor, Tensor]
+    losses: CapturedLosses
+    gradients: list[tuple[nn.Parameter, Tensor | None]]
+    replay: Work
+
+
 class CapturedStep:
     """Runs a step by replaying it. Its updates, losses and hooks are those of the eager step.
 
@@ -93,16 +104,12 @@ class CapturedStep:
         self._step = step
         self._losses = losses
         self._modules = list(modules)
-        self._optimizers = list(optimizers)
-        self._scaler = scaler
+        self._snapshot = functools.partial(Snapshot, self._modules, list(optimizers), scaler)
         self._batch_size = batch_size
         self._backend = backend
         self._required = required
         self._on_give_up = on_give_up
-        self._inputs: tuple[Tensor, Tensor] | None = None
-        self._captured = CapturedLosses(losses)
-        self._replay: Work | None = None
-        self._gradients: list[tuple[nn.Parameter, Tensor | None]] = []
+        self._capture: _Capture | None = None
         self._was_eager = False
         self._gave_up = False
 
@@ -112,36 +119,36 @@ class CapturedStep:
             self._step(source, target)
             self._was_eager = True
             return
-        if self._replay is None or self._captured.is_stale:
-            snapshot = Snapshot(self._modules, self._optimizers, self._scaler, source.device)
+        if self._capture is None or self._capture.losses.is_stale:
+            snapshot = self._snapshot(source.device)
+            self._capture = None  # frees the memory of an earlier one
             try:
-                self._capture(source, target, snapshot)
+                self._capture = self._make_capture(source, target, snapshot)
             except (RuntimeError, LossError) as error:
                 snapshot.restore()
                 self._give_up(error)
                 self._step(source, target)
                 return
         else:
-            for static, new in zip(self._inputs or (), (source, target), strict=True):
+            for static, new in zip(self._capture.inputs, (source, target), strict=True):
                 static.copy_(new)
-            self._captured.refresh()
-            self._replay()
-        self._captured.fire()
+            self._capture.losses.refresh()
+            self._capture.replay()
+        self._capture.losses.fire()
         if self._was_eager:
             # The eager step left gradients of its own, which no replay fills.
-            for parameter, gradient in self._gradients:
+            for parameter, gradient in self._capture.gradients:
                 parameter.grad = gradient
             self._was_eager = False
 
-    def _capture(self, source: Tensor, target: Tensor, snapshot: Snapshot) -> None:
+    def _make_capture(self, source: Tensor, target: Tensor, snapshot: Snapshot) -> _Capture:
         """Captures the step and makes the first replay."""
-        self._replay, self._gradients = None, []  # frees the memory of an earlier capture
         inputs = source.clone(), target.clone()
         captured = CapturedLosses(self._losses)
         expected: list[Tensor] = []
 
         def work() -> None:
-            with self._losses.capture(captured):
+            with captured.noting():
                 self._step(*inputs)
                 captured.gather()
             if not expected:
@@ -150,7 +157,7 @@ class CapturedStep:
         self._backend.warm_up(work, _WARM_UPS)
         snapshot.restore()
         replay = self._backend.capture(work)
-        self._gradients = [(p, p.grad) for m in self._modules for p in m.parameters()]
+        gradients = [(p, p.grad) for m in self._modules for p in m.parameters()]
         captured.refresh()
         replay()
         changed = captured.unlike(expected[0])
@@ -159,7 +166,7 @@ class CapturedStep:
                 f"a replay computes another {' and '.join(changed)} than the step itself, which "
                 "may read memory of the host that is gone by then"
             )
-        self._replay, self._inputs, self._captured = replay, inputs, captured
+        return _Capture(inputs, captured, gradients, replay)
 
     def _give_up(self, error: Exception) -> None:
         reason = " ".join(str(error).split())[:200]
@@ -169,7 +176,6 @@ class CapturedStep:
                 "or 'off'."
             ) from None
         log.warning("the step cannot be captured and is run eagerly, which is slower: %s", reason)
-        self._replay, self._gradients = None, []
         self._gave_up = True
         if self._on_give_up is not None:
             self._on_give_up(reason)

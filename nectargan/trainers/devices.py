@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,24 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "fp32"
 
 
+def memory_format(device: torch.device, precision: str, batch_size: int) -> torch.memory_format:
+    """The order in which the networks' weights, and with them their maps, lie in memory.
+
+    Tensor cores take ``channels_last``; in the other order cuDNN copies each map before and after
+    a convolution. Instance norm keeps it for a batch of one image alone. See `InstanceNorm2d`.
+    """
+    on_tensor_cores = device.type == "cuda" and precision != "fp32"
+    return torch.channels_last if on_tensor_cores and batch_size == 1 else torch.contiguous_format
+
+
+def place(network: nn.Module, device: torch.device, order: torch.memory_format) -> None:
+    """Moves a network to a device, in place, and lays out the weights of its 2D convolutions."""
+    network.to(device)
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=order)
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context to run a network in; none for fp32."""
     if precision == "fp32":
@@ -90,26 +109,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
-def compiled(network: nn.Module) -> Callable[..., Tensor]:
-    """``network`` compiled by torch on its first call; its own object stays as it is.
+def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A network, or a method of one, compiled by torch on its first call; its own object stays as
+    it is.
 
     Raises:
         RunError: on the first call: there is no compiler, or it fails.
     """
-    run = torch.compile(network, dynamic=False)
+    run = torch.compile(forward, dynamic=False)
 
-    def call(*inputs: Tensor) -> Tensor:
+    def call(*inputs: Tensor) -> Any:
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            output: Tensor = run(*inputs)
+            return run(*inputs)
         except TorchDynamoException as error:
             reason = " ".join(str(error).split())[:300]
             raise RunError(
                 "train.compile is 'default', but torch cannot compile the networks here: "
                 f"{reason}; use 'off'."
             ) from None
-        return output
 
     return call
 

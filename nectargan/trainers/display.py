@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from typing import Protocol
 
 from rich.console import Group
 from rich.live import Live
@@ -20,13 +20,29 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nectargan.loggers.ledger import LossRow
 from nectargan.output import make_console, printable, say
+from nectargan.record.ledger import LossRow
+from nectargan.record.run_directory import RunDirectory
 from nectargan.trainers.lines import duration, losses_line, metrics_line
-from nectargan.trainers.trainer import Display
 
 _REFRESH_SECONDS = 0.25
 _LINE_SECONDS = 60.0
+
+
+class Display(Protocol):
+    """Shows a run to the person who started it."""
+
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
+        """The run begins."""
+
+    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
+        """A step was made; ``losses`` are the newest rows on record, free to read."""
+
+    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """An epoch is over."""
+
+    def stop(self) -> None:
+        """The run is over, however it ended."""
 
 
 def make_display() -> Display:
@@ -41,7 +57,7 @@ class SafeDisplay:
         self._display = display
         self._is_lost = False
 
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
         """As that of the other display; so are all methods."""
         self._call(self._display.start, directory, epochs, steps_per_epoch)
 
@@ -68,7 +84,7 @@ class SafeDisplay:
 class PlainDisplay:
     """One line at the start, one per epoch, and in a long epoch one now and then."""
 
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
         """Says where the run is."""
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._rows: Mapping[str, LossRow] = {}
@@ -104,7 +120,7 @@ class PlainDisplay:
 class LiveDisplay:
     """A progress bar with the losses under it, and a line per epoch above."""
 
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
+    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
         """Begins to draw."""
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._drawn = 0.0

@@ -7,17 +7,19 @@ from typing import Any
 
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
-from nectargan.config.schema import Config, LearningRate, Save
-from nectargan.losses.pix2pix_objective import ADVERSARIAL, objective_weights
+from nectargan.config.network_options import LearningRate
+from nectargan.config.objectives import ADVERSARIAL, objective_weights
+from nectargan.config.schedules import loss_weights, lr_schedules
+from nectargan.config.schema import Config, Save
 from nectargan.scheduling.data import Schedule
-from nectargan.trainers.components import loss_weights, lr_schedules
+from nectargan.scheduling.schedules import schedule_map
 from nectargan.wording import counted
 
 _VGG = "G_VGG"
 
 
 def doubts_about(config: Config) -> list[str]:
-    """What may not be as it was meant in a resolved config, a sentence each."""
+    """What may not be as it was meant in a config, a sentence each."""
     unused = (f"{key} is {value} and is not used: {why}." for key, value, why in _unused(config))
     return [*unused, *_schedules_outside(config), *_negative_weights(config)]
 
@@ -61,6 +63,8 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
     for side in ("both", "input"):
         section = getattr(config.dataloader.augmentations, side)
         for key, value in _given(section, type(section)()):
+            if key == "own":
+                continue
             chance = _chance_of(key, section)
             if chance != key and not getattr(section, chance):
                 place = f"dataloader.augmentations.{side}"
@@ -102,8 +106,8 @@ def _schedules_outside(config: Config) -> Iterator[str]:
     for place, schedule in _own_schedules(config):
         start, end = schedule.start_epoch, schedule.end_epoch
         epochs = config.train.epochs
-        if schedule.name == "constant" or start == end:
-            continue
+        if schedule.name == "constant" or start == end or schedule.name not in schedule_map:
+            continue  # what a function of one's own makes of the epochs is its business
         told = f"{place} moves from epoch {start:g} to epoch {end:g}"
         length = f"the run has {counted(epochs, 'epoch')}"
         if start >= epochs or end < 1:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 import torch
 
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
+from nectargan.record.run_directory import RunDirectory
 from nectargan.shell import quoted
 from nectargan.shortage import Kind, shortage_of
-from nectargan.trainers.checkpoint import list_checkpoints
 from nectargan.trainers.memory import WHAT_TO_LOWER, Need, gib, sizes_of
 
 _GUARD = "'if __name__ == \"__main__\":'"
@@ -21,7 +20,7 @@ _GUARD = "'if __name__ == \"__main__\":'"
 
 @contextmanager
 def shortages_explained(
-    config: Config, device: torch.device, need: Need, directory: Path | None = None
+    config: Config, device: torch.device, need: Need, directory: RunDirectory | None = None
 ) -> Iterator[None]:
     """Turns errors about too little of anything into a sentence, with the sizes of the run.
 
@@ -48,7 +47,7 @@ def shortages_explained(
             raise
         again = ""
         if directory is not None:
-            has_checkpoint = bool(list_checkpoints(directory))
+            has_checkpoint = bool(directory.list_checkpoints())
             again = f"go on with --resume {quoted(directory)}" if has_checkpoint else "start again"
             again = f" and {again}"
         raise RunError(f"{told}; {advice}{again}.") from error

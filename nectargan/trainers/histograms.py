@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nectargan.loggers.histograms import Histogram
+from nectargan.record.histogram_file import Histogram
 
 # Weights and gradients span many orders of magnitude: bins that grow by a tenth, as TensorFlow's.
 # The same ones each time, so that histograms of several epochs and runs can be added.

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nectargan.loggers.ledger import LossRow
+from nectargan.metrics import label_of
 
-_LABELS = {
-    "val/l1": "l1",
-    "val/psnr": "psnr",
-    "val/ssim": "ssim",
-    "time/images_per_second": "images/s",
-}
+if TYPE_CHECKING:
+    from nectargan.record.ledger import LossRow
+
+_SPEED = "time/images_per_second"
 
 
 def losses_line(rows: Mapping[str, LossRow]) -> str:
@@ -23,8 +20,10 @@ def losses_line(rows: Mapping[str, LossRow]) -> str:
 
 def metrics_line(values: Mapping[str, float]) -> str:
     """The metrics of an epoch that a person looks at."""
+    measured = [name for name in values if name.startswith("val/")]
+    labels = {name: label_of(name) for name in measured} | {_SPEED: "images/s"}
     return "  ".join(
-        f"{label} {values[name]:.4g}" for name, label in _LABELS.items() if name in values
+        f"{label} {values[name]:.4g}" for name, label in labels.items() if name in values
     )
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nectargan.config.objectives import ADVERSARIAL
 from nectargan.dataset.paired_dataset import normalize
 from nectargan.files import replacing
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.losses import LaplacianLoss, SobelLoss
-from nectargan.losses.pix2pix_objective import ADVERSARIAL
 from nectargan.trainers.validation import Pair, example_rows
 
 if TYPE_CHECKING:

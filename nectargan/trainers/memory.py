@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import psutil
 import torch
 from torch import Tensor, nn
 
 from nectargan import cgroups
+from nectargan.build import build_discriminator, build_generator, height_and_width
+from nectargan.config.network_options import OwnNetwork
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.trainers.components import build_discriminator, build_generator, height_and_width
 
 # float32: the weight, its gradient, and Adam's two moments.
 _BYTES_PER_PARAMETER = 16
@@ -85,27 +88,53 @@ def needed_memory(config: Config, precision: str) -> Need:
     """Counts the parameters of both networks and what a step keeps for its backward passes.
 
     Takes milliseconds and no memory: the networks are built and run on torch's "meta" device,
-    which knows shapes alone.
+    which knows shapes alone. Of one's own that cannot be run there, only the parameters count.
 
     Args:
         config: The run.
         precision: "fp32"; with "bf16" and "fp16" activations take half.
     """
-    load = config.dataloader.load
+    load, train = config.dataloader.load, config.train
     size = (config.dataloader.batch_size, *height_and_width(load.crop_size))
-    with torch.device("meta"):
-        generator, discriminator = build_generator(config), build_discriminator(config)
-        source = torch.empty(size[0], load.input_nc, *size[1:])
-        target = torch.empty(size[0], load.output_nc, *size[1:])
+    source = torch.empty(size[0], load.input_nc, *size[1:], device="meta")
+    target = torch.empty(size[0], load.output_nc, *size[1:], device="meta")
+    generator = _pass(build_generator, config, isinstance(train.generator, OwnNetwork), source)
+    discriminator = _pass(
+        build_discriminator, config, isinstance(train.discriminator, OwnNetwork), source, target
+    )
     # G's activations live until its update, while D sees the real pairs and the generated ones.
-    kept = _kept_bytes(generator, source) + 2 * _kept_bytes(discriminator, source, target)
-    parameters = [*generator.parameters(), *discriminator.parameters()]
+    kept = generator.kept + 2 * discriminator.kept
     return Need(
-        sum(parameter.numel() for parameter in parameters),
+        generator.parameters + discriminator.parameters,
         kept if precision == "fp32" else kept // 2,
         # A backward pass is two forward ones. D makes three passes, the last without its weights.
-        3 * _flops(generator, source) + 8 * _flops(discriminator, source, target),
+        3 * generator.flops + 8 * discriminator.flops,
     )
+
+
+class _Pass(NamedTuple):
+    """A forward pass: parameters of the network, bytes that are kept, operations."""
+
+    parameters: int
+    kept: int
+    flops: float
+
+
+def _pass(
+    build: Callable[[Config], nn.Module], config: Config, is_own: bool, *inputs: Tensor
+) -> _Pass:
+    try:
+        with torch.device("meta"):
+            network = build(config)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        return _Pass(count, _kept_bytes(network, *inputs), _flops(network, *inputs))
+    except Exception:
+        if not is_own:
+            raise
+    # One's own may need numbers, not shapes alone; then it is built, and tried, as for training.
+    with torch.random.fork_rng(devices=[]):
+        network = build(config)
+    return _Pass(sum(parameter.numel() for parameter in network.parameters()), 0, math.inf)
 
 
 def _flops(network: nn.Module, *inputs: Tensor) -> float:
@@ -115,7 +144,8 @@ def _flops(network: nn.Module, *inputs: Tensor) -> float:
     def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         # Each weight meets each pixel once: of the input if that is the smaller one.
         pixels = arguments[0] if isinstance(layer, nn.ConvTranspose2d) else output
-        found.append(2.0 * layer.get_parameter("weight").numel() * pixels.numel() / pixels.shape[1])
+        weights = cast("Tensor", layer.weight).numel()
+        found.append(2.0 * weights * pixels.numel() / pixels.shape[1])
 
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from nectargan.config.schema import Config, PatchGAN, Unet
-from nectargan.loggers.epoch_files import EXAMPLES, HISTOGRAMS, LOSS_MAPS, epoch_file
-from nectargan.loggers.histograms import save_histograms
-from nectargan.losses.pix2pix_objective import ADVERSARIAL
-from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.scheduling.scheduler_torch import TorchScheduler
-from nectargan.trainers.captured_step import CapturedStep
-from nectargan.trainers.components import (
+from nectargan.build import (
     build_discriminator,
     build_generator,
     build_losses,
+    build_metrics,
     build_optimizer,
-    lr_schedules,
+    check_features,
+    parameters_of,
 )
-from nectargan.trainers.cuda_graphs import CudaGraphs
-from nectargan.trainers.devices import autocast, compiled
+from nectargan.config.network_options import Discriminator, Generator
+from nectargan.config.objectives import ADVERSARIAL
+from nectargan.config.schedules import lr_schedules
+from nectargan.config.schema import Config
+from nectargan.losses.losses import FeatureMatchingLoss
+from nectargan.losses.vgg import VGGPerceptualLoss
+from nectargan.record.histogram_file import save_histograms
+from nectargan.record.run_directory import EpochFileKind
+from nectargan.runs.resume import Resumption
+from nectargan.scheduling.scheduler_torch import TorchScheduler
+from nectargan.trainers.captured_step import CapturedStep
+from nectargan.trainers.cuda_graphs import CudaGraphs, GraphBackend
+from nectargan.trainers.devices import autocast, compiled, memory_format, place
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
-from nectargan.trainers.resumption import Resumption
 from nectargan.trainers.trainer import Trainer
-from nectargan.trainers.training_state import (
-    adam_state,
-    check_names,
-    check_scaler,
-    check_tensors,
-)
 from nectargan.trainers.validation import (
     evaluating,
     generate_examples,
@@ -45,11 +43,20 @@ from nectargan.trainers.validation import (
     validate,
 )
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
+Features = Sequence[Sequence[Tensor]]  # by scale and layer; see `PatchGANDiscriminator.features`
+
+
+class _Forwards(NamedTuple):
+    """The forward passes of a step."""
+
+    generator: Forward
+    discriminator: Forward
+    features: Forward
 
 
 class Pix2pixTrainer(Trainer):
-    """Trains a U-Net against a PatchGAN on pairs of images::
+    """Trains a generator against a discriminator on pairs of images::
 
         config = ConfigManager("configs/facades.json").data
         trainer = Pix2pixTrainer(config)
@@ -57,33 +64,47 @@ class Pix2pixTrainer(Trainer):
 
     Args:
         config: The run; see `Trainer`.
+        resumption: A run to go on with.
+        graphs: What captures the step.
 
     Attributes:
-        generator: The U-Net.
-        discriminator: The PatchGAN.
-        optimizers: Adam of each network, by name.
+        generator: From ``(N, C, H, W)`` in [-1, 1] to images of the same size.
+        discriminator: From two images to logits, or to a list of logits, one for each scale.
         lr_schedulers: Learning rate of each network, by name.
-        scaler: The gradient scaler; it does nothing unless the precision is fp16.
     """
 
-    def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
-        super().__init__(config, resumption)
+    def __init__(
+        self,
+        config: Config,
+        resumption: Resumption | None = None,
+        graphs: GraphBackend | None = None,
+    ) -> None:
+        super().__init__(config, resumption, graphs)
         config = self.config
         with self.explaining_shortages():
-            self.generator = build_generator(config).to(self.device)
-            self.discriminator = build_discriminator(config).to(self.device)
+            self.generator = build_generator(config)
+            self.discriminator = build_discriminator(config)
+            order = memory_format(self.device, self.precision, config.dataloader.batch_size)
             self.losses.init_from_spec(build_losses, config)
+            if self._matches_features():
+                check_features(config, self.discriminator)
+            for network in (self.generator, self.discriminator):
+                place(network, self.device, order)
+            self.metrics = build_metrics(config, self.device)
             self._autocast = functools.partial(autocast, self.device, self.precision)
             for module in self._loss_modules():
                 module.to(self.device)
                 if isinstance(module, VGGPerceptualLoss):
                     # Its network is larger than both that are trained.
                     module.autocast = self._autocast
-        self._networks = {"generator": self.generator, "discriminator": self.discriminator}
+        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        # One's own discriminator may have no features, which are then never asked for.
+        features = getattr(self.discriminator, "features", self.discriminator)
+        self._eager = _Forwards(self.generator, self.discriminator, features)
 
         schedules = lr_schedules(config)
         train = config.train
-        options: dict[str, Unet | PatchGAN] = {
+        options: dict[str, Generator | Discriminator] = {
             "generator": train.generator,
             "discriminator": train.discriminator,
         }
@@ -94,22 +115,25 @@ class Pix2pixTrainer(Trainer):
                 schedules[name].initial_value,
                 capturable=self.graph_obstacle is None,
             )
-            for name, network in self._networks.items()
+            for name, network in self.networks.items()
         }
         self.lr_schedulers = {
-            name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self._networks
+            name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self.networks
         }
-        self._compiled: tuple[Forward, Forward] | None = None
+        self._compiled: _Forwards | None = None
         if train.compile == "default":
-            self._compiled = (compiled(self.generator), compiled(self.discriminator))
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+            self._compiled = _Forwards(*map(compiled, self._eager))
 
     def needed_memory(self) -> Need:
         """What both networks take."""
         return needed_memory(self.config, self.precision)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
-        """Sets the learning rates of the epoch; returns them."""
+        """Sets the learning rates of the epoch; returns them. Pictures and histograms of the
+        untrained networks come first: step 0 is where trackers open, and bad data shows at once."""
+        if epoch == 1:
+            with evaluating(self.generator):
+                self._save_epoch_files(0)
         with warnings.catch_warnings():
             # Of a run that is resumed between its last batch and the end of the epoch.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
@@ -129,11 +153,11 @@ class Pix2pixTrainer(Trainer):
         return CapturedStep(
             self.train_step,
             self.losses,
-            [*self._networks.values(), *self._loss_modules()],
+            [*self.networks.values(), *self._loss_modules()],
             self.optimizers.values(),
             self.scaler,
             self.config.dataloader.batch_size,
-            CudaGraphs(self.device),
+            self.graphs or CudaGraphs(self.device),
             required=self.config.train.cuda_graph == "on",
             on_give_up=self.note_eager_step,
         )
@@ -141,30 +165,46 @@ class Pix2pixTrainer(Trainer):
     def train_step(self, source: Tensor, target: Tensor) -> None:
         """One update of D, then one of G; every loss goes through the manager."""
         compute = self.losses.compute_loss
-        generator, discriminator = self._forwards(source)
+        generator, discriminator, features = self._forwards(source)
         with self._autocast():
             generated = generator(source)
 
         # D: real pairs against generated ones, which are cut off from G.
-        self.discriminator.requires_grad_(True)
+        self._freeze_discriminator(False)
         with self._autocast():
             on_real = discriminator(source, target)
             on_fake = discriminator(source, generated.detach())
         self._update(
             "discriminator",
-            compute("D_real", on_real.float()).mean() + compute("D_fake", on_fake.float()).mean(),
+            compute("D_real", *_logits(on_real)).mean()
+            + compute("D_fake", *_logits(on_fake)).mean(),
         )
 
         # G: against the D just updated, frozen so that no gradient is spent on its weights.
-        self.discriminator.requires_grad_(False)
+        self._freeze_discriminator(True)
+        of_real: Features = []
+        of_fake: Features = []
         with self._autocast():
-            on_fake = discriminator(source, generated)
-        loss = compute("G_GAN", on_fake.float()).mean()
-        for name in self.losses.get_registered_losses():
-            if name not in ADVERSARIAL:
-                loss = loss + compute(name, generated.float(), target).mean()
+            if self._matches_features():
+                with torch.no_grad():
+                    of_real = features(source, target)
+                of_fake = features(source, generated)
+                on_fake = [maps[-1] for maps in of_fake]
+            else:
+                on_fake = discriminator(source, generated)
+        loss = compute("G_GAN", *_logits(on_fake)).mean()
+        for name, entry in self.losses.get_registered_losses().items():
+            if name in ADVERSARIAL:
+                continue
+            matches = isinstance(entry.function, FeatureMatchingLoss)
+            inputs = (of_fake, of_real) if matches else (generated.float(), target)
+            loss = loss + compute(name, *inputs).mean()
         self._update("generator", loss)
         self.scaler.update()
+
+    def _freeze_discriminator(self, frozen: bool) -> None:
+        for parameter in parameters_of(self.optimizers["discriminator"]):
+            parameter.requires_grad_(not frozen)
 
     def _update(self, name: str, loss: Tensor) -> None:
         optimizer = self.optimizers[name]
@@ -172,12 +212,15 @@ class Pix2pixTrainer(Trainer):
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(optimizer)
 
-    def _forwards(self, source: Tensor) -> tuple[Forward, Forward]:
-        """Generator and discriminator, compiled unless the batch is a smaller one than usual, for
-        which they would have to be compiled anew."""
+    def _forwards(self, source: Tensor) -> _Forwards:
+        """Compiled unless the batch is a smaller one than usual, for which they would have to be
+        compiled anew."""
         if self._compiled and len(source) == self.config.dataloader.batch_size:
             return self._compiled
-        return self.generator, self.discriminator
+        return self._eager
+
+    def _matches_features(self) -> bool:
+        return any(isinstance(function, FeatureMatchingLoss) for function in self._loss_modules())
 
     def _loss_modules(self) -> list[torch.nn.Module]:
         functions = [loss.function for loss in self.losses.get_registered_losses().values()]
@@ -194,73 +237,47 @@ class Pix2pixTrainer(Trainer):
         metrics: dict[str, float] = {}
         with evaluating(self.generator):
             if self.data.val is not None:
-                metrics = validate(self.generate, self.data.val.epoch(), self.device)
+                metrics = validate(self.generate, self.data.val.epoch(), self.device, self.metrics)
             self._save_epoch_files(epoch)
         return metrics
 
     def _save_epoch_files(self, epoch: int) -> None:
         save, logging = self.config.save, self.config.logging
-        rates = {
-            EXAMPLES: save.example_save_rate if save.save_examples else 0,
-            LOSS_MAPS: logging.loss_map_every_n_epochs,
-            HISTOGRAMS: logging.histogram_every_n_epochs,
+        rates: dict[EpochFileKind, int] = {
+            "examples": save.example_save_rate if save.save_examples else 0,
+            "loss_maps": logging.loss_map_every_n_epochs,
+            "histograms": logging.histogram_every_n_epochs,
         }
         last = epoch == self.config.train.epochs
-        due = {kind for kind, rate in rates.items() if rate and (epoch % rate == 0 or last)}
+        due = {
+            kind: self.directory.epoch_file(kind, epoch, self.step)
+            for kind, rate in rates.items()
+            if rate and (epoch % rate == 0 or last)
+        }
         if not due:
             return
         pairs = self.data.examples
         made = generate_examples(self.generate, pairs, self.device)
-        if EXAMPLES in due:
-            save_grid(pairs, made, self._epoch_file(EXAMPLES, epoch))
-        if LOSS_MAPS in due:
+        if "examples" in due:
+            save_grid(pairs, made, due["examples"])
+        if "loss_maps" in due:
             maps = loss_maps(self.losses.get_registered_losses(), pairs, made)
             if maps:
-                save_loss_maps(maps, pairs, made, self._epoch_file(LOSS_MAPS, epoch))
-        if HISTOGRAMS in due:
-            found = training_histograms(self._networks, made)
-            save_histograms(found, self._epoch_file(HISTOGRAMS, epoch, ".npz"))
+                save_loss_maps(maps, pairs, made, due["loss_maps"])
+        if "histograms" in due:
+            found = training_histograms(self.networks, made)
+            save_histograms(found, due["histograms"])
 
-    def _epoch_file(self, kind: str, epoch: int, suffix: str = ".png") -> Path:
-        return self.directory / epoch_file(kind, epoch, self.step, suffix)
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """Networks, optimisers and scaler; learning rates follow from the epoch and the config."""
-        return {
-            "networks": {n: network.state_dict() for n, network in self._networks.items()},
-            "optimizers": {n: adam.state_dict()["state"] for n, adam in self.optimizers.items()},
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def _checked(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Compares all of a state with this trainer; returns its states of Adam."""
-        check_names(state["networks"], self._networks, "networks")
-        check_names(state.get("optimizers"), self._networks, "optimizers")
-        check_scaler(state.get("scaler"), self.scaler.state_dict())
-        adams = {}
-        for name, network in self._networks.items():
-            check_tensors(state["networks"][name], network.state_dict(), name)
-            parameters, adam = list(network.parameters()), state["optimizers"][name]
-            # The scaler of fp16 leaves out the first updates, and Adam has no state then.
-            steps = self.step if adam or not self.scaler.is_enabled() else 0
-            adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
-        return adams
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned.
-
-        Raises:
-            CheckpointError: its parts do not fit the networks; nothing was taken over then.
-        """
-        adams = self._checked(state)
-        for name, network in self._networks.items():
-            network.load_state_dict(state["networks"][name])
-            groups = self.optimizers[name].state_dict()["param_groups"]
-            self.optimizers[name].load_state_dict({"state": adams[name], "param_groups": groups})
-        self.scaler.load_state_dict(state["scaler"])
+    def on_resume(self) -> None:
+        """Sets the learning rates, which follow from the epoch and the config."""
         # The scheduler's first value is that of the epoch at hand, or of the next one.
         begun = self.epoch if self.batch is not None else self.epoch + 1
         for name, scheduler in self.lr_schedulers.items():
             self.lr_schedulers[name] = TorchScheduler(
                 self.optimizers[name], scheduler.scheduler.schedule, last_epoch=begun - 2
             )
+
+
+def _logits(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """What a discriminator returned, one tensor for each scale, in full precision."""
+    return [each.float() for each in ([output] if isinstance(output, Tensor) else output)]

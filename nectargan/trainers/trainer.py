@@ -9,21 +9,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
-from nectargan.config.choices import LOWER_IS_BETTER
+from nectargan.build import Data, build_data
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
-from nectargan.errors import CheckpointError, ConfigError, DataError
+from nectargan.errors import DataError
 from nectargan.interrupts import uninterrupted
-from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.describe import describe_datasets
+from nectargan.runs.environment import describe_environment
+from nectargan.runs.open import Run, open_run
+from nectargan.runs.resume import Resumption
+from nectargan.runs.sinks import choose_store
 from nectargan.shortage import no_worker
 from nectargan.trainers.captured_step import graph_obstacle
-from nectargan.trainers.components import Data, build_data, resolve_losses
+from nectargan.trainers.cuda_graphs import GraphBackend
 from nectargan.trainers.devices import (
     resolve_device,
     resolve_precision,
@@ -31,32 +37,14 @@ from nectargan.trainers.devices import (
     use_threads,
 )
 from nectargan.trainers.doubts import doubts_about
-from nectargan.trainers.environment import describe_environment
 from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
-from nectargan.trainers.random_state import random_state, set_random_state
-from nectargan.trainers.resumption import Resumption
-from nectargan.trainers.run import Run, choose_store, open_run
-from nectargan.trainers.run_facts import describe_datasets
 from nectargan.wording import counted
 
+if TYPE_CHECKING:
+    from nectargan.trainers.display import Display
+
 log = logging.getLogger("nectargan")
-
-
-class Display(Protocol):
-    """Shows a run to the person who started it."""
-
-    def start(self, directory: Path, epochs: int, steps_per_epoch: int) -> None:
-        """The run begins."""
-
-    def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
-        """A step was made; ``losses`` are the newest rows on record, free to read."""
-
-    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch is over."""
-
-    def stop(self) -> None:
-        """The run is over, however it ended."""
 
 
 class Trainer(ABC):
@@ -68,13 +56,16 @@ class Trainer(ABC):
         config: The run; see `Config`.
         resumption: A run to go on with, from `resumption_of`; its config takes the place of
             ``config``.
+        graphs: What captures the step; without one, `CudaGraphs` does where the config and the
+            device allow it.
 
     Attributes:
-        config: The resolved config, with the weight of every loss in it.
+        config: A copy of the config, with the run's place in MLflow.
         device: Where to compute.
         precision: "fp32", "bf16" or "fp16".
         store: Where the run goes in MLflow, if it does, and why there.
-        graph_obstacle: Why the step is not captured in a CUDA graph; ``None`` if it is.
+        graphs: What captures the step, if it was given.
+        graph_obstacle: Why the step is not captured; ``None`` if it is.
         data: The images.
         datasets: What is known of their files.
         losses: The loss manager; it knows the epoch and the step.
@@ -83,23 +74,35 @@ class Trainer(ABC):
         step: Steps made so far.
         epoch_began: Steps made before the current epoch.
         bests: The best value so far of each metric of validation, and its epoch.
+        networks: What learns, by name; a subclass puts its networks here.
+        optimizers: The optimiser of each network, by the same names.
+        scaler: The gradient scaler; it does nothing unless the precision is fp16.
+        changes: Changes of the config on the way, by resuming.
         directory: The run directory; there is one once `train` has begun.
 
     Raises:
         NectarGANError: the config or the data cannot be used.
     """
 
-    directory: Path
+    directory: RunDirectory
 
-    def __init__(self, config: Config, resumption: Resumption | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        resumption: Resumption | None = None,
+        graphs: GraphBackend | None = None,
+    ) -> None:
         no_worker()
-        self.config = resolve_losses(config if resumption is None else resumption.config)
+        config = config if resumption is None else resumption.config
+        self.config = config.model_copy(deep=True)
         self.store = choose_store(self.config, resumption)
         self.device = resolve_device(self.config.common.device)
         self.precision = resolve_precision(self.config.common.precision, self.device)
-        self.graph_obstacle = graph_obstacle(
-            self.config.train.cuda_graph, self.device, self.precision
-        )
+        self.graphs = graphs
+        self.graph_obstacle: str | None = None
+        if graphs is None:
+            wanted = self.config.train.cuda_graph
+            self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision)
         self._need = self.needed_memory()
         check_memory(self._need, self.config, self.device)
         if self.device.type == "cpu":
@@ -114,17 +117,23 @@ class Trainer(ABC):
         self.step = 0
         self.epoch_began = 0
         self.bests: dict[str, tuple[float, int]] = {}
+        self.networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self.scaler = GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.changes = resumption.history if resumption is not None else []
         self._resumption = resumption
         self._run: Run | None = None
         self._is_in_step = False
         if resumption is not None:
-            self._check(resumption)
+            resumption.state.check(self, resumption.directory)
         # What has not changed was told at the start of the run.
         if resumption is None or resumption.changes:
             for doubt in doubts_about(self.config):
                 log.warning("%s", doubt)
 
-    def explaining_shortages(self, directory: Path | None = None) -> AbstractContextManager[None]:
+    def explaining_shortages(
+        self, directory: RunDirectory | None = None
+    ) -> AbstractContextManager[None]:
         """For a ``with`` statement: too little memory, say, is told in one sentence."""
         return shortages_explained(self.config, self.device, self._need, directory)
 
@@ -161,22 +170,12 @@ class Trainer(ABC):
         """Called after the last step of each epoch; returns metrics to record."""
         return {}
 
-    def state(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint must hold: "networks" by name, and any other sections."""
-        return {"networks": {}}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned; `epoch`, `batch` and `step` are set already.
-
-        Raises:
-            CheckpointError: it does not fit; nothing was taken over then.
-        """
-        if state["networks"]:
-            raise CheckpointError("The checkpoint has networks, and this trainer has none.")
+    def on_resume(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called once networks, optimizers and counters are those of the checkpoint."""
 
     # --- the loop ------------------------------------------------------------------------------
 
-    def train(self, display: Display | Literal["auto"] | None = "auto") -> Path:
+    def train(self, display: Display | Literal["auto"] | None = "auto") -> RunDirectory:
         """Trains for as many epochs as the config says, or what is left of them.
 
         On Ctrl-C, SIGTERM and SIGHUP the run is saved as it is after the step at hand.
@@ -201,7 +200,8 @@ class Trainer(ABC):
         self._seed()
         with self.explaining_shortages():
             if self._resumption is not None:
-                self._go_on_from(self._resumption)
+                self._resumption.state.restore(self)
+                self.on_resume()
             step = self.make_step()
         with open_run(
             self.config, self.losses, self._tags(), self.datasets, self._resumption
@@ -219,7 +219,7 @@ class Trainer(ABC):
                     # A second Ctrl-C ends a step in its middle: that is no state to go on from. It
                     # ends this as well: what is written is whole at any moment.
                     if not self._is_in_step:
-                        self._save(run)
+                        run.save(self)
                     raise
                 finally:
                     if display:
@@ -264,7 +264,7 @@ class Trainer(ABC):
                 display.step(self.epoch, self.step, tracker.last)
             run.meet_nonfinite()
             if run.is_time_to_save:
-                self._save(run)
+                run.save(self)
 
         # Everything computed so far onto the record; this waits for the device.
         tracker.flush()
@@ -288,34 +288,18 @@ class Trainer(ABC):
         rate, last = self.config.save.model_save_rate, self.epoch >= self.config.train.epochs
         is_best = self.config.best_by in improved
         if is_best or last or self.epoch % rate == 0:
-            self._save(run, is_best)
+            run.save(self, is_best)
         if display:
             display.epoch_end(self.epoch, metrics)
 
     # --- checkpoints ---------------------------------------------------------------------------
-
-    def _save(self, run: Run, is_best: bool = False) -> None:
-        training = {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "epoch_began": self.epoch_began,
-            "bests": {metric: list(best) for metric, best in self.bests.items()},
-            "random": random_state(self.device),
-            "changes": [
-                {"epoch": change.epoch, "options": {k: list(v) for k, v in change.options.items()}}
-                for change in (self._resumption.history if self._resumption else ())
-            ],
-            "data": {facts.context: facts.digest for facts in self.datasets},
-        }
-        within = self.batch is not None
-        run.save(self.epoch, within, self.step, self.state(), training, is_best)
 
     def _note_bests(self, metrics: Mapping[str, float]) -> set[str]:
         """Takes over what is better than ever; returns the names of those metrics."""
         improved = set()
         for name, value in metrics.items():
             if name.startswith("val/") and math.isfinite(value):
-                sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+                sign = -1.0 if self.config.validation.is_lower_better(name) else 1.0
                 if name not in self.bests or sign * value > sign * self.bests[name][0]:
                     self.bests[name] = (value, self.epoch)
                     improved.add(name)
@@ -328,30 +312,6 @@ class Trainer(ABC):
             short = name.removeprefix("val/")
             series |= {f"best/{short}": value, f"best/{short}_epoch": float(epoch)}
         return series
-
-    def _check(self, resumption: Resumption) -> None:
-        """Compares images and counters with those of the run so far; see `TrainingState`."""
-        known = resumption.state.data
-        found = {facts.context: facts.digest for facts in self.datasets}
-        for context in sorted({*found, *known} if known is not None else ()):
-            if known is not None and known.get(context) != found.get(context):
-                raise ConfigError(
-                    f"'{resumption.directory}' cannot be resumed with other {context} images: "
-                    f"their digest was {known.get(context, 'none')}, and in "
-                    f"'{self.config.dataloader.dataroot}' it is {found.get(context, 'none')}; put "
-                    "them back, or start another run."
-                )
-        checkpoint, may_skip = resumption.checkpoint, self.config.dataloader.on_bad_image == "skip"
-        steps = len(self.data.train)
-        resumption.state.check(checkpoint["epoch"], checkpoint["step"], steps, may_skip)
-
-    def _go_on_from(self, resumption: Resumption) -> None:
-        state, checkpoint = resumption.state, resumption.checkpoint
-        self.epoch, self.batch, self.epoch_began = state.epoch, state.batch, state.epoch_began
-        self.step = resumption.step
-        self.bests = {name: (value, int(epoch)) for name, (value, epoch) in state.bests.items()}
-        self.restore({"networks": checkpoint["networks"], **checkpoint["training"]})
-        set_random_state(state.random, self.device)
 
     # --- the run directory ---------------------------------------------------------------------
 

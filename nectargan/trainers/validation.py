@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from nectargan.dataset.paired_dataset import denormalize, normalize
 from nectargan.files import replacing
+from nectargan.metrics import METRICS, Metric
 
 Pair = tuple[Tensor, Tensor]
 
-SSIM_WINDOW = 11  # sides of the smallest image that has a structural similarity
 _GAP = 2  # pixels between the images of a grid
 
 
@@ -25,40 +25,28 @@ def validate(
     generate: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
+    metrics: Sequence[Metric] = tuple(METRICS.values()),
 ) -> dict[str, float]:
-    """Mean quality per image, on values scaled to [0, 1].
+    """Mean of each metric per image, on values scaled to [0, 1].
 
     Args:
         generate: From ``(N, C, H, W)`` float32 in [-1, 1] to generated images alike.
         batches: Batches (input, target), float32 in [-1, 1], on the device.
         device: Where to compute.
+        metrics: What to measure.
 
     Returns:
-        ``val/l1`` (mean absolute error, 0 is best), ``val/psnr`` (dB) and ``val/ssim`` (Wang et
-        al. 2004, 1 is best; over the windows that lie within the image, as scikit-image does).
+        ``val/<name>`` of each metric, in their order.
     """
-    totals, count = torch.zeros(3, device=device), 0
+    totals, count = torch.zeros(len(metrics), device=device), 0
     for source, target in batches:
         wanted = target.add(1).div(2)
         made = generate(source).float().add(1).div(2)
-        difference = made - wanted
-        l1 = difference.abs().mean(dim=(1, 2, 3))
-        psnr = -10 * difference.square().mean(dim=(1, 2, 3)).log10()
-        totals += torch.stack([l1.sum(), psnr.sum(), _ssim(made, wanted).sum()])
+        for index, metric in enumerate(metrics):
+            totals[index] += metric.function(made, wanted).float().expand(len(target)).sum()
         count += len(target)
-    return dict(zip(("val/l1", "val/psnr", "val/ssim"), (totals / count).tolist(), strict=True))
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """The structural similarity ``(N,)`` of images in [0, 1], as Wang et al. 2004 define it: the
-    mean over all windows, 11 x 11 Gaussians of 1.5 pixels, that lie within the image."""
-    from kornia.metrics import ssim
-
-    # In float64 on CUDA: a convolution of float32 may be rounded to TF32 there, and the variances
-    # within SSIM are small differences of large numbers.
-    exact = torch.float64 if x.is_cuda else torch.float32
-    values: Tensor = ssim(x.to(exact), y.to(exact), SSIM_WINDOW, eps=0.0, padding="valid")
-    return values.float().mean(dim=(1, 2, 3))
+    names = [f"val/{metric.name}" for metric in metrics]
+    return dict(zip(names, (totals / count).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from nectargan.config.config_manager import ConfigManager, Override
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
-from nectargan.loggers.loss_tags import write_loss_tags
-from nectargan.loggers.run_directory import write_status
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.loss_tags import write_loss_tags
+from nectargan.record.run_directory import RunDirectory
 
 from ..loggers.conftest import store
 
@@ -70,8 +70,10 @@ def make_whole_run(
     """A run with a config, a status, tags, and a validation in each epoch."""
     make_run(directory, losses=["G_L1", "D_real"])
     ConfigManager(None, overrides).save(directory / "config.json")
-    write_status(directory, status)
-    write_loss_tags(directory, {"G_L1": ("G", "pixel"), "D_real": ("D", "adversarial")})
+    RunDirectory(directory).write_status(status)
+    write_loss_tags(
+        RunDirectory(directory).loss_tags, {"G_L1": ("G", "pixel"), "D_real": ("D", "adversarial")}
+    )
     (directory / "metrics.csv").unlink()
     metrics = Ledger(directory / "metrics.csv", MetricRow)
     for name, values in (("val/ssim", ssim), ("val/l1", l1)):

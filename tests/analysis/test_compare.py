@@ -17,7 +17,7 @@ from nectargan.analysis.compare import (
     render_comparison,
 )
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, MetricRow
+from nectargan.record.ledger import Ledger, MetricRow
 
 from .conftest import make_run, make_whole_run
 
@@ -119,6 +119,12 @@ def test_the_best_is_marked(runs: list[Path]) -> None:
     assert ["best/ssim", "0.75* (2)", "0.6 (1)"] in rows
     assert ["val/ssim", "0.7*", "0.6"] in rows
     assert ["loss.G_L1", "linear 100→0 @ 1–2", "50"] in rows, "more is not better here"
+
+
+def test_a_name_between_colons_is_no_picture(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_whole_run(tmp_path / name, [("dataloader.dataroot", f"/data/:smile:/{name}")])
+    assert "/data/:smile:/a" in render_comparison(compare_runs(f"{tmp_path}/*"), "md")
 
 
 def test_less_of_an_error_is_better(tmp_path: Path) -> None:

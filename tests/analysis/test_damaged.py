@@ -14,7 +14,7 @@ from nectargan.analysis.export import Selection, export_losses
 from nectargan.analysis.frames import load_losses, load_metrics, load_runs
 from nectargan.analysis.plots import plot_comparison
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, LossRow
+from nectargan.record.ledger import Ledger, LossRow
 from tests.analysis.conftest import make_whole_run
 
 MEND = {

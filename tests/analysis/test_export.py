@@ -13,8 +13,9 @@ import pytest
 from nectargan.analysis import load_losses, tables
 from nectargan.analysis.export import Selection, export_losses
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.loss_tags import write_loss_tags
+from nectargan.record.ledger import LossRow
+from nectargan.record.loss_tags import write_loss_tags
+from nectargan.record.run_directory import RunDirectory
 
 from .conftest import make_run, typed, write_losses
 
@@ -136,7 +137,9 @@ def test_a_mean_is_over_finite_values(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wide", [False, True])
 def test_chosen_losses(tmp_path: Path, blocks: None, wide: bool) -> None:
     table = make_run(tmp_path / "r", losses=["a", "b", "c"])
-    write_loss_tags(tmp_path / "r", {"a": ("x",), "b": ("y",), "c": ("x", "z")})
+    write_loss_tags(
+        RunDirectory(tmp_path / "r").loss_tags, {"a": ("x",), "b": ("y",), "c": ("x", "z")}
+    )
 
     def names(**options: Sequence[str]) -> list[str]:
         out = export(tmp_path / "r", tmp_path, wide=wide, **options)
@@ -233,7 +236,7 @@ def test_what_contradicts_itself_or_is_not_there(
 
 def test_an_unknown_tag(tmp_path: Path) -> None:
     make_run(tmp_path / "r")
-    write_loss_tags(tmp_path / "r", {"a": ("pixel",), "b": ()})
+    write_loss_tags(RunDirectory(tmp_path / "r").loss_tags, {"a": ("pixel",), "b": ()})
     with pytest.raises(RunError, match=r"a tag 'pixl'\. Did you mean 'pixel'\? Allowed: pixel\."):
         export(tmp_path / "r", tmp_path, query=["pixl"])
 

@@ -11,8 +11,9 @@ import pytest
 
 from nectargan.analysis import load_losses, load_metrics, load_runs, tables
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.run_directory import locked, write_status
+from nectargan.record.ledger import LossRow
+from nectargan.record.lock import locked
+from nectargan.record.run_directory import RunDirectory
 
 from .conftest import make_run, make_whole_run, typed, write_losses
 
@@ -39,7 +40,7 @@ def test_blocks_join_without_a_seam(
 ) -> None:
     table = make_run(tmp_path / "r", losses="cab")
     monkeypatch.setattr(tables, "_BLOCK_BYTES", block)
-    assert len(list(tables.read_ledger(tmp_path / "r", "losses.csv"))) > 2
+    assert len(list(tables.read_ledger(RunDirectory(tmp_path / "r"), "losses.csv"))) > 2
     pd.testing.assert_frame_equal(load_losses(tmp_path / "r"), typed(table))
 
 
@@ -58,6 +59,20 @@ def test_a_list_and_a_pattern_give_the_name_of_the_run(
         pd.testing.assert_frame_equal(load_losses(runs), expected)
     assert load_losses(["runs/v9"])["run"].unique().tolist() == ["v9"]
     assert load_metrics("runs/*")["run"].tolist() == ["v9", "v9", "v10", "v10"]
+
+
+def test_paths_may_begin_at_home_or_with_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs" / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    expected = load_losses(tmp_path / "runs" / "a")
+    for run in ("~/runs/a", Path("~/runs/a"), "$RUNS/a"):
+        pd.testing.assert_frame_equal(load_losses(run), expected)
+    assert load_metrics("~/runs/*")["run"].unique().tolist() == ["a"]
+    assert load_runs(["~/runs/a"]).index.tolist() == ["a"]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
@@ -108,7 +123,7 @@ def test_damage_is_reported_and_never_read_as_missing(
 ) -> None:
     (tmp_path / "losses.csv").write_bytes(HEADER + rows)
     with pytest.raises(RunError, match=r"losses\.csv' is damaged: .*\.$"):
-        list(tables.read_ledger(tmp_path, "losses.csv", as_text))
+        list(tables.read_ledger(RunDirectory(tmp_path), "losses.csv", as_text))
 
 
 def test_special_values_and_names_that_look_like_values(tmp_path: Path) -> None:
@@ -177,7 +192,7 @@ def test_a_run_counts_as_running_while_somebody_is_at_work(tmp_path: Path) -> No
         assert load_runs(tmp_path / "r")["status"].tolist() == ["RUNNING"]
     frame = load_runs(tmp_path / "r")
     assert frame[["status", "reason"]].to_numpy().tolist() == [["KILLED", "it died without a word"]]
-    write_status(tmp_path / "r", "FAILED", "RunError: no room")
+    RunDirectory(tmp_path / "r").write_status("FAILED", "RunError: no room")
     assert load_runs(tmp_path / "r")["reason"].tolist() == ["RunError: no room"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from nectargan.analysis.live import LiveRun, sparkline
 from nectargan.config.config_manager import ConfigManager, save_config
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
-from nectargan.loggers.run_directory import locked, read_status, write_status
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.lock import locked
+from nectargan.record.run_directory import RunDirectory
 
 
 def losses(*steps: int, per_epoch: int = 10, loss: str = "G_L1") -> list[LossRow]:
@@ -27,13 +29,13 @@ def directory(tmp_path: Path) -> Path:
     config = ConfigManager(None, [("dataloader.batch_size", 4)])
     config.set_epochs(20)
     save_config(config.data, tmp_path / "config.json")
-    write_status(tmp_path, "RUNNING")
+    RunDirectory(tmp_path).write_status("RUNNING")
     return tmp_path
 
 
 def test_a_run_is_followed_from_its_beginning_to_its_end(directory: Path) -> None:
     with locked(directory):
-        live = LiveRun(directory)
+        live = LiveRun(RunDirectory(directory))
         assert (live.status, live.epoch, live.step, live.losses) == ("RUNNING", 0, 0, {})
         assert (live.total_steps, live.images_per_second, live.seconds_left) == (None, None, None)
 
@@ -66,22 +68,22 @@ def test_a_run_is_followed_from_its_beginning_to_its_end(directory: Path) -> Non
             file.write("1,13.0,2.0,26.0\n")
         live.look()
         assert live.step == 13
-        write_status(directory, "FINISHED")
+        RunDirectory(directory).write_status("FINISHED")
     live.look()
     assert live.status == "FINISHED"
 
 
 def test_one_that_died_without_a_word_is_not_waited_for(directory: Path) -> None:
-    live = LiveRun(directory)
+    live = LiveRun(RunDirectory(directory))
     assert (live.status, live.reason) == ("KILLED", "it died without a word")
-    assert read_status(directory)[0] == "KILLED"
+    assert RunDirectory(directory).status == "KILLED"
 
 
 def test_a_record_that_was_cut_is_read_anew(directory: Path) -> None:
     with locked(directory):
         ledger = Ledger(directory / "losses.csv", LossRow)
         ledger.append(losses(*range(1, 31)))
-        live = LiveRun(directory)
+        live = LiveRun(RunDirectory(directory))
         assert live.step == 30
         ledger.close()
         path = directory / "losses.csv"
@@ -98,7 +100,7 @@ def test_of_a_long_record_the_end_is_read(directory: Path) -> None:
         ledger = Ledger(directory / "losses.csv", LossRow)
         ledger.append(losses(*range(1, 60001)))
         assert ledger.size > 2 << 20
-        live = LiveRun(directory)
+        live = LiveRun(RunDirectory(directory))
         assert live.step == 60000
         trend = list(live.trends["G_L1"])
         assert trend == list(range(60001 - len(trend), 60001))
@@ -107,13 +109,35 @@ def test_of_a_long_record_the_end_is_read(directory: Path) -> None:
 
 def test_what_cannot_be_watched(tmp_path: Path, directory: Path) -> None:
     with pytest.raises(RunError, match=r"is no run directory: there is none\."):
-        LiveRun(tmp_path / "nowhere")
+        LiveRun(RunDirectory(tmp_path / "nowhere"))
     config = json.loads((directory / "config.json").read_text())
     config["logging"]["csv"] = False
     config["logging"]["mlflow"]["enable"] = config["logging"]["tensorboard"]["enable"] = False
     (directory / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match=r"keeps no record to watch: logging\.csv is false"):
-        LiveRun(directory)
+        LiveRun(RunDirectory(directory))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+@pytest.mark.parametrize("name", ["losses.csv", "metrics.csv"])
+def test_a_pipe_in_the_place_of_a_ledger_is_named(directory: Path, name: str) -> None:
+    os.mkfifo(directory / name)
+    with pytest.raises(RunError, match=f"/{name}' cannot be read: it is a pipe"):
+        LiveRun(RunDirectory(directory))
+
+
+@pytest.mark.parametrize("speed", ["nan", "0", "-3", "5e-324", "inf"])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_numbers_of_somebody_else_are_looked_at_without_trouble(
+    directory: Path, speed: str, epoch: int
+) -> None:
+    header = "step,epoch,time,loss,raw,weight,weighted\n"
+    (directory / "losses.csv").write_text(f"{header}10,1,5,G_L1,1,1,1\n")
+    (directory / "metrics.csv").write_text(
+        f"step,epoch,time,metric,value\n10,{epoch},5,time/images_per_second,{speed}\n"
+    )
+    live = LiveRun(RunDirectory(directory))
+    assert live.seconds_left == (0.0 if (speed, epoch) == ("inf", 1) else None)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from PIL import Image
 from nectargan.analysis.plots import plot_comparison, plot_run
 from nectargan.analysis.schedule_plot import plot_schedules
 from nectargan.errors import RunError
-from nectargan.loggers.ledger import Ledger, LossRow, MetricRow
-from nectargan.loggers.loss_tags import write_loss_tags
+from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.loss_tags import write_loss_tags
+from nectargan.record.run_directory import RunDirectory
 from nectargan.scheduling.data import Schedule
 
 from .conftest import make_run, make_whole_run, write_losses
@@ -96,7 +97,10 @@ def test_a_logarithmic_axis_where_all_values_are_above_0(
 def test_one_file_for_each_network(tmp_path: Path, figures: list[Figure], tagged: bool) -> None:
     make_run(tmp_path / "r", losses=["G_L1", "D_real", "fm"])
     if tagged:
-        write_loss_tags(tmp_path / "r", {"G_L1": ("G",), "D_real": ("D",), "fm": ("pixel", "G")})
+        write_loss_tags(
+            RunDirectory(tmp_path / "r").loss_tags,
+            {"G_L1": ("G",), "D_real": ("D",), "fm": ("pixel", "G")},
+        )
     drawn = plot_run(tmp_path / "r", tmp_path / "out.svg", split=True)
     names = ["out_G.svg", "out_D.svg"] + ([] if tagged else ["out_other.svg"])
     # Validation looks at what the generator makes.

@@ -14,28 +14,29 @@ from click.testing import CliRunner
 from nectargan.analysis.compare import compare_runs
 from nectargan.analysis.frames import load_runs
 from nectargan.analysis.run_changes import changes_of
-from nectargan.analysis.run_list import summarize_runs
 from nectargan.cli.main import main
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.trainers.checkpoint import FOLDER, load_checkpoint, load_last
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_checkpoint, load_last
+from nectargan.runs.resume import resumption_of
+from nectargan.runs.run_list import summarize_runs
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
 
 Make = Callable[..., Config]
 RATE = "train.generator.learning_rate"
 
 
 def resumed(run: Path, file: Path | None = None, **options: Any) -> None:
-    content = load_checkpoint(file) if file else load_last(run)
+    content = load_checkpoint(file) if file else load_last(RunDirectory(run))
     changes = [(key.replace("__", "."), value) for key, value in options.items()]
     wanted = ConfigManager(content["config"], changes).data
-    resumption = resumption_of(run, content, wanted, file)
+    resumption = resumption_of(RunDirectory(run), content, wanted, file)
     Pix2pixTrainer(resumption.config, resumption).train()
 
 
 def told(run: Path) -> list[str]:
-    return [str(change) for change in changes_of(run)]
+    return [str(change) for change in changes_of(RunDirectory(run))]
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def run(tiny: Make) -> Path:
         "save__model_save_rate": 1,
         RATE.replace(".", "__"): {"epochs": 2, "epochs_decay": 0},
     }
-    return Pix2pixTrainer(tiny(**options)).train()
+    return Pix2pixTrainer(tiny(**options)).train().path
 
 
 def test_a_changed_learning_rate_is_shown_everywhere(run: Path, tiny: Make) -> None:
@@ -80,7 +81,7 @@ def test_a_changed_learning_rate_is_shown_everywhere(run: Path, tiny: Make) -> N
 
 
 def test_where_a_run_computes_is_no_change(run: Path) -> None:
-    resumed(run, run / FOLDER / "epoch_0001.pt", **{"logging.window_steps": 3})
+    resumed(run, run / "checkpoints" / "epoch_0001.pt", **{"logging.window_steps": 3})
     assert told(run) == []
 
 
@@ -88,24 +89,24 @@ def test_a_change_that_was_cut_off_is_none(run: Path) -> None:
     """A change after the second epoch, which the way back to the first undoes."""
     resumed(run, **{f"{RATE}.epochs": 3, "train.loss.G_L1": 7.0})
     assert len(told(run)) == 1
-    resumed(run, run / FOLDER / "epoch_0001.pt", **{"train.loss.G_L1": 50.0})
+    resumed(run, run / "checkpoints" / "epoch_0001.pt", **{"train.loss.G_L1": 50.0})
     assert told(run) == ["epoch 2: loss.G_L1 100.0 to 50.0"]
     # Once more from the same place, without the change.
-    resumed(run, run / FOLDER / "epoch_0001.pt")
+    resumed(run, run / "checkpoints" / "epoch_0001.pt")
     assert told(run) == []
 
 
 def test_the_log_of_version_1_0_and_what_is_no_log(tmp_path: Path) -> None:
     log = tmp_path / "resumptions.jsonl"
-    assert changes_of(tmp_path) == []
+    assert changes_of(RunDirectory(tmp_path)) == []
     line = {"time": 1, "epoch": 4, "step": 40}
     changes = [{"train.loss.G_L1": [100.0, 7.0], "logging.csv": [True, False]}, {}]
     log.write_text("".join(json.dumps({**line, "changes": each}) + "\n" for each in changes))
     assert told(tmp_path) == ["epoch 5: loss.G_L1 100.0 to 7.0"]
     for text in ("{", "[]", '{"history": [{"epoch": 1, "options": {"a": 3}}]}', "\0"):
         log.write_text(text)
-        assert changes_of(tmp_path) == []
+        assert changes_of(RunDirectory(tmp_path)) == []
     if os.name != "nt":
         log.unlink()
         os.mkfifo(log)
-        assert changes_of(tmp_path) == []
+        assert changes_of(RunDirectory(tmp_path)) == []

@@ -15,9 +15,9 @@ from nectargan.analysis import load_losses, load_metrics, load_runs
 from nectargan.analysis.export import Selection, export_losses
 from nectargan.config.schema import Config
 from nectargan.errors import RunError
-from nectargan.loggers.mlflow import MLflowSink
-from nectargan.loggers.points import Point
-from nectargan.loggers.tensorboard import TensorBoardSink
+from nectargan.loggers.mlflow.sink import MLflowSink
+from nectargan.loggers.tensorboard.sink import TensorBoardSink
+from nectargan.record.points import Point
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 COLUMNS = ["step", "epoch", "time", "loss", "raw", "weight", "weighted"]

@@ -259,6 +259,7 @@ CASES = [
     Case("sinks without a ledger", config_with("logging", {"csv": False}), "csv"),
     # Command lines.
     Case("conflicting flags", flags("--mlflow-required", "--no-mlflow"), "contradict"),
+    Case("a database not to log to", flags("--mlflow-uri", "x.db", "--no-mlflow"), "--mlflow-uri"),
     Case("no such device", flags("--device", "tpu"), "tpu"),
     Case("a device index that does not exist", flags("--device", "cuda:99"), "cuda:99"),
     Case("a graph without CUDA", flags("--set", "train.cuda_graph=on"), "train.cuda_graph is 'on'"),

@@ -12,28 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nectargan.analysis import load_losses, load_metrics, load_runs
-from nectargan.analysis.run_list import summarize_runs
+from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
-from nectargan.loggers.cursor import Cursor
-from nectargan.loggers.ledger import (
-    LossRow,
-    check_ledger,
-    cut_ledger,
-    first_step_from,
-    offset_of_step,
-)
-from nectargan.loggers.mlflow_run import remember_run
-from nectargan.loggers.run_directory import read_status
-from nectargan.trainers.checkpoint import (
-    load_checkpoint,
-    load_generator,
-    load_last,
-    save_checkpoint,
-)
-from nectargan.trainers.components import build_generator
-from nectargan.trainers.random_state import random_state, set_random_state
+from nectargan.loggers.mlflow.run import remember_run
+from nectargan.record.cursor import Cursor
+from nectargan.record.ledger import LossRow
+from nectargan.record.rollback import check_ledger, cut_ledger
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import first_step_from, offset_of_step
+from nectargan.runs.checkpoint import load_checkpoint, load_generator, load_last
+from nectargan.runs.random_state import random_state, set_random_state
+from nectargan.runs.run_list import summarize_runs
+from nectargan.runs.training_state import Checkpoint, Training, TrainingState
 
 MANY = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 SOME = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -159,8 +151,8 @@ def test_cursors_and_statuses(folder: Path, document: Any, noise: bytes, is_nois
     (folder / "sinks").mkdir(exist_ok=True)
     (folder / "sinks" / "x.json").write_bytes(content)
     (folder / "status.json").write_bytes(content)
-    only_ours(lambda: Cursor(folder, "x").rewind())
-    only_ours(read_status, folder)
+    only_ours(lambda: Cursor(RunDirectory(folder), "x").rewind())
+    only_ours(RunDirectory(folder).read_status)
 
 
 # --- checkpoints -------------------------------------------------------------------------------
@@ -170,7 +162,8 @@ def test_cursors_and_statuses(folder: Path, document: Any, noise: bytes, is_nois
 def whole(folder: Path) -> bytes:
     config = ConfigManager({"train": {"generator": {"features": 1, "n_downs": 0}}}).data
     networks = {"generator": build_generator(config).state_dict()}
-    save_checkpoint(folder / "whole.pt", config, 1, 1, networks, {"a": 1})
+    options = config.model_dump(mode="json")
+    Checkpoint(config=options, epoch=1, step=1, networks=networks).save(folder / "whole.pt")
     return (folder / "whole.pt").read_bytes()
 
 
@@ -215,8 +208,14 @@ def resumable(folder: Path) -> dict[str, Any]:
     networks = {"generator": build_generator(config).state_dict()}
     path = folder / "whole_run" / "checkpoints" / "epoch_0001.pt"
     path.parent.mkdir(parents=True)
-    save_checkpoint(path, config, 1, 1, networks, training)
-    return load_last(folder / "whole_run")
+    TrainingState(
+        config=config.model_dump(mode="json"),
+        epoch=1,
+        step=1,
+        networks=networks,
+        training=Training.model_validate(training),
+    ).save(path)
+    return load_last(RunDirectory(folder / "whole_run"))
 
 
 @pytest.mark.slow
@@ -243,7 +242,7 @@ def test_checkpoints_that_hold_anything(
 
 
 def go_on_from(run: Path) -> None:
-    training = load_last(run)["training"]
-    assert training["ledgers"].keys() <= {"losses.csv", "metrics.csv"}
-    set_random_state(training["random"], torch.device("cpu"))
-    remember_run(run, training.get("mlflow"))
+    training = TrainingState.read(load_last(RunDirectory(run)), run).training
+    assert training.ledgers.keys() <= {"losses.csv", "metrics.csv"}
+    set_random_state(training.random, torch.device("cpu"))
+    remember_run(RunDirectory(run), training.mlflow.run_id if training.mlflow else None)

@@ -37,26 +37,27 @@ VERSION = "schema_version"  # 1, which equals True
 NO_SECTION = [5, "no schedule", [1], True]
 
 
-def kinds_of(annotation: Any) -> set[type]:
-    """The plain types that an annotation allows, `NoneType` among them."""
+def kinds_of(annotation: Any) -> list[type]:
+    """The plain types that an annotation allows, in its order, `NoneType` among them."""
     if get_origin(annotation) is Annotated:
         return kinds_of(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
-        return {type(value) for value in get_args(annotation)}
+        return list(dict.fromkeys(type(value) for value in get_args(annotation)))
     if get_origin(annotation) is not None:
-        kinds = {get_origin(annotation)}
+        kinds = [get_origin(annotation)]
         for part in get_args(annotation):
-            kinds |= kinds_of(part)
-        return {kind for kind in kinds if isinstance(kind, type)}
-    return {annotation} if isinstance(annotation, type) else set()
+            kinds += kinds_of(part)
+        return [kind for kind in dict.fromkeys(kinds) if isinstance(kind, type)]
+    return [annotation] if isinstance(annotation, type) else []
 
 
-def options(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, set[type]]]:
+def options(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, list[type]]]:
     """Every option under its dotted key, with the plain types that it takes."""
     for name, field in section.model_fields.items():
         kinds = kinds_of(field.annotation)
         models = [kind for kind in kinds if issubclass(kind, BaseModel)]
-        if models and not kinds - {*models, type(None)} and field.default is not None:
+        if models and not {*kinds} - {*models, type(None)} and field.default is not None:
+            # Of several kinds of a section, the first is the one that a config has by default.
             yield from options(models[0], f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", kinds
@@ -76,9 +77,9 @@ def wrong_values() -> Iterator[tuple[str, Any]]:
             yield key, None
 
 
-def is_right_for_another_kind(value: Any, kinds: set[type]) -> bool:
+def is_right_for_another_kind(value: Any, kinds: list[type]) -> bool:
     if type(value) in (int, float):
-        return str in kinds and not kinds & {int, float}  # a name may look like a number
+        return str in kinds and not {int, float} & {*kinds}  # a name may look like a number
     return type(value) in kinds
 
 

@@ -13,7 +13,7 @@ import torch
 
 from nectargan.analysis import load_runs
 from nectargan.cli.closing import closing_lines
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import RunDirectory
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 from ..conftest import Config
@@ -56,7 +56,7 @@ def test_a_server_is_named(tiny: Any) -> None:
         logging__mlflow={"enable": True, "tracking_uri": "https://me:secret@there:5"}
     )
     trainer = Pix2pixTrainer(config)
-    trainer.directory = Path("runs/x_v1")
+    trainer.directory = RunDirectory("runs/x_v1")
     lines = [line for line in closing_lines(trainer, 3725.0) if "MLflow" in line]
     assert len(lines) == 1
     assert lines[0].endswith("there:5")
@@ -66,7 +66,7 @@ def test_a_server_is_named(tiny: Any) -> None:
 @pytest.mark.parametrize("has_checkpoint", [True, False])
 def test_what_was_not_kept_is_not_promised(tiny: Any, tmp_path: Path, has_checkpoint: bool) -> None:
     trainer = Pix2pixTrainer(tiny())
-    trainer.directory, trainer.epoch = tmp_path / "x_v1", 2
+    trainer.directory, trainer.epoch = RunDirectory(tmp_path / "x_v1"), 2
     trainer.bests = {"val/ssim": (0.5, 1)}
     folder = trainer.directory / "checkpoints"
     folder.mkdir(parents=True)
@@ -100,10 +100,10 @@ def test_an_interrupted_run_says_how_to_go_on(
     result = run("train", *arguments)
     assert result.exit_code == 0, result.output
     assert "Go on:" not in lines_of(result.stdout)
-    assert read_status(odd / "tiny_v1") == ("FINISHED", "")
+    assert RunDirectory(odd / "tiny_v1").read_status() == ("FINISHED", "")
     result = run("train", *arguments)
     assert result.exit_code == 0
     assert result.stdout == (
         f"'{odd / 'tiny_v1'}' is finished after 2 epochs; add --epochs N to go on.\n"
     )
-    assert read_status(odd / "tiny_v1") == ("FINISHED", "")
+    assert RunDirectory(odd / "tiny_v1").read_status() == ("FINISHED", "")

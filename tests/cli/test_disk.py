@@ -13,9 +13,9 @@ from typing import NoReturn
 import pandas as pd
 import pytest
 
-from nectargan.loggers.run_directory import read_status, write_status
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_last
 from nectargan.shell import quoted
-from nectargan.trainers.checkpoint import load_last
 
 resource = pytest.importorskip("resource", reason="limits of POSIX")
 
@@ -57,16 +57,16 @@ def test_a_ledger_that_does_not_fit_leaves_all_whole(config_file: Path) -> None:
     ending = f"File too large; make room and go on with --resume {quoted(run)}."
     ledgers = [run / "losses.csv", run / "metrics.csv"]
     assert said in [f"Error: '{path}' cannot be written: {ending}" for path in ledgers]
-    assert read_status(run)[0] == "FAILED"
+    assert RunDirectory(run).status == "FAILED"
     losses = pd.read_csv(run / "losses.csv")
-    checkpoint = load_last(run)
+    checkpoint = load_last(RunDirectory(run))
     assert losses.groupby("step").size().unique().tolist() == [4], "whole steps"
     assert checkpoint["step"] <= losses["step"].max()
     # There is room again.
     epochs = str(checkpoint["epoch"] + 2)
     done = train("--resume", str(run), "--epochs", epochs)
     assert done.returncode == 0, done.stderr
-    assert read_status(run)[0] == "FINISHED"
+    assert RunDirectory(run).status == "FINISHED"
     steps = pd.read_csv(run / "losses.csv")["step"].unique().tolist()
     assert steps == list(range(1, 3 * (checkpoint["epoch"] + 2) + 1))
 
@@ -109,7 +109,7 @@ def test_on_a_full_disk_only_our_sentences_are_printed(
     assert [line for line in warnings if not re.fullmatch(ours, line)] == []
     assert "SQL" not in "".join(warnings)
     (run,) = (config_file.parent / "runs").iterdir()
-    assert read_status(run)[0] == "FAILED"
+    assert RunDirectory(run).status == "FAILED"
     # The run may end before a sink has met the full disk.
     if any("is behind" in line for line in warnings):
         assert "Traceback" in (run / "sinks.log").read_text()
@@ -126,7 +126,7 @@ def test_too_few_open_files(config_file: Path, limit: int) -> None:
     assert error.startswith("Error: ")
     assert error.endswith(f"allow more than {limit} open files (ulimit -n) and start again.")
     (run,) = (config_file.parent / "runs").iterdir()
-    assert read_status(run)[0] == "FAILED"
+    assert RunDirectory(run).status == "FAILED"
 
 
 def test_too_little_memory(config_file: Path) -> None:
@@ -147,13 +147,13 @@ def test_too_little_memory(config_file: Path) -> None:
 def test_a_full_disk_leaves_the_true_status(config_file: Path) -> None:
     """Not even the status fits into a file of its own any more, but in the one that is there."""
     run = config_file.parent
-    write_status(run, "RUNNING", "x" * 500)
+    RunDirectory(run).write_status("RUNNING", "x" * 500)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nectargan.loggers.run_directory.replacing", _full)
-        write_status(run, "FAILED", "no room")
+        patch.setattr("nectargan.record.run_directory.replacing", _full)
+        RunDirectory(run).write_status("FAILED", "no room")
         with pytest.raises(OSError, match="No space left"):
-            write_status(run / "elsewhere", "FAILED")
-    assert read_status(run) == ("FAILED", "no room")
+            RunDirectory(run / "elsewhere").write_status("FAILED")
+    assert RunDirectory(run).read_status() == ("FAILED", "no room")
 
 
 def _full(path: Path) -> NoReturn:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.loggers.run_directory import read_status
 from nectargan.output import make_console, printable
+from nectargan.record.run_directory import RunDirectory
 from tests.processes import PATIENCE
 
 from .conftest import Run
@@ -133,7 +133,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output(
     finally:
         os.close(gone)
     assert done.returncode == 0
-    assert read_status(config_file.parent / "runs" / "tiny_v1") == ("FINISHED", "")
+    assert RunDirectory(config_file.parent / "runs" / "tiny_v1").read_status() == ("FINISHED", "")
 
 
 def test_a_run_without_standard_streams(config_file: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_run_without_standard_streams(config_file: Path) -> None:
     done = subprocess.run(command, timeout=PATIENCE)
     assert done.returncode == 0
     run = config_file.parent / "runs" / "tiny_v1"
-    assert read_status(run) == ("FINISHED", "")
+    assert RunDirectory(run).read_status() == ("FINISHED", "")
     header = (run / "losses.csv").read_text().partition("\n")[0]
     assert header == "step,epoch,time,loss,raw,weight,weighted"
 

@@ -68,6 +68,18 @@ def test_what_a_shell_would_have_expanded(
     assert bool(list((home / "runs").glob("out*"))) == bool(made)
 
 
+@pytest.mark.parametrize("runs", ["~/runs", "$RUNS"])
+def test_paths_of_the_public_functions(home: Path, runs: str) -> None:
+    import nectargan
+
+    assert nectargan.load_generator(f"{runs}/tiny_v1").training is False
+    assert len(nectargan.load_losses(f"{runs}/tiny_v1")) == 24
+    assert nectargan.load_config(f"{runs}/tiny_v1/config.json").dataloader.batch_size == 2
+    with nectargan.track(nectargan.LossManager(), f"{runs}/mine"):
+        pass
+    assert (home / "runs" / "mine" / "losses.csv").is_file()
+
+
 def test_a_run_whose_paths_are_in_a_config(
     run: Run, config_file: Path, home: Path, pairs_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +137,12 @@ def test_plot_draws_each_run_in_its_directory(run: Run, home: Path) -> None:
 
 def test_sync_sends_what_each_run_lacks(run: Run, home: Path) -> None:
     result = run("sync", "~/runs/tiny_v[12]")
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"{home / 'runs' / name}: {sink}: the run does not log to it."
+        for name in ("tiny_v1", "tiny_v2")
+        for sink in ("TensorBoard", "MLflow")
+    ]
 
 
 def test_runs_lists_what_a_pattern_matches(run: Run, home: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,18 @@ def test_bad_input(run: Run, config_file: Path) -> None:
     result = run("schedule", config_file, "-o", "no/such/folder.png")
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr
+
+
+def test_a_schedule_is_drawn_without_torch(tmp_path: Path) -> None:
+    """Which would take longer than the drawing."""
+    code = (
+        "import sys\n"
+        "from nectargan.cli.main import main\n"
+        f"main(['schedule', {str(CONFIGS[0])!r}, '-o', 's.png'], standalone_mode=False)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (tmp_path / "s.png").stat().st_size > 0

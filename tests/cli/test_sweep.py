@@ -12,7 +12,7 @@ import optuna
 import pytest
 from PIL import Image
 
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.run_directory import RunDirectory
 from tests.processes import PATIENCE
 
 from .conftest import Run
@@ -108,7 +108,7 @@ def test_a_sweep_that_is_killed_goes_on(
     assert "The same command goes on with the sweep.\n" in err
     assert "Traceback" not in err
     first, second = (tmp_path / "runs" / f"tiny_v{n}" for n in (1, 2))
-    assert (read_status(first)[0], read_status(second)[0]) == ("FINISHED", "KILLED")
+    assert (RunDirectory(first).status, RunDirectory(second).status) == ("FINISHED", "KILLED")
     assert not (tmp_path / "runs" / "tiny_v3").exists()
 
     states = [row[1] for row in rows_of(run("train", *arguments, "--dry-run").stdout)]
@@ -135,7 +135,7 @@ def test_a_run_that_fails_stops_no_other(run: Run, config_file: Path, tmp_path: 
     assert finished[1] == "FINISHED"
     assert result.stderr.endswith("1 run failed.\n")
     assert "Traceback" not in result.output
-    assert [read_status(tmp_path / "runs" / f"tiny_v{n}")[0] for n in (1, 2)] == [
+    assert [RunDirectory(tmp_path / "runs" / f"tiny_v{n}").status for n in (1, 2)] == [
         *("FAILED", "FINISHED")
     ]
 
@@ -205,7 +205,10 @@ def test_a_search(run: Run, config_file: Path, tmp_path: Path) -> None:
         (["--sweep", "common.seed=1,2", "--sweep-storage", "x"], "--sweep-storage says nothing"),
         (["--sweep-search", "optuna"], "--sweep-search says nothing without --sweep."),
         (["--metric", "val/l1"], "--metric says nothing without --sweep."),
-        (["--sweep", "common.seed=1,2", "--metric", "val/fid"], "'val/fid' is not one of"),
+        (
+            ["--sweep", "common.seed=1,2", "--metric", "val/fid"],
+            "--metric val/fid is not measured. Did you mean 'val/ssim'? Allowed: val/l1, val/psnr,",
+        ),
         (["--sweep", "common.seed=1,2", "--sweep-search", "grid"], "'grid' is not 'optuna'"),
         (["--sweep", "common.seed=1,2", "--config", "nowhere.json"], "cannot be read"),
     ],

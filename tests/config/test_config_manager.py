@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nectargan.config.config_manager import ConfigManager, parse_override
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.objectives import objective_weights
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 
@@ -67,19 +68,22 @@ def test_the_projects_configs_load_and_survive_a_round_trip(path: Path, tmp_path
 
 def test_the_papers_settings() -> None:
     read = {path.stem: ConfigManager(path).data for path in CONFIGS}
-    assert set(read) == {"demo", "facades", "maps", "edges2shoes", "facades_scheduled"}
-    for name in ("facades", "maps"):
+    others = {"resnet", "pix2pixhd", "pixelgan"}
+    assert set(read) == {"demo", "facades", "maps", "edges2shoes", "facades_scheduled"} | others
+    for name in ("facades", "maps", *others):
         config = read[name]
         assert (config.dataloader.batch_size, config.train.epochs) == (1, 200)
         assert (config.dataloader.load.load_size, config.dataloader.load.crop_size) == (286, 256)
         assert config.dataloader.augmentations.both.h_flip_chance == 0.5
-        assert config.train.loss == {"G_GAN": 1.0, "G_L1": 100.0}
+        matching = {"G_FM": 10.0, "G_L1": 0.0} if name == "pix2pixhd" else {"G_L1": 100.0}
+        assert config.train.loss == {"G_GAN": 1.0, "D_real": 0.5, "D_fake": 0.5, **matching}
     shoes = read["edges2shoes"]
     assert (shoes.dataloader.batch_size, shoes.train.epochs) == (4, 15)
     assert shoes.dataloader.load.load_size == shoes.dataloader.load.crop_size == 256
     scheduled = read["facades_scheduled"].train
     assert scheduled.objective == "extended"
-    assert all(isinstance(option, ScheduleConfig) for option in scheduled.loss.values())
+    moving = {n for n, option in scheduled.loss.items() if isinstance(option, ScheduleConfig)}
+    assert moving == scheduled.loss.keys() - {"D_real", "D_fake"}
 
 
 weights = st.one_of(
@@ -98,16 +102,21 @@ weights = st.one_of(
         st.integers(1, 99),
         st.integers(1, 99),
     ),
-    st.builds(
-        lambda weight, tags: {"function": "torch.nn.L1Loss", "weight": weight, "tags": tags},
-        st.floats(-1, 1),
-        st.lists(st.text(max_size=5), max_size=3),
-    ),
+)
+terms = st.builds(
+    lambda weight, tags: {"function": "torch.nn.L1Loss", "weight": weight, "tags": tags},
+    weights,
+    st.lists(st.text(max_size=5), max_size=3),
+)
+losses = st.builds(
+    lambda own, new: own | new,
+    st.dictionaries(st.sampled_from(list(objective_weights("basic"))), weights | terms),
+    st.dictionaries(st.text(min_size=1, max_size=8), terms, max_size=4),
 )
 
 
 @given(
-    loss=st.dictionaries(st.text(min_size=1, max_size=8), weights, max_size=4),
+    loss=losses,
     name=st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9_.]{0,20}", fullmatch=True),
     size=st.one_of(st.integers(1, 999), st.lists(st.integers(1, 999), min_size=2, max_size=2)),
     chance=st.floats(0, 1),
@@ -314,6 +323,21 @@ def test_numbers_in_yaml_are_those_of_json(tmp_path: Path) -> None:
     assert (common.experiment_name, common.output_directory) == ("2e-4b", "1e5/x")
 
 
+@pytest.mark.parametrize("text", ["010", "0x1F", "1:30", "0b11", "1_000", "0o17"])
+def test_other_ways_to_write_numbers_are_texts(text: str, tmp_path: Path) -> None:
+    """In JSON there are none, and YAML 1.1 would read 010 as 8 and 1:30 as 90."""
+    path = tmp_path / "c.yaml"
+    path.write_text(f"common: {{seed: {text}}}")
+    with pytest.raises(ConfigError, match=rf'common.seed .* cannot be "{text}"'):
+        ConfigManager(path)
+    for name in (text.replace(":", "-"), "2024-01-01"):
+        path.write_text(f"common: {{experiment_name: {name}}}")
+        assert ConfigManager(path).data.common.experiment_name == name
+    for number in ("0", "7", "+7", "12"):
+        path.write_text(f"common: {{seed: {number}}}")
+        assert ConfigManager(path).data.common.seed == int(number)
+
+
 def test_yaml_may_merge_and_override(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "train:\n  generator: {learning_rate: &rate {epochs: 3, epochs_decay: 4}}\n"
@@ -471,10 +495,10 @@ def test_what_was_meant_by_a_path_that_is_no_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file in ("configs/demo.json", "mine.yaml", "runs/x_v1/config.json"):
+    for file in ("configs/own.json", "mine.yaml", "runs/x_v1/config.json"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text("{}")
-    told = {"demo": "configs/demo.json", "mine": "mine.yaml", "runs/x_v1": "runs/x_v1/config.json"}
+    told = {"own": "configs/own.json", "mine": "mine.yaml", "runs/x_v1": "runs/x_v1/config.json"}
     for typed, meant in told.items():
         with pytest.raises(ConfigError, match="cannot be read") as caught:
             ConfigManager(typed)
@@ -497,3 +521,24 @@ def test_what_sections_contradict_is_said_without_what_is_in_them() -> None:
 def test_a_section_is_no_number() -> None:
     with pytest.raises(ConfigError, match=r"cannot be 5: it must be a section of options\.$"):
         ConfigManager({"train": {"generator": {"learning_rate": {"schedule": 5}}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "sentence"),
+    [
+        ("G_SOBEL", 3.0, "has a weight, but objective 'basic' does not have that loss; choose"),
+        ("G_LI", 3.0, "is not a loss of objective 'basic', .* Did you mean 'G_L1'"),
+        ("mine", {"weight": 3.0}, "is not a loss of objective 'basic', and no whole term with a"),
+    ],
+)
+def test_a_loss_that_the_objective_does_not_have_is_named_with_its_place(
+    name: str, option: Any, sentence: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"train": {"loss": {name: option}}}))
+    with pytest.raises(
+        ConfigError, match=f"train.loss.{name} in config file '.*c.json' {sentence}"
+    ):
+        ConfigManager(path)
+    with pytest.raises(ConfigError, match=f"--set train.loss.{name} {sentence}"):
+        ConfigManager(None, [(f"train.loss.{name}", option)])

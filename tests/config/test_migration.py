@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+from nectargan.build import build_discriminator, build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.loss_options import LossTerm
 from nectargan.config.migration import migrate
+from nectargan.config.objectives import objective_weights
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.trainers.components import build_discriminator
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -48,8 +50,9 @@ def test_the_originals_files_load_as_they_are(name: str, tmp_path: Path) -> None
     objective, weights = OLD[name]
     config, told = load(DATA / f"{name}.json")
     assert config.train.objective == objective
-    zeros = dict.fromkeys(["G_L2", "G_SOBEL", "G_LAP", "G_VGG"], 0.0)
-    assert config.train.loss == {"G_GAN": 1.0, "G_L1": 100.0} | zeros | weights
+    # Those of weight 0 that are not the objective's are left out.
+    zeros = dict.fromkeys(objective_weights(objective).keys() & {"G_L2", "G_SOBEL", "G_LAP"}, 0.0)
+    assert config.train.loss == objective_weights("basic") | zeros | weights
     for word in ("lambda_gan", "lambda_vgg", "visualizer", "train.objective"):
         assert sum(word in line for line in told) == 1
     ConfigManager(config.model_dump(mode="json")).save(tmp_path / "new.json")
@@ -96,7 +99,7 @@ def test_the_old_document_is_left_alone() -> None:
 def test_old_keys_without_the_wrapper() -> None:
     config, _ = load({"train": {"loss": {"lambda_l2": 2.0}}})
     assert config.train.objective == "extended"
-    assert config.train.loss == {"G_L2": 2.0}
+    assert config.train.loss == objective_weights("extended") | {"G_L2": 2.0}
 
 
 def test_devices_and_resuming() -> None:
@@ -131,7 +134,26 @@ def test_the_default_discriminator_has_its_665665_parameters() -> None:
     config, told = load({"config": {"visualizer": {}}})
     count = sum(parameter.numel() for parameter in build_discriminator(config).parameters())
     assert count == 665_665
-    assert any("zeros at the borders instead of reflection" in line for line in told)
+    assert any("activations come before its convolutions" in line for line in told)
+
+
+def test_borders_are_mirrored_and_the_discriminator_begins_with_torchs_weights() -> None:
+    config, told = load({"config": {"train": {"generator": {"upsample_type": "Bilinear"}}}})
+    generator, discriminator = build_generator(config), build_discriminator(config)
+    assert (config.train.generator.padding, config.train.generator.init) == ("reflect", "normal")
+    # Where v0.2.3 mirrored: each strided convolution, those after an interpolation, and all of D.
+    kernels = {4: generator.downs, 3: generator.ups}
+    for side, blocks in kernels.items():
+        layers = [layer for layer in blocks.modules() if isinstance(layer, nn.Conv2d)]
+        assert {(layer.kernel_size[0], layer.reflection) for layer in layers} == {(side, 1)}
+    judged = [layer for layer in discriminator.layers if isinstance(layer, nn.Conv2d)]
+    assert {layer.reflection for layer in judged} == {1}
+    # Torch draws uniform weights within 1 / sqrt(inputs), also for biases.
+    assert judged[1].weight.abs().max().item() == pytest.approx((64 * 16) ** -0.5, rel=0.01)
+    assert judged[0].bias.abs().max() > 0
+    for place in ("generator.padding is 'reflect'", "discriminator.padding is 'reflect'",
+                  "discriminator.init is 'default'"):  # fmt: skip
+        assert any(f"train.{place}, as it was there" in line for line in told)
 
 
 def test_both_images_have_the_channels_of_the_input() -> None:

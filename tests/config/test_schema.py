@@ -7,11 +7,12 @@ from pydantic import BaseModel
 
 from nectargan.config import augmentation_options, choices, loss_options, schema
 from nectargan.config.base import Section
-from nectargan.config.loss_options import ScheduleConfig
-from nectargan.config.schema import Config, LearningRate
+from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.network_options import LearningRate
+from nectargan.config.schema import Config, Train
 from nectargan.losses.losses import ADVERSARIAL_MODES
-from nectargan.losses.pix2pix_objective import OBJECTIVES
-from nectargan.models.blocks import BLOCKS, NORMS, UPSAMPLE_TYPES
+from nectargan.models.blocks import BLOCKS, UPSAMPLE_TYPES
+from nectargan.models.norms import NORMS
 
 
 def sections() -> Iterator[type[BaseModel]]:
@@ -45,7 +46,6 @@ def test_the_defaults_are_those_of_the_paper() -> None:
 def test_choices_are_those_of_the_modules_they_name() -> None:
     from typing import get_args
 
-    assert get_args(choices.Objective) == OBJECTIVES
     assert set(get_args(choices.GanMode)) == set(ADVERSARIAL_MODES)
     assert set(get_args(choices.Norm)) == set(NORMS)
     unet = schema.Unet.model_fields
@@ -58,6 +58,39 @@ def test_two_configs_share_nothing() -> None:
     one.train.loss["G_L1"] = 3.0
     one.common.seed = 4
     assert other == Config()
+
+
+BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
+
+
+def test_a_config_names_every_loss_once_it_is_made() -> None:
+    assert Config().train.loss == BASIC
+    config = Config.model_validate({"train": {"loss": {"G_L1": 7.0}}})
+    assert config.train.loss == {**BASIC, "G_L1": 7.0}
+    assert list(config.train.loss) == list(BASIC), "in the order of the objective"
+    assert Config.model_validate(config.model_dump()) == config
+
+
+def test_a_term_without_a_weight_has_the_default_one() -> None:
+    term = {"function": "torch.nn.L1Loss"}
+    loss = Train.model_validate({"loss": {"mine": term, "G_L1": term, "D_real": {}}}).loss
+    weights = {name: option.weight for name, option in loss.items() if isinstance(option, LossTerm)}
+    assert weights == {"mine": 1.0, "G_L1": 100.0, "D_real": 0.5}
+
+
+def test_losses_of_weight_zero_that_the_objective_does_not_have_are_let_pass() -> None:
+    # A migrated v0.2.3 config has all of them.
+    assert Train.model_validate({"loss": {"G_VGG": 0.0}}).loss == BASIC
+
+
+def test_losses_are_resolved_anew_when_one_of_them_or_the_objective_is_assigned() -> None:
+    train = Train()
+    train.loss = {"G_L1": 3.0}
+    assert train.loss == {**BASIC, "G_L1": 3.0}
+    train.objective = "basic+vgg"
+    assert train.loss == {**BASIC, "G_L1": 3.0, "G_VGG": 10.0}
+    with pytest.raises(ValueError, match="'basic' does not have that loss"):
+        train.objective = "basic"
 
 
 def test_an_assignment_is_checked() -> None:

@@ -191,6 +191,33 @@ def test_distortion_scales_the_distance_from_the_centre(mode: str) -> None:
     assert torch.allclose(out, image * scale, atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [ELASTIC, DISTORTION])
+def test_a_label_map_gets_no_new_colours_and_moves_with_its_partner(
+    settings: dict[str, object],
+) -> None:
+    """Each pixel is the nearest one to where the partner, a ramp, is interpolated."""
+    n, h, w = 3, 24, 40
+    places = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
+    ramp = (places / torch.tensor([h - 1, w - 1]).view(2, 1, 1) * 2 - 1).expand(n, 2, h, w)
+    labels = torch.randint(0, 256, (n, 3, h, w)).div(127.5).sub(1)
+    pair = PairAugmentation(settings, {}, nearest=(True, False))
+    moved, where = pair(labels, ramp)
+    assert not torch.equal(moved, labels)
+    sides = torch.tensor([h - 1, w - 1]).view(2, 1, 1)
+    y, x = where.add(1).div(2).mul(sides).round().long().unbind(1)
+    expected = torch.stack(
+        [each[:, row, column] for each, row, column in zip(labels, y, x, strict=True)]
+    )
+    # Where it lies in the middle between two pixels, rounding decides.
+    assert (moved == expected).all(dim=1).float().mean() > 0.999
+    for before, after in zip(labels, moved, strict=True):
+        colours = {tuple(pixel) for pixel in before.flatten(1).T.tolist()}
+        assert {tuple(pixel) for pixel in after.flatten(1).T.tolist()} <= colours
+    torch.manual_seed(0)
+    torch.randint(0, 256, (n, 3, h, w))
+    assert torch.equal(PairAugmentation(settings, {})(labels, ramp)[1], where)
+
+
 def test_dropout_paints_whole_black_rectangles() -> None:
     image = torch.full((200, 2, 16, 20), 0.5)
     a, b = PairAugmentation(DROPOUT, {})(image, image)
@@ -340,9 +367,13 @@ def reference() -> dict[str, dict[str, object]]:
             "optical_distortion needs -1 <= min <= max <= 1, got min = 0.3, max = 0.1",
         ),
         ({**DISTORTION, "optical_distortion_mode": "eye"}, {}, "mode 'eye', allowed: camera, fish"),
-        ({**DROPOUT, "coarse_dropout_holes_min": 3}, {}, "1 <= holes_min <= holes_max, got"),
+        (
+            {**DROPOUT, "coarse_dropout_holes_min": 3},
+            {},
+            " 1 <= holes_min <= holes_max <= 10000,",
+        ),
         ({}, {**GAMMA, "randgamma_min": float("nan")}, "randgamma needs 1 <= min <= max"),
-        ({}, {**BLUR, "motionblur_limit": 1}, "motionblur needs 3 <= limit, got limit = 1"),
+        ({}, {**BLUR, "motionblur_limit": 1}, "motionblur needs 3 <= limit <= 255, got limit = 1"),
         ({}, {**GREY, "grayscale_method": "pca"}, "method 'pca', allowed: weighted_average"),
         ({}, {**JPEG, "compression_type": "webp"}, "the type 'webp', allowed: jpeg"),
         ({}, {**JPEG, "compression_quality_max": 101}, "quality_max <= 100, got"),

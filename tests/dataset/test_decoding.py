@@ -296,6 +296,11 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
         "5 channels",
     ),
     "13 bands of 16 bit": ("x.tif", tiff(np.zeros((2, 4, 13), np.uint16)), "13 channels of 16-bit"),
+    "two bands of 16 bit": (
+        "x.tif",
+        tiff(np.zeros((2, 4, 2), np.uint16)),
+        "2 channels of 16-bit unsigned integers, in a form that Pillow does not read; save it as",
+    ),
     "from white, 16 bit": ("x.tif", tiff(SHORTS, photometric=0), "count down from white"),
     "lab": ("x.tif", colours_of_lab, r"CIE L\*a\*b\*"),
     "empty": ("x.png", with_bytes(b""), "not an image: it is empty"),

@@ -198,7 +198,7 @@ def test_unicode_forms_of_a_name_are_one(tmp_path: Path) -> None:
     assert pair.b is not None
     assert pair.b.name == f"{decomposed}.png"
     draw(tmp_path / "trainA" / f"{decomposed}.png")
-    assert "same name as" in problems_of(tmp_path)
+    assert "but for the Unicode form of a letter; names must be unique" in problems_of(tmp_path)
 
 
 def test_what_is_near_a_missing_partner(tmp_path: Path) -> None:

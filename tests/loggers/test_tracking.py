@@ -20,12 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import nectargan
-from nectargan.analysis.run_list import summarize_runs
 from nectargan.errors import LossError, RunError
 from nectargan.interrupts import uninterrupted
-from nectargan.loggers import ledger, recorder, tracking
 from nectargan.loggers.tracking import Tracker
 from nectargan.losses.loss_manager import LossManager
+from nectargan.record import ledger, recorder, tracker
+from nectargan.runs.run_list import summarize_runs
 from nectargan.scheduling.data import Schedule
 from nectargan.shell import quoted
 from tests.processes import PATIENCE
@@ -308,7 +308,7 @@ def test_a_second_interrupt_waits_for_no_sink(
     interrupt: Callable[[], None],
 ) -> None:
     # Whoever waited for the sink would wait for longer than a test may take.
-    monkeypatch.setattr(tracking, "_PATIENCE", 3600.0)
+    monkeypatch.setattr(tracker, "_PATIENCE", 3600.0)
     losses, sink = manager(), SilentSink()
     with (
         pytest.raises(KeyboardInterrupt),

@@ -105,3 +105,10 @@ def test_the_function_must_be_callable_and_tags_a_list() -> None:
 def test_the_schedule_must_be_one(schedule: Any) -> None:
     with pytest.raises(LossError, match=r"schedule of loss 'a' is .*; it must be a Schedule"):
         LMLoss("a", nn.L1Loss(), schedule=schedule)
+
+
+@pytest.mark.parametrize("tag", ["=1+1", "@a", "", " ", "a\x1b[31m", "a\nb", 5, None])
+def test_what_cannot_be_a_tag(tag: Any) -> None:
+    """Tags are written to files and printed, as names are."""
+    with pytest.raises(LossError, match="cannot be a tag of loss 'a'; it must be printable text"):
+        LMLoss("a", abs, tags=["good", tag])

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nectargan.config.objectives import OBJECTIVES, objective_weights
 from nectargan.errors import CheckpointError, LossError
 from nectargan.losses.loss_manager import LossManager
-from nectargan.losses.pix2pix_objective import OBJECTIVES, objective_weights, pix2pix
+from nectargan.losses.pix2pix_objective import pix2pix
 
 BASIC = {"G_GAN": 1.0, "G_L1": 100.0, "D_real": 0.5, "D_fake": 0.5}
 MORE = {"G_L2": 10.0, "G_SOBEL": 3.0, "G_LAP": 1.0}

@@ -10,11 +10,11 @@ import torch
 from scipy.signal import correlate2d
 from torch.nn import functional as F
 
+from nectargan.build import build_losses
 from nectargan.config.config_manager import ConfigManager
 from nectargan.losses.losses import LaplacianLoss, SobelLoss
 from nectargan.losses.v023 import GreyLaplacianLoss, GreySobelLoss, ShallowVGGLoss
 from nectargan.losses.vgg import VGG19Features
-from nectargan.trainers.components import build_losses
 
 GX = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], dtype=np.float64)
 # Numbers and channels of the first convolutions of torchvision's VGG19.

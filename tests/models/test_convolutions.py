@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from nectargan.models.convolutions import (
     HalvingConv2d,
     _DoublingProduct,
     _HalvingProduct,
+    in_fast_order,
 )
+from nectargan.models.patchgan import PatchGANDiscriminator
 from nectargan.models.unet import UnetGenerator
 
 Layer = HalvingConv2d | DoublingConvTranspose2d
@@ -121,3 +124,32 @@ def test_weights_are_named_and_laid_out_as_ever() -> None:
         ours.load_state_dict(plain.state_dict())
         shapes = {name: p.shape for name, p in ours.state_dict().items()}
         assert shapes == {name: p.shape for name, p in plain.state_dict().items()}
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_one_float32_image_is_laid_out_as_channels_last(images: int) -> None:
+    x = torch.randn(images, 3, 128, 128)
+    y = HalvingConv2d(3, 4)(x)
+    assert y.is_contiguous(memory_format=torch.channels_last) == (images == 1)
+    assert in_fast_order(x.double()).is_contiguous()
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_both_networks_compute_what_they_do_in_float64(images: int) -> None:
+    """Float64 takes torch's own operators, in torch's own order, throughout."""
+    torch.manual_seed(0)
+    generator = UnetGenerator(features=4, n_downs=2, dropout=0.0)
+    discriminator = PatchGANDiscriminator(base_channels=4, n_layers=2)
+    x = torch.rand(images, 3, 128, 128) * 2 - 1
+    found: list[list[Tensor]] = []
+    for dtype in (torch.float32, torch.float64):
+        networks = copy.deepcopy(generator).to(dtype), copy.deepcopy(discriminator).to(dtype)
+        made = networks[0](x.to(dtype))
+        logits = networks[1](x.to(dtype), made)
+        F.softplus(-logits).mean().backward()
+        parameters = [p for network in networks for p in network.parameters()]
+        found.append([made, logits, *(p.grad for p in parameters if p.grad is not None)])
+    assert len(found[0]) == 2 + len(parameters)
+    for ours, exact in zip(*found, strict=True):
+        scale = float(exact.detach().abs().max())
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4 * scale)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nectargan.errors import ModelError
-from nectargan.models.patchgan import PatchGANDiscriminator
+from nectargan.models.patchgan import PatchGANDiscriminator, PixelDiscriminator
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
@@ -114,3 +114,30 @@ def test_check_size_refuses_exactly_what_fails(n_layers: int, norm: str) -> None
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match="PatchGANDiscriminator: " + re.escape(message)):
         PatchGANDiscriminator(**arguments)
+
+
+def test_features_are_the_activations_and_the_logits() -> None:
+    torch.manual_seed(0)
+    discriminator = PatchGANDiscriminator(2, 4, 2)
+    x, y = image(2, 1, 24, 24), image(2, 1, 24, 24, seed=1)
+    (maps,) = discriminator.features(x, y)
+    assert [tuple(each.shape) for each in maps] == [
+        (2, 4, 12, 12), (2, 8, 6, 6), (2, 16, 5, 5), (2, 1, 4, 4),
+    ]  # fmt: skip
+    first = F.conv2d(torch.cat((x, y), 1), *discriminator.layers[0].parameters(), 2, 1)
+    torch.testing.assert_close(maps[0], F.leaky_relu(first, 0.2))
+    assert torch.equal(maps[-1], discriminator(x, y))
+
+
+def test_a_pixel_discriminator_judges_each_pixel_by_itself() -> None:
+    discriminator = PixelDiscriminator(6, 64)
+    # 6 -> 64 -> 128 -> 1, with biases where no norm follows.
+    assert sum(p.numel() for p in discriminator.parameters()) == 6 * 64 + 64 + 64 * 128 + 128 + 1
+    assert discriminator.receptive_field == 1
+    x, y = image(1, 3, 5, 7), image(1, 3, 5, 7, seed=1)
+    logits = discriminator(x, y)
+    assert logits.shape == (1, 1, 5, 7)
+    # Pixels that are moved have their logits moved along: nothing but the pixel counts.
+    order = torch.randperm(35, generator=torch.Generator().manual_seed(0))
+    moved = discriminator(*(each.flatten(2)[..., order].view(1, 3, 5, 7) for each in (x, y)))
+    torch.testing.assert_close(moved.flatten(), logits.flatten()[order], rtol=1e-4, atol=1e-6)

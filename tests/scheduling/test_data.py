@@ -69,7 +69,8 @@ def test_a_near_miss_gets_a_suggestion() -> None:
         ({"schedule": "piecewise", "points": [(1, 1), (None, 2)]}, "epoch of point 2 is None"),
         ({"schedule": "piecewise", "points": 5}, r"points is 5; it must be a list of \[epoch, v"),
         ({"schedule": "piecewise", "points": "12"}, "points is '12'; it must be a list"),
-        ({"schedule": "linear", "points": np.ones(2)}, "points is array.*; it must be a list"),
+        ({"schedule": "piecewise", "points": np.ones(2)}, "points is array.*; it must be a list"),
+        ({"schedule": "linear", "points": np.ones(2)}, "'linear' takes no points .given: array"),
         (
             {"schedule": "piecewise", "points": [(1, 5.0), (2, 6.0)], "initial_value": 4.0},
             "initial_value 4.0, but its points say 5.0",

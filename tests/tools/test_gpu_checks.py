@@ -35,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
 def test_every_group_has_a_limit_under_four_minutes_and_a_place(gpu_checks: Any) -> None:
     found = gpu_checks.checks(torch.device("cuda"), small=False)
     assert [check.name for check in found] == [
-        "tests of dataset, losses, loggers",
+        "tests of dataset, losses, models, record",
         "tests of trainers",
         "default network, graph against eager",
         "interrupted and resumed with the graph",
@@ -51,8 +51,11 @@ def test_every_group_has_a_limit_under_four_minutes_and_a_place(gpu_checks: Any)
         "200 epochs, full record",
     ]
     assert all(check.limit <= 240 for check in found)
-    files = {Path(part).name for check in found[:2] for part in check.command if "test_" in part}
-    assert {"test_loader.py", "test_recorder.py", "test_captured_step.py"} <= files
+    files = {Path(part) for check in found[:2] for part in check.command if "test_" in part}
+    decorator = "\n@pytest.mark.gpu\n"
+    assert files == {
+        path for path in (ROOT / "tests").rglob("test_*.py") if decorator in path.read_text("utf-8")
+    }
 
 
 def test_a_failure_and_a_limit_stop_nothing_and_all_is_written_at_once(

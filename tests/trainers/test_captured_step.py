@@ -15,11 +15,10 @@ from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
 from nectargan.losses.lm_data import LossEvent
 from nectargan.losses.loss_manager import LossManager
-from nectargan.trainers import pix2pix_trainer
+from nectargan.runs.open import open_run
+from nectargan.scheduling.data import Schedule
 from nectargan.trainers.captured_step import CapturedStep, graph_obstacle
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.run import open_run
-from nectargan.trainers.run_facts import FACTS_FILE
 from tests.graph_stand_in import CpuGraphs
 
 Make = Callable[..., Config]
@@ -36,17 +35,14 @@ SCHEDULED = {"train__loss": {"G_L1": RAMP, "G_GAN": {**RAMP, "interval": "step"}
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> CpuGraphs:
-    """Makes trainers capture their steps, on the CPU."""
-    backend = CpuGraphs()
-    monkeypatch.setattr("nectargan.trainers.trainer.graph_obstacle", lambda *_: None)
-    monkeypatch.setattr(pix2pix_trainer, "CudaGraphs", lambda device: backend)
-    return backend
+def graphs() -> CpuGraphs:
+    """What captures a step on the CPU."""
+    return CpuGraphs()
 
 
 def eager(config: Config) -> Pix2pixTrainer:
-    """A trainer whose step is not captured, `graphs` or not."""
-    trainer = Pix2pixTrainer(config)
+    """A trainer that could capture its step, and does not."""
+    trainer = Pix2pixTrainer(config, graphs=CpuGraphs())
     trainer.graph_obstacle = "for comparison"
     return trainer
 
@@ -93,7 +89,7 @@ def test_captured_and_eager_runs_are_equal(
         "train__generator__learning_rate": {"epochs": 2, "epochs_decay": 3, "initial": 0.002},
         "dataloader__batch_size": 4,
     }
-    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options))
+    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options), graphs=graphs)
     expected = train(plain)
     assert train(captured) == expected
     assert graphs.captures == 1
@@ -102,10 +98,48 @@ def test_captured_and_eager_runs_are_equal(
     assert_equal(captured, plain)
 
 
+@pytest.mark.parametrize(
+    ("generator", "discriminator"),
+    [
+        ({"name": "resnet", "features": 2, "n_blocks": 1}, "patchgan"),
+        (
+            {
+                "function": "nectargan.models.resnet.ResnetGenerator",
+                "arguments": {"features": 2, "n_blocks": 1},
+            },
+            "multiscale",
+        ),
+    ],
+    ids=["built in", "own"],
+)
+def test_feature_matching_and_spectral_norm_are_captured(
+    tiny: Make, graphs: CpuGraphs, generator: dict[str, object], discriminator: str
+) -> None:
+    """Each pass refines the estimate of the norm in place, in replays as well."""
+    options = {
+        "train__loss": {"G_FM": {**RAMP, "interval": "step"}},
+        "train__discriminator": {
+            "name": discriminator,
+            "base_channels": 2,
+            "n_layers": 1,
+            "spectral_norm": True,
+        },
+        "train__generator": generator,
+        "train__generator__learning_rate": {"epochs": 1, "epochs_decay": 1, "initial": 0.002},
+    }
+    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options), graphs=graphs)
+    expected = train(plain)
+    assert train(captured) == expected
+    assert graphs.captures == 1
+    # All of the first epoch has the initial weight; then each of three steps has its own.
+    assert len({weight for _, _, name, _, weight, *_ in expected if name == "G_FM"}) == 4
+    assert_equal(captured, plain)
+
+
 def test_fp16_is_captured_with_its_scale(tiny: Make, graphs: CpuGraphs) -> None:
     """It overflows at first: steps are skipped and the scale is halved, in replays as well."""
     plain = eager(tiny(common__precision="fp16", **SCHEDULED))
-    captured = Pix2pixTrainer(tiny(common__precision="fp16", **SCHEDULED))
+    captured = Pix2pixTrainer(tiny(common__precision="fp16", **SCHEDULED), graphs=graphs)
     assert train(captured) == train(plain)
     assert graphs.captures == 1
     assert captured.scaler.state_dict() == plain.scaler.state_dict()
@@ -117,20 +151,20 @@ def test_fp16_is_captured_with_its_scale(tiny: Make, graphs: CpuGraphs) -> None:
 
 
 def test_a_run_that_gives_up_says_so_in_its_tags(tiny: Make, graphs: CpuGraphs) -> None:
-    trainer = Pix2pixTrainer(tiny())
+    trainer = Pix2pixTrainer(tiny(), graphs=graphs)
     trainer.losses.get_registered_losses()["G_L1"].function = waits
     directory = trainer.train()
-    tags = json.loads((directory / FACTS_FILE).read_text())["tags"]
+    tags = json.loads((directory / "facts.json").read_text())["tags"]
     assert tags["cuda_graph"] == "off"
     assert "_local_scalar_dense" in str(trainer.graph_obstacle)
-    other = Pix2pixTrainer(tiny()).train()
-    assert json.loads((other / FACTS_FILE).read_text())["tags"]["cuda_graph"] == "on"
+    other = Pix2pixTrainer(tiny(), graphs=graphs).train()
+    assert json.loads((other / "facts.json").read_text())["tags"]["cuda_graph"] == "on"
 
 
 def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: CpuGraphs) -> None:
     """Whether that was captured, as all steps but the third, or eager."""
     options = {**SCHEDULED, "dataloader__batch_size": 4}
-    trainers = [eager(tiny(**options)), Pix2pixTrainer(tiny(**options))]
+    trainers = [eager(tiny(**options)), Pix2pixTrainer(tiny(**options), graphs=graphs)]
     steps = [trainer.make_step() for trainer in trainers]
     whole, rest = trainers[0].data.train.epoch(1)
     for number, batch in enumerate([whole, whole, rest, whole, whole], start=1):
@@ -139,7 +173,7 @@ def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: Cp
             torch.manual_seed(number)
             trainer.losses.start_step(1, number)
             step(*batch)
-            gradients.append([p.grad for n in trainer._networks.values() for p in n.parameters()])
+            gradients.append([p.grad for n in trainer.networks.values() for p in n.parameters()])
         for ours, theirs in zip(*gradients, strict=True):
             assert ours is not None
             assert theirs is not None
@@ -148,7 +182,7 @@ def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: Cp
 
 
 def test_the_whole_step_is_captured(tiny: Make, graphs: CpuGraphs) -> None:
-    Pix2pixTrainer(tiny()).train()
+    Pix2pixTrainer(tiny(), graphs=graphs).train()
     assert graphs.names.count("_fused_adam_") == 2
     assert "convolution_backward" in graphs.names
     assert graphs.names[-1] == "stack", "the gather of the losses"
@@ -265,6 +299,45 @@ def test_what_the_manager_remembers_is_of_the_last_step() -> None:
         expected = (source - target).abs().mean(dim=1)
         assert torch.equal(small.losses.get_loss_tensors()["map"], expected)
         assert small.losses.get_loss_values()["map"] == small.events[0].raw == expected.mean()
+
+
+def test_losses_that_share_a_schedule_have_the_weight_of_their_own_keywords_on_record() -> None:
+    def scaled(schedule: Schedule, epoch: float, factor: float = 1.0) -> float:
+        return schedule.initial_value * factor * epoch
+
+    def with_losses() -> Small:
+        small = Small()
+        shared = Schedule(scaled, initial_value=0.5)
+        for name in ("a", "b"):
+            small.losses.register_loss_fn(name, nn.L1Loss(), schedule=shared)
+
+        def step(source: Tensor, target: Tensor) -> None:
+            made, compute = small.network(source), small.losses.compute_loss
+            loss = compute("a", made, target, loss_kwargs={"weight_kwargs": {"factor": 2.0}})
+            loss = loss + compute("b", made, target, loss_kwargs={"weight_kwargs": {"factor": 3.0}})
+            # Once more in the same step, under a weight of its own.
+            loss = loss + compute("a", made, target, loss_kwargs={"weight_kwargs": {"factor": 5.0}})
+            small.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            small.optimizer.step()
+
+        small.step._step = step
+        return small
+
+    captured, plain = with_losses(), with_losses()
+    plain.step = plain.step._step
+    for number in (1, 2, 3):
+        for each in (captured, plain):
+            assert each() == ["a", "b", "a"]
+            expected = [factor * 0.5 for factor in (2.0, 3.0, 5.0)]
+            assert [event.weight for event in each.events] == expected
+            for event in each.events:
+                assert event.weighted == event.raw * event.weight
+            assert each.losses.get_loss_weights() == {"L1": 1.0, "a": 2.5, "b": 1.5}
+        ours, theirs = ([event.raw for event in each.events] for each in (captured, plain))
+        assert ours == theirs, number
+    assert captured.graphs.captures == 1
+    assert torch.equal(captured.network.weight, plain.network.weight)
 
 
 def waits(x: Tensor, y: Tensor) -> Tensor:

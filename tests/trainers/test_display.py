@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nectargan.config.schema import Config
-from nectargan.loggers.ledger import LossRow
-from nectargan.loggers.run_directory import read_status
+from nectargan.record.ledger import LossRow
+from nectargan.record.run_directory import RunDirectory
 from nectargan.trainers import display
 from nectargan.trainers.display import PlainDisplay
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -19,7 +19,7 @@ from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     shown = PlainDisplay()
-    shown.start(Path("runs/x_v1"), 4, 100)
+    shown.start(RunDirectory(Path("runs/x_v1")), 4, 100)
     shown.step(1, 100, {"G_L1": LossRow(100, 1, 0, "G_L1", np.float32(0.25), 50.0, 12.5)})
     shown.epoch_end(1, {"val/ssim": 0.5, "time/images_per_second": 12.25, "lr/generator": 1.0})
     shown.stop()
@@ -33,7 +33,7 @@ def test_a_long_epoch_has_lines_of_its_own(
 ) -> None:
     monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
     shown = PlainDisplay()
-    shown.start(Path("x"), 2, 3)
+    shown.start(RunDirectory(Path("x")), 2, 3)
     shown.step(2, 4, {"G_L1": LossRow(4, 2, 0, "G_L1", np.float32(0.25), 50.0, 12.5)})
     assert capsys.readouterr().out.splitlines()[1] == "epoch 2/2  step 4/6  G_L1 0.25 x 50"
 
@@ -61,7 +61,7 @@ def test_output_that_is_lost_ends_no_run(
     monkeypatch.undo()
     with suppress(BrokenPipeError):
         lost.close()
-    assert read_status(run) == ("FINISHED", "")
+    assert RunDirectory(run).read_status() == ("FINISHED", "")
 
 
 def test_a_display_in_another_encoding(

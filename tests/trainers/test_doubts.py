@@ -13,7 +13,6 @@ import pytest
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
-from nectargan.trainers.components import resolve_losses
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -29,7 +28,7 @@ def doubts(epochs: int = 200, **options: Any) -> list[str]:
     manager = ConfigManager({}, overrides)
     if epochs != 200:
         manager.set_epochs(epochs)
-    return doubts_about(resolve_losses(manager.data))
+    return doubts_about(manager.data)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 199, 200])
@@ -40,7 +39,7 @@ def test_the_defaults_raise_none(epochs: int, objective: str) -> None:
 
 @pytest.mark.parametrize("path", [*CONFIGS.glob("*.json"), *CONFIGS.glob("*.yaml")], ids=str)
 def test_neither_do_the_configs_that_come_with_it(path: Path) -> None:
-    assert doubts_about(resolve_losses(ConfigManager(path).data)) == []
+    assert doubts_about(ConfigManager(path).data) == []
 
 
 UNUSED: list[tuple[dict[str, Any], list[str]]] = [

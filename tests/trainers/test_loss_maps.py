@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from nectargan.build import build_losses
 from nectargan.config.schema import Config
 from nectargan.dataset.paired_dataset import normalize
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.losses import AdversarialLoss, LaplacianLoss, SobelLoss
-from nectargan.trainers.components import build_losses
 from nectargan.trainers.loss_maps import loss_maps, per_pixel_losses, save_loss_maps
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -83,7 +83,8 @@ def test_the_class_decides_not_the_name(tiny: Make) -> None:
 def test_a_run_draws_them(tiny: Make) -> None:
     options = {"train__objective": "extended", "logging__loss_map_every_n_epochs": 2}
     run = Pix2pixTrainer(tiny(**options)).train()
-    (path,) = (run / "loss_maps").iterdir()
+    before, path = sorted((run / "loss_maps").iterdir())
+    assert before.name == "epoch_0000_step_00000000.png"
     assert path.name == "epoch_0002_step_00000006.png"
     # Two pairs; three images and four losses.
     width, height = Image.open(path).size

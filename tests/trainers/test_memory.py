@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nectargan.build import build_discriminator, build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 from nectargan.models import convolutions
-from nectargan.trainers.components import build_discriminator, build_generator
 from nectargan.trainers.memory import check_memory, memory_limit, needed_memory
 
 Make = Callable[..., Config]

@@ -16,15 +16,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from nectargan.cli.train import train
 from nectargan.config.schema import Config
-from nectargan.loggers.ledger import offset_of_step
-from nectargan.trainers.checkpoint import load_last
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import offset_of_step
+from nectargan.runs.checkpoint import load_last
+from nectargan.runs.resume import resumption_of
+from nectargan.runs.sinks import synchronize
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.resumption import resumption_of
-from nectargan.trainers.sinks import synchronize
 from tests.processes import wait_until
 
 Make = Callable[..., Config]
@@ -55,9 +58,9 @@ def points_of(run: Path, mlrun: Run) -> dict[tuple[str, int], tuple[float, int]]
     return points
 
 
-def assert_mlflow_equals_csv(run: Path) -> Run:
+def assert_mlflow_equals_csv(run: Path, every: int = EVERY) -> Run:
     """The one run that MLflow shows has each measurement, and each loss as the mean of the rows
-    since the last multiple of `EVERY` or since the epoch began: at each step that it has, and it
+    since the last multiple of ``every`` or since the epoch began: at each step that it has, and it
     has the end of each window."""
     (mlrun,) = runs_of(run)
     assert mlrun.info.run_id == json.loads((run / "mlflow_run.json").read_text())["run_id"]
@@ -67,7 +70,7 @@ def assert_mlflow_equals_csv(run: Path) -> Run:
     measured = {(r.metric, r.step): (r.value, r.time) for r in metrics.itertuples()}
     of_losses = {place: point for place, point in points.items() if place[0].startswith("loss/")}
     assert {k: v for k, v in points.items() if k not in of_losses} == measured
-    losses["window"] = (losses["step"] - 1) // EVERY
+    losses["window"] = (losses["step"] - 1) // every
     ends = losses.groupby(["epoch", "window"])["step"].max()
     assert {step for _, step in of_losses} >= set(ends)
     for (series, step), (value, time) in of_losses.items():
@@ -121,11 +124,11 @@ def newest_checkpoint(run: Path) -> int:
 
 
 def resume(run: Path, **changes: Any) -> Pix2pixTrainer:
-    checkpoint = load_last(run)
+    checkpoint = load_last(RunDirectory(run))
     wanted = Config.model_validate(checkpoint["config"])
     for name, weight in changes.items():
         wanted.train.loss[name] = weight
-    resumption = resumption_of(run, checkpoint, wanted)
+    resumption = resumption_of(RunDirectory(run), checkpoint, wanted)
     trainer = Pix2pixTrainer(resumption.config, resumption)
     trainer.train()
     return trainer
@@ -151,9 +154,9 @@ def test_killed_past_a_checkpoint_and_resumed_with_other_weights(
     dead = points_of(run, first)
     # Other weights from the checkpoint on; killed once more, and what was left is sent.
     train_and_kill(path, output, "--resume", str(run), "--set", "train.loss.G_L1=7")
-    synchronize(run)
+    synchronize(RunDirectory(run))
     second = assert_mlflow_equals_csv(run)
-    kept = load_last(run)["step"]
+    kept = load_last(RunDirectory(run))["step"]
     assert second.info.run_id != first.info.run_id
     assert (second.info.status, second.data.params["loss.G_L1"]) == ("KILLED", "7")
     csv = pd.read_csv(run / "losses.csv")
@@ -171,7 +174,7 @@ def test_killed_past_a_checkpoint_and_resumed_with_other_weights(
     assert third.data.tags["supersedes"] == second.info.run_id
     assert points_of(run, first).items() >= dead.items()
     # Sending it once more changes nothing.
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}
     assert assert_mlflow_equals_csv(run).info == third.info
 
 
@@ -194,7 +197,7 @@ def interrupted(config: Config, at: int) -> Path:
     trainer = Stopping(config)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    return trainer.directory
+    return trainer.directory.path
 
 
 def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
@@ -203,7 +206,7 @@ def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
     epochs = {"epochs": 4, "epochs_decay": 0}
     config = tiny(logging__mlflow=MLFLOW, train__generator__learning_rate=epochs)
     run = interrupted(config, 5)
-    synchronize(run)  # what it had no time for
+    synchronize(RunDirectory(run))  # what it had no time for
     first = assert_mlflow_equals_csv(run)
     assert ("loss/G_L1/raw", 5) in points_of(run, first)
     resume(run, G_L1=3.0)
@@ -213,19 +216,33 @@ def test_an_interrupted_run_keeps_its_mlflow_run(tiny: Make) -> None:
 
 
 def test_resumed_from_an_older_checkpoint(tiny: Make) -> None:
-    """As from epoch 2 of 4: what was sent of epochs 3 and 4 is of another run now."""
-    epochs = {"epochs": 4, "epochs_decay": 0}
+    """As from epoch 1 of 3: what was sent of epochs 2 and 3 is of another run now."""
     config = tiny(
-        logging__mlflow=MLFLOW, save__model_save_rate=1, train__generator__learning_rate=epochs
+        logging__mlflow={**MLFLOW, "every_n_steps": 1},
+        save__model_save_rate=1,
+        train__generator__learning_rate={"epochs": 3, "epochs_decay": 0},
     )
     run = Pix2pixTrainer(config).train()
-    first = assert_mlflow_equals_csv(run)
-    for epoch in (3, 4):
-        (run / "checkpoints" / f"epoch_{epoch:04d}.pt").unlink()
-    resume(run, G_L1=3.0)
-    again = assert_mlflow_equals_csv(run)
-    assert again.info.run_id != first.info.run_id
-    assert again.data.tags["supersedes"] == first.info.run_id
+    first = assert_mlflow_equals_csv(run, every=1)
+    sent = points_of(run, first)
+    file = run / "checkpoints" / "epoch_0001.pt"
+    options = ["--resume", str(file), "--set", "train.loss.G_L1=3"]
+    result = CliRunner().invoke(train, options)
+    assert result.exit_code == 0, result.output
+    again = assert_mlflow_equals_csv(run, every=1)
+    losses = pd.read_csv(run / "losses.csv")
+    assert list(losses["step"].unique()) == list(range(1, 10))
+    weights = losses[losses["loss"] == "G_L1"].groupby("epoch")["weight"].unique()
+    assert [list(weight) for weight in weights] == [[100.0], [3.0], [3.0]]
+    assert {step for key, step in points_of(run, again) if key == "loss/G_L1/raw"} == set(
+        range(1, 10)
+    )
+    (old,) = runs_of(run, ViewType.DELETED_ONLY)
+    assert old.info.run_id == first.info.run_id
+    assert again.data.tags["supersedes"] == old.info.run_id
+    assert old.data.tags["superseded_by"] == again.info.run_id
+    assert points_of(run, old).items() >= sent.items()
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}
 
 
 def test_a_record_that_was_cut_by_hand_is_noticed(tiny: Make) -> None:
@@ -234,7 +251,7 @@ def test_a_record_that_was_cut_by_hand_is_noticed(tiny: Make) -> None:
     first = assert_mlflow_equals_csv(run)
     path = run / "losses.csv"
     path.write_bytes(path.read_bytes()[: offset_of_step(path, 4)])
-    assert synchronize(run) == {"MLflow": True}
+    assert synchronize(RunDirectory(run)) == {"MLflow": True}
     again = assert_mlflow_equals_csv(run)
     assert again.info.run_id != first.info.run_id
-    assert synchronize(run) == {"MLflow": False}
+    assert synchronize(RunDirectory(run)) == {"MLflow": False}

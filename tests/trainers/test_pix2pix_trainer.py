@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.losses.lm_data import LossEvent
-from nectargan.trainers.checkpoint import load_generator
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_generator
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.validation import validate
 
@@ -33,7 +35,7 @@ SCHEDULED = {
 }
 
 
-def losses_of(run: Path) -> pd.DataFrame:
+def losses_of(run: RunDirectory) -> pd.DataFrame:
     return pd.read_csv(run / "losses.csv").drop(columns="time")
 
 
@@ -198,15 +200,16 @@ def test_the_example_grids_show_the_same_pairs_each_time(tiny: Make) -> None:
     )
     run = trainer.train()
     names = sorted(path.name for path in (run / "examples").iterdir())
-    # Every second epoch, and the last one.
-    assert names == ["epoch_0002_step_00000006.png", "epoch_0003_step_00000009.png"]
+    # Before training, every second epoch, and the last one.
+    assert names == [f"epoch_{e:04d}_step_{3 * e:08d}.png" for e in (0, 2, 3)]
     grids = [np.asarray(Image.open(run / "examples" / name)).astype(int) for name in names]
     generated = slice(32 + 2, 2 * 32 + 2)
     for grid in grids:
         source, target = grid[:32, :32], grid[:32, -32:]
         assert np.abs(source + target - 255).max() <= 1
-    assert np.array_equal(np.delete(grids[0], generated, 1), np.delete(grids[1], generated, 1))
-    assert not np.array_equal(grids[0][:, generated], grids[1][:, generated])
+    for one, next_one in pairwise(grids):
+        assert np.array_equal(np.delete(one, generated, 1), np.delete(next_one, generated, 1))
+        assert not np.array_equal(one[:, generated], next_one[:, generated])
 
 
 def test_checkpoints_come_every_so_often_and_at_the_end(tiny: Make) -> None:
@@ -221,7 +224,7 @@ def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
     own = {".lock", "config.json", "status.json", "facts.json"}
     record = {"losses.csv", "losses.json", "metrics.csv"}
-    assert {path.name for path in run.iterdir()} == own | record
+    assert {path.name for path in run.path.iterdir()} == own | record
 
 
 def test_a_run_in_five_lines(tiny: Make, tmp_path: Path) -> None:
@@ -264,9 +267,9 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
     assert shown.keys() == expected.keys() | of_metrics.keys()
     for key, value in (expected | of_metrics).items():
         assert np.float32(shown[key]) == np.float32(value), key
-    assert [e.step for e in events.Images("examples")] == [3, 6]
+    assert [e.step for e in events.Images("examples")] == [0, 3, 6]
 
-    client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run.path.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     (mlrun,) = client.search_runs([experiment.experiment_id])
     assert mlrun.info.status == "FINISHED"
@@ -291,7 +294,9 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
     own = {"config.json", "losses.csv", "metrics.csv", "images", "schedules.png", "losses.png"}
     assert files == own | {"losses.json"}
     images = [a.path for a in client.list_artifacts(mlrun.info.run_id, "images")]
-    assert len(images) == 4
+    steps = sorted(int(path.split("+")[2]) for path in images if path.endswith(".webp"))
+    assert steps == [0, 3, 6]
+    assert len(images) == 6
 
 
 @pytest.mark.slow
@@ -324,22 +329,24 @@ def test_tensorboard_has_what_the_run_directory_has(tiny: Make) -> None:
     events = EventAccumulator(str(run / "tensorboard"), size_guidance=everything)
     events.Reload()
     for kind in ("examples", "loss_maps"):
-        assert [e.step for e in events.Images(kind)] == [3, 6]
+        assert [e.step for e in events.Images(kind)] == [0, 3, 6]
     names = [
         f"histograms/{name}"
         for name in (
             "output/generator",
             "weights/generator",
-            "gradients/generator",
             "weights/discriminator",
+            "gradients/generator",
             "gradients/discriminator",
         )
     ]
     assert events.Tags()["histograms"] == names
     count = sum(p.numel() for p in trainer.discriminator.parameters())
-    for name in names[3:]:
+    for name in names[2::2]:
         shown = events.Histograms(name)
-        assert [(e.step, e.histogram_value.num) for e in shown] == [(3, count), (6, count)]
+        # Before training there are no gradients.
+        steps = [0, 3, 6] if "/weights/" in name else [3, 6]
+        assert [(e.step, e.histogram_value.num) for e in shown] == [(s, count) for s in steps]
     # The epoch has the step axis of the losses.
     assert [(e.step, e.value) for e in events.Scalars("epoch")] == [(1, 1.0), (4, 2.0)]
     assert "custom_scalars__config__" in events.Tags()["tensors"]

@@ -87,7 +87,7 @@ def test_half_a_step_in_fp16_leaves_no_trace_in_its_scaler(
     snapshot = snapshot_of(disturbed)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
         if raises == "before its first loss":
-            patch.setattr(disturbed, "generator", fail)
+            patch.setattr(disturbed.generator, "forward", fail)
         else:
             patch.setattr(torch, "_fused_adam_", fail)
             patch.setattr(disturbed.optimizers["discriminator"], "step", lambda: None)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
-from nectargan.loggers.ledger import LossRow
 from nectargan.losses.loss_manager import LossManager
-from nectargan.trainers.components import resolve_losses
+from nectargan.record.ledger import LossRow
 from nectargan.trainers.trainer import Trainer
 
 Make = Callable[..., Config]
@@ -101,7 +100,7 @@ def test_the_resolved_config_is_saved_and_loads_to_an_equal_one(tiny: Make) -> N
     trainer = Toy(tiny(train__loss={"G_L1": {"schedule": "constant", "initial_value": 3.0}}))
     run = trainer.train()
     saved = ConfigManager(run / "config.json").data
-    assert saved == trainer.config == resolve_losses(saved)
+    assert saved == trainer.config
 
 
 def test_the_callers_config_stays_as_it_was(tiny: Make) -> None:
@@ -134,7 +133,7 @@ def test_without_csv_there_is_no_ledger_but_the_display_has_values(tiny: Make) -
     config = tiny(logging__csv=False, logging__window_steps=1, save__save_model=False)
     run = Toy(config).train(Peek())
     own = {".lock", "config.json", "status.json", "facts.json"}
-    assert {path.name for path in run.iterdir()} == own
+    assert {path.name for path in run.path.iterdir()} == own
     assert len(seen) > 0
 
 

@@ -1,0 +1,117 @@
+"""The TensorBoard sink: event files in the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nectargan.loggers.tensorboard.event_file import EventFile
+from nectargan.loggers.tensorboard.layout import charts, hparams_summaries, success_summary
+from nectargan.record.histogram_file import load_histograms
+from nectargan.record.points import Point
+from nectargan.record.run_directory import EVENT_FILES, RunStatus
+
+
+class TensorBoardSink:
+    """Writes scalars, pictures and histograms to event files, a layout and a row of HParams.
+
+    Args:
+        directory: Where the event files go.
+        every_n_steps: Steps from one point of a loss to the next.
+        discriminator_losses: Names of the losses that have charts of their own.
+        hparams: The run's parameters, for the HParams table; ``None`` for no row in it.
+        hparams_columns: Parameters that other runs of the table may have, with their types.
+    """
+
+    name = "TensorBoard"
+    takes_means = False
+
+    def __init__(
+        self,
+        directory: Path,
+        every_n_steps: int = 10,
+        discriminator_losses: Collection[str] = (),
+        hparams: Mapping[str, str | float | bool] | None = None,
+        hparams_columns: Mapping[str, type] | None = None,
+    ) -> None:
+        self.every_n_steps = every_n_steps
+        self._directory = directory
+        self._discriminator_losses = discriminator_losses
+        self._hparams = hparams
+        self._hparams_columns = hparams_columns or {}
+        self._events: Any = None
+        self._began = 0.0
+
+    def open(self, first_step: int) -> int | None:
+        """Opens an event file; readers drop what older ones have from ``first_step`` on."""
+        if not self._is_there():
+            first_step = 0
+        self._events = EventFile(self._directory, first_step)
+        if first_step == 0:
+            self._describe()
+        return first_step
+
+    def has_everything(self, status: RunStatus) -> bool:
+        """Whether there are event files; what is in them, the cursor knows."""
+        return self._is_there()
+
+    def _is_there(self) -> bool:
+        return any(self._directory.glob(EVENT_FILES))
+
+    def _describe(self) -> None:
+        """Adds what is said once about a run, into its own directory: `SummaryWriter.add_hparams`
+        would make another one, which TensorBoard shows as a run."""
+        from torch.utils.tensorboard.summary import custom_scalars
+
+        self._events.add(custom_scalars(charts(self._discriminator_losses)), 0)  # type: ignore[no-untyped-call]
+        if self._hparams is not None:
+            for summary in hparams_summaries(self._hparams, self._hparams_columns):
+                self._events.add(summary, 0)
+
+    def write(self, points: Sequence[Point]) -> None:
+        """Adds each point as a scalar, at the time that the ledger has for it."""
+        from torch.utils.tensorboard.summary import scalar
+
+        for point in points:
+            self._events.add(scalar(point.series, point.value), point.step, point.time / 1000)  # type: ignore[no-untyped-call]
+        if points:
+            self._began = self._began or min(point.time for point in points) / 1000
+        self._events.flush()
+
+    def add_file(self, kind: str, path: Path, step: int) -> None:
+        """Adds a picture, or each histogram of a file, under its kind, at the file's time, which is
+        not before the first point."""
+        from torch.utils.tensorboard.summary import histogram_raw, image
+
+        made_at = max(path.stat().st_mtime, self._began)
+        if kind in ("examples", "loss_maps"):
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._events.add(image(kind, pixels, dataformats="HWC"), step, made_at)  # type: ignore[no-untyped-call]
+        if kind == "histograms":
+            for name, histogram in load_histograms(path).items():
+                low, high, total, squares = histogram.moments.tolist()
+                summary = histogram_raw(  # type: ignore[no-untyped-call]
+                    f"{kind}/{name}",
+                    min=low,
+                    max=high,
+                    num=int(histogram.counts.sum()),
+                    sum=total,
+                    sum_squares=squares,
+                    # Right-hand edges; the left-hand one of the first bin is the minimum.
+                    bucket_limits=histogram.edges[1:].tolist(),
+                    bucket_counts=histogram.counts.tolist(),
+                )
+                self._events.add(summary, step, made_at)
+        self._events.flush()
+
+    def close(self, status: RunStatus, reason: str) -> None:
+        """Closes the event file. Only a run that is finished has its status noted, in the HParams
+        table: TensorBoard would keep that of a run which ended early when it is resumed."""
+        if self._hparams is not None and status == "FINISHED":
+            self._events.add(success_summary(), 0)
+        self._events.close()

@@ -1,0 +1,41 @@
+"""The norms of both networks, by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nectargan.models.convolutions import is_eager
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """Torch's instance norm, computed by another norm where that is faster.
+
+    Torch's own copies ``channels_last`` maps into the other order, and every convolution that
+    follows copies them back. Over one image, the statistics of a channel are those of a batch
+    norm, which computes them in either order. On a CPU, a group norm with a group for each channel
+    takes about half of the time of torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normed ``(N, C, H, W)``, with more than one pixel; see ``nn.InstanceNorm2d``."""
+        on_cpu = x.device.type == "cpu" and is_eager()
+        if self.track_running_stats or x.dim() != 4 or not (on_cpu or x.is_cuda):
+            return super().forward(x)
+        if len(x) == 1 and x.is_contiguous(memory_format=torch.channels_last):
+            y = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            if on_cpu and y.requires_grad:
+                # Where a skip is joined, the gradient is a slice, for which the kernel is slow.
+                y.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
+            return y
+        if on_cpu:
+            return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+def _in_channels_last(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
+
+
+NORMS: dict[str, type[nn.Module]] = {"instance": InstanceNorm2d, "batch": nn.BatchNorm2d}

@@ -1,0 +1,46 @@
+"""``losses.json``: the tags of each loss on record, by which a table can be narrowed later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nectargan.errors import RunError
+from nectargan.files import read_regular_text, replacing
+
+
+def write_loss_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
+    """Notes the tags of losses, beside those of others that the file has.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    try:
+        known = read_loss_tags(path) or {}
+    except RunError:
+        known = {}  # damaged: better some tags than none
+    known |= {name: list(own) for name, own in tags.items()}
+    try:
+        with replacing(path) as part:
+            losses = {name: {"tags": own} for name, own in known.items()}
+            part.write_text(json.dumps(losses, indent=4), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"'{path}' cannot be written: {error.strerror}.") from error
+
+
+def read_loss_tags(path: Path) -> dict[str, list[str]] | None:
+    """The tags of each loss; ``None`` where nobody noted them.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        losses = json.loads(read_regular_text(path))
+        return {str(name): [str(tag) for tag in loss["tags"]] for name, loss in losses.items()}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(f"'{path}' cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from None

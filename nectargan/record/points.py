@@ -1,0 +1,168 @@
+"""What a sink is given of the rows of ``losses.csv``: single steps, or means of windows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+from pathlib import Path
+from typing import NamedTuple
+
+from nectargan.record.ledger import LossRow, read_blocks, rows_in
+
+NONFINITE = "nonfinite/"
+"""Series of how often a loss was NaN or infinite so far; only where points are means."""
+
+
+class Point(NamedTuple):
+    """One value of one series.
+
+    Attributes:
+        series: ``loss/<name>/raw``, ``loss/<name>/weight``, ``loss/<name>/weighted``,
+            ``lr/<network>``, ``val/<metric>`` or ``time/<what>``.
+        value: The value in the CSV file, or the mean of several.
+        step: Step, from 1.
+        time: Unix time in milliseconds.
+    """
+
+    series: str
+    value: float
+    step: int
+    time: int
+
+
+class SingleSteps:
+    """Points of the first step and of the multiples of a number, and whatever is not finite.
+
+    Args:
+        every_n_steps: The number.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self._every = every_n_steps
+
+    def take(self, row: LossRow, offset: int = 0) -> list[Point]:
+        """The points of a row."""
+        is_due = row.step == 1 or row.step % self._every == 0
+        # What went wrong is forwarded whenever it did.
+        if not is_due and math.isfinite(row.raw):
+            return []
+        return _points(row.loss, row.step, row.time, (row.raw, row.weight, row.weighted))
+
+    def close(self) -> list[Point]:
+        """Nothing: no point waits for further rows."""
+        return []
+
+    def begin(self, end: int) -> int:
+        """Where to read on, in bytes, when all before ``end`` was taken."""
+        return end
+
+
+class WindowMeans:
+    """Points that are means: of the rows of a loss since the last multiple of a number of steps, or
+    since the epoch began.
+
+    A window ends at the next multiple and at the end of the epoch, and has one point there for
+    each value of each loss. What a point is depends on its step alone, not on where reading began:
+    so rows may be read again, and a window that is cut off has a point at its last step.
+
+    Args:
+        every_n_steps: The number.
+        counts: How often each loss was NaN or infinite before the first row that comes.
+        also: Further steps to have points of, in the middle of their windows.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int,
+        counts: dict[str, int] | None = None,
+        also: Container[int] = (),
+    ) -> None:
+        self._every = every_n_steps
+        self._counts = dict(counts or {})
+        self._also = also
+        self._window = (0, 0)
+        self._begin = 0
+        self._rows: dict[str, list[LossRow]] = {}
+        self._step = self._time = 0
+        self._went_wrong: set[str] = set()
+
+    def take(self, row: LossRow, offset: int = 0) -> list[Point]:
+        """The points of the window that ends before this row, if one does.
+
+        Args:
+            row: The next row.
+            offset: Where it begins in the ledger, in bytes.
+        """
+        points = []
+        window = (row.epoch, (row.step - 1) // self._every)
+        if window != self._window:
+            points = self.close()
+            self._window, self._begin = window, offset
+        elif row.step != self._step and self._step in self._also:
+            points = self._means()
+        self._rows.setdefault(row.loss, []).append(row)
+        self._step, self._time = row.step, row.time
+        if not math.isfinite(row.raw):
+            self._counts[row.loss] = self._counts.get(row.loss, 0) + 1
+            self._went_wrong.add(row.loss)
+        return points
+
+    def close(self) -> list[Point]:
+        """The points of the window so far, which ends here."""
+        points = self._means()
+        self._rows = {}
+        self._went_wrong = set()
+        return points
+
+    def begin(self, end: int) -> int:
+        """Where to read on, in bytes, when all before ``end`` was taken: where the window begins
+        that is open."""
+        return self._begin if self._rows else end
+
+    def _means(self) -> list[Point]:
+        points = []
+        for loss, rows in self._rows.items():
+            values = zip(*((row.raw, row.weight, row.weighted) for row in rows), strict=True)
+            points += _points(loss, self._step, self._time, tuple(map(mean, values)))
+        for loss in self._rows:
+            if loss in self._went_wrong:
+                count = float(self._counts[loss])
+                points.append(Point(NONFINITE + loss, count, self._step, self._time))
+        return points
+
+
+def _points(loss: str, step: int, time: int, values: tuple[float, ...]) -> list[Point]:
+    names = ("raw", "weight", "weighted")
+    return [
+        Point(f"loss/{loss}/{name}", value, step, time)
+        for name, value in zip(names, values, strict=True)
+    ]
+
+
+def mean(values: tuple[float, ...]) -> float:
+    """The mean; NaN or infinite if one of the values is."""
+    if all(value == values[0] for value in values):
+        return values[0]
+    if not all(map(math.isfinite, values)):
+        return sum(values)
+    return math.fsum(values) / len(values)
+
+
+def count_nonfinite(path: Path, end: int) -> dict[str, int]:
+    """How often each loss is NaN or infinite in a ledger of losses.
+
+    Args:
+        path: ``losses.csv``.
+        end: Bytes to look at; the end of a line.
+    """
+    counts: dict[str, int] = {}
+    if not end or not path.exists():
+        return counts
+    for lines, offset in read_blocks(path):
+        if b"nan" in lines or b"inf" in lines:
+            for row, begin in rows_in(LossRow, lines, offset - len(lines)):
+                if begin < end and not math.isfinite(row.raw):
+                    counts[row.loss] = counts.get(row.loss, 0) + 1
+        if offset >= end:
+            break
+    return counts

@@ -1,0 +1,98 @@
+"""Going back to an earlier end of a ledger, which a checkpoint noted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from nectargan.errors import RunError
+from nectargan.files import open_regular, replacing
+from nectargan.record.seeking import (
+    BLOCK_BYTES,
+    LONGEST_LINE,
+    end_of_last_line_in,
+    start_of_line,
+    step_at,
+)
+
+
+def check_ledger(path: Path, size: int, step: int, digest: str | None) -> None:
+    """Compares a ledger with what a checkpoint says of it.
+
+    Args:
+        path: The CSV file.
+        size: Bytes that it had then.
+        step: The last step that it may have in them.
+        digest: SHA-256 of them; ``None`` where an earlier version did not note it.
+
+    Raises:
+        RunError: it is not what the run wrote.
+    """
+    try:
+        with open_regular(path) as file:
+            header = len(file.readline(LONGEST_LINE))
+            file.seek(max(0, size - 1))
+            if file.read(1) != b"\n" or size < header:
+                raise RunError(f"'{path}' is damaged: no row of it ends at byte {size}.")
+            last = step_at(file, start_of_line(file, size - 1))
+        if digest is not None and digest_of(path, size) != digest:
+            raise RunError(
+                f"'{path}' is not what the run wrote: another program has changed its first {size} "
+                "bytes. Put the file back as it was."
+            )
+    except OSError as error:
+        raise RunError(f"'{path}' cannot be read: {error.strerror}.") from None
+    if last is not None and last > step:
+        raise RunError(f"'{path}' has step {last} at byte {size}, and the checkpoint {step}.")
+
+
+def cut_ledger(path: Path, offset: int, orphans: Path) -> None:
+    """Shortens a ledger; what is cut off goes, under the same header, to a file of its own.
+
+    Args:
+        path: The CSV file.
+        offset: Bytes to keep; see `check_ledger`.
+        orphans: Where the rest goes, if there is any.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with open_regular(path) as file:
+        header = file.readline()
+        size = file.seek(0, os.SEEK_END)
+        if size <= offset:
+            return
+        file.seek(offset)
+        if end_of_last_line_in(file, path) > offset:
+            orphans.parent.mkdir(exist_ok=True)
+            file.seek(offset)
+            with replacing(orphans) as part, part.open("wb") as rest:
+                rest.write(header)
+                rest.writelines(_first(file, size - offset))
+        file.seek(0)
+        with replacing(path) as part, part.open("wb") as kept:
+            kept.writelines(_first(file, offset))
+
+
+def digest_of(path: Path, size: int) -> str:
+    """SHA-256 of the first ``size`` bytes of a ledger, in hexadecimal; raises OSError."""
+    return hash_of(path, size).hexdigest()
+
+
+def hash_of(path: Path, size: int) -> hashlib._Hash:
+    """The hash of the first ``size`` bytes, to which more can be added; raises OSError."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        for block in _first(file, size):
+            digest.update(block)
+    return digest
+
+
+def _first(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The next ``size`` bytes of a file, in blocks, or what there is of them."""
+    while block := file.read(min(size, BLOCK_BYTES)):
+        yield block
+        size -= len(block)

@@ -1,0 +1,121 @@
+"""Finding a row in a ledger by its step, without reading the whole file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from nectargan.errors import RunError
+from nectargan.files import open_regular
+
+BLOCK_BYTES = 1 << 20
+LONGEST_LINE = 1 << 12
+# More than a crash can tear off or fill with zeros.
+LONGEST_TAIL = 1 << 26
+_DIGITS_OF_TIME = 15
+
+
+def end_of_last_line(path: Path) -> int:
+    """Where the last whole line of a ledger ends, in bytes.
+
+    Raises:
+        RunError: no line ends near the end of the file; it is something else.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        return end_of_last_line_in(file, path)
+
+
+def last_time(path: Path) -> int:
+    """The time in the last row of a ledger; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with open_regular(path) as file:
+        end = end_of_last_line_in(file, path)
+        file.seek(start_of_line(file, max(0, end - 1)))
+        fields = file.readline(LONGEST_LINE).split(b",")
+    time = fields[2] if len(fields) > 2 else b""
+    return int(time) if time.isdigit() and len(time) <= _DIGITS_OF_TIME else 0
+
+
+def first_step_from(path: Path, offset: int) -> int:
+    """The step of the first row at or after ``offset``, the start of a line. Where there is none,
+    one more than the last step, and 0 for a ledger without rows or none at all."""
+    if not path.exists():
+        return 0
+    with open_regular(path) as file:
+        step = _next_step(file, offset)
+        if step is not None:
+            return step
+        last = start_of_line(file, max(0, end_of_last_line_in(file, path) - 1))
+        step = _next_step(file, last)
+        return 0 if step is None else step + 1
+
+
+def offset_of_step(path: Path, step: int) -> int:
+    """Where the first row of ``step`` or a later one begins; the end of the file if there is none.
+    Found by bisection: steps never fall in a ledger."""
+    if not path.exists():
+        return 0
+    with open_regular(path) as file:
+        low, high = 0, end_of_last_line_in(file, path)
+        while low < high:
+            middle = start_of_line(file, (low + high) // 2)
+            found = step_at(file, middle)
+            if found is None or found < step:
+                file.seek(middle)
+                low = middle + len(file.readline())
+            else:
+                high = middle
+        return low
+
+
+def line_after(path: Path, offset: int) -> int:
+    """Start of the first line that begins at or after ``offset``; raises OSError."""
+    with open_regular(path) as file:
+        file.seek(max(0, offset - 1))
+        return offset + len(file.readline()) - 1 if offset else 0
+
+
+def end_of_last_line_in(file: BinaryIO, path: Path) -> int:
+    """As `end_of_last_line`, in an open file."""
+    end = size = file.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - BLOCK_BYTES)
+        file.seek(begin)
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        if size - begin >= LONGEST_TAIL:
+            raise no_rows(path)
+        end = begin
+    return 0
+
+
+def no_rows(path: Path) -> RunError:
+    """The error for a file in which no line ends for too long."""
+    return RunError(f"'{path}' is damaged: there are more than {LONGEST_TAIL} bytes without a row.")
+
+
+def start_of_line(file: BinaryIO, offset: int) -> int:
+    """Start of the line that the byte at ``offset`` is in."""
+    begin = max(0, offset - LONGEST_LINE)
+    file.seek(begin)
+    return begin + file.read(offset - begin).rfind(b"\n") + 1
+
+
+def step_at(file: BinaryIO, offset: int) -> int | None:
+    """The step of the row at ``offset``; ``None`` for the header and for an unfinished row."""
+    file.seek(offset)
+    line = file.readline()
+    text = line.partition(b",")[0]
+    return int(text) if line.endswith(b"\n") and text.isdigit() else None
+
+
+def _next_step(file: BinaryIO, offset: int) -> int | None:
+    step = step_at(file, offset)
+    if step is None and offset == 0:
+        file.seek(0)
+        return step_at(file, len(file.readline()))
+    return step

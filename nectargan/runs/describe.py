@@ -1,0 +1,165 @@
+"""The story of a run, for MLflow."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from nectargan.build import height_and_width
+from nectargan.config.schedules import all_schedules
+from nectargan.config.schema import Config
+from nectargan.dataset.pairs import SplitSummary
+from nectargan.errors import DataError
+from nectargan.files import digest_of_file, read_regular_text, replacing
+from nectargan.loggers.mlflow.metadata import DatasetFacts, Draw, ModelExport, RunFacts
+from nectargan.output import printable
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.params import run_params
+from nectargan.shell import quoted
+from nectargan.wording import counted
+
+_CONTEXTS = {"train": "training", "val": "validation"}
+
+
+def save_facts(
+    directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetFacts]
+) -> None:
+    """Keeps what only the process that trains can know, for `run_facts`; raises OSError."""
+    content = {"tags": dict(tags), "datasets": [each._asdict() for each in datasets]}
+    with replacing(directory.metadata) as part:
+        part.write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def change_tag(directory: RunDirectory, key: str, value: str) -> None:
+    """Changes a tag among the facts of a run; raises OSError."""
+    tags, datasets = _read(directory.metadata)
+    save_facts(directory, {**tags, key: value}, datasets)
+
+
+def run_facts(config: Config, directory: RunDirectory, live: bool = True) -> RunFacts:
+    """What MLflow is to know about a run besides its points.
+
+    Args:
+        config: The run's config.
+        directory: The run directory, with what `save_facts` kept there.
+        live: Whether the run is trained now; else nothing that its config names is imported.
+    """
+    tags, datasets = _read(directory.metadata)
+    wants_model = config.logging.mlflow.log_model and config.save.save_model
+    return RunFacts(
+        params=run_params(config),
+        tags=tags,
+        note=_note(config, directory, tags, datasets),
+        datasets=datasets,
+        first_pictures={"schedules.png": _draw_schedules(config, live)},
+        last_pictures={"losses.png": functools.partial(_draw_losses, directory)},
+        export=_export_of(directory) if wants_model else None,
+    )
+
+
+def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[DatasetFacts]:
+    """The data sets that a run trains on and is validated on.
+
+    The digest is of the names and the bytes of all files, which were read just before.
+
+    Raises:
+        DataError: a file cannot be read any more.
+    """
+    path = Path(root).resolve()
+    facts = []
+    for split, context in _CONTEXTS.items():
+        if split in splits:
+            summary = splits[split]
+            files = [file for pair in summary.pairs for file in (pair.a, pair.b) if file]
+            profile: dict[str, Any] = {
+                "pairs": len(summary.pairs),
+                "layout": summary.layout,
+                "smallest": list(summary.smallest),
+                "largest": list(summary.largest),
+            }
+            name, place = printable(path.name), printable(str(path))
+            facts.append(DatasetFacts(name, context, place, _digest(files, path), profile))
+    return facts
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    try:
+        with ThreadPoolExecutor() as pool:
+            digests = pool.map(digest_of_file, files)
+            lines = [f"{_below(f, root)} {d}\n" for f, d in zip(files, digests, strict=True)]
+    except OSError as error:
+        raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from None
+    text = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def _export_of(directory: RunDirectory) -> ModelExport:
+    program = [sys.executable, "-m", "nectargan.runs.model_export", str(directory.resolve())]
+    return ModelExport(program, "model", "about.json")
+
+
+def _read(path: Path) -> tuple[dict[str, str], list[DatasetFacts]]:
+    try:
+        content = json.loads(read_regular_text(path))
+        tags = {str(key): str(value) for key, value in content["tags"].items()}
+        return tags, [DatasetFacts(**each) for each in content["datasets"]]
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}, []
+
+
+def _note(
+    config: Config, directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetFacts]
+) -> str:
+    """A description in Markdown, with the command that repeats the run."""
+    pairs = next((each.profile.get("pairs") for each in datasets), "?")
+    height, width = height_and_width(config.dataloader.load.crop_size)
+    told = [each for each in run_params(config).items() if each[0].startswith(("loss.", "lr."))]
+    lines = [
+        f"{config.train.objective} objective ({config.train.gan_mode}), "
+        f"{counted(config.train.epochs, 'epoch')} of {pairs} pairs at {height} x {width}, "
+        f"batch {config.dataloader.batch_size}, on {tags.get('device', 'an unknown device')}.",
+        "",
+        "| parameter | value |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in told),
+        "",
+        "Repeat it with",
+        "",
+        f"    nectargan-train -c {quoted(directory.resolve().config)}",
+        "",
+        "(`config.json` is among the artifacts as well.)",
+    ]
+    if "command" in tags:
+        lines += ["", "It was started by", "", f"    {tags['command']}"]
+    return "\n".join(lines)
+
+
+def _draw_schedules(config: Config, live: bool) -> Draw:
+    def draw(path: Path) -> None:
+        from nectargan.analysis.schedule_plot import plot_schedules
+
+        schedules = all_schedules(config, imports=live).items()
+        known = {name: schedule for name, schedule in schedules if schedule.is_imported}
+        plot_schedules(known, config.train.epochs, path)
+
+    return draw
+
+
+def _draw_losses(directory: RunDirectory, path: Path) -> None:
+    from nectargan.analysis.plots import plot_run
+
+    plot_run(directory, path)
+
+
+def _below(file: Path, root: Path) -> str:
+    """The path of ``file`` as seen from ``root``, the same on every machine."""
+    try:
+        return file.resolve().relative_to(root).as_posix()
+    except ValueError:  # a link to somewhere else
+        return file.name

@@ -1,0 +1,257 @@
+"""Going on with a run that ended early."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nectargan.analysis.run_changes import Change, changes_of, make_change
+from nectargan.config.choices import INCIDENTAL
+from nectargan.config.config_manager import ConfigManager
+from nectargan.config.schema import Config
+from nectargan.errors import CheckpointError, ConfigError, RunError
+from nectargan.files import append_line, read_regular_text, remove_parts, replacing
+from nectargan.record.rollback import check_ledger, cut_ledger
+from nectargan.record.run_directory import (
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
+    list_runs,
+    step_of,
+)
+from nectargan.runs.checkpoint import load_checkpoint
+from nectargan.runs.checkpoint_writer import go_back
+from nectargan.runs.training_state import TrainingState
+from nectargan.shell import quoted
+from nectargan.wording import counted
+
+log = logging.getLogger("nectargan")
+
+# What may differ from the run so far. Anything else would make it another run.
+_MAY_CHANGE = (
+    *INCIDENTAL,
+    "dataloader.dataroot",
+    "train.discriminator.learning_rate.",
+    "train.generator.learning_rate.",
+    "train.loss.",
+    "train.separate_lr_schedules",
+    "validation.",
+)
+
+
+class Resumption(NamedTuple):
+    """Where and how to go on.
+
+    Attributes:
+        directory: The run directory.
+        config: The resolved config, with the changes.
+        state: What it goes on from.
+        changes: Old and new value of each option that changed, by dotted key.
+        file: The file of the checkpoint, where it need not be the newest.
+    """
+
+    directory: RunDirectory
+    config: Config
+    state: TrainingState
+    changes: dict[str, tuple[object, object]]
+    file: Path | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps done: whatever the record has of later ones is cut off and made again."""
+        return self.state.step
+
+    @property
+    def history(self) -> list[Change]:
+        """The changes of the run so far, and this one."""
+        begins = self.state.epoch + 1
+        known = self.state.training.changes
+        if known is None:  # a checkpoint of version 1.0
+            before = [c for c in changes_of(self.directory) if c.epoch <= begins]
+        else:
+            before = [Change(c.epoch, c.options) for c in known]
+        return before + make_change(begins, self.changes)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        is_over = self.state.epoch >= self.config.train.epochs
+        return is_over and self.directory.status == "FINISHED"
+
+
+def resumption_of(
+    directory: RunDirectory, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
+) -> Resumption:
+    """Goes on with a run from a checkpoint of it, under a config that may differ.
+
+    Args:
+        directory: The run directory.
+        checkpoint: From `load_last`, or from `load_checkpoint` of ``file``.
+        wanted: The config; the one in the checkpoint, with changes.
+        file: The file of the checkpoint, if it may be an older one: later ones are set aside.
+
+    Raises:
+        ConfigError: an option may not change, or the run is past the wanted end.
+        CheckpointError: the checkpoint is nothing to go on from.
+        RunError: a ledger is not what the run wrote, or the run is at work.
+    """
+    state, config = TrainingState.read(checkpoint, file or directory.path), wanted
+    training = state.training
+    changes = _differences(ConfigManager(state.config).data, config)
+    refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
+    if refused:
+        told = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
+        raise ConfigError(
+            f"'{directory}' cannot be resumed with a change of {told}: that would be another run."
+        )
+    if training.epoch > config.train.epochs:
+        told = "done" if training.batch is None else "begun"
+        raise ConfigError(
+            f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
+            f"{training.epoch} are {told}. To go back, resume '{directory.checkpoints}/epoch_N.pt'."
+        )
+    if directory.is_locked:
+        raise RunError(f"'{directory}' is in use by another process.")
+    if set(training.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
+        raise CheckpointError(
+            f"The checkpoint in '{directory}' does not say how long its ledgers are."
+        )
+    try:
+        _check_ledgers(directory, state)
+    except RunError as error:
+        raise RunError(f"{error} {_way_out(directory)}") from None
+    output = Path(config.common.output_directory)
+    if "common.output_directory" in changes and not _is_same(output, directory.parent):
+        log.warning(
+            "common.output_directory is '%s' and is not used: the run stays in '%s'.",
+            output,
+            directory,
+        )
+    return Resumption(directory, config, state, changes, file)
+
+
+def _check_ledgers(directory: RunDirectory, state: TrainingState) -> None:
+    """Raises RunError if a ledger does not begin with what a checkpoint of it knows."""
+    digests = state.training.ledger_digests or {}
+    for name, size in state.training.ledgers.items():
+        # The learning rates of an epoch are on record before its first step.
+        last = state.step + (name == METRICS_FILE)
+        check_ledger(directory / name, size, last, digests.get(name))
+
+
+def _way_out(directory: RunDirectory) -> str:
+    """What is left to do for a run whose ledger was changed, in a sentence."""
+    for file in reversed(directory.list_checkpoints()):
+        with suppress(CheckpointError, RunError):
+            state = TrainingState.read(load_checkpoint(file), file)
+            _check_ledgers(directory, state)
+            if state.training.ledger_digests is None:  # of version 1.0, which proves nothing
+                break
+            return (
+                "Or go back to the newest checkpoint from before the change, with --resume "
+                f"{quoted(file)}."
+            )
+    return "No checkpoint is from before the change: without that file, only a new run is left."
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
+
+
+def run_directory_of(file: Path) -> RunDirectory:
+    """The run directory that a checkpoint is in.
+
+    Raises:
+        RunError: it is in none.
+    """
+    folder = file.resolve().parent
+    run = RunDirectory(folder.parent)
+    if folder != run.checkpoints or not run.config.is_file():
+        raise RunError(
+            f"'{file}' cannot be resumed: it is not in the folder '{run.checkpoints.name}' of a "
+            "run directory."
+        )
+    return RunDirectory(file.parent.parent) if file.parent.name == folder.name else run
+
+
+def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
+    """The newest run of an experiment that is neither finished nor at work, and has a checkpoint
+    to go on from."""
+    for directory in reversed(list_runs(output, experiment)):
+        unfinished = directory.status not in ("", "FINISHED")
+        if unfinished and directory.list_checkpoints() and not directory.is_locked:
+            return directory
+    return None
+
+
+def record_resumption(resumption: Resumption) -> None:
+    """Adds a line to ``resumptions.jsonl``: when, from where, what changed. At the first change the
+    config so far is kept as well; raises OSError."""
+    directory = resumption.directory
+    config, original = directory.config, directory.original_config
+    if resumption.changes and not original.exists() and config.exists():
+        with replacing(original) as part:
+            part.write_text(read_regular_text(config), encoding="utf-8")
+    line = {
+        "time": time.time_ns() // 1_000_000,
+        "epoch": resumption.state.epoch,
+        "step": resumption.step,
+        "changes": {key: list(pair) for key, pair in resumption.changes.items()},
+        "history": [change._asdict() for change in resumption.history],
+    }
+    append_line(directory.resumptions, json.dumps(line))
+
+
+def changes_on_the_way(directory: RunDirectory) -> set[str]:
+    """The options, by dotted key, that a run did not have from its beginning."""
+    try:
+        lines = read_regular_text(directory.resumptions).splitlines()
+        return {key for line in lines for key in json.loads(line)["changes"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def cut_record(resumption: Resumption) -> None:
+    """Brings the record back to the checkpoint: files that were half written, pictures and
+    histograms past it go, ledgers get the sizes that they had then, and rows and checkpoints past
+    it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
+    directory, training = resumption.directory, resumption.state.training
+    # A checkpoint that was being written when its process was killed is large.
+    remove_parts(directory.path)
+    folder = directory.orphaned
+    attempt = 1
+    while any(folder.glob(f"attempt-{attempt}.*")):
+        attempt += 1
+    # First, so that whoever is killed here never finds a checkpoint of rows that are not there.
+    best = training.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
+    step = None if training.batch is None else resumption.step
+    aside = folder / f"attempt-{attempt}"
+    go_back(directory, training.epoch, step, int(best), resumption.file, aside)
+    for name in directory.epoch_files():
+        if (step_of(name) or 0) > resumption.step:
+            (directory / name).unlink()
+    for file, size in training.ledgers.items():
+        suffix = ".csv" if file == LOSSES_FILE else f".{file}"
+        cut_ledger(directory / file, size, folder / f"attempt-{attempt}{suffix}")
+
+
+def _differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
+    old, new = (flatten(config.model_dump(mode="json")) for config in (before, after))
+    keys = dict.fromkeys([*old, *new])
+    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested options by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,115 @@
+"""How the runs of an output directory stand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from nectargan.analysis.last_values import best_of, last_step
+from nectargan.analysis.run_changes import changes_of
+from nectargan.errors import NectarGANError, RunError
+from nectargan.loggers.mlflow.store import find_experiment, find_store
+from nectargan.loggers.mlflow.trouble import TroubleFinder
+from nectargan.metrics import USUAL_SERIES
+from nectargan.record.cursor import Cursor
+from nectargan.record.run_directory import RunDirectory, runs_in
+from nectargan.shell import is_pattern, matches
+
+if TYPE_CHECKING:
+    from nectargan.config.schema import Config
+
+
+class RunSummary(NamedTuple):
+    """How one run stands.
+
+    Attributes:
+        directory: The run directory.
+        status: "RUNNING", "FINISHED", "KILLED" or "FAILED".
+        reason: Why it ended, if it was not finished.
+        epoch: The last epoch on record; 0 for none.
+        epochs: Epochs that it was to last.
+        losses: The raw losses of the last step on record, by name.
+        best: The best `USUAL_SERIES` and its epoch; ``None`` where that is not measured.
+        behind: Names of the sinks that lack something.
+        changes: What was changed of it when it was resumed, and in which epoch.
+        trouble: What is the matter with its MLflow run, and what to do; empty for nothing.
+    """
+
+    directory: RunDirectory
+    status: str
+    reason: str
+    epoch: int
+    epochs: int
+    losses: dict[str, float]
+    best: tuple[float, int] | None
+    behind: list[str]
+    changes: list[str]
+    trouble: str = ""
+
+
+def summarize_runs(output: str | Path) -> list[RunSummary]:
+    """All runs in a directory, by name; one that died without a word is marked as killed.
+
+    Args:
+        output: The directory, or a run directory itself, or a pattern of such.
+
+    Raises:
+        RunError: there is no such directory.
+    """
+    places = [Path(output)]
+    if is_pattern(str(output)):
+        places = [place for place in matches(str(output)) if place.is_dir()]
+    if not all(place.is_dir() for place in places) or not places:
+        raise RunError(f"'{output}' is no directory; name the one that runs are in.")
+    finder = TroubleFinder()
+    return [_summarize(path, finder) for place in places for path in _runs_at(place)]
+
+
+def mlflow_troubles(output: Path) -> list[str]:
+    """What is the matter with the MLflow runs of the runs in a directory, and what to do."""
+    finder = TroubleFinder()
+    found = [_trouble(path, _config(path), finder) for path in _runs_at(output)]
+    return [trouble for trouble in dict.fromkeys(found) if trouble]
+
+
+def _runs_at(place: Path) -> list[RunDirectory]:
+    """The run directory itself, or those in a directory."""
+    run = RunDirectory(place)
+    return [run] if run.status else runs_in(place)
+
+
+def _summarize(directory: RunDirectory, finder: TroubleFinder) -> RunSummary:
+    status, reason = directory.current_status()
+    _, epoch, losses = last_step(directory.losses)
+    config = _config(directory)
+    epochs = config.train.epochs if config else 0
+    names = directory.cursor_names()
+    behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
+    best = best_of(directory, USUAL_SERIES)
+    changes = list(map(str, changes_of(directory)))
+    trouble = _trouble(directory, config, finder)
+    if trouble and "MLflow" not in behind:
+        behind.append("MLflow")
+    return RunSummary(
+        directory, status, reason, epoch, epochs, losses, best, behind, changes, trouble
+    )
+
+
+def _config(directory: RunDirectory) -> Config | None:
+    from nectargan.config.config_manager import ConfigManager
+
+    try:
+        return ConfigManager(directory.config).data
+    except NectarGANError:
+        return None  # a loop under `nectargan.track` has none
+
+
+def _trouble(directory: RunDirectory, config: Config | None, finder: TroubleFinder) -> str:
+    if config is None:
+        return ""
+    options, name = config.logging.mlflow, config.common.experiment_name
+    try:
+        store = find_store(options.tracking_uri, directory.parent, is_new=False)
+    except RunError as error:
+        return str(error)
+    return finder.look(directory, store.uri, find_experiment(options.experiment, name, False))

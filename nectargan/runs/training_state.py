@@ -1,0 +1,300 @@
+"""`TrainingState`: all that a checkpoint holds, and so all that a resumed run takes over.
+
+A run that is resumed equals one that was never interrupted, to the bit: whatever the next step
+depends on is here, or follows from the epoch and the config (learning rates, weights of losses, the
+order of the images). ``TrainingState.of(trainer).save(path)`` keeps it; `TrainingState.read` and
+`TrainingState.restore` bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from nectargan.analysis.run_changes import Change
+from nectargan.build import Data, parameters_of
+from nectargan.config.schema import Config
+from nectargan.errors import CheckpointError, ConfigError
+from nectargan.files import replacing
+from nectargan.loggers.mlflow.metadata import DatasetFacts
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.misfits import adam_state, check_names, check_scaler, check_tensors, misfit
+from nectargan.runs.random_state import random_state, set_random_state
+from nectargan.version import __version__
+from nectargan.wording import counted
+
+FORMAT = 2
+
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+_Ledger = Literal["losses.csv", "metrics.csv"]
+_Best = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)
+]
+
+
+class TrainerLike(Protocol):
+    """What a state is taken of and restored to: a `Trainer`, which this room cannot import."""
+
+    config: Config
+    device: torch.device
+    data: Data
+    datasets: list[DatasetFacts]
+    changes: list[Change]
+    epoch: int
+    batch: int | None
+    step: int
+    epoch_began: int
+    bests: dict[str, tuple[float, int]]
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Adam]
+    scaler: GradScaler
+
+
+class Part(BaseModel):
+    """A part of a checkpoint; what it has besides is not looked at."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _MLflowRun(Part):
+    run_id: Annotated[str, Field(min_length=1)]
+    uri: str | None = None
+
+
+class _Change(Part):
+    epoch: Whole
+    options: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
+
+
+class Training(Part):
+    """The section "training": where the run was, and all that it goes on from but networks."""
+
+    epoch: Whole
+    """The epoch at hand, or the last one done; 0 before the first."""
+    batch: Whole | None
+    """Batches done in it; ``None`` between two epochs."""
+    epoch_began: Whole
+    """Steps made before it."""
+    bests: dict[str, _Best]
+    """The best value of each metric of validation, and its epoch."""
+    optimizers: dict[str, Any] = Field(default_factory=dict)
+    """State of Adam by name of the network: steps and moments of each parameter by its number."""
+    scaler: dict[str, Any] = Field(default_factory=dict)
+    """State of the gradient scaler; empty unless the precision is fp16."""
+    random: dict[str, Any]
+    """States of all random generators; see `random_state`."""
+    # Named one by one: they are files that will be cut.
+    ledgers: dict[_Ledger, Whole]
+    """Bytes of each ledger, by file name; empty for a run without them."""
+    ledger_digests: dict[_Ledger, str] | None = None
+    """SHA-256 of those bytes; ``None`` in checkpoints of version 1.0."""
+    data: dict[str, str] | None = None
+    """Digest of the images of each split; ``None`` in checkpoints of version 1.0."""
+    changes: list[_Change] | None = None
+    """See `nectargan.analysis.run_changes`; ``None`` in checkpoints of version 1.0."""
+    mlflow: _MLflowRun | None = None
+    """The MLflow run, once there was one."""
+
+
+class Checkpoint(Part):
+    """What every checkpoint has: a network is used, tested and exported from this alone."""
+
+    config: dict[str, Any]
+    """The run's config."""
+    epoch: Whole
+    """Epochs done."""
+    step: Whole
+    """Steps done."""
+    networks: dict[str, dict[str, Any]]
+    """The states of "generator" and any others, by name."""
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all; raises OSError."""
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as part:
+            header = {"format": FORMAT, "nectargan_version": __version__}
+            torch.save({**header, **self.model_dump()}, part)
+
+
+class CheckpointFile(Checkpoint):
+    """The content of a file, as far as every checkpoint has it. A foreign file may hold anything
+    under the same names."""
+
+    format: int
+    nectargan_version: str
+
+
+class TrainingState(Checkpoint):
+    """All that a checkpoint holds."""
+
+    training: Training
+
+    @classmethod
+    def of(
+        cls,
+        trainer: TrainerLike,
+        ledgers: Mapping[str, int],
+        ledger_digests: Mapping[str, str],
+        mlflow: Mapping[str, str] | None,
+    ) -> Self:
+        """The state of a trainer between two steps: a copy, which training does not change.
+
+        Args:
+            trainer: The trainer.
+            ledgers: Bytes of each ledger so far, by file name.
+            ledger_digests: SHA-256 of those bytes.
+            mlflow: Id and place of the MLflow run, once there is one.
+        """
+        networks = {name: network.state_dict() for name, network in trainer.networks.items()}
+        adams = {name: adam.state_dict()["state"] for name, adam in trainer.optimizers.items()}
+        training = {
+            "epoch": trainer.epoch,
+            "batch": trainer.batch,
+            "epoch_began": trainer.epoch_began,
+            "bests": {metric: list(best) for metric, best in trainer.bests.items()},
+            "optimizers": to_cpu(adams),
+            "scaler": trainer.scaler.state_dict(),
+            "random": random_state(trainer.device),
+            "ledgers": dict(ledgers),
+            "ledger_digests": dict(ledger_digests),
+            "data": _digests(trainer),
+            "changes": [
+                {"epoch": change.epoch, "options": {k: list(v) for k, v in change.options.items()}}
+                for change in trainer.changes
+            ],
+            "mlflow": mlflow,
+        }
+        return cls(
+            config=trainer.config.model_dump(mode="json"),
+            epoch=trainer.epoch - (trainer.batch is not None),
+            step=trainer.step,
+            networks=to_cpu(networks),
+            training=Training.model_validate(training),
+        )
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any], place: Path) -> Self:
+        """The state in the content of a checkpoint that was read from ``place``.
+
+        Raises:
+            CheckpointError: it has only networks, or is damaged.
+        """
+        if content.get("training") == {}:
+            raise CheckpointError(f"'{place}' has only networks, nothing to go on from.")
+        return validated(cls, content, f"'{place}' is nothing to go on from")
+
+    def restore(self, trainer: TrainerLike) -> None:
+        """Puts a trainer where this state was taken.
+
+        Raises:
+            CheckpointError: networks, optimizers or scaler do not fit, and nothing was taken over;
+                or the random generators cannot be used.
+        """
+        adams, training = self._fitting_adams(trainer), self.training
+        trainer.epoch, trainer.batch = training.epoch, training.batch
+        trainer.step, trainer.epoch_began = self.step, training.epoch_began
+        trainer.bests = {
+            name: (value, int(epoch)) for name, (value, epoch) in training.bests.items()
+        }
+        for name, network in trainer.networks.items():
+            network.load_state_dict(self.networks[name])
+        for name, optimizer in trainer.optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": adams[name], "param_groups": groups})
+        trainer.scaler.load_state_dict(training.scaler)
+        set_random_state(training.random, trainer.device)
+
+    def _fitting_adams(self, trainer: TrainerLike) -> dict[str, Any]:
+        """Compares all tensors with the trainer's; returns its states of Adam."""
+        if self.networks and not trainer.networks:
+            raise CheckpointError("The checkpoint has networks, and this trainer has none.")
+        check_names(self.networks, trainer.networks, "networks")
+        check_names(self.training.optimizers, trainer.networks, "optimizers")
+        check_scaler(self.training.scaler, trainer.scaler.state_dict())
+        adams = {}
+        for name, network in trainer.networks.items():
+            check_tensors(self.networks[name], network.state_dict(), name)
+            parameters, adam = (
+                parameters_of(trainer.optimizers[name]),
+                self.training.optimizers[name],
+            )
+            # The scaler of fp16 leaves out the first updates, and Adam has no state then.
+            steps = self.step if adam or not trainer.scaler.is_enabled() else 0
+            adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
+        return adams
+
+    def check(self, trainer: TrainerLike, directory: RunDirectory) -> None:
+        """Compares images and counters with those of a run, which a trainer goes on with.
+
+        Raises:
+            ConfigError: the images are others.
+            CheckpointError: the counters contradict the run, or each other.
+        """
+        known, found = self.training.data, _digests(trainer)
+        for context in sorted({*found, *known} if known is not None else ()):
+            if known is not None and known.get(context) != found.get(context):
+                raise ConfigError(
+                    f"'{directory}' cannot be resumed with other {context} images: their digest "
+                    f"was {known.get(context, 'none')}, and in "
+                    f"'{trainer.config.dataloader.dataroot}' it is {found.get(context, 'none')}; "
+                    "put them back, or start another run."
+                )
+        may_skip = trainer.config.dataloader.on_bad_image == "skip"
+        self._check_counters(len(trainer.data.train), may_skip)
+
+    def _check_counters(self, steps_per_epoch: int, may_skip: bool) -> None:
+        """``may_skip``: batches may have been skipped because their images were bad."""
+        at, done, step = self.training, self.epoch, self.step
+        within = at.batch is not None
+        batch = steps_per_epoch if at.batch is None else at.batch
+        most = max(0, at.epoch - 1) * steps_per_epoch
+        end = most + batch if at.epoch else 0
+        told = f"epoch {at.epoch}, batch {batch}, of {counted(steps_per_epoch, 'step')} an epoch"
+        if batch > steps_per_epoch:
+            raise misfit(f"its batch is {batch}, and an epoch has {steps_per_epoch}")
+        if done != at.epoch - within:
+            raise misfit(f"it has {counted(done, 'epoch')} done, and is in {told}")
+        if step > end or (step < end and not may_skip):
+            raise misfit(f"its step is {step}, and that of {told}, is {end}")
+        if not max(0, step - batch) <= at.epoch_began <= min(step, most):
+            raise misfit(f"its epoch began after {at.epoch_began} steps of {step}, in {told}")
+        for metric, (_, epoch) in at.bests.items():
+            if epoch not in range(1, at.epoch + 1):
+                raise misfit(f"its best {metric} is of epoch {epoch:g}, and it is in {told}")
+
+
+def _digests(trainer: TrainerLike) -> dict[str, str]:
+    return {facts.context: facts.digest for facts in trainer.datasets}
+
+
+def to_cpu(state: Any) -> Any:
+    """A copy of nested containers whose tensors are contiguous copies on the CPU."""
+    if isinstance(state, Tensor):
+        # A file does not depend on the order in which a device keeps its weights.
+        copy = torch.empty_like(state, device="cpu", memory_format=torch.contiguous_format)
+        return copy.copy_(state.detach())
+    if isinstance(state, Mapping):
+        return {key: to_cpu(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(to_cpu(value) for value in state)
+    return state
+
+
+_Model = TypeVar("_Model", bound=Part)
+
+
+def validated(model: type[_Model], content: object, complaint: str) -> _Model:
+    """``content`` as a model; raises `CheckpointError`, which begins with ``complaint``."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        item = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, item["loc"]))
+        reason = f"{where}: {item['msg']}" if where else item["msg"]
+        raise CheckpointError(f"{complaint} ({reason}).") from None

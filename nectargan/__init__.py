@@ -1,7 +1,7 @@
-"""NectarGAN: a trainer for paired image-to-image GANs, with every weighted loss on record.
+"""NectarGAN: a trainer for paired image-to-image GANs that records every weighted loss.
 
-The names in ``__all__`` are the public API. Each is loaded when it is first used: importing the
-package loads neither torch nor anything else that takes time.
+The names in ``__all__`` are the public API. Each one is imported on first use, so that importing
+the package does not import torch or any other slow module.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nectargan.config.config_manager import load_config
     from nectargan.config.schema import Config
     from nectargan.errors import NectarGANError
+    from nectargan.inference.model import load_model
     from nectargan.loggers.tracking import track
     from nectargan.losses.lm_data import LMLoss, LossEvent
     from nectargan.losses.loss_manager import LossManager
@@ -42,6 +43,7 @@ __all__ = [
     "load_generator",
     "load_losses",
     "load_metrics",
+    "load_model",
     "load_runs",
     "track",
 ]
@@ -61,6 +63,7 @@ _MODULES = {
     "load_generator": "runs.checkpoint",
     "load_losses": "analysis.frames",
     "load_metrics": "analysis.frames",
+    "load_model": "inference.model",
     "load_runs": "analysis.frames",
     "track": "loggers.tracking",
 }
@@ -70,7 +73,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'nectargan' has no attribute '{name}'")
     value = getattr(importlib.import_module(f"nectargan.{_MODULES[name]}"), name)
-    globals()[name] = value  # so that it is looked up once
+    globals()[name] = value  # the next access does not call this function
     return value
 
 

@@ -1,4 +1,4 @@
-"""What Linux's control groups, version 1 and 2, allow a process: those of a container or a job."""
+"""Memory and CPU limits of Linux control groups (versions 1 and 2), as set for containers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ OWN = Path("/proc/self/cgroup")
 
 
 def memory_limit(root: Path = ROOT, own: Path = OWN) -> float:
-    """The least limit, in bytes, of this process's group and those above it; infinity for none."""
+    """The memory limit of this process in bytes; infinity if there is none.
+
+    It is the smallest limit of the control group of the process and of all its parent groups.
+    """
     limits = [math.inf]
     for group in _groups(own):
         for file in (
             root / group / "memory.max",
             root / "memory" / group / "memory.limit_in_bytes",
         ):
-            with suppress(OSError, ValueError):  # there is none, or it says "max"
+            with suppress(OSError, ValueError):  # the file is missing, or contains "max"
                 limits.append(int(file.read_text()))
     return min(limits)
 
 
 def cpu_quota(root: Path = ROOT, own: Path = OWN) -> float:
-    """The least quota of processor time, in cores, of this process's group and those above it;
-    infinity for none."""
+    """The CPU quota of this process in cores; infinity if there is none.
+
+    It is the smallest quota of the control group of the process and of all its parent groups.
+    """
     quotas = [math.inf]
     for group in _groups(own):
         with suppress(OSError, ValueError, ZeroDivisionError):
@@ -38,11 +43,11 @@ def cpu_quota(root: Path = ROOT, own: Path = OWN) -> float:
                 (folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
             )
             quotas.append(int(quota) / int(period))
-    return min(quota for quota in quotas if quota > 0)  # -1 is none
+    return min(quota for quota in quotas if quota > 0)  # -1 means no quota
 
 
 def _groups(own: Path) -> Iterator[Path]:
-    """The groups of this process and all above them, as paths below the root."""
+    """The control groups of this process and all their parents, as paths relative to the root."""
     try:
         lines = own.read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""How torch uses a CPU: how its threads wait, how many there are, and what becomes of memory.
+"""Settings for torch on the CPU: the number of threads, how they wait, and memory allocation.
 
-OpenMP reads its settings when it is loaded, with torch. `prepare` therefore has to be called before
-torch is imported, as ``nectargan-train`` does. Nothing here goes against a variable that the user
-has set.
+OpenMP reads its settings when it is loaded, which happens when torch is imported. `prepare` must
+therefore be called before torch is imported, as ``nectargan-train`` does. Environment variables
+that the user has set are never changed.
 """
 
 from __future__ import annotations
@@ -24,32 +24,34 @@ ALLOCATOR = (
     "MALLOC_TOP_PAD_",
     "MALLOC_ARENA_MAX",
     "GLIBC_TUNABLES",
-    "LD_PRELOAD",  # by which another allocator takes the place of glibc's
+    "LD_PRELOAD",  # may replace glibc's allocator
 )
 
-# A thread of its own is worth while for so many floating-point operations of a step: with fewer,
-# the some thousand times that threads wait for each other take as long as the work.
+# The floating-point operations per step that make one more thread worthwhile. With fewer, the
+# threads spend as long waiting for each other, some thousand times a step, as on the work.
 FLOPS_PER_THREAD = 4e9
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
-_done: set[str] = set()  # what `prepare` has set, so that it is not taken for the user's
+# The variables that `prepare` has set, to tell them from those that the user has set.
+_done: set[str] = set()
 
 
 def prepare(memory: bool = True) -> None:
-    """Lets threads sleep while they wait, and the process keep the memory that it frees.
+    """Sets the environment and the allocator of this process for training on the CPU.
 
-    - Threads without work sleep. By default they spin for a while: if other programs are running,
-      the one thread that all wait for may find no free core meanwhile.
-    - There are no more threads than cores that may be used.
-    - Freed memory is kept for the next step (with glibc only). Otherwise each step gets its
-      gradients as new pages, which the kernel first fills with zeros. The process never shrinks.
+    - Idle threads sleep. By default they spin for a while; on a busy machine they then occupy the
+      cores that the working thread needs.
+    - OpenMP starts no more threads than there are usable cores.
+    - Freed memory is kept for the next step (glibc only). Otherwise each step allocates its
+      gradients in new pages, which the kernel must first fill with zeros. The memory of the
+      process never shrinks.
 
-    The first two have no effect once torch is imported, and are left out then.
+    The first two are skipped if torch is already imported, because they would have no effect.
 
     Args:
-        memory: Keep freed memory.
+        memory: Whether to keep freed memory.
     """
     if "torch" not in sys.modules:
         if chosen_by_user(WAITING) is None:
@@ -61,37 +63,40 @@ def prepare(memory: bool = True) -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, or fewer by the quota of its group."""
+    """The number of cores that this process may use, by CPU affinity and control group quota."""
     return max(1, math.ceil(min(_affinity(), cpu_quota())))
 
 
 def worthwhile_threads(flops: float) -> int:
-    """Threads for a step of so many floating-point operations, on the cores there are."""
+    """The number of threads to use for a step of ``flops`` floating-point operations.
+
+    It is at least 1 and at most `usable_cores`.
+    """
     return max(1, int(min(usable_cores(), flops / FLOPS_PER_THREAD)))
 
 
 def chosen_by_user(names: Sequence[str]) -> str | None:
-    """The first of these environment variables that the user has set."""
+    """The first of these environment variables that the user has set; ``None`` if there is none."""
     return next((name for name in names if name in os.environ and name not in _done), None)
 
 
 def user_environment() -> dict[str, str]:
-    """The environment without what `prepare` has set."""
+    """The environment variables without those that `prepare` has set."""
     return {name: value for name, value in os.environ.items() if name not in _done}
 
 
 def describe(threads: int) -> str:
-    """What is in force, for the first line of a run.
+    """Describes the settings in force in a few words, for the start of a run.
 
     Args:
-        threads: Threads that torch uses.
+        threads: Number of threads that torch uses.
     """
     by_user = {kind: chosen_by_user(kind) for kind in (THREADS, WAITING, ALLOCATOR)}
     parts = [f"{threads} thread{'s' * (threads > 1)} on {usable_cores()} usable cores"]
     if by_user[THREADS]:
         parts[0] += f" ({by_user[THREADS]} is set)"
     if threads == 1:
-        pass  # nobody waits
+        pass  # a single thread never waits
     elif by_user[WAITING]:
         parts.append(f"waiting as {by_user[WAITING]} says")
     elif "OMP_WAIT_POLICY" in _done:
@@ -115,7 +120,7 @@ def _affinity() -> int:
 
 
 def _keep_freed_memory() -> bool:
-    """Tells glibc never to give memory back; whether there is a glibc that agrees."""
+    """Makes glibc keep freed memory; returns whether it succeeded."""
     try:
         has_glibc = (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
     except (AttributeError, ValueError, OSError):  # Windows, macOS, musl

@@ -1,7 +1,7 @@
-"""Addresses are written and shown without user names, passwords and parameters.
+"""Removes user names, passwords and parameters from addresses before they are written or shown.
 
-Nothing here looks for secrets. An address is taken apart, and of its parts only scheme, host, port
-and path are put together again; one that cannot be taken apart for certain is written as ``***``.
+The functions do not search for secrets. They parse an address and keep only its scheme, host, port
+and path. An address that cannot be parsed is replaced by ``***``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from urllib.parse import unquote_plus
 HIDDEN = "***"
 
 _SCHEME = r"[A-Za-z][\w+.\-]*"
-# Narrower than the standard: whoever forgets to quote a "/" or a "?" in a password must not have
-# one half of it taken for a host or a path.
+# Stricter than the standard: if a "/" or "?" in a password is not quoted, no part of the password
+# may be read as a host or a path.
 _NETWORK = re.compile(
     rf"(?P<scheme>{_SCHEME}://)"
     r"(?:(?P<user>[^/?#]*)@)?"
@@ -25,7 +25,7 @@ _NETWORK = re.compile(
 )
 # A file has no user and no password.
 _FILE = re.compile(r"(?P<scheme>(?:sqlite(?:\+\w+)?|file)://)(?P<host>)(?P<path>/[^?]*)(?:\?.*)?")
-# In a text, with the punctuation that comes after it.
+# An address in a text, and the punctuation that follows it.
 _IN_TEXT = re.compile(rf"({_SCHEME}://\S*?)([^\w/\s]*(?!\S))")
 _TRACKING_URI = re.compile(
     r"(https?|postgresql(\+\w+)?|mysql(\+\w+)?|mssql(\+\w+)?)://.|sqlite(\+\w+)?:///.|"
@@ -33,22 +33,23 @@ _TRACKING_URI = re.compile(
 )
 TRACKING_URIS = (
     "it must begin with http://, https://, sqlite:///, postgresql://, mysql://, mssql:// or "
-    "databricks (MLflow takes no folders any more)"
+    "databricks (MLflow no longer supports folders)"
 )
-# Shorter words, and these, would be found in texts by chance.
+# Shorter words and common words are not hidden, because they also occur in ordinary text.
 _SHORTEST_WORD = 4
 _COMMON = {
     *("http", "https", "sqlite", "pysqlite", "postgresql", "mysql", "mssql", "databricks"),
     *("user", "username", "password", "host", "database", "mlflow"),
 }
 
-# What this process was given: each address with what is shown of it, and the words of the rest.
+# The addresses that this process was given, with their public forms, and the words that only the
+# hidden parts contain.
 _known: dict[str, str] = {}
 _secret_words: set[str] = set()
 
 
 def is_tracking_uri(address: str) -> bool:
-    """Whether MLflow can be asked there, as far as the address alone tells."""
+    """Whether an address has the form of an MLflow tracking URI; no connection is made."""
     scheme = address.partition(":")[0]
     return bool(_TRACKING_URI.match(address)) or any(
         plugin.name == scheme for plugin in entry_points(group="mlflow.tracking_store")
@@ -56,11 +57,11 @@ def is_tracking_uri(address: str) -> bool:
 
 
 def public_address(address: str) -> str:
-    """Scheme, host, port and path of an address, or ``***``.
+    """The scheme, host, port and path of an address; ``***`` if it cannot be parsed.
 
-    From then on, `without_credentials` knows the rest of it as well.
+    The hidden parts are remembered, so that `without_credentials` removes them from texts.
     """
-    shown = _shown(address)
+    shown = _public_address(address)
     if shown != address:
         if len(address.strip()) >= _SHORTEST_WORD:
             _known[address] = shown
@@ -75,23 +76,26 @@ def public_address(address: str) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """``text`` in which each address is as `public_address` writes it, and what else this process
-    was told in an address is ``***``: errors of others quote parts of it."""
+    """Replaces each address in a text by its public form, and each known secret word by ``***``.
+
+    Error messages of libraries may quote parts of an address; the secret words are those that
+    `public_address` has hidden before.
+    """
     text = _without_known(text)
-    text = _IN_TEXT.sub(lambda match: _shown(match[1]) + match[2], text)
+    text = _IN_TEXT.sub(lambda match: _public_address(match[1]) + match[2], text)
     return re.sub(r"\w+", lambda match: HIDDEN if match[0] in _secret_words else match[0], text)
 
 
 def public_argument(argument: str) -> str:
-    """An argument of a command line in which an address is as `public_address` writes it."""
+    """A command-line argument in which an address is replaced by its public form."""
     argument = _without_known(argument)
     start = re.search(rf"{_SCHEME}://", argument)
     if start is None:
         return argument
-    return argument[: start.start()] + _shown(argument[start.start() :])
+    return argument[: start.start()] + _public_address(argument[start.start() :])
 
 
-def _shown(address: str) -> str:
+def _public_address(address: str) -> str:
     if address in ("databricks", HIDDEN):
         return address
     match = _FILE.fullmatch(address) or _NETWORK.fullmatch(address)
@@ -99,7 +103,7 @@ def _shown(address: str) -> str:
 
 
 def _secrets_of(address: str) -> list[str]:
-    """The password, or what stands in its place, and the values of parameters."""
+    """The password (or the user name if there is none) and the values of the parameters."""
     match = _NETWORK.fullmatch(address)
     if match is None:
         return [address.partition("://")[2] or address]

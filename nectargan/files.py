@@ -1,13 +1,15 @@
-"""Files that are replaced in one piece, and files of others that are safe to read."""
+"""Writing files atomically, and reading files that a user named without blocking."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import pickle
 import secrets
 import shutil
 import stat
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +17,8 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 
 _PART = ".part"
-_MOST_LINKS = 40  # as Linux follows
-# Windows has no such pipes, and would change line ends.
+_MOST_LINKS = 40  # the limit of Linux
+# Windows has no O_NONBLOCK; O_BINARY exists only there and keeps line endings as they are.
 _READ_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -26,22 +28,39 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 
+# What torch.load raises on damaged files; it has no single error for them.
+TORCH_LOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    pickle.UnpicklingError,
+)
+
 
 def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
-    """Opens a file that a user named, for reading. What is no regular file, and would block the
-    process, never end or fill the memory, is not read.
+    """Opens a regular file for reading in binary mode.
+
+    Other kinds of files are rejected: reading a pipe or a device may block, never end or fill the
+    memory.
 
     Args:
         path: The file, or a link to one.
-        most_bytes: The largest file to accept; ``None`` for any size.
+        most_bytes: The largest size to accept, in bytes; ``None`` for any size.
 
     Raises:
-        OSError: it cannot be read, is no regular file or is too large; ``strerror`` says which.
+        OSError: If the file cannot be read, is not a regular file or is too large; ``strerror``
+            gives the reason.
     """
     try:
         status = path.stat()
         _require_regular(path, status)
-        # Without O_NONBLOCK a pipe that takes the file's place now would wait for its writer.
+        # If a pipe has replaced the file since the check, O_NONBLOCK keeps open() from waiting.
         file = os.fdopen(os.open(path, os.O_RDONLY | _READ_FLAGS), "rb")
     except ValueError as error:  # a NUL in the path
         raise OSError(errno.EINVAL, str(error), str(path)) from None
@@ -58,11 +77,11 @@ def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
 
 
 def read_regular_text(path: Path, most_bytes: int = 4_000_000, encoding: str = "utf-8") -> str:
-    """The text of a file that a user named; see `open_regular`.
+    """Reads a regular text file; see `open_regular`.
 
     Raises:
-        OSError: as `open_regular`.
-        UnicodeDecodeError: it is no text in this encoding.
+        OSError: If the file cannot be read, is not a regular file or is too large.
+        UnicodeDecodeError: If the file is not text in this encoding.
     """
     with open_regular(path, most_bytes) as file:
         return file.read(most_bytes).decode(encoding)
@@ -70,22 +89,24 @@ def read_regular_text(path: Path, most_bytes: int = 4_000_000, encoding: str = "
 
 @contextmanager
 def replacing(path: Path, or_stream: bool = False) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` in one piece at the end.
+    """Replaces a file atomically.
 
-    Whoever looks at ``path`` sees the old file or the new one, never a part, even after a crash. A
-    symbolic link stays one, and its target is replaced.
+    Yields a temporary path to write to. When the ``with`` block ends without an error, the
+    temporary file replaces ``path``. Readers of ``path`` see either the old or the new file, even
+    after a crash. If ``path`` is a symbolic link, its target is replaced.
 
     Args:
-        path: The file.
-        or_stream: Whether it may be no file, such as a pipe or ``/dev/stdout``, which is written
-            to at the end. A file of a run may not: a pipe would wait for a reader for ever.
+        path: The file to replace.
+        or_stream: Whether ``path`` may also be a stream, such as a pipe or ``/dev/stdout``, to
+            which the content is copied at the end. Not allowed for files of a run, because writing
+            to a pipe would wait for a reader for ever.
 
     Raises:
-        OSError: the file cannot be written; nothing has changed then.
+        OSError: If the file cannot be written; ``path`` is then unchanged.
     """
     if is_stream(path):
         if not or_stream:
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "part"
             yield part
@@ -94,12 +115,12 @@ def replacing(path: Path, or_stream: bool = False) -> Iterator[Path]:
         return
     path = _target(path)
     part = path.with_name(f".{secrets.token_hex(8)}{_PART}")
-    # As public as any other file of this process. The umask belongs to the whole process, so
-    # reading it, which means setting it, would change what other threads make meanwhile.
+    # Created by open(), so that the umask applies. The umask can only be read by setting it, and
+    # that would affect the files of other threads.
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
-        error.filename = str(path)  # what the caller knows
+        error.filename = str(path)  # the caller does not know the temporary file
         raise
     try:
         yield part
@@ -113,9 +134,13 @@ def replacing(path: Path, or_stream: bool = False) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path leads to something that is written to and cannot be replaced: a device, a
-    pipe, a socket, or what is open already, such as ``/dev/stdout``. Raises OSError for links that
-    lead nowhere but to each other."""
+    """Whether a path is a stream, which can be written to but not replaced.
+
+    Streams are devices, pipes, sockets and open files of this process such as ``/dev/stdout``.
+
+    Raises:
+        OSError: If symbolic links form a loop.
+    """
     path = _target(path)
     return _descriptor(path) is not None or (
         path.exists() and not path.is_file() and not path.is_dir()
@@ -123,15 +148,22 @@ def is_stream(path: Path) -> bool:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a regular file, in hexadecimal; raises OSError."""
+    """The SHA-256 digest of a regular file, in hexadecimal.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_parts(directory: Path) -> None:
-    """Removes what `replacing` left below a directory when its process was killed; raises OSError.
+    """Removes the temporary files that `replacing` left below a directory after a crash.
 
-    Nobody else may be at work there.
+    No other process may write to the directory at the same time.
+
+    Raises:
+        OSError: If a file cannot be removed.
     """
     for part in directory.rglob(f".*{_PART}"):
         part.unlink()
@@ -144,7 +176,7 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
 
 
 def _target(path: Path) -> Path:
-    """Where the links lead that ``path`` is one of, to an open file of this process at most."""
+    """Follows symbolic links, but stops at a path such as ``/dev/fd/3`` that is an open file."""
     for _ in range(_MOST_LINKS):
         if _descriptor(path) is not None or not path.is_symlink():
             return path
@@ -153,7 +185,7 @@ def _target(path: Path) -> Path:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of an open file of this process that a path such as ``/dev/fd/3`` stands for."""
+    """The file descriptor that a path such as ``/dev/fd/3`` names; ``None`` for other paths."""
     folders = ("/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd")
     if path.name.isdecimal() and str(path.parent) in folders:
         return int(path.name)
@@ -163,12 +195,12 @@ def _descriptor(path: Path) -> int | None:
 def _open_stream(path: Path) -> int:
     path = _target(path)
     descriptor = _descriptor(path)
-    # A second opening of a file that the shell opened would begin at its start, not at its end.
+    # Opening a file again that the shell has opened would write at its start instead of its end.
     return os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
 
 
 def _sync_directory(directory: Path) -> None:
-    """Makes the renaming itself last through a power cut, where directories can be opened."""
+    """Writes a renaming to disk, so that it survives a power failure; does nothing on Windows."""
     if os.name == "nt":
         return
     handle = os.open(directory, os.O_RDONLY)
@@ -179,7 +211,11 @@ def _sync_directory(directory: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line to a file, which is made if need be; raises OSError."""
+    """Appends a line to a regular file, which is created if it does not exist.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     if path.exists():
         _require_regular(path, path.stat())
     with path.open("a", encoding="utf-8") as file:
@@ -187,7 +223,11 @@ def append_line(path: Path, line: str) -> None:
 
 
 def append_whole(file: FileIO, data: bytes | memoryview) -> None:
-    """Writes at the end of an unbuffered file, everything or nothing; raises OSError."""
+    """Appends data to an unbuffered file; on an error, the file is cut back to its old size.
+
+    Raises:
+        OSError: If the data cannot be written.
+    """
     end, rest = file.tell(), memoryview(data)
     try:
         while rest:

@@ -1,4 +1,4 @@
-"""Classes and functions that a config names by their import path, such as ``my_package.MyLoss``."""
+"""Imports classes and functions that a config names by import path, like ``my_package.MyLoss``."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nectargan.errors import ConfigError
+from nectargan.wording import one_line
 
 _PATH = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[.:][^\W\d]\w*")
 
 
 def is_import_path(text: object) -> bool:
-    """Whether a text has the form of an import path, which a name has not: "package.Name"."""
+    """Whether a text has the form of an import path, such as "package.Name" (not just "Name")."""
     return isinstance(text, str) and _PATH.fullmatch(text) is not None
 
 
 def import_path(place: str, path: str) -> Any:
-    """What an import path names.
+    """Imports the object that an import path names.
 
-    Modules are looked for where Python looks for them, and then in the working directory, where a
-    command that was installed does not look.
+    Modules are searched for on ``sys.path`` and then in the working directory, which is not on
+    ``sys.path`` in an installed command.
 
     Args:
-        place: Where the path stands, for messages: "train.generator.function".
-        path: "package.module.Name", or "package.module:Name".
+        place: The config key, for error messages, such as "train.generator.function".
+        path: "package.module.Name" or "package.module:Name".
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: If it cannot be imported.
     """
     module, _, name = path.replace(":", ".").rpartition(".")
     try:
         return getattr(_import_module(module), name)
     except Exception as error:
-        # Importing runs foreign code, which may raise anything.
-        reason = " ".join(str(error).split())[:200]
+        # The imported code may raise any exception.
+        reason = one_line(error)[:200]
         raise ConfigError(f"{place} is '{path}', which cannot be imported: {reason}.") from None
 
 
@@ -60,23 +61,24 @@ def call_imported(
     arguments: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Calls what a config names with the arguments that it gives.
+    """Calls an imported function or class with the arguments that the config gives.
 
     Args:
-        place: Where the arguments stand, for messages: "train.generator.arguments".
+        place: The config key of the arguments, for error messages, such as
+            "train.generator.arguments".
         path: The import path.
-        found: What it names.
-        arguments: Keyword arguments of the config.
-        extra: Further keyword arguments, which those of the config replace.
+        found: The imported function or class.
+        arguments: Keyword arguments from the config.
+        extra: Default keyword arguments; those from the config override them.
 
     Raises:
-        ConfigError: the arguments are refused.
+        ConfigError: If the call raises an exception.
     """
     try:
         return found(**{**(extra or {}), **arguments})
     except Exception as error:
-        # Foreign code may raise anything.
-        reason = " ".join(str(error).split())[:200]
+        # The imported code may raise any exception.
+        reason = one_line(error)[:200]
         raise ConfigError(
             f"{place} are {dict(arguments)}, which '{path}' refuses: {reason}."
         ) from None

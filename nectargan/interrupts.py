@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP between two steps instead of within one; threads that are still at
-work when the process ends."""
+"""Handling of SIGINT (Ctrl-C), SIGTERM and SIGHUP, and of threads that run at interpreter exit."""
 
 from __future__ import annotations
 
@@ -13,19 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGHUP comes when the terminal is closed; Windows has none.
+# SIGHUP is sent when the terminal is closed; it does not exist on Windows.
 STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 
-# How long a process waits at its end for one call of a library, such as an operation of torch.
+# How long the interpreter waits at exit for threads to return from library calls, in seconds.
 _LAST_CALL_SECONDS = 10.0
 
 
 def stop_on_signals() -> None:
-    """Makes SIGTERM and SIGHUP end this process as Ctrl-C does, with exit code 128 + number.
+    """Makes SIGTERM and SIGHUP raise SystemExit with the exit code 128 + signal number.
 
-    What is ignored stays ignored: with ``nohup``, a run goes on without its terminal.
+    An ignored signal stays ignored, so that a run started with ``nohup`` survives its terminal.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -37,18 +36,18 @@ def stop_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Leaves signals to another process, as a worker leaves them to the one that started it."""
+    """Ignores SIGINT, SIGTERM and SIGHUP in a worker process; its parent process handles them."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Keeps the first SIGINT, SIGTERM or SIGHUP back until the ``with`` block is over.
+    """Delays the first SIGINT, SIGTERM or SIGHUP until the end of the ``with`` block.
 
-    A block that writes a record is then done wholly or not at all. A second signal is let through
-    at once, for a block that hangs. Does nothing outside the main thread, where Python handles no
-    signals.
+    A block that writes a record is therefore not interrupted halfway. A second signal is delivered
+    at once, in case the block hangs. Does nothing outside the main thread, because Python handles
+    signals only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -68,8 +67,8 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    # A handler that was not set from Python cannot be put back; such signals are left alone, and
-    # so are those that nobody wants.
+    # A handler that was not set from Python (None) cannot be restored, so its signal is not
+    # changed. Ignored signals stay ignored.
     found = {number: signal.getsignal(number) for number in STOPS}
     left_alone = (None, signal.SIG_IGN)
     before = {number: found[number] for number in STOPS if found[number] not in left_alone}
@@ -84,7 +83,10 @@ def uninterrupted() -> Iterator[None]:
 
 
 def is_second(error: BaseException | None) -> bool:
-    """Whether an interrupt came while another one was handled: somebody wants to leave at once."""
+    """Whether an interrupt was raised while another one was handled.
+
+    The user then wants the process to end at once.
+    """
     found = 0
     while error is not None:
         found += isinstance(error, (KeyboardInterrupt, SystemExit))
@@ -93,11 +95,12 @@ def is_second(error: BaseException | None) -> bool:
 
 
 def end_before_exit(thread: threading.Thread) -> None:
-    """Has a daemon thread that is alive when the interpreter exits raise SystemExit first.
+    """Registers a daemon thread to be ended by SystemExit before the interpreter exits.
 
-    The interpreter ends such a thread wherever it asks for the GIL. Inside C++, as of torch, that
-    aborts the process. The exception comes as soon as the thread is back in Python; one that stays
-    in a single call for longer than ten seconds is left to the interpreter.
+    At exit, the interpreter kills a daemon thread when the thread next acquires the GIL. If the
+    thread is inside C++ code such as torch, this aborts the process. SystemExit is raised in the
+    thread as soon as it executes Python code again. A thread that stays inside one call for more
+    than ten seconds is left to the interpreter.
     """
     _threads.add(thread)
 
@@ -110,10 +113,10 @@ def _end_threads() -> None:
             while thread.is_alive() and time.monotonic() < deadline:
                 ident = ctypes.c_ulong(thread.ident or 0)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
-                # Once more if it was swallowed.
+                # Repeated, because the thread may have caught the exception.
                 thread.join(1.0)
     except KeyboardInterrupt:
-        pass  # somebody wants to leave at once
+        pass  # the user does not want to wait
 
 
 _threads = weakref.WeakSet[threading.Thread]()

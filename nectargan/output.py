@@ -1,8 +1,8 @@
-"""What is printed: every line passes through here, and none of them can end a run.
+"""All printing of the commands goes through this module, so that printing never ends a run.
 
-Text that came from a file may hold anything; it is printed escaped. A terminal of another encoding
-gets replacements for what it cannot show. Output that nobody takes any more ends a command that
-only prints, without a word; one that has more to do goes on in silence.
+Control characters are escaped, because a text may come from a file with any content. Characters
+that the encoding of the terminal lacks are replaced. If standard output is closed, a command that
+only prints exits without a message, and any other command continues without output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import select
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from nectargan.errors import OutputError
 
@@ -22,18 +22,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_READER_GONE = 141  # as a shell has it for a program that SIGPIPE ended
+_READER_GONE = 141  # what a shell reports for a program that was ended by SIGPIPE
 _WIDTH_OF_A_PIPE = 200
 _ERRORS = "nectargan.plainer"
 _PLAINER = {"→": "->", "–": "-", "…": "...", "×": "x", "·": "."}
 _PLAINER |= dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True))
-# Joiners, which some scripts are spelt with, and which move nothing on the screen.
+# Zero-width joiners, which some scripts need and which do not move the cursor.
 _HARMLESS = "\u200c\u200d"
 
 
 def say(text: str, err: bool = False, nl: bool = True) -> None:
-    """Prints a text to standard output, or to standard error; see `printable`."""
-    # Not by click, which sends UTF-8 to terminals that say they take ASCII.
+    """Prints a text, made safe by `printable`, to standard output or standard error.
+
+    Args:
+        text: The text.
+        err: Whether to print to standard error.
+        nl: Whether to print a newline at the end.
+    """
+    # click.echo is not used, because it writes UTF-8 even to an ASCII terminal.
     stream = sys.stderr if err else sys.stdout
     if stream is not None and not stream.closed:
         shown = _fitting(printable(text), stream.encoding)
@@ -41,22 +47,29 @@ def say(text: str, err: bool = False, nl: bool = True) -> None:
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """A text that does nothing to a terminal: control characters and such are escaped as in Python,
-    bytes of a file name that are not UTF-8 as ``\\xNN``."""
+    """Escapes the characters of a text that could control a terminal.
+
+    Control and format characters are escaped as in Python source, bytes of a file name that are
+    not UTF-8 as ``\\xNN``.
+
+    Args:
+        text: The text.
+        keep: Control characters that are not escaped.
+    """
     if text.isprintable():
         return text
     return "".join(c if c in keep or _is_harmless(c) else _escaped(c) for c in text)
 
 
 def _fitting(text: str, encoding: str | None) -> str:
-    """A text with replacements for what an encoding cannot show."""
+    """Replaces the characters of a text that an encoding lacks."""
     encoding = encoding or "utf-8"
     return text.encode(encoding, errors=_ERRORS).decode(encoding)
 
 
 def _is_harmless(character: str) -> bool:
-    # Other: control, format (which turns the direction of writing), surrogate, private, unknown.
-    # Line and paragraph separators.
+    # C: control, format (may reverse the writing direction), surrogate, private, unassigned.
+    # Zl and Zp: line and paragraph separators.
     category = unicodedata.category(character)
     return character in _HARMLESS or (category[0] != "C" and category not in ("Zl", "Zp"))
 
@@ -68,8 +81,16 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def make_console() -> Console:
-    """Where tables and live displays are printed; strings in them are escaped as by `say`."""
+def make_console(
+    stderr: bool = False, file: IO[str] | None = None, width: int | None = None
+) -> Console:
+    """Makes a rich console for tables and live displays that escapes strings as `say` does.
+
+    Args:
+        stderr: Print to standard error instead of standard output.
+        file: Print to this file instead.
+        width: Columns; by default those of the terminal.
+    """
     from rich.console import Console
 
     class Escaping(Console):
@@ -77,21 +98,22 @@ def make_console() -> Console:
             shown = _fitting(printable(text, keep=""), self.encoding)
             return super().render_str(shown, **options)
 
-    # A pipe has no width of its own; a table that was cut to 80 columns would be of no use there.
-    width = None if Console().is_terminal else _WIDTH_OF_A_PIPE
-    return Escaping(width=width, markup=False, emoji=False)
+    # A pipe has no width, and rich would cut a table to 80 columns.
+    if width is None and not Console(stderr=stderr).is_terminal:
+        width = _WIDTH_OF_A_PIPE
+    return Escaping(file=file, width=width, markup=False, emoji=False, stderr=stderr)
 
 
 def guard_streams() -> None:
-    """Makes standard output and error of this process as the head of this module says.
+    """Wraps standard output and standard error so that they behave as this module describes.
 
-    Streams that somebody else put in their place are left alone.
+    Streams that other code has replaced are left unchanged.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # Closed: the next file to be opened would have its number, and get what is printed.
+            # The next opened file would get the number of the closed stream, and the output.
             os.open(os.devnull, os.O_RDWR)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -109,18 +131,18 @@ def guard_streams() -> None:
 
 
 def go_on_without_output() -> None:
-    """Says that this command has more to do than to print: it goes on if nobody reads it."""
+    """Makes this command continue if its standard output is closed."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, _Guarded):
         raw.is_vital = False
 
 
 class _Guarded(io.RawIOBase):
-    """A stream that takes everything, also when it cannot pass it on any more.
+    """A stream that accepts all data, even after the underlying stream has failed.
 
     Args:
-        raw: The stream.
-        is_vital: Whether the command is to end then.
+        raw: The underlying stream.
+        is_vital: Whether a failure of the stream ends the command.
     """
 
     def __init__(self, raw: io.RawIOBase, is_vital: bool) -> None:
@@ -145,7 +167,7 @@ class _Guarded(io.RawIOBase):
             except OSError as error:
                 self._is_lost = True
                 if self.is_vital:
-                    # Once: what is left in the buffers is swallowed at the end.
+                    # Only once: data still in the buffers is discarded when the process ends.
                     self._end(error)
             else:
                 if written is not None:
@@ -155,7 +177,7 @@ class _Guarded(io.RawIOBase):
         return size
 
     def _end(self, error: OSError) -> None:
-        # Windows says EINVAL for a pipe without a reader.
+        # Windows reports EINVAL for a pipe without a reader.
         if error.errno in (errno.EPIPE, errno.EINVAL):
             raise SystemExit(_READER_GONE)
         raise OutputError(f"Standard output cannot be written: {error.strerror}.") from None

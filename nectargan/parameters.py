@@ -1,10 +1,10 @@
-"""What somebody declares about a parameter: its type, bounds, default and meaning, in one place.
+"""Reads the type, bounds, description and default of a parameter from its declaration.
 
-All but the default is in the annotation::
+A function or class declares a parameter as in::
 
     power: Annotated[float, Gt(0), "Exponent."] = 2.0
 
-The bounds are those of `annotated_types`, which pydantic reads as well; the text is for people.
+The bounds come from `annotated_types`, which pydantic also reads. The text is the description.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ REQUIRED = inspect.Parameter.empty
 
 
 class Parameter(NamedTuple):
-    """A keyword of a function, or a field of a class.
+    """A keyword argument of a function, or a field of a class.
 
     Attributes:
-        annotation: Its type with all that is annotated; ``Any`` where nothing is said.
-        default: Its default, or `REQUIRED`.
+        annotation: The type, or an ``Annotated`` type; ``Any`` if there is no annotation.
+        default: The default value, or `REQUIRED`.
     """
 
     annotation: Any
@@ -31,13 +31,13 @@ class Parameter(NamedTuple):
 
     @property
     def type(self) -> Any:
-        """The type alone."""
+        """The type without its annotations."""
         is_annotated = get_origin(self.annotation) is Annotated
         return get_args(self.annotation)[0] if is_annotated else self.annotation
 
     @property
     def description(self) -> str:
-        """The text in the annotation; empty without one."""
+        """The text in the annotation; empty if there is none."""
         return next((each for each in self._metadata if isinstance(each, str)), "")
 
     @property
@@ -52,7 +52,7 @@ class Parameter(NamedTuple):
 
     @property
     def bounds_in_words(self) -> str:
-        """ "above 0 and <= 5"; for an `Interval` of numbers that need not be whole, "in (0, 5]"."""
+        """The bounds as text: "above 0 and <= 5", or "in (0, 5]" for an `Interval` of floats."""
         bounds = self.bounds
         if self.type is int or not any(isinstance(each, Interval) for each in self._metadata):
             words = {"gt": "above", "ge": ">=", "lt": "below", "le": "<="}

@@ -1,4 +1,4 @@
-"""Servers on this machine: programs that answer over HTTP, started, watched and stopped."""
+"""Starts, watches and stops local HTTP servers, such as the TensorBoard and MLflow pages."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Program:
-    """A Python module that serves pages.
+    """A Python module that serves web pages.
 
     Attributes:
-        name: What messages call it.
+        name: Name in messages.
         port: Its port on this machine.
         page: Path of a page that answers once the server is ready.
         command: The module and its arguments, as after ``python -m``.
-        variables: Environment variables to add. A command line can be read by everybody; these
-            cannot.
+        variables: Additional environment variables. Secrets belong here, because other users of
+            the machine can read the command line of a process.
     """
 
     name: str
@@ -45,17 +45,17 @@ class Program:
 
     @property
     def address(self) -> str:
-        """Where it answers."""
+        """The URL of the server."""
         return f"http://{HOST}:{self.port}"
 
 
 class Server:
-    """A program that was started.
+    """A running program.
 
     Args:
         program: The program.
-        process: Its process, the first one of a group of its own.
-        output: What the process and its children print.
+        process: Its process, the leader of its own process group.
+        output: The output of the process and its children.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Server:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def answers(self) -> bool:
-        """Whether its page can be had."""
-        # Not through urllib, which would ask a proxy.
+        """Whether the server answers a request for its page."""
+        # urllib is not used, because it would use a proxy.
         connection = http.client.HTTPConnection(HOST, self.program.port, timeout=5)
         try:
             connection.request("GET", self.program.page)
@@ -83,28 +83,29 @@ class Server:
             connection.close()
 
     def last_line(self) -> str:
-        """The last line that it printed."""
+        """The last line that the program printed."""
         self._output.seek(0)
         lines = self._output.read().decode("utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def find_ports(*wanted: int | None) -> list[int]:
-    """A port for each argument: the one that is wanted, or a free one for ``None``.
+    """Returns one port per argument: the given port, or a free port for ``None``.
 
     Raises:
-        RunError: a port is in use, or wanted twice.
+        RunError: If a port is in use, or was given twice.
     """
     with ExitStack() as stack:
         ports = []
         for port in wanted:
             if port is not None and port in ports:
-                # Linux would let two sockets have it, until they listen.
-                raise RunError(f"Port {port} cannot be used: it is wanted twice.")
-            # All are held until the last one is found, so that no two are the same.
+                # Linux reports this only when the second socket listens.
+                raise RunError(f"Port {port} cannot be used: it is given twice.")
+            # The sockets stay open until the last port is found, so that all ports differ.
             probe = stack.enter_context(socket.socket())
             if os.name != "nt":
-                # A port that was used a moment ago is free; on Windows this would mean others.
+                # Accepts a port that was closed a moment ago. On Windows this option would also
+                # accept a port that is in use.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port or 0))
@@ -116,8 +117,7 @@ def find_ports(*wanted: int | None) -> list[int]:
 
 @contextmanager
 def running(program: Program) -> Iterator[Server]:
-    """Runs a program for the time of a ``with`` statement; all processes that it started end with
-    it."""
+    """Runs a program during a ``with`` block, and ends it and all its child processes after it."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(  # noqa: S603 - our own command line
             [sys.executable, "-m", *program.command],
@@ -125,7 +125,7 @@ def running(program: Program) -> Iterator[Server]:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **program.variables},
-            # A group of its own: Ctrl-C is for us alone, who then stop all of the group.
+            # In its own process group, Ctrl-C reaches only this process, which ends the group.
             start_new_session=os.name != "nt",
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
@@ -138,14 +138,14 @@ def running(program: Program) -> Iterator[Server]:
 def wait_until_ready(
     servers: Sequence[Server], timeout: float = _START_SECONDS
 ) -> Iterator[tuple[Server, str]]:
-    """Yields each server as soon as it answers, or cannot any more.
+    """Yields each server once it answers, has ended, or the timeout has passed.
 
     Args:
         servers: The servers.
-        timeout: Longest time to wait, in seconds.
+        timeout: The longest time to wait, in seconds.
 
     Yields:
-        The server, and why it does not answer; an empty text if it does.
+        The server and the reason why it does not answer; an empty text if it answers.
     """
     waiting, deadline = list(servers), time.monotonic() + timeout
     while waiting:
@@ -167,14 +167,14 @@ def wait_until_ready(
 def wait_until_ended(
     servers: Sequence[Server], every: float, do: Callable[[], object]
 ) -> Iterator[Server]:
-    """Yields each server that is still there when it ends.
+    """Waits until all servers have ended, and yields each one when it ends.
 
     Args:
         servers: The servers.
         every: Seconds from one call of ``do`` to the next.
-        do: What is to be done meanwhile.
+        do: A function to call repeatedly while waiting.
     """
-    left = [server for server in servers if not server.has_ended]
+    left = list(servers)
     done = time.monotonic()
     while left:
         time.sleep(_LOOK_SECONDS)
@@ -188,7 +188,7 @@ def wait_until_ended(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started."""
+    """Ends a process and all its child processes."""
     import psutil
 
     family = list[psutil.Process]()
@@ -202,12 +202,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                 each.terminate()
         _, left = psutil.wait_procs(family, timeout=_STOP_SECONDS)
     finally:
-        # Also after a second Ctrl-C.
+        # In a finally block, so that a second Ctrl-C does not skip it.
         for each in left:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         if os.name != "nt":
-            # Children of a process that was gone already.
+            # Children whose parent had already ended.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()

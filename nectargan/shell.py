@@ -1,5 +1,4 @@
-"""What belongs to the shell at hand: paths with ``~`` and ``$NAME`` in them, and commands that are
-printed to be typed."""
+"""Shell syntax: expands ``~`` and ``$NAME`` in paths, and quotes commands for the user."""
 
 from __future__ import annotations
 
@@ -15,14 +14,18 @@ _VARIABLE = re.compile(r"\$\w+|\$\{[^}]*\}")
 
 
 def expanded(path: str) -> str:
-    """A path with its ``~`` and its environment variables replaced, as a shell does it with a word
-    that is not quoted. What exists as it is written stays, and so does what stands for nothing."""
+    """Expands ``~`` and environment variables in a path, as a shell does.
+
+    A path that exists as written is returned unchanged. Unknown users and variables are kept.
+    """
     return path if os.path.lexists(path) else os.path.expandvars(os.path.expanduser(path))
 
 
 def stands_for_nothing(path: str) -> str:
-    """What is left in an expanded path that nothing could take the place of, as the end of a
-    sentence; empty for most paths, and for those that exist."""
+    """Says which user or variable in an expanded path is unknown, as the end of a sentence.
+
+    Empty if there is none, or if the path exists.
+    """
     if os.path.lexists(path):
         return ""
     if path.startswith("~"):
@@ -32,28 +35,28 @@ def stands_for_nothing(path: str) -> str:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path has ``*``, ``?`` or ``[`` in it and is not the name of something."""
+    """Whether a path contains ``*``, ``?`` or ``[`` and does not exist."""
     return glob.has_magic(path) and not os.path.lexists(path)
 
 
 def matches(pattern: str) -> list[Path]:
-    """What a pattern stands for; version 10 comes after version 9."""
+    """The paths that match a glob pattern, in natural order ("run-9" before "run-10")."""
     return [Path(match) for match in sorted(glob.glob(pattern), key=_in_natural_order)]
 
 
 def quoted(argument: str | os.PathLike[str]) -> str:
-    """One argument, so that the shell at hand takes it as it is."""
+    """Quotes one argument for the shell of this system."""
     text = os.fspath(argument)
     if os.name == "nt":
         return subprocess.list2cmdline([text])
     if text.isprintable():
         return shlex.quote(text)
-    # Control characters, and bytes that are not UTF-8: as bash, zsh and ksh read them.
+    # $'...' of bash, zsh and ksh can contain control characters and bytes that are not UTF-8.
     return "$'" + "".join(map(_escaped, text)) + "'"
 
 
 def command_line(arguments: Iterable[str | os.PathLike[str]]) -> str:
-    """A command that can be typed as it stands."""
+    """Quotes and joins arguments into a command line that can be typed into a shell."""
     return " ".join(map(quoted, arguments))
 
 

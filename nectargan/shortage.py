@@ -1,5 +1,8 @@
-"""What a process can run out of - memory, room on a disk, open files, threads, the workers that it
-started - and how the system and libraries say so."""
+"""Recognizes errors that mean that a resource ran out.
+
+The resources are memory, disk space, open files, threads, processes, and worker processes that
+ended unexpectedly. The operating system and the libraries report each of them in several ways.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from nectargan.errors import NectarGANError
 
 Kind = Literal["memory", "room", "files", "processes", "workers", "guard"]
 
-# A worker process ends so when it is about to do the work of the main one; see `no_worker`.
+# The exit code of a worker process that has started the training itself; see `no_worker`.
 IMPORTED_ANEW = 113
 
 _OF_ERRNO: dict[int | None, Kind] = {
@@ -27,7 +30,8 @@ _OF_ERRNO: dict[int | None, Kind] = {
     errno.ENFILE: "files",
     errno.EAGAIN: "processes",
 }
-# What is said in the texts of other errors: RuntimeError of torch, ImportError of the linker.
+# Patterns for the messages of other errors, such as torch's RuntimeError and the linker's
+# ImportError.
 _OF_TEXT: tuple[tuple[Kind, str], ...] = (
     ("guard", rf"DataLoader worker .*exit code {IMPORTED_ANEW}\b"),
     ("workers", r"DataLoader worker \(pid"),
@@ -44,20 +48,20 @@ _OF_TEXT: tuple[tuple[Kind, str], ...] = (
 _SIZE = re.compile(r"(?:[Tt]ried to allocate|Unable to allocate) ([\d.]+) ?(bytes|[KMGTP]?i?B)")
 _TOLD = {
     "memory": "Out of memory",
-    "room": "There is no room to write a file",
+    "room": "There is no space left to write a file",
     "files": "Too many files are open",
     "processes": "No more threads or processes can be started",
     "workers": "A worker process that reads images ended unexpectedly",
-    "guard": "A worker process, which begins with the script anew, came upon the training in it",
+    "guard": "A worker process, which imports the main script, started the training again",
 }
 
 
 class Shortage(NamedTuple):
-    """What there is too little of.
+    """A resource that ran out.
 
     Attributes:
-        kind: Of what.
-        told: A sentence about it, without its full stop.
+        kind: The resource.
+        told: A sentence that describes it, without the full stop.
     """
 
     kind: Kind
@@ -65,18 +69,18 @@ class Shortage(NamedTuple):
 
 
 def shortage_of(error: BaseException | None, place: object = None) -> Shortage | None:
-    """What there was too little of, if that is what an error, or one that led to it, says.
+    """The shortage that caused an error; ``None`` if it has another cause.
 
     Args:
-        error: The error.
-        place: Where files are written, for an error that names none.
+        error: The error. Its ``__cause__`` and ``__context__`` are searched too.
+        place: The path to name if the error is about a file but does not name it.
     """
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         kind, cause = _kind_of(error), error.__cause__ or error.__context__
         if kind is not None:
-            return Shortage(kind, _told(kind, error, place))
+            return Shortage(kind, _what_is_short(kind, error, place))
         if isinstance(error, NectarGANError) and cause is not None:
             found = shortage_of(cause, place)
             if found is None or found.kind == "memory":
@@ -100,21 +104,24 @@ def _kind_of(error: BaseException) -> Kind | None:
 
 
 def no_worker() -> None:
-    """Ends a worker process that is being started and runs the main script to have its names, where
-    processes are spawned. Without a guard the script would train once more in it, which is what
-    this is called before."""
+    """Ends this process if it is a worker process that is importing the main script.
+
+    With the start methods ``spawn`` and ``forkserver``, each worker process imports the main
+    script. If the script has no ``if __name__ == "__main__":`` guard, the import would start the
+    training again. This function is called before a training starts.
+    """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # Not by SystemExit, of which a fork server makes exit code 1.
+        # A fork server would turn SystemExit into exit code 1.
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
         os._exit(IMPORTED_ANEW)
 
 
-def _told(kind: Kind, error: BaseException, place: object) -> str:
+def _what_is_short(kind: Kind, error: BaseException, place: object) -> str:
     size = _SIZE.search(str(error))
     if kind == "memory" and size:
-        return f"Out of memory: {_readable(float(size[1]), size[2])} more could not be had"
+        return f"Out of memory: {_amount(float(size[1]), size[2])} more could not be allocated"
     if kind == "room" and isinstance(error, OSError) and error.strerror:
         place = error.filename or place
         return f"{repr(str(place)) if place else 'A file'} cannot be written: {error.strerror}"
@@ -122,5 +129,5 @@ def _told(kind: Kind, error: BaseException, place: object) -> str:
     return f"{_TOLD[kind]} ({signal[1]})" if signal else _TOLD[kind]
 
 
-def _readable(number: float, unit: str) -> str:
+def _amount(number: float, unit: str) -> str:
     return f"{number / 2**30:,.2f} GiB" if unit == "bytes" else f"{number:g} {unit}"

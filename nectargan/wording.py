@@ -1,4 +1,4 @@
-"""How numbers of things are written, in every message alike."""
+"""Helpers for the wording of messages."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun, "1 epoch" or "2 epochs"; a word with "ss" at its end gets "es"."""
+    """A number and its noun, such as "1 epoch" or "2 epochs"; nouns in "ss" get "es"."""
     plural = noun + ("es" if noun.endswith("ss") else "s")
     return f"{number} {noun if number == 1 else plural}"
 
 
 def listed(what: str, problems: Sequence[str]) -> str:
-    """One problem as it is, several below a line that counts them, one a line.
+    """Formats problems: a single one as it is, several as one per line below a line with the count.
 
     Args:
-        what: What they are problems of, as in "The config cannot be used".
+        what: The consequence of the problems, such as "The config cannot be used".
         problems: The sentences; at least one.
     """
     if len(problems) == 1:
@@ -23,6 +23,6 @@ def listed(what: str, problems: Sequence[str]) -> str:
     return "\n  ".join([f"{what}, {counted(len(problems), 'problem')}:", *problems])
 
 
-def in_short(error: BaseException) -> str:
-    """The message of an error in one line, without the query that SQLAlchemy adds to its own."""
-    return " ".join(str(error).partition("[SQL: ")[0].split())
+def one_line(message: object) -> str:
+    """A message, or an error's, in one line, without the SQL query that SQLAlchemy appends."""
+    return " ".join(str(message).partition("[SQL: ")[0].split())

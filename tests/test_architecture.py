@@ -25,7 +25,7 @@ LOWER = {
         "loggers",
         "analysis",
     ),
-    *("build", "runs", "trainers"),
+    *("build", "build_data", "runs", "trainers"),
 }
 
 # What a package may import of the others, besides itself and `FOR_ALL`.
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cgroups": set(),
     "cpu": set(),
     "credentials": set(),
+    "defaults": set(),
     "errors": set(),
     "files": set(),
     "imports": set(),
@@ -55,11 +56,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": {"losses"},
     "loggers": {"record", "metrics"},
     "analysis": {"record", "loggers", "scheduling", "config", "metrics"},
-    "build": {"scheduling", "models", "dataset", "config", "losses", "metrics", "tryout"},
+    "build": {"scheduling", "models", "config", "losses", "tryout"},
+    "build_data": {"dataset", "config", "metrics", "build", "tryout"},
     "runs": LOWER - {"trainers"},
     "trainers": LOWER - {"loggers", "analysis"},
+    "inference": LOWER,
     "sweeps": LOWER,
-    "cli": LOWER | {"sweeps", "servers"},
+    "cli": LOWER | {"inference", "sweeps", "servers"},
 }
 # The only module that one package may import of another.
 ONLY = {
@@ -70,6 +73,7 @@ FOR_ALL = {
     "cgroups",
     "cpu",
     "credentials",
+    "defaults",
     "errors",
     "files",
     "imports",
@@ -196,7 +200,7 @@ def test_only_errors_defines_exceptions() -> None:
         ("nectargan", "torch numpy pydantic mlflow tensorboard pandas kornia matplotlib"),
         ("nectargan.scheduling", "torch numpy"),
         ("nectargan.metrics", "torch numpy kornia pydantic"),
-        ("nectargan.config.schedules", "torch numpy"),
+        ("nectargan.config.run_schedules", "torch numpy"),
         ("nectargan.config.config_manager", "torch numpy"),
         (
             "nectargan.trainers.pix2pix_trainer",

@@ -8,13 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nectargan.build import (
-    build_data,
-    build_discriminator,
-    build_generator,
-    build_losses,
-    build_optimizer,
-)
+from nectargan.build import build_discriminator, build_generator, build_losses, build_optimizer
+from nectargan.build_data import build_data
 from nectargan.config.schema import Config
 from nectargan.dataset.paired_dataset import normalize
 from nectargan.errors import ConfigError, DataError, ModelError
@@ -73,9 +68,9 @@ def test_adam_has_the_options_of_the_config(tiny: Make) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "sentence"),
     [
-        ("G_SOBEL", 3.0, "objective 'basic' does not have that loss"),
+        ("G_SOBEL", 3.0, "objective 'basic' does not have this loss"),
         ("G_LI", 3.0, "Did you mean 'G_L1'"),
-        ("mine", {"weight": 3.0}, "no whole term with a 'function'"),
+        ("mine", {"weight": 3.0}, "has no 'function'"),
         ("mine", {"function": "nowhere.Loss"}, "cannot be imported: No module named 'nowhere'"),
         ("mine", {"function": "torch.nn.L1Los"}, "cannot be imported"),
         ("mine", {"function": "Loss"}, "cannot be imported"),

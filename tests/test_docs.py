@@ -75,6 +75,17 @@ def test_the_page_about_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_the_page_about_using(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran, printed = run_blocks("docs/using.md")
+    assert ran == len(blocks_of("docs/using.md")) >= 4
+    assert "Largest difference from the network" in printed
+    assert {path.name for path in Path("shared").iterdir()} == {
+        *("README.md", "fronts_v1.onnx", "fronts_v1.onnx.png")
+    }
+    assert {path.name for path in Path("generated").glob("*.png")}
+
+
 def headings(page: Path) -> set[str]:
     """The anchors of a page, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -21,12 +21,13 @@ from nectargan import track
 from nectargan.analysis import plots
 from nectargan.analysis.compare import best_in, compare_runs
 from nectargan.analysis.frames import load_runs
-from nectargan.build import build_augmentation, build_losses
+from nectargan.build import build_losses
+from nectargan.build_data import build_augmentation
 from nectargan.cli.main import main
 from nectargan.cli.train import train
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.dotted import dotted
-from nectargan.config.schedules import all_schedules, lr_schedules
+from nectargan.config.run_schedules import all_schedules, lr_schedules
 from nectargan.config.schema import Config
 from nectargan.dataset.built_in_augmentations import ON_BOTH, ON_INPUT
 from nectargan.errors import ConfigError, DataError, NectarGANError, ScheduleError
@@ -182,10 +183,10 @@ def test_a_captured_step_follows_it(tiny: Make, mine: Path) -> None:
     [
         ("nowhere.waves 1", "schedule of train.loss.G_L1 is 'nowhere.waves', .*No module named"),
         ("mine.wave 1", "is 'mine.wave', which cannot be imported: .*'wave'"),
-        ("mine.number 1", "is 'mine.number', which is no function"),
+        ("mine.number 1", "is 'mine.number', which is not a function"),
         ("mine.waves 1 period=0", "period is 0; it must be a whole number >= 1 and <= 9"),
-        ("mine.waves 1 perid=3", "takes no perid .*Did you mean 'period'"),
-        ("mine.with_a_memory 1", "its value must depend on the epoch alone"),
+        ("mine.waves 1 perid=3", "has no argument perid .*Did you mean 'period'"),
+        ("mine.with_a_memory 1", "its value must depend only on the epoch"),
         ("mine.of_words 1", "returned 'much' for epoch 1; it must return a finite number"),
         ("mine.failing 1", "'mine.failing' fails in epoch 1: no table for it"),
     ],
@@ -207,10 +208,13 @@ def test_a_learning_rate_of_ones_own_is_never_negative(tiny: Make, mine: Path) -
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ({"function": "a.b", "schedule": "linear"}, "not both"),
-        ({}, "it needs a .schedule. by name or a .function. of your own"),
-        ({"schedule": "linear", "arguments": {"power": 3}}, "arguments are for a function"),
-        ({"function": "a.b", "power": 3.0}, "give power to the function, in its arguments"),
+        (
+            {"function": "a.b", "schedule": "linear"},
+            "it needs either a .schedule. .a built-in name. or a .function. .an import path.",
+        ),
+        ({}, "it needs either a .schedule. .a built-in name. or a .function. .an import path."),
+        ({"schedule": "linear", "arguments": {"power": 3}}, "arguments are only for a function"),
+        ({"function": "a.b", "power": 3.0}, "power of a function must be given in arguments"),
         ({"function": "lonely"}, '"lonely" is not package.module.name'),
         ({"function": "a.b", "initial_value": "x"}, "initial_value .* valid number"),
         ({"function": "a.b", "period": 3}, "period .* is not a known key"),
@@ -366,7 +370,7 @@ def test_what_they_draw_does_not_change_the_training(tiny: Make, mine: Path) -> 
     ("option", "sentence"),
     [
         ("nowhere.metric", "The metric 'metric' of validation.metrics is 'nowhere.metric', which"),
-        ("mine.number", "is 'mine.number', which is no function"),
+        ("mine.number", "is 'mine.number', which is neither a function nor a class"),
         ("mine.Scaled", r"arguments of metric 'Scaled' .* are \{\}, which 'mine.Scaled' refuses"),
         ("mine.distance", r"higher_is_better True in the config, but 'mine.distance' says False; "),
         ("mine.a_map", r"returns \(2, 3, 32, 32\) for 2 images; it must return a tensor \(2,\)"),
@@ -384,7 +388,7 @@ def test_metrics_that_cannot_be_used(tiny: Make, mine: Path, option: Any, senten
 @pytest.mark.parametrize(
     ("metrics", "sentence"),
     [
-        (["ssin"], r"'ssin' is no metric, and no import path\. Did you mean 'ssim'"),
+        (["ssin"], r"'ssin' is neither a metric nor an import path\. Did you mean 'ssim'"),
         (["l1", "l1"], "'l1' is measured twice"),
         (["a.b", "c.b"], "'b' is measured twice"),
         (["a.ssim"], "needs a name other than 'ssim'"),
@@ -393,7 +397,7 @@ def test_metrics_that_cannot_be_used(tiny: Make, mine: Path, option: Any, senten
         ([{"function": "x"}], r"metrics\.0\.function .* must have the form package.module.name"),
         ([{"function": "a.b", "name": "a,b"}], "the name 'a,b' must be 1 to 60 letters"),
         ([{"function": "a.b", "higher": True}], r"metrics\.0\.higher .* is not a known key"),
-        ("[1", "it is no list in JSON"),
+        ("[1", "it is not a JSON list"),
     ],
 )
 def test_lists_of_metrics_that_say_nothing(metrics: Any, sentence: str) -> None:
@@ -402,9 +406,10 @@ def test_lists_of_metrics_that_say_nothing(metrics: Any, sentence: str) -> None:
 
 
 def test_the_best_is_measured() -> None:
-    with pytest.raises(ConfigError, match=r"keep_best is 'val/error', which is not measured\. "):
+    sentence = r"keep_best is 'val/error', which is not in validation.metrics\. "
+    with pytest.raises(ConfigError, match=sentence):
         ConfigManager({"save": {"keep_best": "val/error"}})
-    with pytest.raises(ConfigError, match="register_model needs one of validation"):
+    with pytest.raises(ConfigError, match="register_model needs at least one metric in validation"):
         ConfigManager(
             {"validation": {"metrics": []}, "logging": {"mlflow": {"register_model": "m"}}}
         )
@@ -467,12 +472,18 @@ def test_a_run_is_trained_and_resumed_with_it(tiny: Make, mine: Path) -> None:
     ("side", "function", "arguments", "sentence"),
     [
         ("both", "nowhere.It", {}, "function is 'nowhere.It', which cannot be imported"),
-        ("both", "mine.error", {}, "which is no class derived from nectargan.dataset.augmentation"),
+        ("both", "mine.error", {}, "is not a subclass of nectargan.dataset.augmentation"),
         ("input", "mine.Stripes", {"cout": 3}, "which 'mine.Stripes' refuses: .*'cout'"),
         ("input", "mine.Declared", {"low_max": 2}, "refuses: needs 0 <= low_min <= low_max <= 1"),
         ("input", "mine.Declared", {"low_max": 0.1}, "got low_min = 0.2, low_max = 0.1"),
         ("input", "mine.Declared", {"kind": "c"}, "has the kind 'c', allowed: a, b"),
-        ("target", "mine.Halving", {}, r"makes \(2, 3, 16, 32\) of images \(2, 3, 32, 32\)"),
+        (
+            "target",
+            "mine.Halving",
+            {},
+            r"returns \(2, 3, 16, 32\) for images of shape \(2, 3, 32, "
+            r"32\); it must return a tensor of the same shape",
+        ),
         ("target", "mine.Failing", {}, "fails on images .*: no table for it"),
     ],
 )
@@ -488,7 +499,7 @@ def test_augmentations_that_cannot_be_used(
 
 def test_an_augmentation_that_needs_three_channels(tiny: Make, mine: Path) -> None:
     grey = tiny(**own_on("both", "mine.Declared"), dataloader__load__output_nc=1)
-    with pytest.raises(ConfigError, match="works on 3 channels, and an image has 1"):
+    with pytest.raises(ConfigError, match="needs images with 3 channels, but an image has 1"):
         build_augmentation(grey)
     build_augmentation(tiny(**own_on("input", "mine.Declared"), dataloader__load__output_nc=1))
 
@@ -636,9 +647,9 @@ def test_sinks_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("logging", "sentence"),
     [
-        ({"sinks": {"MLflow": LINES}}, "neither tensorboard nor mlflow"),
+        ({"sinks": {"MLflow": LINES}}, "and not tensorboard or mlflow"),
         ({"sinks": {"a b": LINES}}, "1 to 60 letters, digits or '_'"),
-        ({"sinks": {"a": LINES, "A": LINES}}, "differ in nothing but capitals"),
+        ({"sinks": {"a": LINES, "A": LINES}}, "differ only in upper and lower case"),
         ({"sinks": {"a": {**LINES, "every_n_steps": 0}}}, "every_n_steps .*equal to 1"),
         ({"sinks": {"a": {"every_n_steps": 1}}}, r"sinks\.a\.function .* is missing"),
         ({"sinks": {"a": {**LINES, "every": 1}}}, r"sinks\.a\.every .* is not a known key"),
@@ -650,7 +661,7 @@ def test_sinks_that_cannot_be_used(
                 "tensorboard": {"enable": False},
                 "sinks": {"a": LINES},
             },
-            "csv is false, but sinks are fed from the CSV files",
+            "csv is false, but sinks read the CSV files",
         ),
     ],
 )
@@ -662,7 +673,7 @@ def test_sinks_that_contradict_themselves(logging: Any, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("sinks", "sentence"),
     [
-        ({"tensorboard": {"function": "a.b"}}, "neither tensorboard nor mlflow"),
+        ({"tensorboard": {"function": "a.b"}}, "and not tensorboard or mlflow"),
         ({"one": {"function": "mine.Lines", "every": 2}}, "has the key 'every'. Allowed: arg"),
         ({"one": {}}, "needs a 'function', an import path"),
         ({"one": {"function": "mine.Lines", "every_n_steps": 0}}, "must be a whole number, 1 or"),

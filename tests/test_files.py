@@ -109,7 +109,7 @@ def test_a_file_of_a_run_is_no_pipe_and_no_device(
 ) -> None:
     path = tmp_path / "status.json"
     make(path)
-    with pytest.raises(OSError, match="it is no regular file"), replacing(path):
+    with pytest.raises(OSError, match="it is not a regular file"), replacing(path):
         pass
     with pytest.raises(OSError, match="not a regular file"):
         append_line(path, "{}")

@@ -21,9 +21,9 @@ from nectargan.cli.train import train
 from nectargan.config.network_options import SECTIONS
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, NectarGANError, RunError
+from nectargan.inference.mlflow_model import save_model
 from nectargan.models.registry import DISCRIMINATORS, GENERATORS
 from nectargan.runs.checkpoint import load_generator
-from nectargan.runs.model_export import save_model
 from nectargan.trainers.memory import needed_memory
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.documents import ROOT, blocks_of, run_blocks
@@ -301,12 +301,12 @@ def test_frozen_parameters_are_not_given_to_the_optimiser(tiny: Make, module: Pa
         ("generator", "no_such_module.Net", {}, "cannot be imported: No module named"),
         ("generator", "own_networks.function", {}, "is not a torch.nn.Module class"),
         ("generator", "own_networks.Net", {"depth": 3}, r"\{'depth': 3\}, which .* refuses"),
-        ("generator", "own_networks.Smaller", {}, r"makes a tensor \(2, 3, 32, 16\) of images "
-         r"\(2, 3, 32, 32\); it must make a tensor \(2, 3, 32, 32\)\.$"),
-        ("generator", "own_networks.Detached", {}, r"it must make a tensor .* with a gradient\.$"),
+        ("generator", "own_networks.Smaller", {}, r"returns a tensor \(2, 3, 32, 16\) for images "
+         r"\(2, 3, 32, 32\); it must return a tensor \(2, 3, 32, 32\)\.$"),
+        ("generator", "own_networks.Detached", {}, r"return a tensor .* with a gradient\.$"),
         ("generator", "own_networks.Nothing", {}, "has no parameters to train"),
         ("generator", "own_networks.Picky", {}, "fails on 1 tensors of shape .*: not today"),
-        ("discriminator", "own_networks.Words", {}, "makes str of images .* a tensor of logits"),
+        ("discriminator", "own_networks.Words", {}, "returns str for images .* a tensor of logits"),
         ("discriminator", "own_networks.Net", {"output_nc": 1, "input_nc": 3},
          "fails on 2 tensors"),
         ("discriminator", "own_networks.Nothing", {}, "has no parameters to train"),
@@ -327,11 +327,12 @@ def test_what_cannot_be_used_is_told_in_a_sentence(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"train__generator__name": "resnt"}, "no such network is built in. Did you mean 'resnet'"),
+        ({"train__generator__name": "resnt"},
+         "there is no built-in network of this name. Did you mean 'resnet'"),
         ({"train__generator": {"name": "resnet", "block_type": "UnetBlock"}},
          "train.generator.block_type .*is not a known key of 'resnet'"),
         ({"train__generator": {"function": "a.B", "features": 3}},
-         "is not a known key beside 'function': what that takes stands in 'arguments'"),
+         "is not a known key beside 'function'; put the arguments of that class into"),
         ({"train__discriminator": {"name": "pixel", "n_layers": 2}}, "of 'pixel'"),
         ({"train__discriminator": {"name": "multiscale", "n_scales": 0}},
          r"train.discriminator.n_scales .*cannot be 0"),

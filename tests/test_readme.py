@@ -15,7 +15,7 @@ from tests.documents import ROOT, blocks_of, run_blocks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # In the order of its table; these have a folder of their own, in test_docs and test_networks.
-APART = ("docs/analysis.md", "docs/extending.md", "docs/networks.md")
+APART = ("docs/analysis.md", "docs/extending.md", "docs/networks.md", "docs/using.md")
 GUIDES = [page for page in re.findall(r"\]\((docs/\w+\.md)\)", README) if page not in APART]
 PAGES = ["README.md", *dict.fromkeys(GUIDES)]
 
@@ -91,7 +91,7 @@ def test_the_table_of_options_is_that_of_the_command() -> None:
     from nectargan.cli.train import train
 
     guide = text_of("docs/training.md")
-    table = guide[guide.index("| `nectargan-train` |") : guide.index("An option goes before")]
+    table = guide[guide.index("| `nectargan-train` |") : guide.index("An option overrides `--set`")]
     told = set(re.findall(r"--[a-z][a-z-]*", table))
     real = {name for option in train.params for name in option.opts if name.startswith("--")}
     assert told == real - {"--version"}
@@ -108,7 +108,7 @@ def test_the_list_of_schedules_is_complete() -> None:
     from nectargan.scheduling.schedules import schedule_map
 
     guide = text_of("docs/losses.md")
-    paragraph = guide[guide.index("Schedules: `constant`") :].split("Epochs count")[0]
+    paragraph = guide[guide.index("The built-in schedules, with") :].split("Epochs count")[0]
     assert set(re.findall(r"`(\w+)`", paragraph)) - {
         "power",
         "steps",

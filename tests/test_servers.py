@@ -102,7 +102,7 @@ def test_a_child_whose_parent_is_gone_ends_as_well(tmp_path: Path) -> None:
     [
         ("raise SystemExit('no database')", "it ended: no database"),
         ("print('two'); print('lines'); print()", "it ended: lines"),
-        ("pass", "it ended: it said nothing"),
+        ("pass", "it ended: no output"),
         ("import time; print('hm'); time.sleep(1000)", "it does not answer: hm"),
     ],
 )
@@ -131,7 +131,7 @@ def test_each_is_told_as_it_comes_and_as_it_goes(tmp_path: Path) -> None:
             if len(done) == 2:
                 lives._process.kill()
 
-        assert list(wait_until_ended([lives, dies], 0.0, work)) == [lives]
+        assert list(wait_until_ended([lives, dies], 0.0, work)) == [dies, lives]
     assert len(done) >= 2
 
 
@@ -139,7 +139,7 @@ def test_ports_are_free_and_different_or_refused() -> None:
     ports = find_ports(None, None, None)
     assert len(set(ports)) == 3
     assert find_ports(ports[0], None)[0] == ports[0]
-    with pytest.raises(RunError, match=f"Port {ports[0]} cannot be used: it is wanted twice"):
+    with pytest.raises(RunError, match=f"Port {ports[0]} cannot be used: it is given twice"):
         find_ports(ports[0], ports[0])
     with socket.socket() as taken:
         taken.bind((HOST, 0))

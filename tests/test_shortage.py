@@ -20,11 +20,11 @@ def raised(error: Exception, cause: Exception) -> Exception:
 def test_real_allocations_that_fail() -> None:
     with pytest.raises(RuntimeError) as of_torch:
         torch.empty(2**50)
-    told = "Out of memory: 4,194,304.00 GiB more could not be had"
+    told = "Out of memory: 4,194,304.00 GiB more could not be allocated"
     assert shortage_of(of_torch.value) == Shortage("memory", told)
     with pytest.raises(MemoryError) as of_numpy:
         np.empty(2**55, np.uint8)
-    told = "Out of memory: 32 PiB more could not be had"
+    told = "Out of memory: 32 PiB more could not be allocated"
     assert shortage_of(of_numpy.value) == Shortage("memory", told)
     with pytest.raises(MemoryError) as of_python:
         bytes(2**62)
@@ -37,7 +37,7 @@ def test_real_allocations_that_fail() -> None:
         (
             # As CUDA says it.
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"),
-            Shortage("memory", "Out of memory: 2.5 GiB more could not be had"),
+            Shortage("memory", "Out of memory: 2.5 GiB more could not be allocated"),
         ),
         (
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),

@@ -125,8 +125,8 @@ def more_rows(path: Path, number: int) -> Iterator[list[LossRow]]:
 def ledger_rows(large: Path, small: Path, rounds: int) -> list[Row]:
     """Microseconds for appending a row to each ledger; the text is the same for both."""
     ledgers = {
-        "appending a row to the small ledger": Ledger(small, LossRow, go_on=True),
-        "appending a row to the large ledger": Ledger(large, LossRow, go_on=True),
+        "appending a row to the small ledger": Ledger(small, LossRow, resume=True),
+        "appending a row to the large ledger": Ledger(large, LossRow, resume=True),
     }
     batches = list(more_rows(large, rounds + 1))
     waiting = {name: iter(batches) for name in ledgers}
@@ -158,7 +158,7 @@ from bench_logging import Ledger, LossRow, more_rows
 """
     append = f"""
 path = Path({str(large)!r})
-ledger = Ledger(path, LossRow, go_on=True)
+ledger = Ledger(path, LossRow, resume=True)
 for rows in more_rows(path, {max(1, count // BATCH)}):
     ledger.append(rows)
 """

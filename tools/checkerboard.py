@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nectargan.build import build_data
+from nectargan.build_data import build_data
 from nectargan.config.config_manager import ConfigManager
 from nectargan.runs.checkpoint import load_checkpoint, load_generator
 

@@ -3,7 +3,8 @@ the checkerboard at periods of 2 and 4 pixels, time of a step.
 
     python tools/compare_networks.py -d demo/data --epochs 30 > table.md
 
-Every row is the config "demo" with some options changed. A finished row is printed at once.
+Every row is the config "demo" with some options changed. The steps of all rows are timed first, in
+turn. A finished row is printed at once.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import click
 import torch
+from benchmarking import interleaved
 from checkerboard import PERIODS, checkerboard
+from step_variants import Stopwatch, our_steps
 
-from nectargan import load_config, load_metrics
+from nectargan import Config, load_config, load_metrics
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.validation import evaluating
 
 METRICS = ("val/l1", "val/psnr", "val/ssim")
-SPEED = "time/images_per_second"
+ROUNDS = 24
+WARM_UP = 4  # rounds that are not counted
 
 _MULTISCALE = {"name": "multiscale", "n_scales": 3, "base_channels": 24, "n_layers": 2}
 _MATCHING = {"train.discriminator": _MULTISCALE, "train.loss.G_FM": 10.0}
@@ -61,13 +66,11 @@ class Figures(NamedTuple):
         parameters: Of the generator and of the discriminator.
         metrics: In the order of `METRICS`, after the last epoch.
         peaks: The `checkerboard`, in the order of `PERIODS`.
-        step: Median over the epochs, in milliseconds; waiting for images included.
     """
 
     parameters: tuple[int, int]
     metrics: list[float]
     peaks: list[float]
-    step: float
 
     def cells(self) -> list[str]:
         """The figures as they are printed."""
@@ -75,7 +78,6 @@ class Figures(NamedTuple):
             *(f"{count:,}" for count in self.parameters),
             *(f"{value:#.4g}" for value in self.metrics),
             *(f"{peak:.2f}" for peak in self.peaks),
-            f"{self.step:.0f}",
         ]
 
 
@@ -98,21 +100,29 @@ def checkerboards(trainer: Pix2pixTrainer) -> list[float]:
     return [checkerboard(ours, theirs, period) for period in PERIODS]
 
 
-def measure(options: Mapping[str, Any]) -> Figures:
-    """Trains the config "demo" with some options changed."""
-    trainer = Pix2pixTrainer(load_config("demo", options))
+def step_times(configs: Mapping[str, Config]) -> dict[str, float]:
+    """Median milliseconds of a step of each config; a round makes one step of each."""
+    steps = {
+        name: our_steps(trainer, Stopwatch(trainer.device.type == "cuda"))
+        for name, trainer in ((name, Pix2pixTrainer(config)) for name, config in configs.items())
+    }
+    seconds = interleaved({name: partial(next, step) for name, step in steps.items()}, ROUNDS)
+    return {name: 1000 * statistics.median(times[WARM_UP:]) for name, times in seconds.items()}
+
+
+def measure(config: Config) -> Figures:
+    """Trains with ``config``."""
+    trainer = Pix2pixTrainer(config)
     table = load_metrics(trainer.train())
     values = {name: rows["value"] for name, rows in table.groupby("metric")}
     generator, discriminator = (
         sum(parameter.numel() for parameter in network.parameters())
         for network in (trainer.generator, trainer.discriminator)
     )
-    speed = statistics.median(values[SPEED])
     return Figures(
         (generator, discriminator),
         [float(values[name].iloc[-1]) for name in METRICS],
         checkerboards(trainer),
-        1000 * trainer.config.dataloader.batch_size / speed,
     )
 
 
@@ -138,22 +148,26 @@ def main(dataroot: Path, epochs: int, texts: tuple[str, ...], seed: int) -> None
     click.echo(line(HEADINGS))
     click.echo(line("---" for _ in HEADINGS))
     with TemporaryDirectory() as folder:
-        for name, changes in rows.items():
-            options = {
-                **changes,
-                "train.generator.learning_rate.epochs": (epochs + 1) // 2,
-                "train.generator.learning_rate.epochs_decay": epochs // 2,
-                "dataloader.dataroot": str(dataroot),
-                "common.output_directory": folder,
-                "common.seed": seed,
-                "logging.tensorboard.enable": False,
-                "logging.mlflow.enable": False,
-                "save.save_model": False,
-                "save.save_examples": False,
-            }
+        common = {
+            "train.generator.learning_rate.epochs": (epochs + 1) // 2,
+            "train.generator.learning_rate.epochs_decay": epochs // 2,
+            "dataloader.dataroot": str(dataroot),
+            "common.output_directory": folder,
+            "common.seed": seed,
+            "logging.tensorboard.enable": False,
+            "logging.mlflow.enable": False,
+            "save.save_model": False,
+            "save.save_examples": False,
+        }
+        configs = {
+            name: load_config("demo", {**changes, **common}) for name, changes in rows.items()
+        }
+        with redirect_stdout(sys.stderr):
+            times = step_times(configs)
+        for name, config in configs.items():
             with redirect_stdout(sys.stderr):
-                figures = measure(options)
-            click.echo(line([name, *figures.cells()]))
+                figures = measure(config)
+            click.echo(line([name, *figures.cells(), f"{times[name]:.0f}"]))
 
 
 if __name__ == "__main__":

@@ -123,9 +123,9 @@ def original_step(config: Config) -> Callable[[], None]:
         scaler.update()
 
     def step() -> None:
-        made = g(x)
-        on_real, on_fake = d(x, y), d(x, made.detach())
+        generated = g(x)
+        on_real, on_fake = d(x, y), d(x, generated.detach())
         update(d, adam_d, (against(on_real, 1) + against(on_fake, 0)) * 0.5)
-        update(g, adam_g, against(d(x, made), 1) + noted(F.l1_loss(made, y), 100))
+        update(g, adam_g, against(d(x, generated), 1) + noted(F.l1_loss(generated, y), 100))
 
     return step

@@ -7,11 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from nectargan.build import (
-    build_discriminator,
-    build_generator,
-    height_and_width,
-)
+from nectargan.build import build_discriminator, build_generator, height_and_width
 from nectargan.config.schema import Config
 
 

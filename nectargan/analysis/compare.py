@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nectargan.analysis.frames import EPOCH_LOSS, LOWER_IS_BETTER, NAN_CELLS, frame_of_runs
-from nectargan.analysis.names import distinct_parts, short_keys
+from nectargan.analysis.short_names import distinct_parts, short_keys
 from nectargan.analysis.sources import RunLike, open_sources
 from nectargan.config.schema import Config
 from nectargan.errors import RunError, did_you_mean
 from nectargan.metrics import is_lower_better
+from nectargan.output import make_console
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +104,7 @@ def _sorted(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
 def _more_is_better(frame: pd.DataFrame, key: str) -> bool:
     """Whether the largest value of a column is its best one."""
     own_lower = frame.attrs.get(LOWER_IS_BETTER, ())
-    return key.startswith(("val/", "best/")) and not is_lower_better(key, own_lower)
+    return key.startswith(("val/", "best/", "test/")) and not is_lower_better(key, own_lower)
 
 
 def labels_of(frame: pd.DataFrame) -> list[str]:
@@ -127,7 +128,7 @@ def best_in(frame: pd.DataFrame, key: str) -> Any:
     is better than another one."""
     kind, _, metric = key.partition("/")
     values = frame[key]
-    is_metric = kind in ("val", "best") and not metric.endswith("_epoch")
+    is_metric = kind in ("val", "best", "test") and not metric.endswith("_epoch")
     if not is_metric or values.nunique() < 2:
         return np.zeros(len(frame), bool)
     return (values == (values.max() if _more_is_better(frame, key) else values.min())).to_numpy()
@@ -154,12 +155,11 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
         ]
         return json.dumps(runs, indent=4, ensure_ascii=False) + "\n"
     from rich import box
-    from rich.console import Console
 
     text = io.StringIO()
     (table,) = comparison_tables(frame, _ENOUGH)
     table.box, table.title, table.caption = box.MARKDOWN, None, None
-    Console(file=text, width=_ENOUGH, markup=False, emoji=False).print(table)
+    make_console(file=text, width=_ENOUGH).print(table)
     return "\n".join(line.strip() for line in text.getvalue().strip().splitlines()) + "\n"
 
 
@@ -191,7 +191,7 @@ def comparison_tables(frame: pd.DataFrame, width: int) -> list[Table]:
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """The text of each cell, runs by their short names, what one looks for first in front."""
-    shown = frame.map(_shown)
+    shown = frame.map(_cell_text)
     for run, key in _nan_cells(frame):
         shown.loc[run, key] = "nan"
     for key in frame.columns:
@@ -201,7 +201,9 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
         epochs = shown.pop(f"{key}_epoch")
         shown[key] = [f"{v} ({e})" if e else v for v, e in zip(shown[key], epochs, strict=True)]
     labels = dict(zip(frame.columns, labels_of(frame), strict=True))
-    first = [key for key in shown.columns if not key.startswith(("val/", "loss/", EPOCH_LOSS))]
+    first = [
+        key for key in shown.columns if not key.startswith(("val/", "test/", "loss/", EPOCH_LOSS))
+    ]
     order = first + [key for key in shown.columns if key not in first]
     shown = shown[order].rename(columns=labels)
     shown.index = distinct_parts(list(map(str, frame.index)))[1]
@@ -239,7 +241,7 @@ def _table(frame: pd.DataFrame, cells: pd.DataFrame) -> Table:
     return table
 
 
-def _shown(value: object) -> str:
+def _cell_text(value: object) -> str:
     import pandas as pd
 
     if pd.api.types.is_float(value) and not pd.isna(value):

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.figures import thinned
+from nectargan.analysis.figures import thinning
 from nectargan.analysis.frames import losses_of, metrics_of
 from nectargan.analysis.smoothing import MovingAverage, usual_weight
 from nectargan.analysis.sources import Source
@@ -66,7 +66,7 @@ def curves_of(source: Source, x: XAxis = "step", smooth: float | None = None) ->
     for name, mine in rows.groupby("loss", observed=True, sort=False):
         weight = usual_weight(len(mine)) if smooth is None else smooth
         raw = mine["raw"].to_numpy()
-        shown = thinned(len(mine))
+        shown = thinning(len(mine))
         losses[str(name)] = LossCurve(
             mine["x"].to_numpy()[shown],
             raw[shown],

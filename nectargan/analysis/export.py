@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, NamedTuple
 from nectargan.analysis.frames import named, parts_of
 from nectargan.analysis.reshaping import (
     Tables,
-    epoch_means,
+    every_nth_step,
+    means_by_epoch,
     only,
     smoothed,
-    thinned,
     widened,
 )
 from nectargan.analysis.smoothing import check_weight
@@ -178,9 +178,9 @@ def _reshaped(
     if selection.smooth is not None:
         tables = smoothed(tables, selection.smooth)
     if selection.every > 1:
-        tables = thinned(tables, selection.every)
+        tables = every_nth_step(tables, selection.every)
     if selection.epoch_means:
-        tables = epoch_means(tables)
+        tables = means_by_epoch(tables)
     return widened(tables, columns) if selection.wide else tables
 
 

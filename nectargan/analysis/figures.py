@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Size = tuple[float, float]
+Inches = tuple[float, float]
 MOST_POINTS = 2000  # more than a panel has pixels
 
 _COLUMNS = 3
@@ -26,7 +26,7 @@ _LARGEST = 100.0  # inches
 
 
 def make_panels(
-    names: Sequence[str], title: str, size: Size | None = None
+    names: Sequence[str], title: str, size: Inches | None = None
 ) -> tuple[Figure, dict[str, Axes]]:
     """A figure with a panel for each name, which is its title.
 
@@ -36,7 +36,7 @@ def make_panels(
         size: Width and height of the figure in inches; else so much for each panel.
 
     Raises:
-        RunError: ``size`` is no size.
+        RunError: ``size`` is not a possible size.
     """
     from matplotlib.figure import Figure
 
@@ -72,7 +72,7 @@ def set_log_scale(panel: Axes, values: Any) -> None:
     from matplotlib.ticker import LogFormatter
 
     class PlainNumbers(LogFormatter):
-        """Labels where matplotlib has them, as 0.2 instead of 2 x 10^-1."""
+        """Labels the same ticks as Matplotlib, but as 0.2 instead of 2 x 10^-1."""
 
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""
@@ -84,20 +84,20 @@ def set_log_scale(panel: Axes, values: Any) -> None:
         panel.yaxis.set_minor_formatter(PlainNumbers(minor_thresholds=(2, 0.5)))
 
 
-def thinned(count: int) -> slice:
-    """Every so manieth of ``count`` points that no more are drawn than one could see."""
+def thinning(count: int) -> slice:
+    """A slice that keeps about `MOST_POINTS` of ``count`` points."""
     return slice(None, None, max(1, count // MOST_POINTS))
 
 
-def limits_of(values: Any) -> Size:
-    """Limits of an axis on which a constant is a line in the middle, not noise."""
+def limits_of(values: Any) -> Inches:
+    """Limits of an axis, with a margin; a constant is then a line in the middle."""
     low, high = float(np.min(values)), float(np.max(values))
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin
 
 
-def check_size(size: Size | None) -> Size | None:
-    """Raises `RunError` unless ``size`` can be that of a figure, in inches."""
+def check_size(size: Inches | None) -> Inches | None:
+    """Returns ``size``; raises `RunError` unless it is a possible size of a figure in inches."""
     if size is not None and not all(0 < side <= _LARGEST for side in size):
         raise RunError(
             f"A picture cannot be {size[0]:g} x {size[1]:g} inches; each must be above 0 and at "

@@ -19,6 +19,7 @@ from nectargan.analysis.sources import (
 from nectargan.analysis.tables import schema_of
 from nectargan.metrics import is_lower_better
 from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE
+from nectargan.record.test_record import read_tests
 
 EPOCH_LOSS = "epoch/loss/"
 # Where a frame of runs keeps which of its values are NaN and not missing, in ``attrs``.
@@ -95,7 +96,9 @@ def load_runs(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) 
       schedules in their one-line notation; missing for a run without a config;
     - the last value of series: ``loss/<name>/raw``, its mean over the last whole epoch,
       ``epoch/loss/<name>``, and ``val/<metric>`` (float32);
-    - ``best/<metric>`` (float32) and ``best/<metric>_epoch`` (Int64) of every metric of validation.
+    - ``best/<metric>`` (float32) and ``best/<metric>_epoch`` (Int64) of every metric of validation;
+    - ``test/<metric>`` (float32) of what ``nectargan test`` measured on the split ``test``,
+      ``test/<split>/<metric>`` on another split.
 
     Args:
         runs: As for `load_losses`.
@@ -196,8 +199,21 @@ def _row(
     return (
         stand,
         dict(options_of(config)) if config else {},
-        values | _last_metrics(source, own_lower),
+        values | _last_metrics(source, own_lower) | _tests(source),
     )
+
+
+def _tests(source: Source) -> dict[str, float]:
+    """What ``nectargan test`` measured."""
+    if isinstance(source, LedgerSource):
+        records = read_tests(source.directory)
+        return {key: value for record in records for key, value in record.series.items()}
+    frame = metrics_of(source)
+    found = frame[frame["metric"].astype(str).str.startswith("test/")]
+    return {
+        str(key): float(points["value"].iloc[-1])
+        for key, points in found.groupby("metric", observed=True, sort=False)
+    }
 
 
 def _last_losses(source: Source) -> tuple[int, int, dict[str, float]]:

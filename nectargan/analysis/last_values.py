@@ -31,7 +31,7 @@ def best_of(
 ) -> tuple[float, int] | None:
     """The best value of a metric in a run directory, and its epoch; ``None`` if there is none."""
     rows = _rows(directory.metrics, MetricRow)
-    # NaN would be greater and less than nothing: what comes first would be the best.
+    # Comparisons with NaN are false, so the minimum or maximum would depend on the order of rows.
     values = [
         (row.value, row.epoch) for row in rows if row.metric == metric and math.isfinite(row.value)
     ]

@@ -1,4 +1,4 @@
-"""A run while it goes on: its record is read on from where the last look ended."""
+"""`LiveRun`: reads the record of a run while it grows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LiveRun:
         metrics_epoch: The epoch of the last validation or timing; 0 before the first one.
 
     Raises:
-        RunError: it is no run directory, or the run keeps no record.
+        RunError: this is not a run directory, or ``logging.csv`` is off in its config.
         ConfigError: its config cannot be read.
     """
 
@@ -65,7 +65,7 @@ class LiveRun:
         self._times: deque[tuple[int, int]] = deque(maxlen=_KEPT_STEPS)
 
     def look(self) -> None:
-        """Reads what is new. A run that died without a word is marked as killed."""
+        """Reads the new rows and the status; see `RunDirectory.current_status`."""
         # Before the record, which is whole when the status says that the run is over.
         self.status, self.reason = self.directory.current_status()
         if self._losses.was_replaced() or self._metrics.was_replaced():

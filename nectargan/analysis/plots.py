@@ -11,7 +11,7 @@ import numpy as np
 
 from nectargan.analysis.curves import Curves, LossCurve, XAxis, curves_of
 from nectargan.analysis.figures import (
-    Size,
+    Inches,
     check_size,
     format_of,
     limits_of,
@@ -20,7 +20,7 @@ from nectargan.analysis.figures import (
     set_log_scale,
     weight_axis,
 )
-from nectargan.analysis.names import distinct_parts
+from nectargan.analysis.short_names import distinct_parts
 from nectargan.analysis.smoothing import check_weight
 from nectargan.analysis.sources import RunLike, Source, open_sources, readable
 from nectargan.errors import RunError
@@ -45,7 +45,7 @@ def plot_run(
     log: bool = False,
     split: bool = False,
     smooth: float | None = None,
-    size: Size | None = None,
+    size: Inches | None = None,
     mlflow_uri: str | None = None,
 ) -> list[Path]:
     """Draws a panel for each loss, raw values and their moving average, and for each metric of
@@ -171,7 +171,7 @@ def plot_comparison(
     x: XAxis = "step",
     log: bool = False,
     smooth: float | None = None,
-    size: Size | None = None,
+    size: Inches | None = None,
     mlflow_uri: str | None = None,
 ) -> None:
     """Draws a panel for each loss and each metric of validation, with a line for each run.

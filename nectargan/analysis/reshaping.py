@@ -32,7 +32,7 @@ def only(tables: Tables, losses: Sequence[str]) -> Iterator[Any]:
         yield table.filter(compute.is_in(table["loss"], names))
 
 
-def thinned(tables: Tables, every: int) -> Iterator[Any]:
+def every_nth_step(tables: Tables, every: int) -> Iterator[Any]:
     """The first step and the multiples of ``every``."""
     import pyarrow as pa
 
@@ -92,7 +92,7 @@ class _Epoch:
         return pa.table(columns, schema=schema_of(LOSSES_FILE))
 
 
-def epoch_means(tables: Tables) -> Iterator[Any]:
+def means_by_epoch(tables: Tables) -> Iterator[Any]:
     """The means of the finite values of each epoch; NaN where there are none."""
     yield schema_of(LOSSES_FILE).empty_table()
     epoch: _Epoch | None = None

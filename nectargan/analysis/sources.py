@@ -74,12 +74,8 @@ class LedgerSource:
         return read_config(self.directory.config)
 
     def status(self) -> tuple[str, str]:
-        """Reads ``status.json``; a run at which nobody is at work any more does not count as
-        running."""
-        status, reason = self.directory.read_status()
-        if status == "RUNNING" and not self.directory.is_locked:
-            return "KILLED", "it died without a word"
-        return status, reason
+        """The status and its reason; see `RunDirectory.observed_status`."""
+        return self.directory.observed_status()
 
     def tags(self) -> dict[str, list[str]] | None:
         """Reads ``losses.json``."""

@@ -8,6 +8,7 @@ from typing import Any
 from nectargan.errors import RunError
 from nectargan.record.ledger import LossRow, MetricRow, read_blocks
 from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory
+from nectargan.wording import one_line
 
 NUMBERS = ("raw", "weight", "weighted", "value")
 NAMES = ("loss", "metric")
@@ -70,11 +71,11 @@ def read_ledger(
         if path.stat().st_size <= len(header):
             raise RunError(f"'{path}' does not begin with the columns {header}.")
     except OSError as error:
-        raise RunError(f"'{directory}' is no run directory: {file}: {error.strerror}.") from None
+        raise RunError(f"'{directory}' is not a run directory: {file}: {error.strerror}.") from None
     except RunError:
         raise
     except ValueError as error:
-        raise RunError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from None
+        raise RunError(f"'{path}' is damaged: {one_line(error)}.") from None
 
 
 def _parsed(lines: bytes, schema: Any, columns: Sequence[str]) -> Any:

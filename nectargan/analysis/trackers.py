@@ -22,6 +22,7 @@ from nectargan.loggers.mlflow.store import DATABASE, TRACKING_URI, database_of, 
 from nectargan.output import printable
 from nectargan.record.loss_tags import read_loss_tags
 from nectargan.record.run_directory import EVENT_FILES, LOSSES_FILE, RunDirectory
+from nectargan.wording import one_line
 
 if TYPE_CHECKING:
     from nectargan.config.schema import Config
@@ -121,7 +122,7 @@ class MLflowSource:
             if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER"):
                 reason = f"it has no run '{self._id}'"
             else:
-                reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
+                reason = without_credentials(one_line(error))[:200].rstrip(".")
             raise RunError(
                 f"'{self.place}' cannot be read from MLflow at '{self._uri}': {reason}."
             ) from None

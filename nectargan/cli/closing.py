@@ -1,4 +1,4 @@
-"""What a run says at its end: how long it took, what is best, how to look at it and to use it."""
+"""The lines that a run prints at its end: its duration, its best result and what to do next."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 
 
 def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
-    """What is known of a run that is over, however it ended; commands can be typed as they stand.
+    """The lines to print when a run has ended, with any status. Commands can be copied as they are.
 
     Args:
-        trainer: The run, which has a directory.
-        seconds: How long it took.
+        trainer: The trainer of the run, which has created its directory.
+        seconds: Duration of the training in seconds.
     """
     directory, config = trainer.directory, trainer.config
     done = f"epoch {trainer.epoch} of {config.train.epochs}, {duration(seconds)}"
-    yield _line("Run", f"{directory} ({done})")
+    yield _labelled_line("Run", f"{directory} ({done})")
     usable = directory.last_checkpoint
     if directory.status != "FINISHED" and usable.is_file():
-        yield _line("Go on", f"{program('nectargan-train')} --resume {quoted(directory)}")
+        yield _labelled_line("Go on", f"{program('nectargan-train')} --resume {quoted(directory)}")
     metric = config.best_by or config.judged_by
     if metric in trainer.bests:
         value, epoch = trainer.bests[metric]
         best = _checkpoint_of(epoch, trainer)
         usable = best or usable
-        told = best or f"no checkpoint of it was kept (save.keep_best={metric} keeps one)"
-        yield _line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
+        told = best or f"its checkpoint was not kept (save.keep_best={metric} keeps it)"
+        yield _labelled_line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
     if usable.is_file():
-        yield _line("Use it", "from nectargan.runs.checkpoint import load_generator")
-        yield _line("", f"generator = load_generator({_text(usable)})")
+        yield _labelled_line("Use it", "from nectargan.runs.checkpoint import load_generator")
+        yield _labelled_line("", f"generator = load_generator({_quoted_path(usable)})")
     logging = config.logging
     if logging.tensorboard.enable or logging.mlflow.enable:
-        yield _line("Look", f"{program('nectargan')} ui {quoted(directory.path.parent)}")
+        yield _labelled_line("Look", f"{program('nectargan')} ui {quoted(directory.path.parent)}")
     if logging.mlflow.enable and logging.mlflow.tracking_uri is not None:
         uri = public_address(trainer.store.uri)
         command = f"{program('mlflow')} ui --backend-store-uri {quoted(uri)}"
-        yield _line("MLflow", uri if uri.startswith("http") else command)
+        yield _labelled_line("MLflow", uri if uri.startswith("http") else command)
     if logging.csv:
-        yield _line("pandas", f"pandas.read_csv({_text(directory.losses)})")
+        yield _labelled_line("pandas", f"pandas.read_csv({_quoted_path(directory.losses)})")
 
 
-def _line(label: str, text: str) -> str:
+def _labelled_line(label: str, text: str) -> str:
     return f"{label + ':' if label else '':<8} {text}"
 
 
-def _text(path: Path) -> str:
-    """A path as Python reads it, on Windows as well."""
+def _quoted_path(path: Path) -> str:
+    """A path as a Python string literal, with forward slashes on Windows as well."""
     return json.dumps(path.as_posix(), ensure_ascii=False)
 
 
@@ -68,6 +68,6 @@ def _checkpoint_of(epoch: int, trainer: Trainer) -> Path | None:
 
 
 def program(name: str) -> str:
-    """How to call a program of this environment, activated or not."""
+    """The command for a program of this environment; its full path if it is not on the PATH."""
     path = name if shutil.which(name) else str(Path(sys.executable).with_name(name))
     return quoted(path)

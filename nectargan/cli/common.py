@@ -1,4 +1,4 @@
-"""What all commands share: errors as one sentence, warnings as one line."""
+"""Base classes of all commands. They print an error as one sentence and a warning as one line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from nectargan.output import go_on_without_output, guard_streams, say
 from nectargan.shortage import shortage_of
 
 INTERRUPTED = 130
-# Also of every command below a group.
+# A group passes these on to its commands.
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True}
-# What a path cannot be is no bug of ours, wherever it comes up.
+# Errors that an unusable path of the user causes; they are reported without a traceback.
 _NO_PATH = (
     *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENXIO, errno.EIO),
@@ -32,12 +32,12 @@ _NO_PATH = (
 
 
 class WholeNumber(click.IntRange):
-    """A whole number; says so, where click would speak of an integer range."""
+    """A parameter type for whole numbers, with clearer errors than those of `click.IntRange`."""
 
     name = "whole number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Reads it."""
+        """Returns the number; fails for a value that is not a whole number within the limits."""
         try:
             number = int(value)
         except ValueError:
@@ -45,20 +45,22 @@ class WholeNumber(click.IntRange):
         low, high = self.min, self.max
         if number is None or (low is not None and number < low) or (high and number > high):
             limits = f" from {low} to {high}" if high is not None else f" of {low} or more"
-            self.fail(f"{value!r} is no whole number{limits}.", param, ctx)
+            self.fail(f"{value!r} is not a whole number{limits}.", param, ctx)
         return number
 
 
 class Command(click.Command):
-    """A command that answers our errors with their sentence, Ctrl-C with exit code 130.
+    """A command that prints a `NectarGANError` as one sentence and exits with its exit code.
+
+    The exit code after Ctrl-C is 130.
 
     Args:
         *args: As for `click.Command`.
-        examples: Command lines for the end of the help.
+        examples: Command lines to show at the end of the help.
         **options: As for `click.Command`.
     """
 
-    # Whether it has nothing more to do when nobody reads its output.
+    # Whether to end the command when its output can no longer be written, as in a closed pipe.
     only_prints = True
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any) -> None:
@@ -66,14 +68,14 @@ class Command(click.Command):
         self.examples = examples
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the options below their headings, then the examples."""
+        """Writes the options in groups with headings, then the examples."""
         options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
         records = [(getattr(o, "group", OTHERS), o.get_help_record(ctx)) for o in options]
         write_groups(formatter, [(group, shown) for group, shown in records if shown])
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:
-                    # Not wrapped: they are to be copied.
+                    # Not wrapped, so that they can be copied.
                     formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,8 +100,8 @@ class Command(click.Command):
             say("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
         except Exception as error:
-            # A full disk is no bug, wherever it was met; nor is too little memory.
-            told = _told(error)
+            # A full disk or too little memory is not a bug, so no traceback is printed.
+            told = _sentence_about(error)
             if told is None:
                 raise
             _say_error(told)
@@ -110,12 +112,14 @@ def _require_working_directory() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        # torch's libraries would end the process.
-        raise RunError("The current directory was removed; go to one that is there.") from None
+        # Libraries that torch loads would abort the process.
+        raise RunError(
+            "The current directory was removed; change to an existing directory."
+        ) from None
 
 
-def _told(error: Exception) -> str | None:
-    """A sentence about an error that is no bug, wherever it comes up."""
+def _sentence_about(error: Exception) -> str | None:
+    """A sentence about an error that the user can solve; ``None`` for any other error."""
     if isinstance(error, (click.ClickException, click.exceptions.Exit)):
         return None
     found = shortage_of(error)
@@ -128,7 +132,7 @@ def _told(error: Exception) -> str | None:
 
 
 class LongCommand(Command):
-    """A command that goes on, in silence, when nobody reads its output any more."""
+    """A command that continues without output when its output can no longer be written."""
 
     only_prints = False
 
@@ -142,19 +146,19 @@ class Group(click.Group):
 
 
 def run_program(main: Any, *args: Any, **kwargs: Any) -> Any:
-    """Runs a command of click's in this process, with output as `nectargan.output` says."""
+    """Runs a Click command in this process, with the output settings of `nectargan.output`."""
     if sys.stdout is sys.__stdout__:
-        # At its end, too, when the interpreter closes what is left.
+        # Also applies when the interpreter closes the remaining files at exit.
         sys.unraisablehook = _log_unraisable
-        # What nobody handles would be printed.
+        # Without a handler, logging prints to standard error.
         logging.getLogger().addHandler(logging.NullHandler())
-        # It prints a traceback of its own for a library that it can do without.
+        # It prints a traceback if an optional library is missing.
         logging.getLogger("torch.autograd.profiler").setLevel(logging.CRITICAL)
     guard_streams()
     try:
         return main(*args, **kwargs)
     except NectarGANError as error:
-        # While click itself printed: help, say.
+        # Raised while Click itself printed, for example the help.
         _say_error(str(error))
         sys.exit(error.exit_code)
 
@@ -165,13 +169,15 @@ def _say_error(sentence: str) -> None:
 
 @contextmanager
 def _told_in_lines() -> Iterator[None]:
-    """Prints what our modules log, and Python's warnings, as a line each. What other libraries log
-    is for the file that a run has for it; see `nectargan.loggers.sinks_log`."""
+    """Prints Python's warnings and the log messages of NectarGAN as one line each.
+
+    Log messages of other libraries are not printed; see `nectargan.loggers.sinks_log`.
+    """
     warnings.showwarning = _show_warning
     threading.excepthook = _show_thread_error
-    # Without its own handlers, which print to standard error.
+    # MLflow's own log handlers print to standard error.
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-    # A tracker that is away is reported by us, once; not at every attempt.
+    # The follower warns once if a server cannot be reached; urllib3 warns at every attempt.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     handler = _ToStandardError(logging.WARNING)
     handler.addFilter(logging.Filter("nectargan"))
@@ -191,7 +197,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
     if threading.current_thread() is threading.main_thread():
         say(f"Warning: {message}", err=True)
     else:
-        # Of a library that a sink uses.
+        # Other threads run the sinks, so the warning is one of a library.
         logging.getLogger("py.warnings").warning("%s: %s", category.__name__, message)
 
 
@@ -200,7 +206,7 @@ def _show_thread_error(args: threading.ExceptHookArgs) -> None:
     if name.startswith("nectargan-"):
         threading.__excepthook__(args)
     elif args.exc_value is not None:
-        # TensorBoard's own thread ends so when the disk is full; its sink is behind then.
+        # A thread of TensorBoard ends with an error when the disk is full. Its sink reports that.
         logging.getLogger("threading").error("Thread %s", name, exc_info=args.exc_value)
 
 

@@ -34,7 +34,7 @@ from nectargan.output import make_console, say
     "--plot",
     "picture",
     type=OUTPUT,
-    help="Draw losses and weights here, too: .png, .svg or .pdf.",
+    help="Also plot losses and weights to this file: .png, .svg or .pdf.",
 )
 @click.option(
     "--sort",
@@ -55,20 +55,21 @@ def compare(
     x: Any,
     **options: Any,
 ) -> None:
-    """Print what differs in the configs of runs, beside their last and best values.
+    """Print the differences between the configs of runs, with their last and best values.
 
-    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files. Losses are
-    means over the last whole epoch; "mean" says so. --x, --log, --smooth and --size are for --plot.
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files. Losses are
+    means over the last complete epoch (columns "mean"). --x, --log, --smooth and --size need
+    --plot.
     """
     from nectargan.analysis import compare as comparison
     from nectargan.analysis.plots import plot_comparison
 
     for name, value in {"x": x, **options}.items():
         if picture is None and value:
-            raise RunError(f"--{name} needs --plot, whose picture it is for.")
+            raise RunError(f"--{name} needs --plot.")
     frame = comparison.compare_runs(runs, mlflow_uri, sort)
     if len(frame) < 2:
-        raise RunError(f"'{runs[0]}' is one run; name two or more to compare.")
+        raise RunError(f"'{runs[0]}' is a single run; give two or more runs to compare.")
     if picture is not None:
         plot_comparison(runs, picture, x=x or "step", mlflow_uri=mlflow_uri, **options)
     if form == "table":

@@ -76,10 +76,10 @@ def show(config: str, everything: bool, form: str) -> None:
         document = load_config(config).model_dump(mode="json")
     else:
         document = migrate(read_document(config)[0])
-    say(_text(document, form), nl=False)
+    say(_formatted(document, form), nl=False)
 
 
-def _text(document: dict[str, Any], form: str) -> str:
+def _formatted(document: dict[str, Any], form: str) -> str:
     if form == "json":
         return json.dumps(document, indent=4, ensure_ascii=False) + "\n"
     import yaml
@@ -107,14 +107,16 @@ def diff(a: str, b: str) -> None:
     table = Table("", a, b)
     for key in {**one, **other}:
         if key not in one or key not in other or one[key] != other[key]:
-            table.add_row(key, *(_shown(each[key]) if key in each else "" for each in (one, other)))
+            table.add_row(
+                key, *(_value_text(each[key]) if key in each else "" for each in (one, other))
+            )
     if table.rows:
         make_console().print(table)
     else:
         say(f"{a} and {b} do not differ.")
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -133,7 +135,7 @@ def explain(key: str) -> None:
     """Print what KEY means, its type, bounds and default; of a section, what is in it."""
     from nectargan.config import reference
 
-    _print_key(reference.explain(key))
+    _print_key(reference.explain_key(key))
 
 
 def _print_key(key: Key) -> None:

@@ -1,4 +1,4 @@
-"""``nectargan data``: draw a data set, check one."""
+"""``nectargan data``: draws a synthetic data set, or checks a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nectargan.output import say
 
 @click.group()
 def data() -> None:
-    """Draw or check a data set."""
+    """Draw a synthetic data set, or check a data set."""
 
 
 @data.command(
@@ -27,10 +27,12 @@ def data() -> None:
 @click.option("--train", default=400, show_default=True, metavar="N", help="Training pairs.")
 @click.option("--val", default=100, show_default=True, metavar="N", help="Validation pairs.")
 @click.option("--test", default=0, show_default=True, metavar="N", help="Test pairs.")
-@click.option("--size", default=256, show_default=True, metavar="PIXELS", help="Side of an image.")
+@click.option(
+    "--size", default=256, show_default=True, metavar="PIXELS", help="Width and height of an image."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the drawings.")
 def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int) -> None:
-    """Draw facades into DIRECTORY: label maps beside rendered fronts (A|B)."""
+    """Draw facades into DIRECTORY: label map and rendered facade side by side (A|B)."""
     from nectargan.dataset.synthetic import synthesize
 
     synthesize(directory, train=train, val=val, test=test, size=size, seed=seed)
@@ -43,7 +45,7 @@ def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int
 )
 @click.argument("directory", type=INPUT)
 def check(directory: Path) -> None:
-    """Read every image in DIRECTORY and list all that is wrong."""
+    """Read every image in DIRECTORY and list all problems."""
     from nectargan.dataset.pairs import check_data, unread_splits
 
     for warning in unread_splits(directory) if directory.is_dir() else ():

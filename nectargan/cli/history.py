@@ -25,19 +25,19 @@ SMOOTH = click.option(
     "--smooth",
     type=float,
     metavar="W",
-    help="Weight of an exponential moving average, as in TensorBoard: 0 <= W < 1.",
+    help="Smooth by an exponential moving average, as in TensorBoard: 0 <= W < 1.",
 )
-LOG = click.option("--log", is_flag=True, help="Logarithmic axes for losses above 0.")
+LOG = click.option("--log", is_flag=True, help="Logarithmic axes for losses that are positive.")
 
 
-def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+def _parse_size(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
     if text is None:
         return None
     try:
         width, height = map(float, text.split(","))
     except ValueError:
         raise click.BadParameter(
-            f"'{text}' is no size; write W,H in inches, such as 7,4.5.", ctx, param
+            f"'{text}' is not a size; write W,H in inches, such as 7,4.5.", ctx, param
         ) from None
     return width, height
 
@@ -45,9 +45,11 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
 X_AXIS = click.option(
     "--x",
     type=click.Choice(["step", "epoch"]),
-    help="What is drawn over.  [default: step]",
+    help="The horizontal axis.  [default: step]",
 )
-SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure, in inches.")
+SIZE = click.option(
+    "--size", callback=_parse_size, metavar="W,H", help="Size of the figure in inches."
+)
 
 
 @click.command(
@@ -66,17 +68,17 @@ SIZE = click.option("--size", callback=_size, metavar="W,H", help="Of the figure
     type=OUTPUT,
     help="File: .csv, .tsv, .csv.gz, .tsv.gz or .parquet; - for CSV on standard output.",
 )
-@click.option("--wide", is_flag=True, help="A row per step, a column per series.")
+@click.option("--wide", is_flag=True, help="One row per step, one column per series.")
 @click.option(
     "--every",
     type=WholeNumber(1, 10**9),
     default=1,
     metavar="N",
-    help="Only the first step and every N-th.",
+    help="Only the first step and every N-th step.",
 )
 @SMOOTH
-@click.option("--epoch-means", is_flag=True, help="A row per loss and epoch: means.")
-@click.option("--losses", multiple=True, metavar="A,B", help="Only these; may be repeated.")
+@click.option("--epoch-means", is_flag=True, help="The mean of each loss per epoch.")
+@click.option("--losses", multiple=True, metavar="A,B", help="Only these losses; may be repeated.")
 @click.option(
     "--query", multiple=True, metavar="TAG", help="Only losses with this tag; may be repeated."
 )
@@ -90,8 +92,8 @@ def export_csv(
 ) -> None:
     """Write the losses of one or more runs to one file.
 
-    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files. Several
-    runs get a column "run".
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files. With more
+    than one run, the file has a column "run".
     """
     from nectargan.analysis.export import Selection, export_losses
 
@@ -101,7 +103,7 @@ def export_csv(
         export_losses(runs, sys.stdout.buffer, selection, mlflow_uri)
         return
     rows = export_losses(runs, output, selection, mlflow_uri)
-    # What is written to standard output is data alone.
+    # If the data goes to standard output, this message goes to standard error.
     say(f"Wrote {counted(rows, 'row')} to {output}.", err=is_stream(output))
 
 
@@ -117,23 +119,23 @@ def export_csv(
     "-o",
     "--output",
     type=OUTPUT,
-    help="Picture, .png, .svg or .pdf.  [default: losses.png in the run directory]",
+    help="Image file: .png, .svg or .pdf.  [default: losses.png in the run directory]",
 )
 @click.option(
-    "--format", "form", type=click.Choice(get_args(PictureFormat)), help="Of the picture."
+    "--format", "form", type=click.Choice(get_args(PictureFormat)), help="Format of the image."
 )
 @X_AXIS
 @LOG
-@click.option("--split", is_flag=True, help="One file for the generator, one for D: _G and _D.")
+@click.option("--split", is_flag=True, help="Two files: generator (_G), discriminator (_D).")
 @SMOOTH
 @SIZE
 @MLFLOW_URI
 def plot(
     runs: tuple[str, ...], output: Path | None, form: str | None, x: Any, **options: Any
 ) -> None:
-    """Draw the losses, weights and validation of a run; of each where there are several.
+    """Plot the losses, weights and validation metrics of each RUN.
 
-    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard's event files.
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files.
     """
     from nectargan.analysis.plots import plot_run
     from nectargan.analysis.sources import runs_matching
@@ -141,8 +143,9 @@ def plot(
     found = [each for run in runs for each in runs_matching(run)]
     if output is not None and len(found) > 1:
         raise RunError(
-            f"--output {output} is one file, and {len(found)} runs are named; without it each is "
-            "drawn in its own directory, and compare --plot draws all in one."
+            f"--output {output} is one file, but there are {len(found)} runs; without --output "
+            "each run is plotted to its own directory. 'nectargan compare --plot' plots all runs "
+            "in one picture."
         )
     for run in found:
         for file in plot_run(run, _picture(run, output, form), x=x or "step", **options):
@@ -151,7 +154,7 @@ def plot(
 
 def _picture(run: str, output: Path | None, form: str | None) -> Path:
     if output is None:
-        # Beside the ledger where there is one.
+        # An MLflow run has no directory: the current one is used.
         return (Path(run) if Path(run).is_dir() else Path()) / f"losses.{form or 'png'}"
     if is_stream(output) and form in (None, "png"):
         return output

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import click
 
+from nectargan.cli.apply import apply
 from nectargan.cli.common import HELP, Group
 from nectargan.cli.compare import compare
 from nectargan.cli.config import config
 from nectargan.cli.data import data
+from nectargan.cli.export import export
 from nectargan.cli.history import export_csv, plot
 from nectargan.cli.runs import mv, rm, runs, sync
 from nectargan.cli.schedule import schedule
+from nectargan.cli.test import test
 from nectargan.cli.train import train
 from nectargan.cli.ui import ui
 from nectargan.cli.watch import watch
@@ -25,6 +28,9 @@ def main() -> None:
 
 _COMMANDS = (
     train,
+    apply,
+    test,
+    export,
     config,
     data,
     runs,

@@ -1,4 +1,4 @@
-"""The types of arguments that are paths: ``~`` and ``$NAME`` stand for what they do in a shell."""
+"""Click parameter types for paths, which expand ``~`` and ``$NAME`` as a shell does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _MOST_NAMED = 5
 
 
 class UserPath(click.ParamType):  # type: ignore[type-arg]
-    """A path as the user writes it.
+    """A path given by the user.
 
     Args:
-        is_pattern_too: Whether a pattern stands for the one thing that it matches.
-        as_text: Whether the value is a text, for what may be no path at all.
+        is_pattern_too: Whether a pattern such as ``runs/a*`` is accepted if it matches exactly one
+            path.
+        as_text: Whether to return a string, for arguments that need not be paths.
     """
 
     name = "path"
@@ -30,14 +31,14 @@ class UserPath(click.ParamType):  # type: ignore[type-arg]
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Path | str:
-        """The path; fails where ``~`` or ``$NAME`` stands for nothing."""
+        """Returns the expanded path; fails if ``~`` or ``$NAME`` is not defined."""
         path = expanded(str(value))
         if nothing := stands_for_nothing(path):
             self.fail(f"'{value}': {nothing}.", param, ctx)
         if self._is_pattern_too and is_pattern(path):
             found = [str(match) for match in matches(path)]
             if len(found) != 1:
-                self.fail(f"'{value}' {_told(found)}", param, ctx)
+                self.fail(f"'{value}' {_matches_text(found)}", param, ctx)
             path = found[0]
         return path if self._as_text else Path(path)
 
@@ -49,7 +50,7 @@ class UserPath(click.ParamType):  # type: ignore[type-arg]
 
 
 class ConfigPath(UserPath):
-    """A config: a file, or the name of one that comes with NectarGAN."""
+    """A config: a file, or the name of a config that comes with NectarGAN."""
 
     name = "config"
 
@@ -59,14 +60,14 @@ class ConfigPath(UserPath):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The names that come with NectarGAN; files, where none of them begins so."""
+        """Completes names of shipped configs, or files if no name begins with ``incomplete``."""
         from nectargan.config.shipped import shipped_configs
 
         names = [CompletionItem(n) for n in shipped_configs() if n.startswith(incomplete)]
         return names or super().shell_complete(ctx, param, incomplete)
 
 
-def _told(found: list[str]) -> str:
+def _matches_text(found: list[str]) -> str:
     if not found:
         return "matches nothing."
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""

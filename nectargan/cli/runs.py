@@ -1,4 +1,4 @@
-"""``nectargan runs`` and ``nectargan sync``: runs after their launch."""
+"""``nectargan runs``, ``sync``, ``rm`` and ``mv``: list, forward, remove and move runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nectargan.shell import is_pattern
 def runs(directory: str) -> None:
     """List the runs in DIRECTORY (runs): status, epoch, last losses, best metric.
 
-    A run that died without a word is marked as killed.
+    A run whose process ended without setting a status is shown as KILLED.
     """
     from rich.table import Table
 
@@ -56,13 +56,13 @@ def runs(directory: str) -> None:
     ),
 )
 @click.argument("run", type=RUN)
-@click.option("--mlflow-uri", metavar="URI", help="MLflow server or database, if it moved.")
+@click.option("--mlflow-uri", metavar="URI", help="The new MLflow server or database, if it moved.")
 @click.option("--anew", is_flag=True, help="Make a new MLflow run and send everything to it.")
 @click.option("--trust", is_flag=True, help="Import the sinks that RUN's config names.")
 def sync(run: str, mlflow_uri: str | None, anew: bool, trust: bool) -> None:
-    """Send to TensorBoard, MLflow and sinks of your own what they lack of RUN.
+    """Send everything that is missing to TensorBoard, MLflow and your own sinks of RUN.
 
-    MLflow is asked for every point; what it has is not sent again.
+    The points in MLflow are compared with those of RUN, and none is stored twice.
     """
     from nectargan.analysis.sources import runs_matching
     from nectargan.record.run_directory import RunDirectory
@@ -85,11 +85,11 @@ def sync(run: str, mlflow_uri: str | None, anew: bool, trust: bool) -> None:
 )
 @click.argument("runs", nargs=-1, required=True, type=INPUT, metavar="RUN...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--no-mlflow", is_flag=True, help="Leave the MLflow run where it is.")
+@click.option("--no-mlflow", is_flag=True, help="Keep the MLflow run.")
 def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
-    """Remove runs: the directory, TensorBoard's files in it, and the MLflow run.
+    """Remove runs: the directory with its TensorBoard files, and the MLflow run.
 
-    MLflow keeps it among its deleted runs; 'mlflow gc' removes it from there.
+    MLflow keeps the run as a deleted run; 'mlflow gc' removes it for good.
     """
     from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.relocation import remove_run
@@ -103,12 +103,12 @@ def rm(runs: tuple[Path, ...], yes: bool, no_mlflow: bool) -> None:
 
 
 def _confirmed(question: str) -> bool:
-    """The answer to a question; raises `RunError` where nobody is there to give one."""
+    """Asks a question on standard input; raises `RunError` if it is closed."""
     say(f"{question} [y/N]: ", nl=False)
     answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer:
         say("")
-        raise RunError("Nobody answers on standard input; give --yes to remove without asking.")
+        raise RunError("Standard input is closed; give --yes to remove without asking.")
     return answer.strip().lower() in ("y", "yes")
 
 
@@ -119,9 +119,9 @@ def _confirmed(question: str) -> bool:
 @click.argument("run", type=INPUT)
 @click.argument("new", type=OUTPUT)
 def mv(run: Path, new: Path) -> None:
-    """Rename or move a run: the directory, TensorBoard's files in it, and the MLflow run.
+    """Rename or move a run: the directory with its TensorBoard files, and the MLflow run.
 
-    NEW is its new path. A name alone, without a slash, keeps it in the same directory.
+    NEW is the new path. A name without a slash renames the run within the same directory.
     """
     from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.relocation import move_run

@@ -1,4 +1,4 @@
-"""``nectargan schedule``: what a config will do, before anybody pays for it."""
+"""``nectargan schedule``: plots the schedules of a config before training."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from nectargan.output import say
     show_default=True,
     help="PNG file.",
 )
-@click.option("--trust", is_flag=True, help="Import what the config of a run names.")
+@click.option("--trust", is_flag=True, help="Import the functions that the config of a run names.")
 def schedule(config: str, output: Path, trust: bool) -> None:
-    """Draw the loss weights and learning rates of CONFIG that move over its epochs.
+    """Plot the loss weights and learning rates of CONFIG that change over its epochs.
 
-    What stays the same is listed. If nothing moves, everything is drawn. Functions of your own that
-    CONFIG names as schedules are imported.
+    Constant values are printed. If all are constant, all are plotted. Schedule functions of your
+    own that CONFIG names are imported.
     """
     from nectargan.analysis.schedule_plot import constant_values, plot_schedules
     from nectargan.config.config_manager import ConfigManager
-    from nectargan.config.schedules import all_schedules
+    from nectargan.config.run_schedules import all_schedules
     from nectargan.record.run_directory import RunDirectory
     from nectargan.runs.trust import check_trust
 
@@ -46,7 +46,7 @@ def schedule(config: str, output: Path, trust: bool) -> None:
     if any(not schedule.is_imported for schedule in schedules.values()):
         run = RunDirectory(Path(config).parent)
         if not trust and run.status:
-            # Of a run, which may come from somebody else.
+            # A run directory may come from another person, whose code must not run unasked.
             check_trust(run, data.model_dump(mode="json"), "add --trust")
         schedules = all_schedules(data)
     plot_schedules(schedules, epochs, output)

@@ -1,4 +1,4 @@
-"""``nectargan-train --sweep``: a run for each combination of values, or for Optuna's guesses."""
+"""``nectargan-train --sweep``: one run per combination of values, or values chosen by Optuna."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nectargan.shell import quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
-    from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start
+    from nectargan.sweeps.grid import GridOutcome, GridPoint, Resolve, Start
     from nectargan.sweeps.results import Result
     from nectargan.sweeps.search import Search
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TRIALS = 20
-# More lines than these, and none of them can be told from the others.
+# With more lines in a plot, their colors cannot be distinguished.
 _MOST_COMPARED = 12
 
 _GROUP = "Sweep"
@@ -35,26 +35,26 @@ _OPTIONS = (
         group=_GROUP,
         multiple=True,
         metavar="A.B.C=V,V,...",
-        help="A run for each value of this key, and each combination if repeated.",
+        help="One run per value of this key; if repeated, one per combination of values.",
     ),
     option(
         "--sweep-search",
         group=_GROUP,
         type=click.Choice(["optuna"]),
-        help="Let Optuna choose, also from ranges: A.B.C=1..100, or 0.1..10:log.",
+        help="Let Optuna choose the values, also from ranges: A.B.C=1..100 or 0.1..10:log.",
     ),
     option(
         "--trials",
         group=_GROUP,
         type=WholeNumber(1, 10**6),
         metavar="N",
-        help=f"Runs of a search, with those it has already.  [default: {_TRIALS}]",
+        help=f"Total runs of a search, including finished ones.  [default: {_TRIALS}]",
     ),
     option(
         "--metric",
         group=_GROUP,
         metavar="val/NAME",
-        help=f"What is best in a sweep: one of validation.metrics.  [default: {USUAL_SERIES}]",
+        help=f"Metric to rank runs by, one of validation.metrics.  [default: {USUAL_SERIES}]",
     ),
     option(
         "--sweep-storage",
@@ -73,7 +73,7 @@ def sweep_options(command: _Command) -> _Command:
 
 
 class SweepOptions(NamedTuple):
-    """What the command line says about a sweep, by name of the option."""
+    """The values of the sweep options; ``None`` or empty for options that were not given."""
 
     sweep: tuple[str, ...]
     sweep_search: str | None
@@ -86,19 +86,28 @@ class SweepOptions(NamedTuple):
         if not self.sweep:
             for name in ("sweep_search", "trials", "metric", "sweep_storage"):
                 if getattr(self, name) is not None:
-                    raise RunError(f"--{name.replace('_', '-')} says nothing without --sweep.")
+                    raise RunError(f"--{name.replace('_', '-')} needs --sweep.")
             return
         for name in ("trials", "sweep_storage"):
             if getattr(self, name) is not None and self.sweep_search is None:
-                raise RunError(f"--{name.replace('_', '-')} says nothing without --sweep-search.")
+                raise RunError(f"--{name.replace('_', '-')} needs --sweep-search.")
         if resume is not None:
-            raise RunError("--sweep goes on by itself when it is given again, without --resume.")
+            raise RunError(
+                "--sweep and --resume cannot be combined; the same --sweep command resumes the "
+                "sweep."
+            )
         if csv is not None:
-            raise RunError("--csv is for one run; export-csv writes the history of a sweep's runs.")
+            raise RunError(
+                "--csv is for a single run; use 'nectargan export-csv' for the runs of a sweep."
+            )
 
 
 def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bool) -> None:
-    """Checks all runs of a sweep, trains those that are not finished, shows how they compare."""
+    """Checks all runs of a sweep, trains those that are not finished, and compares them.
+
+    Raises:
+        click.exceptions.Exit: with code 1, if a run failed.
+    """
     from nectargan.sweeps.axes import parse_axes
 
     axes = parse_axes(options.sweep)
@@ -114,50 +123,50 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
             search = Search(axes, resolve, metric, options.sweep_storage)
             failed = _run_search(search, metric, options.trials or _TRIALS, start, dry_run)
     except (KeyboardInterrupt, SystemExit):
-        say("The same command goes on with the sweep.", err=True)
+        say("Run the same command again to continue the sweep.", err=True)
         raise
     if failed:
         say(f"{counted(failed, 'run')} failed.", err=True)
         raise click.exceptions.Exit(1)
 
 
-def _run_grid(cells: Sequence[Cell], wanted: str | None, start: Start, dry_run: bool) -> int:
+def _run_grid(points: Sequence[GridPoint], wanted: str | None, start: Start, dry_run: bool) -> int:
     """Runs a grid; returns how many of its runs failed."""
-    from nectargan.sweeps.grid import check_cells, find_run, run_cell
-    from nectargan.sweeps.results import result_of_cell
+    from nectargan.sweeps.grid import check_grid, find_run, run_grid_point
+    from nectargan.sweeps.results import result_of_grid_point
 
-    check_cells(cells, wanted)
-    metric = wanted or cells[0].config.judged_by or USUAL_SERIES
+    check_grid(points, wanted)
+    metric = wanted or points[0].config.judged_by or USUAL_SERIES
     if dry_run:
-        _print_table([result_of_cell(find_run(cell), metric) for cell in cells], metric)
+        _print_table([result_of_grid_point(find_run(point), metric) for point in points], metric)
         say("Nothing was written.")
         return 0
     outcomes = []
-    for number, cell in enumerate(cells, 1):
-        say(f"Run {number} of {len(cells)}: {cell.name}")
-        outcomes.append(run_cell(cell, start))
+    for number, point in enumerate(points, 1):
+        say(f"Run {number} of {len(points)}: {point.name}")
+        outcomes.append(run_grid_point(point, start))
         _print_end(outcomes[-1])
-    results = [result_of_cell(outcome, metric) for outcome in outcomes]
+    results = [result_of_grid_point(outcome, metric) for outcome in outcomes]
     _print_table(results, metric)
-    _compare(cells[0], results, metric)
+    _compare(points[0], results, metric)
     return sum(outcome.state == "FAILED" for outcome in outcomes)
 
 
 def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run: bool) -> int:
-    """Goes on with a search; returns how many runs of this process failed."""
-    from nectargan.sweeps.grid import check_cells
+    """Starts or continues a search; returns how many runs of this process failed."""
+    from nectargan.sweeps.grid import check_grid
     from nectargan.sweeps.results import result_of_trial
 
-    check_cells(search.corners, metric)
+    check_grid(search.corners, metric)
     if dry_run:
         say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {metric}.")
-        for cell in search.corners:
-            say(f"  for instance {cell.name}")
+        for point in search.corners:
+            say(f"  for example {point.name}")
         say("Nothing was written.")
         return 0
 
-    def announce(number: int, cell: Cell) -> None:
-        say(f"Trial {number}: {cell.name}")
+    def announce(number: int, point: GridPoint) -> None:
+        say(f"Trial {number}: {point.name}")
 
     search.open()
     failed = 0
@@ -170,12 +179,12 @@ def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run:
     return failed
 
 
-def _print_end(outcome: Outcome) -> None:
+def _print_end(outcome: GridOutcome) -> None:
     run = "" if outcome.directory is None else f" {outcome.directory}"
     if outcome.state == "FAILED":
         say(f"Failed:{run} {outcome.reason}", err=True)
     elif outcome.state == "RUNNING":
-        say(f"Left alone:{run} {outcome.reason}")
+        say(f"Skipped:{run} {outcome.reason}")
     else:
         say(f"Finished:{run}")
 
@@ -194,23 +203,23 @@ def _print_table(results: Sequence[Result], metric: str) -> None:
     make_console().print(table)
 
 
-def _compare(cell: Cell, results: Sequence[Result], metric: str) -> None:
-    """Names the best finished run, and draws the best ones beside each other."""
+def _compare(point: GridPoint, results: Sequence[Result], metric: str) -> None:
+    """Prints the best finished run, and plots the best ones together."""
     from nectargan.analysis.plots import plot_comparison
     from nectargan.sweeps.results import ranked
 
-    finished = ranked(results, cell.config.validation.is_lower_better(metric))
+    finished = ranked(results, point.config.validation.is_lower_better(metric))
     if finished and finished[0].best is not None:
         say(f"Best: {finished[0].directory}")
-    # Of a shared study, some are on other machines.
+    # Some runs of a shared study may be on other machines.
     here = [each.directory for each in finished if each.directory and each.directory.path.is_dir()]
     if not here:
         return
-    picture = cell.output / f"{cell.config.logging.mlflow.group}_compare.png"
+    picture = point.output / f"{point.config.logging.mlflow.group}_compare.png"
     try:
         plot_comparison(here[:_MOST_COMPARED], picture)
     except NectarGANError as error:
         say(f"Warning: {error}", err=True)
     else:
         say(f"Drew {picture}.")
-    say(f"Look: {program('nectargan')} ui {quoted(cell.output)}")
+    say(f"Look: {program('nectargan')} ui {quoted(point.output)}")

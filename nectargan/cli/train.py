@@ -1,4 +1,4 @@
-"""``nectargan-train``: one run from one config."""
+"""``nectargan-train``: trains one run, or a sweep, from one config."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     group=_CONFIG,
     type=ConfigPath(),
     metavar="CONFIG",
-    help="A file, JSON or YAML, or a name from 'nectargan config list'.",
+    help="A JSON or YAML file, or a name from 'nectargan config list'.",
 )
 @option(
     "--set",
@@ -66,7 +66,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     multiple=True,
     metavar="A.B.C=VALUE",
     shell_complete=_complete_key,
-    help="Any key of the config, see 'nectargan config explain'; may be repeated.",
+    help="Set any key of the config, see 'nectargan config explain'; may be repeated.",
 )
 @setting(
     *("-d", "--data"),
@@ -74,7 +74,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     group=_DATA,
     type=_INPUT,
     metavar="DIR",
-    help="Data set.",
+    help="Directory of the data set.",
 )
 @setting(
     *("-o", "--output"),
@@ -83,7 +83,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     group=_DATA,
     type=_TEXT,
     metavar="DIR",
-    help="Where run directories are made.",
+    help="Directory in which run directories are created.",
 )
 @setting(
     *("-n", "--name"),
@@ -101,7 +101,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     group=_TRAINING,
     type=WholeNumber(min=1),
     metavar="N",
-    help="Length of the run; the phases of the learning rate keep their proportion.  "
+    help="Epochs of the run; the phases of the learning rate keep their proportion.  "
     "[train.generator.learning_rate.epochs + epochs_decay; default: 100 + 100]",
 )
 @setting(
@@ -119,7 +119,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     default_text="basic",
     group=_TRAINING,
     type=click.Choice(get_args(Objective)),
-    help="Objective.",
+    help="Losses to train with.",
 )
 @setting(
     "--device",
@@ -135,7 +135,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     default_text="auto",
     group=_TRAINING,
     type=click.Choice(get_args(Precision)),
-    help="Number format; auto is bf16 on a GPU that supports it, else fp32.",
+    help="Floating-point precision; auto is bf16 on a GPU that supports it, else fp32.",
 )
 @setting(
     "--seed",
@@ -144,7 +144,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     group=_TRAINING,
     type=WholeNumber(min=0),
     metavar="N",
-    help="Seed of everything random.",
+    help="Seed of all random numbers.",
 )
 @setting(
     "--mlflow-uri",
@@ -159,7 +159,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     key="logging.mlflow.required",
     sets=True,
     group=_SINKS,
-    help="Refuse to start if MLflow is away.",
+    help="Do not start if MLflow cannot be reached.",
 )
 @setting(
     "--no-mlflow",
@@ -187,24 +187,24 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     key="logging.mlflow.register_model",
     group=_SINKS,
     metavar="NAME",
-    help="Register the best generator in MLflow.",
+    help="Register the best generator under this name in MLflow.",
 )
 @option(
     "--resume",
     group=_RESUME,
     type=_TEXT,
     metavar="DIR|FILE|auto",
-    help="Go on with a run, or from a checkpoint in it; auto: with the newest unfinished one, or "
-    "start one.",
+    help="Resume a run, or one of its checkpoints; auto: the newest unfinished run, else a new "
+    "one.",
 )
 @option(
     "--trust",
     group=_RESUME,
     is_flag=True,
-    help="With --resume: import what the run's config names.",
+    help="With --resume: import the functions that the config of the run names.",
 )
 @sweep_options
-@click.option("--dry-run", is_flag=True, help="Check config and data, print the config, stop.")
+@click.option("--dry-run", is_flag=True, help="Only check config and data, and print the config.")
 @click.version_option(__version__, prog_name="nectargan-train")
 def train(
     config: str | None,
@@ -216,10 +216,10 @@ def train(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Train a generator on pairs of images, from one config.
+    """Train a generator on pairs of images, as a config describes.
 
-    An option here goes before --set, --set before the config, the config before the defaults;
-    --sweep goes before them all. Keys of the config are in brackets.
+    If a value is given more than once, this is the order of precedence: --sweep, other options,
+    --set, config, defaults. The key of the config that an option sets is shown in brackets.
     """
     stop_on_signals()
     prepare()  # before anything imports torch
@@ -235,7 +235,7 @@ def train(
         run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_cell, dry_run)
         return
     if trust and resume is None:
-        raise RunError("--trust says nothing without --resume.")
+        raise RunError("--trust needs --resume.")
     if resume is None:
         wanted, resumption = request.resolve(), None
     else:
@@ -243,7 +243,7 @@ def train(
     _check_csv(csv, wanted)
     if resumption is not None and resumption.is_finished:
         length = counted(resumption.config.train.epochs, "epoch")
-        say(f"'{resumption.directory}' is finished after {length}; add --epochs N to go on.")
+        say(f"'{resumption.directory}' is finished after {length}; add --epochs N to train longer.")
         return
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -294,12 +294,12 @@ def _check_csv(csv: Path | None, config: Config) -> None:
     if csv is None:
         return
     if not config.logging.csv:
-        raise RunError(f"--csv '{csv}' needs the record that logging.csv=false turns off.")
+        raise RunError(f"--csv '{csv}' needs the CSV files that logging.csv=false turns off.")
     from nectargan.analysis.export import form_of
 
     form_of(csv)
     if csv.is_dir() or not csv.resolve().parent.is_dir():
-        raise RunError(f"--csv '{csv}' is a directory, or lies in none that exists.")
+        raise RunError(f"--csv '{csv}' is a directory, or its directory does not exist.")
 
 
 def _print_plan(trainer: Pix2pixTrainer) -> None:

@@ -1,4 +1,4 @@
-"""``nectargan ui``: the MLflow UI and TensorBoard on an output directory."""
+"""``nectargan ui``: starts the MLflow UI and TensorBoard for an output directory."""
 
 from __future__ import annotations
 
@@ -47,21 +47,26 @@ _PORT = WholeNumber(1, 65535)
     metavar="URI",
     help="MLflow server or database.  [default: $MLFLOW_TRACKING_URI, else DIRECTORY/mlflow.db]",
 )
-@click.option("--mlflow-port", type=_PORT, metavar="N", help="Port of MLflow; else a free one.")
 @click.option(
-    "--tensorboard-port", type=_PORT, metavar="N", help="Port of TensorBoard; else a free one."
+    "--mlflow-port", type=_PORT, metavar="N", help="Port of MLflow.  [default: a free one]"
+)
+@click.option(
+    "--tensorboard-port",
+    type=_PORT,
+    metavar="N",
+    help="Port of TensorBoard.  [default: a free one]",
 )
 def ui(
     directory: Path, mlflow_uri: str | None, mlflow_port: int | None, tensorboard_port: int | None
 ) -> None:
-    """Start the MLflow UI and TensorBoard on the runs in DIRECTORY (runs), for this machine only.
+    """Start the MLflow UI and TensorBoard for the runs in DIRECTORY (default: runs).
 
-    Links to the pages that compare runs are printed.
+    Both can be reached from this machine only. Links to the pages that compare runs are printed.
 
     Ctrl-C stops both.
     """
     if not directory.is_dir():
-        raise RunError(f"'{directory}' is no directory; name the one that runs are in.")
+        raise RunError(f"'{directory}' is not a directory; give the directory of the runs.")
     from nectargan.runs.run_list import mlflow_troubles
 
     store = find_store(mlflow_uri, directory)
@@ -76,12 +81,12 @@ def ui(
             servers, links = [], stack.enter_context(RunLinks(directory.resolve()))
             for program in _programs(links.directory, store, *ports):
                 servers.append(stack.enter_context(running(program)))
-            _print_when_ready(servers)
-            if any(not server.has_ended for server in servers):
+            started = _print_when_ready(servers)
+            if started:
                 say("Ctrl-C stops them.")
-            _watch_over(servers, links)
+            _watch_over(started, links)
     except KeyboardInterrupt:
-        # What it is for: no failure.
+        # Ctrl-C is the normal way to stop.
         say("Stopped.")
         return
     raise RunError("Nothing is running.")
@@ -90,12 +95,12 @@ def ui(
 def _programs(
     logdir: Path, store: Store, mlflow_port: int, tensorboard_port: int
 ) -> Iterator[Program]:
-    """What can be started; says what cannot."""
+    """Yields the programs that can be started; prints why another cannot be."""
     database = database_of(store.uri)
     if store.why != DEFAULT:
         say(f"Store:       {store}")
     if store.uri.startswith(("http", "databricks")):
-        # A server that is there already.
+        # The server is running already.
         say(f"MLflow:      {public_address(store.uri)}")
     elif importlib.util.find_spec("mlflow") is None:
         say("MLflow:      not installed", err=True)
@@ -104,7 +109,7 @@ def _programs(
     elif (obstacle := _obstacle(database)) is not None:
         say(f"MLflow:      {obstacle}", err=True)
     else:
-        # Where `MLflowSink` keeps the files of its runs.
+        # The folder in which `MLflowSink` stores the artifacts of its runs.
         artifacts = (
             ("--artifacts-destination", (database.resolve().parent / "mlartifacts").as_uri())
             if database is not None
@@ -119,9 +124,10 @@ def _programs(
                 *("--workers", "1", "--uvicorn-opts", "--log-level warning"),
             ],
             {
-                # Its address may hold a password, and everybody can read a command line.
+                # Not in the command line, which all users of the machine can read: the address
+                # may contain a password.
                 "MLFLOW_BACKEND_STORE_URI": store.uri,
-                # Jobs of MLflow's own would be four more processes, and nothing here needs them.
+                # Job execution would start four more processes, and nothing here needs it.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
         )
@@ -140,7 +146,7 @@ def _programs(
 
 
 def _obstacle(database: Path | None) -> RunError | None:
-    """Why MLflow cannot be started on a database, if it cannot."""
+    """The error that prevents MLflow from using a database; ``None`` if there is none."""
     try:
         if database is not None:
             prepare_database(database)
@@ -150,13 +156,21 @@ def _obstacle(database: Path | None) -> RunError | None:
     return None
 
 
-def _print_when_ready(servers: list[Server]) -> None:
-    """Prints the address of each as soon as it answers, or why it does not."""
+def _print_when_ready(servers: list[Server]) -> list[Server]:
+    """Prints the address of each server as soon as it answers, or why it does not start.
+
+    Returns:
+        The servers that were not reported as ended.
+    """
+    started = []
     for server, reason in wait_until_ready(servers):
+        if not reason or not server.has_ended:
+            started.append(server)
         name, told = server.program.name, reason or server.program.address
         say(f"{name + ':':<12} {told}", err=bool(reason))
         if not reason:
             _print_pages(server.program)
+    return started
 
 
 def _print_pages(program: Program) -> None:
@@ -169,12 +183,12 @@ def _print_pages(program: Program) -> None:
             for page in pages:
                 say(f"    {experiment}, {page.title}: {page.url}")
     except (OSError, ValueError, LookupError, http.client.HTTPException):
-        # The page above has everything, some clicks away.
+        # The links are optional: the address printed above leads to the same pages.
         return
 
 
 def _watch_over(servers: list[Server], links: RunLinks) -> None:
-    """Returns when none is left; says which has gone."""
+    """Waits until all servers have ended; prints a message for each one that ends."""
 
     def link_new_runs() -> None:
         with suppress(OSError):

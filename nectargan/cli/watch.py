@@ -1,4 +1,4 @@
-"""``nectargan watch``: a run while it goes on."""
+"""``nectargan watch``: shows the progress of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nectargan.analysis.live import LiveRun
 
 _LOOK_SECONDS = 0.5
-# Without a terminal, a line for each epoch, and now and then one within.
+# Without a terminal, lines are printed at this interval and at the end of each epoch.
 _LINE_SECONDS = 30.0
 
 
@@ -29,9 +29,9 @@ _LINE_SECONDS = 30.0
 )
 @click.argument("run", type=RUN)
 def watch(run: str) -> None:
-    """Show RUN, a run directory, live until it has ended.
+    """Show the progress of RUN, a run directory, until the run has ended.
 
-    Ctrl-C ends the watching (exit code 130), not the run.
+    Ctrl-C ends this command (exit code 130), but not the run.
     """
     from nectargan.analysis.live import LiveRun
     from nectargan.analysis.sources import one_run
@@ -54,18 +54,18 @@ def _show(live: LiveRun) -> None:
 
 
 def _print_lines(live: LiveRun) -> None:
-    say(_line(live))
+    say(_status_line(live))
     shown, printed = (live.step, live.metrics_epoch), time.monotonic()
     while live.status == "RUNNING":
         time.sleep(_LOOK_SECONDS)
         live.look()
         is_time = time.monotonic() - printed >= _LINE_SECONDS and live.step != shown[0]
         if is_time or live.metrics_epoch != shown[1] or live.status != "RUNNING":
-            say(_line(live))
+            say(_status_line(live))
             shown, printed = (live.step, live.metrics_epoch), time.monotonic()
 
 
-def _line(live: LiveRun) -> str:
+def _status_line(live: LiveRun) -> str:
     parts = [
         f"{live.status}: {live.reason}" if live.reason else live.status,
         f"epoch {live.epoch}/{live.epochs}",
@@ -92,17 +92,17 @@ def _picture(live: LiveRun) -> RenderableType:
 
     total = live.total_steps
     speed, left = live.images_per_second, live.seconds_left
-    facts = [
+    columns = [
         f"epoch {live.epoch}/{live.epochs}",
         f"step {live.step}" + (f"/{total}" if total else ""),
     ]
     if speed is not None:
-        facts.append(f"{speed:.4g} images/s")
+        columns.append(f"{speed:.4g} images/s")
     if left is not None and live.status == "RUNNING":
-        facts.append(f"{duration(left)} left")
+        columns.append(f"{duration(left)} left")
     progress = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=total or live.epochs, completed=live.step if total else 0, width=30)
-    progress.add_row(bar, *facts)
+    progress.add_row(bar, *columns)
 
     losses = Table("loss", box=None, padding=(0, 2, 0, 0))
     for column in ("raw", "weight", "weighted"):

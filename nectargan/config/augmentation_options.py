@@ -1,6 +1,6 @@
-"""Random changes to the training images, as a config spells them; the names of v0.2.3.
+"""The section ``dataloader.augmentations`` of a config; its keys are those of v0.2.3.
 
-The keys of built-in augmentations are those that their classes declare.
+The keys of a built-in augmentation are generated from the parameters that its class declares.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class OwnAugmentation(Section):
     """An augmentation of your own; see `nectargan.dataset.augmentation.Augmentation`."""
 
     function: str
-    """Import path, "package.module.Name", of a class with the methods draw and apply. It is
-    imported when a run begins."""
+    """Import path, "package.module.Name", of a class with the methods draw and apply. The class is
+    imported when a run starts."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
     chance: Chance
-    """Chance of it, for each pair."""
+    """Probability that a pair is changed."""
 
     @field_validator("function")
     @classmethod
@@ -36,12 +36,12 @@ class OwnAugmentation(Section):
 
 class _Augmentations(Section):
     own: dict[str, OwnAugmentation] = Field(default_factory=dict)
-    """Augmentations of your own by any name, in the order in which they are applied, after the
-    built-in ones."""
+    """Your own augmentations, each under a name of your choice. They are applied in this order,
+    after the built-in ones."""
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> _Augmentations:
-        """Refuses every pair of fields ..._min.../..._max... whose minimum is the larger one."""
+        """Checks that no field "..._min..." is above its field "..._max..."."""
         for low in type(self).model_fields:
             high = low.replace("_min", "_max")
             if high != low and getattr(self, low) > getattr(self, high):
@@ -50,7 +50,7 @@ class _Augmentations(Section):
 
 
 class _BothAugmentations(_Augmentations):
-    """Augmentations with the same parameters for both images of a pair."""
+    """Augmentations that change both images of a pair in the same way."""
 
     h_flip_chance: Chance = 0.5
     """Chance of a left-right flip."""
@@ -61,11 +61,11 @@ class _BothAugmentations(_Augmentations):
 
 
 class _InputAugmentations(_Augmentations):
-    """Augmentations of the input image alone."""
+    """Augmentations of the input image only."""
 
 
 def _fields(kinds: tuple[type[Augmentation], ...]) -> dict[str, Any]:
-    """The chance of each augmentation and what it declares."""
+    """The config fields of the augmentations: the chance and the declared parameters of each."""
     fields: dict[str, Any] = {}
     for kind in kinds:
         fields[f"{kind.name}_chance"] = (Chance, Field(0.0, description=f"Chance of {kind.does}."))
@@ -93,15 +93,15 @@ else:
 
 
 class TargetAugmentations(_Augmentations):
-    """Augmentations of the target image alone: those of your own, for v0.2.3 had none."""
+    """Augmentations of the target image only. There are no built-in ones."""
 
 
 class Augmentations(Section):
     """Random changes to the training images."""
 
     both: BothAugmentations = BothAugmentations()
-    """The same change to input and target."""
+    """The same changes to input and target."""
     input: InputAugmentations = InputAugmentations()
-    """Changes to the input alone."""
+    """Changes to the input only."""
     target: TargetAugmentations = TargetAugmentations()
-    """Changes to the target alone."""
+    """Changes to the target only."""

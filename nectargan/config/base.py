@@ -1,4 +1,4 @@
-"""What all sections of the config share: strictness, and the types of their fields."""
+"""The base class of all sections of the config, and the types of their fields."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from nectargan.names import FORMULA
 from nectargan.scheduling.schedules import FLOAT32_MAX
 from nectargan.shell import expanded
 
-BACKSLASHES = 'in quotes a backslash is written twice, as in "D:\\\\new", or / in its place'
+BACKSLASHES = 'in quotes, write a backslash twice, as in "D:\\\\new", or use / instead'
 
 
-def _size(value: object) -> object:
+def _checked_size(value: object) -> object:
     sides = value if isinstance(value, (list, tuple)) else [value, value]
     good = len(sides) == 2 and all(type(s) is int and 0 < s <= MOST_PIXELS for s in sides)
     if not good:
@@ -35,24 +35,24 @@ def _size(value: object) -> object:
 
 def _resize(value: object) -> object:
     words = value if isinstance(value, (list, tuple)) else [value, value]
-    known = get_args(choices.Resize)
+    known = get_args(choices.Interpolation)
     if len(words) != 2 or any(word not in known for word in words):
         raise ValueError(f"it must be {' or '.join(known)}, or [input, target] of these")
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _one_or_two(item: dict[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of a value for both, or a list of one for each."""
+    """The JSON Schema of a single value, or a list of two values."""
     return {"anyOf": [item, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}]}
 
 
-def _text(value: object) -> object:
+def _number_as_text(value: object) -> object:
     return str(value) if type(value) in (int, float) else value
 
 
 def _path(path: str) -> str:
     if any(unicodedata.category(character) == "Cc" for character in path):
-        raise ValueError(f"it has a line break or another control character in it; {BACKSLASHES}")
+        raise ValueError(f"it contains a line break or another control character; {BACKSLASHES}")
     return expanded(path)
 
 
@@ -60,18 +60,18 @@ def _name(name: str) -> str:
     plain = all(c.isalnum() or c in "_-. " for c in name)
     if not plain or not name.strip() or name.startswith((".", *FORMULA)) or len(name) > 100:
         raise ValueError(
-            "it must be 1 to 100 letters, digits, '_', '-', '.' or spaces, with no dot and no '-' "
-            "in front"
+            "it must be 1 to 100 letters, digits, '_', '-', '.' or spaces, and must not begin with "
+            "'.' or '-'"
         )
     return name
 
 
 def on_or_off(value: object) -> object:
-    """YAML reads on and off as booleans; where both are words of ours, they are read back."""
+    """Turns a boolean back into "on" or "off", because YAML reads these words as booleans."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-# Beyond what anybody could mean: what passes may be much, but it is no slip of the finger.
+# Limits far above any sensible value, to catch typing errors.
 MOST_EPOCHS = 100_000
 MOST_PIXELS = 65_536
 MOST = 10**9
@@ -84,25 +84,29 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 Width = Annotated[int, Field(ge=1, le=8192)]  # channels of a layer
-Depth = Annotated[int, Field(ge=0, le=16)]  # layers that halve an image of at most MOST_PIXELS
+Depth = Annotated[int, Field(ge=0, le=16)]  # halvings of an image side; 2**16 is MOST_PIXELS
 Channels = Annotated[int, Field(ge=1, le=4)]
-Size = Annotated[
+ImageSize = Annotated[
     int | list[int],
-    BeforeValidator(_size),
+    BeforeValidator(_checked_size),
     WithJsonSchema(_one_or_two({"type": "integer", "minimum": 1, "maximum": MOST_PIXELS})),
 ]
 Resize = Annotated[
     str | list[str],
     BeforeValidator(_resize),
-    WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Resize))})),
+    WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Interpolation))})),
 ]
 PathText = Annotated[str, AfterValidator(_path)]
-Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[Text, AfterValidator(_name)]  # of a file, and of things in a tracker
+# YAML reads a name such as 12 as a number.
+Text = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)]
+Name = Annotated[Text, AfterValidator(_name)]  # part of file names, and of names in a tracker
 
 
 class Section(BaseModel):
-    """Base of all sections: strict types, no unknown keys, a description on every field."""
+    """Base class of all sections. Types are strict and unknown keys are rejected.
+
+    The docstring below a field is its description in the help and in the JSON Schema.
+    """
 
     model_config = ConfigDict(
         strict=True,
@@ -115,7 +119,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_utf_8(cls, value: object) -> object:
-        # Bytes of a file name that are no characters have no place in JSON or in a database.
+        # Surrogates stand for bytes of a file name that are not UTF-8. JSON files and databases
+        # cannot store them.
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise ValueError("it is not UTF-8")
         return value

@@ -1,5 +1,7 @@
-"""Options with a fixed set of values; apart from the schema, so that a command can list them
-without loading it."""
+"""The options with a fixed set of values.
+
+They are separate from the schema so that a command can list them without importing pydantic.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ Padding = Literal["zeros", "reflect"]
 Init = Literal["normal", "default"]
 UpsampleType = Literal["Transposed", "Bilinear", "Nearest", "PixelShuffle"]
 Cache = Literal["auto", "ram", "device", "off"]
-Resize = Literal["bicubic", "nearest"]
+Interpolation = Literal["bicubic", "nearest"]
 CudaGraph = Literal["auto", "on", "off"]
 Compile = Literal["off", "default"]
 PictureFormat = Literal["png", "svg", "pdf"]
 
-# Where and how a run computes, and what it leaves behind; not what it is.
+# Keys that do not affect the result of a training: hardware, speed, and output files.
 INCIDENTAL = (
     "common.device",
     "common.experiment_version",

@@ -1,4 +1,4 @@
-"""`ConfigManager`: reads a run's config, overrides single options, checks it, saves it."""
+"""`ConfigManager` reads a config, overrides single options, validates it and saves it."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from nectargan.config.shipped import find_config, meant_by
 from nectargan.credentials import public_address
 from nectargan.errors import ConfigError, did_you_mean
 from nectargan.files import read_regular_text, replacing
-from nectargan.wording import listed
+from nectargan.wording import listed, one_line
 
 Override = tuple[str, Any]
 
-# Far more than a config can need; what is above would exhaust the stack, or the memory.
+# Limits far above what a config needs. A larger document could exhaust the stack or the memory.
 _DEEPEST = 32
 _MOST_VALUES = 100_000
 
 
 class ConfigManager:
-    """A resolved config.
+    """Reads and validates a config.
 
     Args:
-        source: A JSON or YAML file (by suffix), the name of a config that comes with NectarGAN (see
-            `nectargan.config.shipped`), a dictionary of the same shape, or ``None`` for the
-            defaults. Files of NectarGAN v0.2.3 are migrated, with warnings.
-        overrides: ``(dotted key, value)`` pairs that replace single options, later ones last. A
-            pair's place in messages is ``--set``.
-        flags: What else a user may have typed for an option, by its dotted key: ``--device``.
+        source: The path of a JSON or YAML file (by suffix), the name of a config that comes with
+            NectarGAN (see `nectargan.config.shipped`), a dictionary, or ``None`` for the defaults.
+            Configs of NectarGAN v0.2.3 are migrated, with warnings.
+        overrides: ``(dotted key, value)`` pairs that replace single options; of two pairs with the
+            same key, the later one wins. Messages name a pair as ``--set KEY``.
+        flags: Command-line options, such as ``--device``, by the dotted key that they set. Messages
+            name these instead of ``--set``.
 
     Attributes:
-        data: The typed `Config`.
+        data: The validated `Config`.
 
     Raises:
-        ConfigError: the file cannot be read, or a key or a value in it cannot be used.
+        ConfigError: If the file cannot be read, or a key or a value is invalid.
     """
 
     def __init__(
@@ -68,10 +69,13 @@ class ConfigManager:
         self.data: Config = _validate(document, place, keys, flags or {})
 
     def set_epochs(self, epochs: int) -> None:
-        """Makes the run ``epochs`` long: the phases of the learning rate keep their proportion.
+        """Sets the length of the run and scales the phases of the learning rates to it.
+
+        Args:
+            epochs: The number of epochs.
 
         Raises:
-            ConfigError: ``epochs`` is below 1, or above what a config may say.
+            ConfigError: If ``epochs`` is out of range.
         """
         if not 1 <= epochs <= MOST_EPOCHS:
             raise ConfigError(f"A run cannot have {epochs} epochs; 1 to {MOST_EPOCHS} are allowed.")
@@ -83,7 +87,7 @@ class ConfigManager:
             )
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the resolved config as JSON; reading it gives an equal one."""
+        """Writes the config with all defaults to a JSON file. Reading it gives an equal config."""
         save_config(self.data, Path(path))
 
 
@@ -91,32 +95,35 @@ def load_config(
     source: str | PathLike[str] | Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Reads and checks a config; all that it leaves out has its default::
+    """Reads and validates a config; missing options get their default values::
 
         config = load_config("facades", {"train.loss.G_L1": 50.0})
 
     Args:
-        source: As for `ConfigManager`.
+        source: The path of a JSON or YAML file, the name of a config that comes with NectarGAN, a
+            dictionary, or ``None`` for the defaults.
         overrides: Values of single options by their dotted keys.
 
     Raises:
-        ConfigError: as from `ConfigManager`.
+        ConfigError: If the file cannot be read, or a key or a value is invalid.
     """
     return ConfigManager(source, (overrides or {}).items()).data
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Writes ``config`` to ``path`` as JSON that `ConfigManager` reads to an equal one."""
+    """Writes a config to a JSON file. Reading it with `ConfigManager` gives an equal config."""
     text = json.dumps(config.model_dump(mode="json"), indent=4, ensure_ascii=False)
     with replacing(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
 
 def parse_override(text: str) -> Override:
-    """Splits ``a.b.c=value``; the value is JSON where it parses as JSON, text otherwise.
+    """Splits ``a.b.c=value`` into key and value.
+
+    The value is parsed as JSON. If it is not valid JSON, it is taken as text.
 
     Raises:
-        ConfigError: there is no ``=``, or no key before it.
+        ConfigError: If there is no ``=``, or no key before it.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -127,25 +134,28 @@ def parse_override(text: str) -> Override:
         return key.strip(), value
     except RecursionError:
         raise ConfigError(
-            f"--set {_cut(key.strip())} has a value that is nested too deeply."
+            f"--set {_shortened(key.strip())} has a value that is nested too deeply."
         ) from None
 
 
 def read_document(source: str | PathLike[str]) -> tuple[dict[str, Any], str]:
-    """What a config file says, and what messages call the file; nothing in it is checked.
+    """Reads a config file without validating the options in it.
+
+    Returns:
+        The document, and a name of the file for messages.
 
     Raises:
-        ConfigError: it cannot be read, or does not hold sections.
+        ConfigError: If the file cannot be read, is not valid JSON or YAML, or is not a mapping.
     """
     path, place = find_config(source)
     document = _read(path, place)
-    document.pop("$schema", None)  # for editors
+    document.pop("$schema", None)  # only read by editors
     return document, place
 
 
 def _read(path: Path, place: str) -> dict[str, Any]:
     try:
-        text = read_regular_text(path, encoding="utf-8-sig")  # Windows editors add a mark
+        text = read_regular_text(path, encoding="utf-8-sig")  # some editors write a BOM
     except UnicodeDecodeError:
         raise ConfigError(f"The {place} is not UTF-8 text.") from None
     except OSError as error:
@@ -157,12 +167,14 @@ def _read(path: Path, place: str) -> dict[str, Any]:
         else:
             document = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or "nested too deeply"
+        reason = one_line(error) or "nested too deeply"
         kind = "YAML" if path.suffix.lower() in (".yaml", ".yml") else "JSON"
         hint = f"; {BACKSLASHES}" if "escape" in reason else ""
         raise ConfigError(f"The {place} is not valid {kind}: {reason}{hint}.") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"The {place} must hold sections such as 'train', not {document!r:.60}.")
+        raise ConfigError(
+            f"The {place} must contain sections such as 'train', not {document!r:.60}."
+        )
     return document
 
 
@@ -178,7 +190,7 @@ def _require_unique(names: list[str]) -> None:
 
 
 class _YamlLoader(yaml.SafeLoader):
-    """Plain YAML that refuses a key given twice, and reads numbers as JSON does."""
+    """Safe YAML loader that rejects duplicate keys and reads numbers as in JSON."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -186,8 +198,8 @@ class _YamlLoader(yaml.SafeLoader):
         return node
 
 
-# YAML 1.1, which PyYAML speaks, takes 2e-4 for a text, 010 for 8, 1:30 for 90 and 2024-01-01 for a
-# date. The other texts stay texts.
+# PyYAML implements YAML 1.1, which reads 2e-4 as text, 010 as 8, 1:30 as 90 and 2024-01-01 as a
+# date. With the patterns below, 2e-4 is a number and the others are text.
 _NUMBERS = {
     "int": r"[-+]?(0|[1-9]\d*)$",
     "float": r"[-+]?(\d+[eE][-+]?\d+|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\.inf)$|\.nan$",
@@ -209,19 +221,21 @@ for _kind, _pattern in _NUMBERS.items():
 def _override(document: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     if len(parents) >= _DEEPEST:
-        raise ConfigError(f"--set {_cut(key)} has {len(parents) + 1} parts; no key is that deep.")
+        raise ConfigError(
+            f"--set {_shortened(key)} has {len(parents) + 1} parts, more than any config key."
+        )
     for depth, name in enumerate(parents):
         document = document.setdefault(name, {})
         if not isinstance(document, dict):
             above = ".".join(parents[: depth + 1])
-            raise ConfigError(f"--set {key}: {above} is {document!r}, which has no '{last}' in it.")
+            raise ConfigError(f"--set {key}: {above} is {document!r}, not a section with '{last}'.")
     document[last] = value
 
 
 def _check_extent(document: Mapping[str, Any], place: str) -> None:
-    """Raises `ConfigError` for a document that is nested too deeply, or has too many values.
+    """Raises `ConfigError` if a document is nested too deeply or has too many values.
 
-    YAML's aliases can make either from a short text, even a document that contains itself.
+    With YAML aliases, a short text can describe such a document, or one that contains itself.
     """
     count = 0
     level: list[Any] = [document]
@@ -241,7 +255,7 @@ def _check_extent(document: Mapping[str, Any], place: str) -> None:
     )
 
 
-# --- validation, and errors a person can read ------------------------------------------------
+# --- validation and its error messages -------------------------------------------------------
 
 
 def _validate(
@@ -280,27 +294,27 @@ def _sentence(item: Any, path: list[Any], where: str) -> str:
     if path[-1:] == ["tracking_uri"] and isinstance(value, str):
         value = public_address(value)
     if item["type"] == "value_error":
-        # One of our own validators; the text is its sentence.
-        if isinstance(value, Mapping):  # a section: not shown, for there may be an address in it
+        # From one of our own validators, which write the second half of the sentence.
+        if isinstance(value, Mapping):  # a section is not shown, as it may contain credentials
             return f"{where}: {item['ctx']['error']}".rstrip(".") + "."
-        return f"{where} cannot be {_shown(value)}: {item['ctx']['error']}".rstrip(".") + "."
+        return f"{where} cannot be {_abbreviated(value)}: {item['ctx']['error']}".rstrip(".") + "."
     wanted = re.sub(r"^(Input|String) should", "it should", item["msg"])
     if item["type"] == "model_type":
         wanted = "it must be a section of options"
-    return f"{where} cannot be {_shown(value)}: {wanted}."
+    return f"{where} cannot be {_abbreviated(value)}: {wanted}."
 
 
-def _shown(value: object) -> str:
+def _abbreviated(value: object) -> str:
     text = json.dumps(value, default=str) if not isinstance(value, float) else repr(value)
-    return _cut(text)
+    return _shortened(text)
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _without_union_tags(loc: tuple[Any, ...]) -> list[Any]:
-    """The dotted path in the file: pydantic adds the branch of a union to a location."""
+    """The path in the file: a location without the names of union branches that pydantic adds."""
     path: list[Any] = []
     for index, part in enumerate(loc):
         after_option = index > 0 and (loc[:2] == ("train", "loss") and index == 3)
@@ -321,8 +335,10 @@ def _is_network(loc: Sequence[Any]) -> bool:
 
 
 def _known_keys(path: list[Any], loc: tuple[Any, ...]) -> str:
-    """The end of a sentence about an unknown key, the last part of ``path``: what could have been
-    meant by it, and what is allowed there."""
+    """Text to end a message about an unknown key, the last part of ``path``.
+
+    It suggests a similar key or lists the allowed keys.
+    """
     name = str(path[-1])
     section = _section_at(path[:-1], loc)
     if section is None:
@@ -330,7 +346,7 @@ def _known_keys(path: list[Any], loc: tuple[Any, ...]) -> str:
     if _is_network(loc) and len(path) == 3:
         beside = f" of '{loc[2]}'"
         if loc[2] == FUNCTION:
-            beside = " beside 'function': what that takes stands in 'arguments'"
+            beside = " beside 'function'; put the arguments of that class into 'arguments'"
         return f"{beside}.{did_you_mean(name, section.model_fields)}"
     elsewhere = [key for key in _all_keys(Config) if key.rpartition(".")[2] == name]
     if elsewhere and name not in section.model_fields:

@@ -1,4 +1,4 @@
-"""A config as a flat table: every option under the dotted key that ``--set`` takes."""
+"""Turns a config into a flat table from dotted keys, as ``--set`` takes them, to values."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from nectargan.config.loss_options import ScheduleConfig
 from nectargan.config.schema import Config
 from nectargan.scheduling.notation import notation_of
 
-Option = str | int | float | bool | None
+Value = str | int | float | bool | None
 
 
-def dotted(config: Config) -> dict[str, Option]:
-    """Every option by its dotted key; a schedule in its one-line notation, a list as JSON."""
+def dotted(config: Config) -> dict[str, Value]:
+    """All options of a config by dotted key.
+
+    A schedule is written in the one-line notation, a list as JSON.
+    """
     return dict(_options("", config))
 
 
-def _options(key: str, value: object) -> Iterator[tuple[str, Option]]:
+def _options(key: str, value: object) -> Iterator[tuple[str, Value]]:
     if isinstance(value, ScheduleConfig):
         yield key, notation_of(value.build())
     elif isinstance(value, (BaseModel, dict)):
-        # A model gives pairs of name and value as well.
+        # Iterating over a model also yields pairs of name and value.
         for name, below in value.items() if isinstance(value, dict) else value:
             yield from _options(f"{key}.{name}" if key else str(name), below)
     elif value is None or isinstance(value, (str, int, float, bool)):
         yield key, value
     else:
-        yield key, json.dumps(value, default=_given)
+        yield key, json.dumps(value, default=_changed_options)
 
 
-def _given(section: Section) -> dict[str, Any]:
+def _changed_options(section: Section) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_defaults=True)

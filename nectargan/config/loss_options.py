@@ -1,4 +1,4 @@
-"""How a config spells a loss: a number, a schedule, or a whole term."""
+"""The section ``train.loss`` of a config: each loss is a number, a schedule or a whole term."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from nectargan.config.base import MOST, Section
 from nectargan.config.objectives import OPTIONAL, objective_weights
 from nectargan.errors import NectarGANError, did_you_mean
 from nectargan.imports import is_import_path
+from nectargan.scheduling.arguments import declared_parameters
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import parse_notation
-from nectargan.scheduling.parameters import parameters_of
 from nectargan.scheduling.schedules import Number, schedule_map
 
-NO_LOSS = "no_loss"  # type of the error about a name that is no loss of the run
+NO_LOSS = "no_loss"  # the type of the pydantic error about an unknown loss
 
-Moment = Annotated[float, Field(ge=-MOST, le=MOST)]  # an epoch, or between two
+Moment = Annotated[float, Field(ge=-MOST, le=MOST)]  # an epoch; fractions are allowed
 
 
 class _ScheduleConfig(Section):
-    """A `Schedule` as a config file spells it; what is left out has the default of `Schedule`.
+    """A schedule in a config file. Missing fields have the default values of `Schedule`.
 
-    May also be written in one line; see `nectargan.scheduling.notation`.
+    A schedule may also be written in one line; see `nectargan.scheduling.notation`.
     """
 
     schedule: str | None = None
     """Name of a built-in schedule, such as "linear"."""
     function: str | None = None
-    """In place of a built-in one: import path, "package.module.name", of a function of your own,
-    fn(schedule, epoch, **arguments) -> float, without memory. It is imported when a run begins."""
+    """Instead of a built-in schedule: import path, "package.module.name", of your own function
+    fn(schedule, epoch, **arguments) -> float. The value must depend only on the arguments. The
+    function is imported when a run starts."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that function."""
     start_epoch: Moment | None = None
@@ -44,13 +45,14 @@ class _ScheduleConfig(Section):
     target_value: Number | None = None
     """Value from end_epoch on."""
     interval: Literal["epoch", "step"] | None = None
-    """Whether the value changes between epochs or moves with every step."""
+    """Whether the value changes between epochs ("epoch") or at every step ("step")."""
 
     def build(self) -> Schedule:
-        """The schedule itself, with a function of one's own not imported yet.
+        """Makes the `Schedule`; a custom function is not imported yet.
 
         Raises:
-            ScheduleError: the numbers contradict each other; also `UnknownScheduleError`.
+            ScheduleError: If the fields contradict each other.
+            UnknownScheduleError: If there is no such built-in schedule.
         """
         given = self.model_dump(exclude_none=True, exclude={"schedule", "function", "arguments"})
         return Schedule(self.function or self.schedule or "", arguments=self.arguments, **given)
@@ -72,13 +74,18 @@ class _ScheduleConfig(Section):
     @model_validator(mode="after")
     def _can_be_built(self) -> _ScheduleConfig:
         if (self.schedule is None) == (self.function is None):
-            raise ValueError('it needs a "schedule" by name or a "function" of your own, not both')
+            raise ValueError(
+                'it needs either a "schedule" (a built-in name) or a "function" (an import path)'
+            )
         if self.arguments and self.function is None:
-            raise ValueError("arguments are for a function; those of a schedule stand beside it")
+            raise ValueError(
+                "arguments are only for a function; write those of a built-in schedule as keys of "
+                "this section"
+            )
         if self.function is not None:
             for name, value in self:
                 if name not in _ScheduleConfig.model_fields and value is not None:
-                    raise ValueError(f"give {name} to the function, in its arguments")
+                    raise ValueError(f"{name} of a function must be given in arguments")
             if not is_import_path(self.function):
                 raise ValueError(f'the function "{self.function}" is not package.module.name')
         try:
@@ -89,14 +96,14 @@ class _ScheduleConfig(Section):
 
 
 def _parameters() -> dict[str, Any]:
-    """A field for each parameter of a built-in schedule, as its function declares it."""
+    """A config field for each parameter that a built-in schedule function declares."""
     return {
         name: (
             parameter.annotation | None,
-            Field(None, description=f'{parameter.description} Of "{schedule}".'),
+            Field(None, description=f'{parameter.description} Only for "{schedule}".'),
         )
         for schedule, function in schedule_map.items()
-        for name, parameter in (parameters_of(function) or {}).items()
+        for name, parameter in (declared_parameters(function) or {}).items()
     }
 
 
@@ -135,29 +142,29 @@ Weight = Annotated[
 
 
 class LossTerm(Section):
-    """A whole loss: a new one, or another function, weight or tags for a registered one."""
+    """A whole loss: a new loss, or a change to the function, weight or tags of an existing one."""
 
     function: str | None = None
-    """Importable `nn.Module` class, "package.module.Class"; it gets (generated, target). May be
-    left out for a loss of the objective, which then keeps its own."""
+    """Import path, "package.module.Class", of an `nn.Module` that is called with (generated,
+    target). Default: the function of the objective's loss."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
     weight: Weight | None = None
-    """Weight, a number or a schedule. Left out: that of the objective, or 1 for a new loss."""
+    """Weight: a number or a schedule. Default: the weight in the objective, or 1 for a new loss."""
     tags: list[str] | None = None
-    """Labels to query the LossManager by. Left out: those of the objective, or "G"."""
+    """Labels by which the LossManager finds losses. Default: the tags in the objective, or "G"."""
 
     @model_validator(mode="after")
     def _arguments_have_a_function(self) -> LossTerm:
         if self.arguments and self.function is None:
-            raise ValueError("arguments need a function to be given to")
+            raise ValueError("arguments are given without a function")
         return self
 
 
-Option = float | ScheduleConfig | LossTerm
+LossWeight = float | ScheduleConfig | LossTerm
 LossOption = Annotated[
     Annotated[Number, Tag("number")]
-    # A function alone could be that of a term as well.
+    # A section with only a function is a term, so a schedule needs the key "schedule".
     | Annotated[
         ScheduleConfig, Tag("schedule"), Field(json_schema_extra={"required": ["schedule"]})
     ]
@@ -171,25 +178,32 @@ LossOption = Annotated[
 
 
 def weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
-    """The weight of a resolved loss."""
+    """The weight of a loss of a validated config."""
     if not isinstance(option, LossTerm):
         return option
     return 1.0 if option.weight is None else option.weight
 
 
-def resolve_losses(objective: str, given: Mapping[str, Option]) -> dict[str, Option]:
-    """Every loss of a run with its weight: those of the objective, and those that were given.
+def resolve_losses(objective: str, given: Mapping[str, LossWeight]) -> dict[str, LossWeight]:
+    """Merges the default losses of an objective with the losses that a config gives.
+
+    Args:
+        objective: Name of the objective.
+        given: The section ``train.loss``.
+
+    Returns:
+        Every loss of the run with its weight.
 
     Raises:
-        PydanticCustomError: a name is neither the objective's nor that of a whole term.
+        PydanticCustomError: If a name is not a loss of the objective and has no function.
     """
     own, everything = objective_weights(objective), objective_weights()
-    options: dict[str, Option] = dict(own)
+    options: dict[str, LossWeight] = dict(own)
     for name, option in given.items():
         is_whole = isinstance(option, LossTerm) and option.function is not None
         if name not in own and not is_whole and (name not in OPTIONAL or option == 0):
             if option == 0 and name in everything | OPTIONAL:
-                continue  # a migrated config of v0.2.3 has all of them
+                continue  # a migrated config of v0.2.3 lists all losses, unused ones with 0
             reason = _not_a_loss(name, objective, own, everything)
             raise PydanticCustomError(NO_LOSS, "{reason}", {"reason": reason, "loss": name})
         if isinstance(option, LossTerm) and option.weight is None:
@@ -203,10 +217,10 @@ def _not_a_loss(
 ) -> str:
     if name in everything:
         return (
-            f"has a weight, but objective '{objective}' does not have that loss; choose another "
-            "train.objective, or give it a 'function'."
+            f"has a weight, but objective '{objective}' does not have this loss; choose another "
+            "train.objective, or give the loss a 'function'."
         )
     return (
-        f"is not a loss of objective '{objective}', and no whole term with a 'function'."
+        f"is not a loss of objective '{objective}', and has no 'function'."
         f"{did_you_mean(name, [*own, *OPTIONAL])}"
     )

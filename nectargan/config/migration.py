@@ -1,4 +1,4 @@
-"""Turns a config of NectarGAN v0.2.3 into one of ours; the only place that knows the old layout."""
+"""Converts configs of NectarGAN v0.2.3. No other module knows the old layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-# v0.2.3 had one weight per kind of loss; ours go by the name that the loss is registered under.
+# v0.2.3 named the weights by the kind of loss; here they have the registered name of the loss.
 _LOSS_NAMES = {
     "lambda_gan": "G_GAN",
     "lambda_l1": "G_L1",
@@ -17,7 +17,7 @@ _LOSS_NAMES = {
     "lambda_vgg": "G_VGG",
 }
 _EXTENDED = ("lambda_l2", "lambda_sobel", "lambda_laplacian")
-# What differs by its formula keeps the one that its weight was tuned for.
+# Losses with a different formula here. They keep the old one, because the weight was tuned for it.
 _OLD_FUNCTIONS = {
     "lambda_sobel": "nectargan.losses.v023.GreySobelLoss",
     "lambda_laplacian": "nectargan.losses.v023.GreyLaplacianLoss",
@@ -34,9 +34,10 @@ Warn = Callable[[str], None]
 
 
 def migrate(document: dict[str, Any]) -> dict[str, Any]:
-    """Returns ``document`` as our schema wants it; one that is ours already comes back unchanged.
+    """Converts a config document of v0.2.3 to the current schema.
 
-    Every change of meaning is told by a `UserWarning`. The values are not checked here.
+    A document of the current schema is returned unchanged. Each change of meaning is reported by a
+    `UserWarning`. The values are not validated.
     """
     wrapped = set(document) == {"config"} and isinstance(document["config"], dict)
     if not wrapped and not _has_old_keys(document):
@@ -53,7 +54,7 @@ def _has_old_keys(document: dict[str, Any]) -> bool:
 
 
 def _section(document: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A section of a document that may not have it, or may have nonsense in its place."""
+    """A section of a document; empty if it is missing or is not a mapping."""
     for name in names:
         document = document.get(name, {})
         if not isinstance(document, dict):
@@ -67,7 +68,7 @@ def _losses(old: dict[str, Any], warn: Warn) -> None:
     if train and "objective" not in train and any(name in loss for name in _LOSS_NAMES):
         objective = "extended" if any(name in used for name in _EXTENDED) else "basic"
         train["objective"] = objective + ("+vgg" if "lambda_vgg" in used else "")
-        warn(f"train.objective is '{train['objective']}', after the weights that are not 0")
+        warn(f"train.objective is '{train['objective']}', because of the weights that are not 0")
     for old_name, name in _LOSS_NAMES.items():
         if old_name in loss:
             weight = loss.pop(old_name)
@@ -75,15 +76,15 @@ def _losses(old: dict[str, Any], warn: Warn) -> None:
             if old_name in used and old_name in _OLD_FUNCTIONS:
                 function = _OLD_FUNCTIONS[old_name]
                 loss[name] = {"function": function, "weight": weight}
-                told += f", computed as it was there, by {function}"
+                told += f", computed as in v0.2.3 by {function}"
             else:
                 loss[name] = weight
             warn(told)
 
 
 def _networks(old: dict[str, Any], warn: Warn) -> None:
-    """Both images had input_nc channels, borders were mirrored, and D began with torch's own
-    weights."""
+    """Adds the defaults of v0.2.3: both images have input_nc channels, convolutions use reflection
+    padding, and the discriminator uses torch's default initialization."""
     load = _section(old, "dataloader", "load")
     if "input_nc" in load:
         load.setdefault("output_nc", load["input_nc"])
@@ -91,29 +92,29 @@ def _networks(old: dict[str, Any], warn: Warn) -> None:
     for name, key, value in _AS_THERE:
         network = train.setdefault(name, {}) if isinstance(train, dict) else None
         if isinstance(network, dict):
-            warn(f"train.{name}.{key} is '{network.setdefault(key, value)}', as it was there")
-    warn("the generator differs in detail: the activations come before its convolutions")
+            warn(f"train.{name}.{key} is '{network.setdefault(key, value)}', as in v0.2.3")
+    warn("the generator differs slightly: its activations now come before the convolutions")
 
 
 def _layers(old: dict[str, Any], warn: Warn) -> None:
-    """n_layers counted a layer of stride 1."""
+    """Converts n_layers, which in v0.2.3 also counted a layer with stride 1."""
     network = _section(old, "train").get("discriminator")
     layers = network.get("n_layers", _DEFAULT_LAYERS) if isinstance(network, dict) else None
     if not isinstance(network, dict) or type(layers) is not int or layers < 0:
-        return  # nonsense, for the schema to refuse
+        return  # the schema will reject the value
     network["n_layers"] = max(1, layers - 1)
     if layers > 1:
         side = 18 * 2 ** (layers - 2) - 2
-        told = f"the same patches of {side} x {side} pixels"
+        told = f"it sees the same patches of {side} x {side} pixels"
     else:
-        told = "patches of 16 x 16 pixels, not 10 x 10"
+        told = "it sees patches of 16 x 16 pixels instead of 10 x 10"
     warn(f"train.discriminator.n_layers {layers} is now {network['n_layers']}: {told}")
 
 
 def _resume(old: dict[str, Any], warn: Warn) -> None:
     load = _section(old, "train").pop("load", None)
     if isinstance(load, dict) and load.get("continue_train"):
-        warn("train.load (continue_train) is dropped: this starts a new run")
+        warn("train.load (continue_train) is ignored: this starts a new run")
 
 
 def _devices(old: dict[str, Any], warn: Warn) -> None:
@@ -124,11 +125,11 @@ def _devices(old: dict[str, Any], warn: Warn) -> None:
     if ids[0] != 0:
         common["device"] = f"cuda:{ids[0]}"
     if len(ids) > 1:
-        warn(f"common.gpu_ids {ids} is dropped: a run uses one device, {common['device']}")
+        warn(f"common.gpu_ids {ids} is ignored: a run uses one device, {common['device']}")
 
 
 def _empty_paths(old: dict[str, Any], warn: Warn) -> None:
-    """An empty output directory meant "ask me"; ours has a default for that."""
+    """Removes an empty output directory, so that the default is used."""
     if _section(old, "common").get("output_directory") == "":
         del old["common"]["output_directory"]
 
@@ -136,4 +137,4 @@ def _empty_paths(old: dict[str, Any], warn: Warn) -> None:
 def _visualizer(old: dict[str, Any], warn: Warn) -> None:
     if "visualizer" in old:
         del old["visualizer"]
-        warn("visualizer is dropped: losses go to TensorBoard and MLflow (see logging)")
+        warn("visualizer is ignored: losses are shown by TensorBoard and MLflow (see logging)")

@@ -1,4 +1,7 @@
-"""The networks of a run: one section for each built-in one, and one for a network of one's own."""
+"""The sections ``train.generator`` and ``train.discriminator`` of a config.
+
+There is one class for each built-in network, and one for custom networks.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,20 @@ class LearningRate(Section):
     """Learning rate over the epochs: constant, then linear to the target."""
 
     epochs: Epochs = 100
-    """Epochs at the initial rate. With epochs_decay, of the generator, the length of the run."""
+    """Epochs with the initial rate. The length of the run is epochs + epochs_decay of the
+    generator."""
     epochs_decay: Epochs = 100
-    """Epochs of decay; the target would be reached one epoch later, so that every epoch learns."""
+    """Epochs of linear decay. The target would be reached in the epoch after the last one, so that
+    a target of 0 wastes no epoch."""
     initial: NotNegative = 0.0002
     """Initial learning rate."""
     target: NotNegative = 0.0
-    """Learning rate that the decay heads for."""
+    """Learning rate at the end of the decay."""
     schedule: ScheduleConfig | None = None
-    """Any other schedule of learning rates, in place of initial and target."""
+    """Schedule of the learning rate, used instead of initial and target."""
 
     def build(self) -> Schedule:
-        """The learning rate as a `Schedule`."""
+        """Makes the `Schedule` of the learning rate."""
         if self.schedule is not None:
             return self.schedule.build()
         return Schedule(
@@ -51,7 +56,9 @@ class LearningRate(Section):
         points = rate.arguments.get("points", ())
         values = [rate.initial_value, rate.target_value, *(value for _, value in points)]
         if not rate.is_imported or min(values) >= 0:
-            return self  # not known yet, or between its ends, or its points, as all schedules are
+            # A custom function has no values yet. A built-in schedule stays between its ends or
+            # points, so it is not negative if these are not.
+            return self
         for epoch in range(1, self.epochs + self.epochs_decay + 1):
             if rate.value_at(epoch) < 0:
                 raise ValueError(f"the learning rate of epoch {epoch} would be below 0")
@@ -61,17 +68,19 @@ class LearningRate(Section):
     @classmethod
     def _moves_between_epochs(cls, schedule: ScheduleConfig | None) -> ScheduleConfig | None:
         if schedule is not None and schedule.interval == "step":
-            raise ValueError('interval "step" is for loss weights; learning rates move per epoch')
+            raise ValueError(
+                'interval "step" is only for loss weights; a learning rate changes between epochs'
+            )
         return schedule
 
 
 class Adam(Section):
-    """The Adam optimiser."""
+    """The Adam optimizer."""
 
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Decay of the first moment (0.5 as in DCGAN and pix2pix)."""
+    """Decay rate of the first moment (0.5 as in DCGAN and pix2pix)."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """Decay of the second moment."""
+    """Decay rate of the second moment."""
 
 
 class Network(Section):
@@ -83,22 +92,24 @@ class Network(Section):
         (kinds,) = (kinds for kinds in SECTIONS.values() if cls in kinds.values())
         names = [kind for kind in kinds if kind != FUNCTION]
         if name not in names:
-            raise ValueError(f"no such network is built in.{did_you_mean(str(name), names)}")
+            raise ValueError(
+                f"there is no built-in network of this name.{did_you_mean(str(name), names)}"
+            )
         return name
 
     def options(self) -> dict[str, Any]:
-        """What the network itself takes, by keyword."""
+        """The keyword arguments of the network class."""
         return self.model_dump(exclude={"name", "learning_rate", "optimizer"})
 
 
 class OwnNetwork(Section):
-    """A network of one's own."""
+    """Your own network."""
 
     function: Annotated[str, Field(min_length=1)]
-    """Importable `nn.Module` class, "package.module.Class"."""
+    """Import path, "package.module.Class", of an `nn.Module` class."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for that class. The numbers of channels, `input_nc` and `output_nc` of a
-    generator and `in_channels` of a discriminator, are given to a class that takes them."""
+    """Keyword arguments for that class. The numbers of channels are added if the class has these
+    arguments: `input_nc` and `output_nc` for a generator, `in_channels` for a discriminator."""
 
 
 # --- generators --------------------------------------------------------------------------------
@@ -106,72 +117,76 @@ class OwnNetwork(Section):
 
 class _Generator(Section):
     learning_rate: LearningRate = LearningRate()
-    """Learning rate of the generator; of both networks unless separate_lr_schedules is set."""
+    """Learning rate of the generator, and of the discriminator unless separate_lr_schedules is
+    true."""
     optimizer: Adam = Adam()
-    """Optimiser of the generator."""
+    """Optimizer of the generator."""
 
 
 class Unet(_Generator, Network):
     """The U-Net of pix2pix."""
 
     name: Literal["unet"] = "unet"
-    """Which network it is: unet, resnet or pix2pixhd; the other options depend on it."""
+    """Name of the network: unet, resnet or pix2pixhd. The other options depend on it."""
     features: Width = 64
-    """Channels of the first level; they double down to 8 times this."""
+    """Channels of the first level. They double with each level, up to 8 times this number."""
     n_downs: Depth = 6
-    """Levels between the first and the bottleneck: image sides are multiples of 2^(n_downs + 2)."""
+    """Levels between the first and the bottleneck. Image sides must be multiples of
+    2^(n_downs + 2)."""
     block_type: Literal["UnetBlock", "ResidualUnetBlock"] = "UnetBlock"
     """Kind of the down and up blocks."""
     upsample_type: UpsampleType = "Transposed"
-    """Transposed convolution; bilinear or nearest-neighbour upsampling and a convolution; or a
-    convolution whose channels become pixels. Only the first leaves a checkerboard."""
+    """How an up block doubles the size: a transposed convolution, bilinear or nearest-neighbour
+    upsampling and a convolution, or a convolution and pixel shuffle. Only the transposed
+    convolution leaves a checkerboard pattern."""
     norm: Norm = "instance"
-    """Normalisation."""
+    """Normalization layers."""
     dropout: Dropout = 0.5
-    """Dropout in the innermost up blocks; 0 for none."""
+    """Dropout probability in the innermost up blocks; 0 for none."""
     padding: Padding = "zeros"
-    """What is beyond the borders of a convolution on the way down, or after an interpolation."""
+    """Padding of the convolutions in down blocks and after an interpolation."""
     init: Init = "normal"
-    """Weights at the start: N(0, 0.02), or torch's own."""
+    """Initialization of the weights: "normal" is N(0, 0.02), "default" is torch's default."""
 
 
 class _ResnetOptions(_Generator, Network):
     features: Width = 64
-    """Channels of the first layer; they double with each layer that halves the size."""
+    """Channels of the first layer. They double with each layer that halves the size."""
     n_blocks: Blocks = 9
-    """Residual blocks at the smallest size."""
+    """Number of residual blocks."""
     upsample_type: UpsampleType = "Transposed"
-    """As in the U-Net; the transposed convolution has a kernel of 3 x 3 here."""
+    """How a layer doubles the size: as in the U-Net, but the kernel of the transposed convolution
+    is 3 x 3."""
     norm: Norm = "instance"
-    """Normalisation."""
+    """Normalization layers."""
     dropout: Dropout = 0.0
-    """Dropout in each residual block; 0 for none."""
+    """Dropout probability in each residual block; 0 for none."""
     padding: Padding = "reflect"
-    """What is beyond the borders of a convolution that keeps the size."""
+    """Padding of the convolutions that keep the size."""
     init: Init = "normal"
-    """Weights at the start: N(0, 0.02), or torch's own."""
+    """Initialization of the weights: "normal" is N(0, 0.02), "default" is torch's default."""
 
 
 class Resnet(_ResnetOptions):
-    """The ResNet generator of CycleGAN (Johnson et al. 2016): 9 blocks, or 6."""
+    """The ResNet generator of CycleGAN (Johnson et al. 2016); CycleGAN uses 6 or 9 blocks."""
 
     name: Literal["resnet"] = "resnet"
-    """Which network it is: unet, resnet or pix2pixhd; the other options depend on it."""
+    """Name of the network: unet, resnet or pix2pixhd. The other options depend on it."""
     n_downs: Depth = 2
-    """Layers that halve the size: image sides are multiples of 2^n_downs."""
+    """Layers that halve the size. Image sides must be multiples of 2^n_downs."""
 
 
 class Pix2pixHD(_ResnetOptions):
     """The global generator of pix2pixHD (Wang et al. 2018)."""
 
     name: Literal["pix2pixhd"] = "pix2pixhd"
-    """Which network it is: unet, resnet or pix2pixhd; the other options depend on it."""
+    """Name of the network: unet, resnet or pix2pixhd. The other options depend on it."""
     n_downs: Depth = 4
-    """Layers that halve the size: image sides are multiples of 2^n_downs."""
+    """Layers that halve the size. Image sides must be multiples of 2^n_downs."""
 
 
 class OwnGenerator(_Generator, OwnNetwork):
-    """A generator of one's own: from images ``(N, C, H, W)`` in [-1, 1] to images of that size."""
+    """Your own generator, from images ``(N, C, H, W)`` in [-1, 1] to images of the same size."""
 
 
 # --- discriminators ----------------------------------------------------------------------------
@@ -179,29 +194,31 @@ class OwnGenerator(_Generator, OwnNetwork):
 
 class _Discriminator(Section):
     learning_rate: LearningRate = LearningRate()
-    """Learning rate of the discriminator, read only with separate_lr_schedules."""
+    """Learning rate of the discriminator. Only used if separate_lr_schedules is true."""
     optimizer: Adam = Adam()
-    """Optimiser of the discriminator."""
+    """Optimizer of the discriminator."""
 
 
 class _BuiltInDiscriminator(_Discriminator, Network):
     base_channels: Width = 64
-    """Channels of the first layer, at most max_channels; they double with each layer."""
+    """Channels of the first layer. They double with each layer, up to max_channels if the network
+    has this option."""
     norm: Norm = "instance"
-    """Normalisation."""
+    """Normalization layers."""
     init: Init = "normal"
-    """Weights at the start: N(0, 0.02), or torch's own."""
+    """Initialization of the weights: "normal" is N(0, 0.02), "default" is torch's default."""
     spectral_norm: bool = False
-    """Divide the weight of each convolution by its largest singular value."""
+    """Whether to apply spectral normalization to the convolutions."""
 
 
 class _Patches(_BuiltInDiscriminator):
     n_layers: Depth = 3
-    """Strided layers after the first: 3 sees 70 x 70 pixels, 1 sees 16 x 16."""
+    """Layers with stride 2 after the first layer. The receptive field is 70 x 70 pixels with 3
+    layers and 16 x 16 with 1."""
     max_channels: Width = 512
-    """Most channels of a layer."""
+    """Largest number of channels of a layer."""
     padding: Padding = "zeros"
-    """What is beyond the borders of a convolution."""
+    """Padding of the convolutions."""
 
     @model_validator(mode="after")
     def _begins_within_its_bound(self) -> _Patches:
@@ -216,28 +233,28 @@ class PatchGAN(_Patches):
     """The PatchGAN of pix2pix."""
 
     name: Literal["patchgan"] = "patchgan"
-    """Which network it is: patchgan, pixel or multiscale; the other options depend on it."""
+    """Name of the network: patchgan, pixel or multiscale. The other options depend on it."""
 
 
 class Pixel(_BuiltInDiscriminator):
-    """A discriminator of single pixels: three 1 x 1 convolutions."""
+    """A discriminator that judges single pixels with three 1 x 1 convolutions."""
 
     name: Literal["pixel"] = "pixel"
-    """Which network it is: patchgan, pixel or multiscale; the other options depend on it."""
+    """Name of the network: patchgan, pixel or multiscale. The other options depend on it."""
 
 
 class Multiscale(_Patches):
     """The multi-scale discriminator of pix2pixHD: PatchGANs at several sizes of the image."""
 
     name: Literal["multiscale"] = "multiscale"
-    """Which network it is: patchgan, pixel or multiscale; the other options depend on it."""
+    """Name of the network: patchgan, pixel or multiscale. The other options depend on it."""
     n_scales: Scales = 3
-    """PatchGANs: at full size, at half of it, at a quarter and so on."""
+    """Number of PatchGANs: one at the full image size, one at half of it, and so on."""
 
 
 class OwnDiscriminator(_Discriminator, OwnNetwork):
-    """A discriminator of one's own: from two images, ``(N, C, H, W)`` in [-1, 1], to logits; or to
-    a list of logits, one for each scale."""
+    """Your own discriminator, from two batches of images ``(N, C, H, W)`` in [-1, 1] to logits, or
+    to a list of logits, one per scale."""
 
 
 # --- which one -----------------------------------------------------------------------------------
@@ -245,9 +262,11 @@ class OwnDiscriminator(_Discriminator, OwnNetwork):
 FUNCTION = "function"
 
 
-def _kind(place: str, value: object) -> str:
-    """The section that validates a value; for what names none, that of the usual network, which
-    says what is wrong."""
+def _network_kind(place: str, value: object) -> str:
+    """The union branch that validates a value.
+
+    A value without a valid name is validated by the default network, which reports the error.
+    """
     if isinstance(value, OwnNetwork) or (isinstance(value, Mapping) and FUNCTION in value):
         return FUNCTION
     name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
@@ -256,11 +275,11 @@ def _kind(place: str, value: object) -> str:
 
 
 def _generator_kind(value: object) -> str:
-    return _kind("generator", value)
+    return _network_kind("generator", value)
 
 
 def _discriminator_kind(value: object) -> str:
-    return _kind("discriminator", value)
+    return _network_kind("discriminator", value)
 
 
 Generator = Annotated[
@@ -284,5 +303,6 @@ def _sections(union: Any) -> dict[str, type[Section]]:
     return {tag.tag: section for section, tag in map(get_args, get_args(get_args(union)[0]))}
 
 
-# By place and kind: the name of a built-in network, the usual one first, or `FUNCTION`.
+# The section class by config key and network name; the default network comes first. A custom
+# network has the name `FUNCTION`.
 SECTIONS = {"generator": _sections(Generator), "discriminator": _sections(Discriminator)}

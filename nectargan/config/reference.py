@@ -1,6 +1,6 @@
-"""What each key of a config means: for people, and as a JSON Schema for editors.
+"""Reference of all config keys, for ``nectargan config explain`` and as a JSON Schema for editors.
 
-All of it comes from the schema's types and docstrings; a new key appears by itself.
+Everything is generated from the types and docstrings of the schema.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def json_schema() -> Node:
     notation = {"type": "string", "description": "A schedule in one line: linear 100->0 @ 1-200."}
     definitions[ScheduleConfig.__name__] = {"anyOf": [notation, schedule]}
     _tidy(schema)
-    # Names this schema in a JSON file; see `read_document`.
+    # With this key, a JSON file can name its schema; see `read_document`.
     schema["properties"]["$schema"] = {"type": "string"}
     return {"$schema": _DIALECT, **schema, "title": "NectarGAN config"}
 
 
 def _tidy(node: Node) -> None:
-    """Removes what is noise to a person: generated titles, and defaults of whole sections."""
+    """Removes generated titles and the defaults of whole sections, which are only clutter."""
     node.pop("title", None)
     if isinstance(node.get("default"), dict):
         del node["default"]
     if "oneOf" in node:
-        # The options that a config gives may be those of several networks.
+        # oneOf would reject options that fit several networks.
         node["anyOf"] = node.pop("oneOf")
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
@@ -67,14 +67,14 @@ def _tidy(node: Node) -> None:
 
 
 class Key(NamedTuple):
-    """What is known of one key of a config.
+    """The documentation of one config key.
 
     Attributes:
-        key: The dotted key; ``NAME`` stands for a name of one's own.
-        text: Its docstring, in one line.
-        types: What its value may be, with bounds; one of these.
-        default: The default as JSON; empty for a section, and for what has none.
-        below: The keys in it, if it is a section.
+        key: The dotted key; ``NAME`` stands for a name that the user chooses.
+        text: The docstring in one line.
+        types: The alternative types of the value, with their bounds.
+        default: The default value as JSON; empty for a section and for a required key.
+        below: The keys of the section, if it is one.
     """
 
     key: str
@@ -84,30 +84,30 @@ class Key(NamedTuple):
     below: list[Key]
 
 
-def explain(key: str) -> Key:
-    """What a key means, its type, default and bounds.
+def explain_key(key: str) -> Key:
+    """Looks up the documentation of a config key.
 
     Args:
-        key: A dotted key, ``train.loss.G_L1``; empty for the whole config.
+        key: A dotted key, such as ``train.loss.G_L1``; empty for the whole config.
 
     Raises:
-        ConfigError: there is no such key.
+        ConfigError: If there is no such key.
     """
     node = json_schema()
     path: list[str] = []
     for name in key.split(".") if key else ():
-        found = _below(node).get(name) or _of_any_name(node)
+        found = _child_keys(node).get(name) or _of_any_name(node)
         if found is None:
-            raise ConfigError(_unknown(key, path, name, _below(node)))
+            raise ConfigError(_unknown(key, path, name, _child_keys(node)))
         path.append(name)
-        # What has no docstring of its own has that of the section that it is in.
-        node = found if _text(found) else {**found, "description": _text(node)}
+        # A key without a docstring gets that of its section.
+        node = found if _description(found) else {**found, "description": _description(node)}
     return _described(key, node)
 
 
 def all_keys() -> list[str]:
     """Every key of every section, in the order of the schema."""
-    return [each.key for each in _walk(explain(""))]
+    return [each.key for each in _walk(explain_key(""))]
 
 
 def _walk(key: Key) -> Iterator[Key]:
@@ -117,14 +117,14 @@ def _walk(key: Key) -> Iterator[Key]:
 
 
 def _described(key: str, node: Node) -> Key:
-    below = _below(node)
+    below = _child_keys(node)
     any_name = _of_any_name(node)
     if any_name is not None:
-        below = {"NAME": any_name, **below} if _below(any_name) else below
+        below = {"NAME": any_name, **below} if _child_keys(any_name) else below
     prefix = f"{key}." if key else ""
     keys = [_described(f"{prefix}{name}", each) for name, each in below.items()]
     default = json.dumps(node["default"]) if "default" in node else ""
-    return Key(key, _text(node), _types(node), default, keys)
+    return Key(key, _description(node), _types(node), default, keys)
 
 
 def _resolved(node: Node) -> Node:
@@ -135,7 +135,7 @@ def _resolved(node: Node) -> Node:
 
 
 def _alternatives(node: Node) -> Iterator[Node]:
-    """What a value may be, each without ``$ref`` and ``anyOf``."""
+    """The alternatives of a node, with ``$ref`` and ``anyOf`` resolved."""
     node = _resolved(node)
     if "anyOf" not in node:
         yield node
@@ -143,8 +143,8 @@ def _alternatives(node: Node) -> Iterator[Node]:
         yield from _alternatives(each)
 
 
-def _below(node: Node) -> Node:
-    """The keys of a section; of all sections that a value may be."""
+def _child_keys(node: Node) -> Node:
+    """The keys of a section, or of all sections that the value of a node may be."""
     keys: Node = {}
     for each in _alternatives(node):
         for name, found in each.get("properties", {}).items():
@@ -157,7 +157,7 @@ def _below(node: Node) -> Node:
 
 
 def _of_any_name(node: Node) -> Node | None:
-    """What the values of a section are in which names are free; ``None`` for other sections."""
+    """The node of the values in a section with free names; ``None`` for other sections."""
     for each in _alternatives(node):
         found = each.get("additionalProperties")
         if found:
@@ -165,7 +165,7 @@ def _of_any_name(node: Node) -> Node | None:
     return None
 
 
-def _text(node: Node) -> str:
+def _description(node: Node) -> str:
     return str(_resolved(node).get("description", ""))
 
 
@@ -175,7 +175,7 @@ def _types(node: Node) -> list[str]:
 
 
 def _type(node: Node, with_text: bool = False) -> str:
-    """A type in words: "whole number, at least 1, at most 8"."""
+    """A type as text, such as "whole number, at least 1, at most 8"."""
     if "enum" in node or "const" in node:
         return ", ".join(json.dumps(each) for each in node.get("enum", [node.get("const")]))
     kind = node.get("type", "anything")
@@ -201,4 +201,4 @@ def _unknown(key: str, path: list[str], name: str, allowed: Iterable[str]) -> st
     if elsewhere:
         return f"{sentence} Did you mean '{elsewhere[0]}'?"
     names = list(allowed)
-    return sentence + (did_you_mean(name, names) if names else " Nothing is below it.")
+    return sentence + (did_you_mean(name, names) if names else " It is not a section.")

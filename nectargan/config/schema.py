@@ -1,7 +1,7 @@
-"""The typed model of a run: every option, its default and its meaning, and nothing else.
+"""The schema of a config: every option with its type, default and description.
 
-The names are those of NectarGAN v0.2.3 wherever the thing is the same. Values are strictly typed
-(no ``"5"`` for ``5``), NaN and infinity are refused, and so is a key that is not listed here.
+An option that NectarGAN v0.2.3 had keeps its name. Types are strict (``"5"`` is not accepted for
+``5``). NaN, infinity and unknown keys are rejected.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from nectargan.config.base import (
     Channels,
     Count,
     CountOrZero,
+    ImageSize,
     Name,
     PathText,
     Resize,
     Section,
-    Size,
     on_or_off,
 )
 from nectargan.config.choices import (
@@ -36,6 +36,12 @@ from nectargan.config.loss_options import LossOption, resolve_losses
 from nectargan.config.metric_options import Validation
 from nectargan.config.network_options import Discriminator, Generator, PatchGAN, Unet
 from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
+from nectargan.defaults import (
+    MLFLOW_EVERY_N_STEPS,
+    TENSORBOARD_EVERY_N_STEPS,
+    WINDOW_SECONDS,
+    WINDOW_STEPS,
+)
 from nectargan.errors import did_you_mean
 from nectargan.imports import is_import_path
 from nectargan.metrics import USUAL_SERIES
@@ -43,60 +49,64 @@ from nectargan.names import EXPERIMENT_NAMES, SINK_NAMES, is_experiment_name, is
 
 
 class Common(Section):
-    """What concerns the run as a whole."""
+    """Options of the run as a whole."""
 
     device: str = "auto"
     """"auto" (CUDA, else MPS, else CPU), "cpu", "mps", "cuda" or "cuda:N"."""
     precision: Precision = "auto"
-    """"auto" is bf16 where a CUDA device supports it, fp32 elsewhere; fp16 uses a scaler."""
+    """Precision of the networks: "auto" is bf16 on CUDA devices that support it and fp32 elsewhere.
+    "fp16" uses a gradient scaler."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of Python, NumPy, torch and the data loader."""
     deterministic: bool = False
-    """Only deterministic algorithms: two runs on a CPU are then equal to the bit."""
+    """Whether to use only deterministic algorithms. Two runs on the same CPU are then identical bit
+    by bit."""
     output_directory: PathText = "runs"
-    """Where run directories are made."""
+    """Folder in which run directories are created."""
     experiment_name: Name = "NectarGAN"
-    """First part of the run directory's name; also the MLflow experiment."""
+    """First part of the name of the run directory; also the name of the MLflow experiment."""
     experiment_version: Count = 1
-    """Lowest number to give to the run directory."""
+    """Lowest version number of the run directory."""
 
 
 class Load(Section):
     """How images are read."""
 
     input_nc: Channels = 3
-    """Channels of the input image: 1 grey, 2 grey + alpha, 3 RGB, 4 RGBA."""
+    """Channels of the input image: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA."""
     output_nc: Channels = 3
     """Channels of the target image."""
-    load_size: Size = 286
-    """Both images are resized to this before the crop; pixels, or [height, width]."""
-    crop_size: Size = 256
-    """Size of the random crop, and of the images in validation; pixels, or [height, width]."""
+    load_size: ImageSize = 286
+    """Size to which images are resized before the random crop, in pixels, or [height, width]."""
+    crop_size: ImageSize = 256
+    """Size of the random crop and of the validation images, in pixels, or [height, width]."""
     resize: Resize = "bicubic"
-    """How both are resized: "bicubic", or "nearest", which makes no new colours (label maps); or
-    [input, target]."""
+    """Interpolation when images are resized: "bicubic", or "nearest" for label maps, which must not
+    get new colors. A list [input, target] sets it for each image."""
 
 
 class Dataloader(Section):
-    """Where the images come from and how they are served."""
+    """Where the images come from and how they are loaded."""
 
     dataroot: PathText = ""
-    """Folder with train/ and val/ (A|B images), trainA/ and trainB/, or train/A and train/B."""
+    """Folder of the data set. It contains train/ and val/ with A|B images side by side, or trainA/
+    and trainB/, or train/A and train/B."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """Which image of a pair is the input."""
+    """Which image of a pair is the input: A ("AtoB") or B ("BtoA")."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Pairs per step."""
     num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Worker processes that read images which are not cached, at most four for each core; 0 reads
-    in the main process."""
+    """Worker processes that read images that are not cached; at most four per core are used. With
+    0, the main process reads them."""
     cache: Annotated[Cache, BeforeValidator(on_or_off)] = "auto"
-    """Where decoded images are kept: "ram", "device" or "off"; "auto" takes the device's memory if
-    a quarter of it suffices, else RAM if half of it does, else reads them each time."""
+    """Where decoded images are cached: "ram", "device" or "off". "auto" uses the memory of the
+    device if the images need at most a quarter of it, else RAM if they need at most half of it,
+    else no cache."""
     drop_last: bool = False
-    """Leave out the last batch of an epoch if it is smaller than batch_size."""
+    """Whether to drop the last batch of an epoch if it is smaller than batch_size."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """What to do with an image that cannot be read any more in mid-run: stop after saving, or skip
-    it with a warning; more than a hundredth of all is never skipped."""
+    """What to do if an image becomes unreadable during a run: save and stop ("stop"), or continue
+    without it and warn ("skip"). The run stops if more than 1 % of the images are unreadable."""
     load: Load = Load()
     """Sizes and channels."""
     augmentations: Augmentations = Augmentations()
@@ -107,32 +117,34 @@ class Train(Section):
     """Networks, losses and their schedules."""
 
     objective: Objective = "basic"
-    """"basic" is GAN + L1; "extended" adds L2, Sobel and Laplacian; "+vgg" a perceptual loss."""
+    """The set of losses: "basic" is GAN + L1, "extended" adds L2, Sobel and Laplacian, and "+vgg"
+    adds a perceptual loss."""
     gan_mode: GanMode = "vanilla"
-    """Adversarial loss: vanilla (BCE with logits), lsgan (squared) or hinge."""
+    """Adversarial loss: "vanilla" (binary cross-entropy), "lsgan" (squared error) or "hinge"."""
     vgg_weights: PathText | None = None
-    """File with torchvision's VGG19 weights; without one they are downloaded."""
+    """File with torchvision's VGG19 weights. Default: the weights are downloaded."""
     separate_lr_schedules: bool = False
-    """Whether the discriminator has a learning rate of its own."""
+    """Whether the discriminator has its own learning rate."""
     generator: Generator = Unet()
-    """The network that makes images: a built-in one by its name, or one of one's own."""
+    """The generator: a built-in network by name, or your own by import path."""
     discriminator: Discriminator = PatchGAN()
-    """The network that judges them, alike."""
+    """The discriminator: a built-in network by name, or your own by import path."""
     cuda_graph: Annotated[CudaGraph, BeforeValidator(on_or_off)] = "auto"
-    """Capture the step in a CUDA graph and replay it: "on", "off", or "auto" for where it works (a
-    CUDA device, fp32 or bf16, one process). The last, smaller batch of an epoch is not captured."""
+    """Whether to capture the step in a CUDA graph and replay it: "on", "off", or "auto" (on for a
+    CUDA device, fp32 or bf16, one process). A smaller last batch of an epoch is not captured."""
     on_nonfinite: Literal["stop", "continue"] = "stop"
-    """What to do when a loss becomes NaN or infinite, which is seen when its window ends."""
+    """What to do if a loss becomes NaN or infinite. This is detected when the losses of a window
+    are written."""
     compile: Annotated[Compile, BeforeValidator(on_or_off)] = "off"
-    """"default" compiles both networks with torch.compile, which takes a minute at the start."""
+    """"default" compiles both networks with torch.compile, which takes about a minute."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
-    """Losses by name: a number or a schedule weights one of the objective's; a whole term adds or
-    replaces one. What is not named keeps the objective's weight, and is named once this is made.
-    "G_FM", feature matching, may be weighted in any objective."""
+    """Losses by name. A number or a schedule sets the weight of a loss of the objective; a whole
+    term adds or replaces a loss. Losses that are not listed keep the weight of the objective.
+    "G_FM" (feature matching) can be added to any objective by its weight."""
 
     @property
     def epochs(self) -> int:
-        """Length of the run in epochs."""
+        """The length of the run in epochs."""
         return self.generator.learning_rate.epochs + self.generator.learning_rate.epochs_decay
 
     @model_validator(mode="after")
@@ -145,73 +157,75 @@ class Train(Section):
     @model_validator(mode="after")
     def _names_every_loss(self) -> Train:
         resolved = resolve_losses(self.objective, self.loss)
-        self.loss.clear()  # in place: an assignment would validate all of this once more
+        self.loss.clear()  # changed in place, because an assignment would validate again
         self.loss.update(resolved)
         return self
 
 
 class Save(Section):
-    """What a run leaves behind."""
+    """Checkpoints and example images."""
 
     save_model: bool = True
-    """Whether checkpoints are written."""
+    """Whether to write checkpoints."""
     model_save_rate: Count = 5
-    """Epochs from one checkpoint to the next; the last epoch always has one."""
+    """Epochs between two checkpoints. The last epoch always writes one."""
     every_minutes: Annotated[float, Field(ge=0.0, le=DAY)] = 10.0
-    """Minutes from one checkpoint to the next within an epoch; 0 for none."""
+    """Minutes between two checkpoints within an epoch; 0 for none."""
     keep_last: Count | None = 5
-    """How many checkpoints of epochs' ends to keep, each of which holds all that a resumed run
-    needs, some 650 MB for the default networks; null for all."""
+    """Number of checkpoints from the end of an epoch to keep; null for all. Each one is complete
+    and can be resumed (about 650 MB for the default networks)."""
     keep_best: str | None = None
-    """Also save each epoch that is the best so far by this metric, such as "val/ssim", as best.pt;
-    it must be one of validation.metrics."""
+    """Metric by which the best epoch is also saved as best.pt, such as "val/ssim". It must be one
+    of validation.metrics."""
     auto_increment_version: bool = True
-    """Take the next free number for the run directory; else refuse one that exists."""
+    """Whether to use the next free version number for the run directory. If false, an existing
+    directory is an error."""
     save_examples: bool = True
-    """Whether example grids (input, generated, target) are written."""
+    """Whether to write example grids (input, generated, target)."""
     example_save_rate: Count = 1
-    """Epochs from one grid to the next; there is one before training as well."""
+    """Epochs between two grids. The first grid is written before the training."""
     num_examples: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Pairs in a grid, the same ones each time."""
+    """Pairs in a grid; all grids show the same pairs."""
 
 
 class TensorBoardLogging(Section):
     """The TensorBoard sink."""
 
     enable: bool = True
-    """Whether event files are written."""
-    every_n_steps: Count = 10
-    """Steps from one point of a loss to the next."""
+    """Whether to write event files."""
+    every_n_steps: Count = TENSORBOARD_EVERY_N_STEPS
+    """Steps between two points of a loss."""
 
 
 class MLflowLogging(Section):
     """The MLflow sink."""
 
     enable: bool = True
-    """Whether an MLflow run is made."""
-    every_n_steps: Count = 50
-    """Steps from one point of a loss to the next."""
+    """Whether to log to MLflow."""
+    every_n_steps: Count = MLFLOW_EVERY_N_STEPS
+    """Steps between two points of a loss."""
     required: bool = False
-    """Refuse to start if MLflow cannot be reached; else it gets everything when it is back."""
+    """Whether the run fails to start if MLflow cannot be reached. If false, everything is sent when
+    MLflow can be reached again."""
     group: Name | None = None
-    """Name of a parent run, made or found, below which the run is listed."""
+    """Name of a parent run under which this run is listed. It is created if it does not exist."""
     system_metrics: bool = True
-    """Whether use of processor, memory, disk and GPU is logged as well."""
+    """Whether to log the use of CPU, memory, disk and GPU."""
     log_model: bool = True
-    """Whether the generator of the best checkpoint, or of the last, is logged as a model at the
-    end."""
+    """Whether to log the generator as a model at the end, from the best checkpoint if there is one,
+    else from the last one."""
     register_model: Name | None = None
-    """Name in MLflow's model registry under which that model is registered."""
+    """Name under which the logged model is registered in MLflow's model registry."""
     tracking_uri: str | None = None
-    """Server or database; without one, that in MLFLOW_TRACKING_URI, else mlflow.db (SQLite) in the
-    output directory. Only scheme, host, port and path are kept: user and password are not."""
+    """Address of the server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db (SQLite) in
+    the output directory. Files of the run contain only scheme, host, port and path, not the user
+    and password."""
     experiment: str | None = None
-    """Name of the experiment; without one, that in MLFLOW_EXPERIMENT_NAME, else
-    common.experiment_name."""
+    """Name of the experiment. Default: MLFLOW_EXPERIMENT_NAME, else common.experiment_name."""
 
     @field_serializer("tracking_uri")
     def _without_secrets(self, uri: str | None) -> str | None:
-        # In every copy of the config: files, checkpoints, parameters, what is printed.
+        # Applies to every copy of the config: files, checkpoints, parameters and output.
         return None if uri is None else public_address(uri)
 
     @field_validator("tracking_uri")
@@ -219,7 +233,7 @@ class MLflowLogging(Section):
     def _is_a_uri(cls, uri: str | None) -> str | None:
         if uri is None or uri == HIDDEN:
             return uri
-        # Also so that its secrets are known to whatever is written or shown from now on.
+        # Remembers the secrets of the address, so that they are removed from all messages.
         public_address(uri)
         if not is_tracking_uri(uri):
             raise ValueError(TRACKING_URIS)
@@ -237,10 +251,10 @@ class OwnSink(Section):
     """A sink of your own; see `nectargan.record.follower.Sink`."""
 
     function: str
-    """Import path, "package.module.Name", of a class with the methods of a sink. It is imported
-    when a run begins, and by nectargan sync."""
+    """Import path, "package.module.Name", of a class with the methods of a sink. The class is
+    imported when a run starts, and by nectargan sync."""
     every_n_steps: Count = 10
-    """Steps from one point of a loss to the next."""
+    """Steps between two points of a loss."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
 
@@ -253,33 +267,34 @@ class OwnSink(Section):
 
 
 class Logging(Section):
-    """Where the losses go."""
+    """How losses and metrics are recorded."""
 
     csv: bool = True
-    """losses.csv and metrics.csv; TensorBoard and MLflow are fed from them."""
-    window_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 50
-    """Steps after which losses are brought from the device and written."""
-    window_seconds: Annotated[float, Field(gt=0.0, le=DAY)] = 2.0
-    """Seconds after which they are written even if fewer steps were made."""
+    """Whether to write losses.csv and metrics.csv. TensorBoard and MLflow read these files."""
+    window_steps: Annotated[int, Field(ge=1, le=1_000_000)] = WINDOW_STEPS
+    """Steps after which the losses are copied from the device and written."""
+    window_seconds: Annotated[float, Field(gt=0.0, le=DAY)] = WINDOW_SECONDS
+    """Seconds after which they are written even if there were fewer steps."""
     histogram_every_n_epochs: CountOrZero = 0
-    """Epochs from one set of histograms (generated images, weights, gradients) to the next, for
-    TensorBoard; 0 for none."""
+    """Epochs between two sets of histograms (generated images, weights, gradients) in TensorBoard;
+    0 for none."""
     loss_map_every_n_epochs: CountOrZero = 0
-    """Epochs from one heat map of the losses per pixel to the next; 0 for none."""
+    """Epochs between two heat maps of the losses per pixel; 0 for none."""
     drain_seconds: Annotated[float, Field(ge=0.0, le=DAY)] = 30.0
-    """Longest time to wait at the end for TensorBoard and MLflow to have everything."""
+    """Longest time to wait at the end until TensorBoard and MLflow have received everything, in
+    seconds."""
     tensorboard: TensorBoardLogging = TensorBoardLogging()
     """The TensorBoard sink."""
     mlflow: MLflowLogging = MLflowLogging()
     """The MLflow sink."""
     sinks: dict[str, OwnSink] = Field(default_factory=dict)
-    """Sinks of your own by any name."""
+    """Your own sinks, each under a name of your choice."""
 
     @field_validator("sinks")
     @classmethod
     def _have_names_of_their_own(cls, sinks: dict[str, OwnSink]) -> dict[str, OwnSink]:
         if len({name.lower() for name in sinks}) < len(sinks):
-            raise ValueError("two sinks have names that differ in nothing but capitals")
+            raise ValueError("two sinks have names that differ only in upper and lower case")
         for name in sinks:
             if not is_sink_name(name):
                 raise ValueError(SINK_NAMES)
@@ -288,43 +303,45 @@ class Logging(Section):
     @model_validator(mode="after")
     def _sinks_have_a_source(self) -> Logging:
         if not self.csv and self.sinks:
-            raise ValueError("csv is false, but sinks are fed from the CSV files")
+            raise ValueError("csv is false, but sinks read the CSV files")
         if not self.csv and (self.tensorboard.enable or self.mlflow.enable):
             raise ValueError(
-                "csv is false, but TensorBoard and MLflow are fed from the CSV files; "
-                "turn these off as well"
+                "csv is false, but TensorBoard and MLflow read the CSV files; turn them off too"
             )
         return self
 
 
 class Config(Section):
-    """A whole run."""
+    """The config of a run."""
 
     schema_version: Literal[1] = 1
-    """Version of this layout; v0.2.3 files have none and are migrated."""
+    """Version of this schema. Configs of v0.2.3 have no version and are migrated."""
     common: Common = Common()
-    """The run as a whole."""
+    """Options of the run as a whole."""
     dataloader: Dataloader = Dataloader()
-    """Images."""
+    """Where the images come from and how they are loaded."""
     train: Train = Train()
-    """Networks, losses and schedules."""
+    """Networks, losses and their schedules."""
     validation: Validation = Validation()
-    """Metrics."""
+    """How the validation images are measured."""
     save: Save = Save()
-    """Files."""
+    """Checkpoints and example images."""
     logging: Logging = Logging()
-    """Record."""
+    """How losses and metrics are recorded."""
 
     @property
     def best_by(self) -> str | None:
-        """The metric by which an epoch is the best; a model to be registered needs one."""
+        """The metric that selects the best checkpoint; ``None`` if none is saved.
+
+        A registered model is taken from the best checkpoint, so it needs such a metric too.
+        """
         return self.save.keep_best or (
             self.judged_by if self.logging.mlflow.register_model else None
         )
 
     @property
     def judged_by(self) -> str | None:
-        """The metric by which a run is judged where nobody says by which; ``None`` without any."""
+        """The default metric for ranking runs; ``None`` if nothing is measured."""
         series = self.validation.series
         return USUAL_SERIES if USUAL_SERIES in series else next(iter(series), None)
 
@@ -333,11 +350,13 @@ class Config(Section):
         series = self.validation.series
         if self.save.keep_best is not None and self.save.keep_best not in series:
             raise ValueError(
-                f"save.keep_best is '{self.save.keep_best}', which is not measured."
+                f"save.keep_best is '{self.save.keep_best}', which is not in validation.metrics."
                 + did_you_mean(self.save.keep_best, series)
             )
         if self.logging.mlflow.register_model and not series:
-            raise ValueError("logging.mlflow.register_model needs one of validation.metrics")
+            raise ValueError(
+                "logging.mlflow.register_model needs at least one metric in validation.metrics"
+            )
         return self
 
     @model_validator(mode="after")

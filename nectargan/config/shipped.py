@@ -1,8 +1,8 @@
-"""The configs that come with NectarGAN, by name.
+"""The configs that come with NectarGAN.
 
-A name, such as ``facades``, stands for a shipped config unless a file has that very name: a file is
-named with its suffix. A file ``facades.json`` in the working directory therefore never takes the
-place of the shipped one unseen; a warning says that it is there.
+A name without a suffix, such as ``facades``, means a shipped config, unless a file of exactly this
+name exists. A file ``facades.json`` must be named with its suffix. If it exists and the user writes
+``facades``, a warning points it out.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from pathlib import Path
 from nectargan.errors import did_you_mean
 from nectargan.shell import expanded
 
-SUFFIXES = (".json", ".yaml", ".yml")
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The files by their names, in alphabetical order."""
+    """The paths of the shipped configs by name, in alphabetical order."""
     package = Path(__file__).parents[1]
-    # In a clone they are beside the package, from where the build puts them into it.
+    # In a clone, the folder is next to the package; the build copies it into the package.
     folder = next(
         (f for f in (package / "configs", package.parent / "configs") if f.is_dir()), None
     )
     files = sorted(folder.iterdir()) if folder else []
-    return {file.stem: file for file in files if file.suffix in SUFFIXES}
+    return {file.stem: file for file in files if file.suffix in CONFIG_SUFFIXES}
 
 
 def find_config(source: str | PathLike[str]) -> tuple[Path, str]:
-    """The file that a path or the name of a shipped config stands for.
+    """Finds the file of a config.
+
+    Args:
+        source: A path, or the name of a shipped config.
 
     Returns:
-        The file, which need not exist, and what messages call it.
+        The path of the file, which may not exist, and a name of the file for messages.
     """
     path, name = Path(expanded(os.fspath(source))), os.fspath(source)
     shipped = shipped_configs().get(name)
@@ -43,7 +46,7 @@ def find_config(source: str | PathLike[str]) -> tuple[Path, str]:
     for own in _candidates(path):
         if own.is_file() and not _is_the_same(own, shipped):
             warnings.warn(
-                f"'{name}' is the config that comes with NectarGAN; for the file here write "
+                f"'{name}' means the config that comes with NectarGAN; to use the file here, write "
                 f"'{own}'.",
                 stacklevel=2,
             )
@@ -51,12 +54,12 @@ def find_config(source: str | PathLike[str]) -> tuple[Path, str]:
 
 
 def meant_by(source: str | PathLike[str]) -> str:
-    """The end of a sentence about a path that is no file: what it may have been meant for."""
+    """Text to end a message about a missing config file: suggestions of what was meant."""
     path, names = Path(source), shipped_configs()
     found = next((f for f in (path / "config.json", *_candidates(path)) if f.is_file()), None)
     if found is not None:
         return f" Did you mean '{found}'?"
-    if path.stem in names and path.suffix in SUFFIXES:
+    if path.stem in names and path.suffix in CONFIG_SUFFIXES:
         return f" Did you mean '{path.stem}', which comes with NectarGAN?"
     if path.name != os.fspath(source) or path.suffix:
         return ""
@@ -67,10 +70,10 @@ def _is_the_same(one: Path, other: Path) -> bool:
     try:
         return filecmp.cmp(one, other, shallow=False)
     except OSError:
-        return False  # it is not read
+        return False  # unreadable files count as different
 
 
 def _candidates(path: Path) -> list[Path]:
-    """The files that ``path`` may stand for if it lacks its suffix, or the folder ``configs``."""
-    beside = [path.parent / f"{path.name}{suffix}" for suffix in SUFFIXES]
+    """The files that may be meant by a path without a suffix, here and in ``configs``."""
+    beside = [path.parent / f"{path.name}{suffix}" for suffix in CONFIG_SUFFIXES]
     return [*beside, *(Path("configs") / file.name for file in beside)]

@@ -1,22 +1,22 @@
-"""Options that a run does not read, because another one switches them off."""
+"""Finds options that have no effect because another option switches them off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nectargan.config.dotted import Option, dotted
+from nectargan.config.dotted import Value, dotted
 from nectargan.config.network_options import LearningRate
 from nectargan.config.schema import Config
 
 
-def used_options(config: Config) -> dict[str, Option]:
-    """As `dotted`, without the options that change nothing in a run of this config."""
+def used_options(config: Config) -> dict[str, Value]:
+    """The options of a config by dotted key, without those that have no effect in this config."""
     unused = tuple(_unused(config))
     return {key: value for key, value in dotted(config).items() if not key.startswith(unused)}
 
 
 def _unused(config: Config) -> Iterator[str]:
-    """The beginnings of the keys that are not read."""
+    """The prefixes of the keys that have no effect."""
     train, save, logging = config.train, config.save, config.logging
     if not train.separate_lr_schedules:
         yield "train.discriminator.learning_rate."

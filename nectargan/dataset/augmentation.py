@@ -1,11 +1,11 @@
-"""What an augmentation is, built in or of one's own.
+"""`Augmentation`, the base class of built-in and custom augmentations.
 
-An augmentation declares its parameters as the fields of a dataclass, annotated as
-`nectargan.parameters` says: the config, its checks and its documentation follow from them. It
-draws random numbers on the CPU, so that no decision waits for the device and `torch.manual_seed`
-makes them reproducible, and works on images in [0, 1].
+An augmentation is a dataclass. Its fields, annotated as `nectargan.parameters` describes, are its
+parameters; the config keys, their checks and their documentation are generated from them. Random
+numbers are drawn on the CPU, so that nothing waits for the device and `torch.manual_seed` makes
+them reproducible. Images are in [0, 1].
 
-Nothing here imports torch: the config reads what is declared.
+This module does not import torch, because the config imports it to read the parameters.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Augmentation(ABC):
-    """One augmentation. A field ``min`` or ``…_min`` must not be above the one with "max".
+    """Base class of an augmentation.
+
+    A field with "min" in its name must not be above the field with "max" instead.
 
     Attributes:
-        name: Prefix of its keys in the config, where it is built in: ``<name>_<field>``.
-        does: What it does, for the documentation of the config: "a motion blur".
-        needs_rgb: Whether it works on 3 channels only.
-        moves_pixels: Whether it says where a pixel comes from, so that alpha is to come along; all
-            else changes colours, and leaves alpha alone.
+        name: Prefix of the config keys of a built-in augmentation: ``<name>_<field>``.
+        does: Description for the documentation of the config, such as "a motion blur".
+        needs_rgb: Whether it only works on images with 3 channels.
+        moves_pixels: Whether it moves pixels. Alpha is then moved too. All other augmentations
+            change colors and leave alpha unchanged.
 
     Raises:
-        DataError: a value is out of its bounds, is none of those allowed, or above its maximum.
+        DataError: If a field is out of bounds, not an allowed value, or above its maximum.
     """
 
     name: ClassVar[str] = ""
@@ -61,21 +63,29 @@ class Augmentation(ABC):
 
     @classmethod
     def parameters(cls) -> Mapping[str, Parameter]:
-        """What its fields declare, by their names."""
-        return _parameters_of(cls)
+        """The parameters that the class declares, by the names of its fields."""
+        return _declared_fields(cls)
 
     @abstractmethod
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
-        """Random parameters for `n` images ``(c, h, w)``, on the CPU."""
+        """Draws random parameters for `n` images ``(c, h, w)``, as tensors on the CPU."""
 
     @abstractmethod
     def apply(self, images: Tensor, *params: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` in [0, 1] to the same shape; clamped by the caller. With the same
-        `params`, the same is done to other images of the same size."""
+        """Applies the augmentation.
+
+        Args:
+            images: ``(N, C, H, W)``, float32 in [0, 1].
+            *params: The result of `draw`. With the same parameters, other images of the same size
+                are changed in the same way.
+
+        Returns:
+            Images of the same shape. The caller clamps them to [0, 1].
+        """
 
 
 @functools.cache
-def _parameters_of(kind: type[Augmentation]) -> Mapping[str, Parameter]:
+def _declared_fields(kind: type[Augmentation]) -> Mapping[str, Parameter]:
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: Parameter(
@@ -92,7 +102,7 @@ def _require_ordered(bounds: Mapping[str, float], values: Mapping[str, float]) -
         return
     ends = [str(least)] if least > -math.inf else [], [str(most)] if most < math.inf else []
     given = ", ".join(f"{name} = {value}" for name, value in values.items())
-    raise DataError(f"needs {' <= '.join([*ends[0], *values, *ends[1]])}, got {given}.")
+    raise DataError(f"needs {' <= '.join([*ends[0], *values, *ends[1]])}, but got {given}.")
 
 
 def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -101,6 +111,7 @@ def _require_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def onto(images: Tensor, values: Tensor) -> Tensor:
-    """``values`` on the device of ``images``."""
-    # Only CUDA stages a pageable copy before it returns; elsewhere the source could be freed first.
+    """Copies ``values`` to the device of ``images``."""
+    # Only CUDA copies pageable memory to a staging buffer before it returns. On other devices the
+    # source could be freed during a non-blocking copy.
     return values.to(images.device, non_blocking=images.is_cuda)

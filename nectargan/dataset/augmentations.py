@@ -1,4 +1,7 @@
-"""Augmentations of whole batches on their device; flips and turns are `PairedDataset`'s."""
+"""`PairAugmentation` applies augmentations to whole batches on their device.
+
+`PairedDataset` does flips and quarter turns.
+"""
 
 from __future__ import annotations
 
@@ -17,31 +20,32 @@ _DONE_BY_THE_DATASET = ("h_flip_chance", "v_flip_chance", "rot90_chance")
 
 
 class Chosen(NamedTuple):
-    """An augmentation and the chance of it, for each pair."""
+    """An augmentation and the probability that it is applied to a pair."""
 
     chance: float
     augmentation: Augmentation
 
 
 class PairAugmentation(nn.Module):
-    """The augmentations of a config whose chance is above zero, applied to batches in [-1, 1].
+    """Applies the augmentations of a config to batches in [-1, 1].
 
-    Takes the flat keys of `dataloader.augmentations`. One of `both` does the same to input and
-    target of a pair, and something else to each pair; one of `input` leaves the target alone.
-    Alpha, the last of 2 or 4 channels, moves with its pixels and is not changed otherwise.
-    A pair that none picks is returned bit for bit.
+    An augmentation of `both` changes input and target of a pair in the same way, and each pair
+    differently. An augmentation of `input` does not change the target. Alpha (the last of 2 or 4
+    channels) is moved with its pixels, but not changed otherwise. A pair that no augmentation is
+    applied to is returned unchanged.
 
     Args:
-        both: Keys of elastic_transform, optical_distortion and coarse_dropout; h_flip, v_flip
-            and rot90 are accepted and ignored.
-        input: Keys of colorjitter, gaussnoise, motionblur, randgamma, grayscale, compression.
+        both: The options of elastic_transform, optical_distortion and coarse_dropout in
+            `dataloader.augmentations.both`. h_flip, v_flip and rot90 are accepted and ignored.
+        input: The options of colorjitter, gaussnoise, motionblur, randgamma, grayscale and
+            compression in `dataloader.augmentations.input`.
         input_nc: Channels of the input; grayscale and compression need 3.
-        own: Further augmentations of "both", "input" and "target", applied after these.
-        nearest: Whether the input, and the target, has colours that are not to be mixed (label
-            maps): whatever moves pixels takes the nearest one.
+        own: Custom augmentations for "both", "input" and "target", applied after the built-in ones.
+        nearest: Whether the colors of the input, and of the target, must not be mixed (label maps).
+            Augmentations that move pixels then use the nearest pixel.
 
     Raises:
-        DataError: An unknown, missing or impossible setting, named by its key.
+        DataError: If an option is unknown, missing or invalid; the message names its key.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class PairAugmentation(nn.Module):
                 name = augmentation.name
                 raise DataError(
                     f"augmentations.input.{name}_chance is above zero and input_nc is {input_nc}; "
-                    f"{name} works on 3 channels."
+                    f"{name} needs 3 channels."
                 )
         self._both = [
             *_build(both, "both", ON_BOTH, _DONE_BY_THE_DATASET),
@@ -72,12 +76,12 @@ class PairAugmentation(nn.Module):
 
     @property
     def enabled(self) -> bool:
-        """Whether there is any augmentation. If not, the module returns what it is given."""
+        """Whether there is any augmentation. Without one, the module returns its arguments."""
         return bool(self._both or self._input or self._target)
 
     @torch.no_grad()
     def forward(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Augments `(N, C, H, W)` batches of equal size and float values in [-1, 1]."""
+        """Augments two batches `(N, C, H, W)` of the same size, with float values in [-1, 1]."""
         of_input, of_target = self._nearest
         for chance, each in self._both:
             input, target = _augment(each, chance, (input, of_input), (target, of_target))
@@ -95,8 +99,10 @@ def _possible(chosen: Sequence[Chosen]) -> list[Chosen]:
 def _augment(
     augmentation: Augmentation, chance: float, *batches: tuple[Tensor, bool]
 ) -> tuple[Tensor, ...]:
-    """Applies an augmentation to some rows, the same rows and parameters in each batch; with each,
-    whether its pixels stay whole."""
+    """Applies an augmentation to random rows, the same rows and parameters in each batch.
+
+    Each batch comes with a boolean that says whether its colors must not be mixed.
+    """
     n, c, h, w = batches[0][0].shape
     rows = torch.nonzero(torch.rand(n) < chance).flatten()
     if not len(rows):
@@ -125,14 +131,15 @@ def _on_rows(
 def _move_whole_pixels(
     augmentation: Augmentation, batch: Tensor, rows: Tensor, params: tuple[Tensor, ...]
 ) -> Tensor:
-    """Takes each pixel from the nearest to where it would be interpolated: no new colours.
+    """Moves pixels without interpolation, so that no new colors appear.
 
-    Where that is, two ramps say that are moved as an image: interpolation is exact on a ramp.
+    The augmentation is applied to two ramps with the coordinates of each pixel. Interpolation is
+    exact on a ramp, so the result gives the source of each pixel, which is then rounded.
     """
     h, w = batch.shape[-2:]
     ramps = [torch.linspace(0.0, 1.0, side, device=batch.device) for side in (h, w)]
     y, x = torch.meshgrid(*ramps, indexing="ij")
-    # One of one's own may work on 3 channels alone.
+    # A custom augmentation may need 3 channels.
     places = torch.stack([y, x, x] if augmentation.needs_rgb else [y, x]).expand(
         len(rows), -1, h, w
     )
@@ -150,20 +157,21 @@ def _build(
     kinds: Sequence[type[Augmentation]],
     ignored: tuple[str, ...] = (),
 ) -> list[Chosen]:
-    """The augmentations whose chance is above zero."""
+    """Builds the augmentations whose chance is above zero."""
     known = {
         *ignored,
         *(f"{kind.name}_{key}" for kind in kinds for key in ("chance", *kind.parameters())),
     }
-    for key in settings:
-        if key not in known:
+    for key, value in settings.items():
+        # A section of the config has a key for augmentations of one's own, which are given apart.
+        if key not in known and not (key == "own" and not value):
             raise DataError(f"augmentations.{place}.{key} is unknown.{did_you_mean(key, known)}")
     chosen = []
     for kind in kinds:
         chance = settings.get(f"{kind.name}_chance", 0.0)
         if not 0.0 <= chance <= 1.0:
             at = f"augmentations.{place}.{kind.name}_chance"
-            raise DataError(f"{at} is {chance}; a chance lies between 0 and 1.")
+            raise DataError(f"{at} is {chance}; a chance must be between 0 and 1.")
         if chance > 0.0:
             chosen.append(Chosen(chance, _make(kind, place, settings)))
     return chosen
@@ -174,7 +182,7 @@ def _make(kind: type[Augmentation], place: str, settings: Mapping[str, Any]) -> 
     keys = {key: f"{kind.name}_{key}" for key in kind.parameters()}
     missing = [key for key in keys.values() if key not in settings]
     if missing:
-        raise DataError(f"{at}_chance is above zero, but {', '.join(missing)} is not given.")
+        raise DataError(f"{at}_chance is above zero, but {', '.join(missing)} is missing.")
     try:
         return kind(**{key: settings[long] for key, long in keys.items()})
     except DataError as error:

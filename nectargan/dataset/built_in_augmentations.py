@@ -1,7 +1,7 @@
-"""The augmentations that a config has by name, and the lists of them.
+"""The built-in augmentations.
 
-To add one, write its class and add it to `ON_BOTH` or `ON_INPUT`: its keys are in the config then.
-What Kornia has an operation for is left to it; the rest is a line or two of torch.
+To add one, write its class and add it to `ON_BOTH` or `ON_INPUT`; the config then has its keys. The
+operations of Kornia are used where they exist.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from nectargan.dataset.augmentation import Params
 
-Part = Interval(ge=0.0, le=1.0)
+Fraction = Interval(ge=0.0, le=1.0)
 
 
 def _each(images: Tensor, values: Tensor) -> Tensor:
-    """One number for each image, shaped to multiply them."""
+    """One number per image, on its device, in a shape that broadcasts to the images."""
     return onto(images, values).view(-1, 1, 1, 1)
 
 
@@ -35,16 +35,16 @@ def _uniform(n: int, low: float, high: float) -> Tensor:
 
 @dataclass(frozen=True)
 class ElasticTransform(Augmentation):
-    """Moves pixels by a random field, smoothed by a Gaussian (Simard et al. 2003)."""
+    """Moves pixels by a random field that is smoothed by a Gaussian (Simard et al. 2003)."""
 
     name = "elastic_transform"
     does = "an elastic deformation"
     moves_pixels: ClassVar[bool] = True
     alpha: Annotated[
-        float, Interval(ge=0, le=1e6), "Displacement in pixels of a field that was not smoothed."
+        float, Interval(ge=0, le=1e6), "Largest displacement before smoothing, in pixels."
     ] = 1.0
     sigma: Annotated[
-        float, Interval(ge=0.1, le=1000), "Standard deviation of the smoothing, pixels."
+        float, Interval(ge=0.1, le=1000), "Standard deviation of the smoothing, in pixels."
     ] = 50.0
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
@@ -58,7 +58,8 @@ class ElasticTransform(Augmentation):
         (field,) = params
         h, w = images.shape[-2:]
         taps = 2 * math.ceil(3 * self.sigma) + 1
-        # Kornia counts displacements in half images, between the centres of the edge pixels.
+        # The unit of Kornia's displacement is half the distance between the centers of the first
+        # and last pixel.
         alpha = (2 * self.alpha / max(w - 1, 1), 2 * self.alpha / max(h - 1, 1))
         return elastic_transform2d(
             images,
@@ -73,11 +74,11 @@ class ElasticTransform(Augmentation):
 
 @dataclass(frozen=True)
 class OpticalDistortion(Augmentation):
-    """Scales each pixel's distance from the centre by a polynomial of that distance.
+    """Scales the distance of each pixel from the center by a polynomial of this distance.
 
-    With the coefficient k, a pixel is read from `s` times its offset from the centre:
-    camera: `s = 1 + k r² + k r⁴`, offsets in image widths and heights (Brown's lens model);
-    fisheye: `s = 1 + k r²`, offsets in half diagonals.
+    With the coefficient k, a pixel is read from `s` times its offset from the center:
+    camera: `s = 1 + k r² + k r⁴`, with offsets in image widths and heights (Brown's lens model);
+    fisheye: `s = 1 + k r²`, with offsets in half diagonals.
     """
 
     name = "optical_distortion"
@@ -115,16 +116,20 @@ class OpticalDistortion(Augmentation):
 
 @dataclass(frozen=True)
 class CoarseDropout(Augmentation):
-    """Paints black rectangles (DeVries and Taylor 2017), at least a pixel, wholly inside."""
+    """Paints black rectangles (DeVries and Taylor 2017) of at least one pixel inside the image."""
 
     name = "coarse_dropout"
     does = "holes in the images"
     holes_min: Annotated[int, Interval(ge=1, le=10_000), "Fewest holes."] = 1
     holes_max: Annotated[int, Interval(ge=1, le=10_000), "Most holes; they may overlap."] = 2
-    height_min: Annotated[float, Part, "Lowest height of a hole, as part of the image's."] = 0.1
-    height_max: Annotated[float, Part, "Largest height of a hole."] = 0.2
-    width_min: Annotated[float, Part, "Lowest width of a hole, as part of the image's."] = 0.1
-    width_max: Annotated[float, Part, "Largest width of a hole."] = 0.2
+    height_min: Annotated[
+        float, Fraction, "Lowest height of a hole, as a fraction of the image."
+    ] = 0.1
+    height_max: Annotated[float, Fraction, "Largest height of a hole."] = 0.2
+    width_min: Annotated[float, Fraction, "Lowest width of a hole, as a fraction of the image."] = (
+        0.1
+    )
+    width_max: Annotated[float, Fraction, "Largest width of a hole."] = 0.2
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         import torch
@@ -136,7 +141,7 @@ class CoarseDropout(Augmentation):
         return rows & used[..., None], columns
 
     def _spans(self, n: int, side: int, low: float, high: float) -> Tensor:
-        """(n, holes_max, side): True where a rectangle covers a row or column."""
+        """The rows or columns that each rectangle covers, as a boolean ``(n, holes_max, side)``."""
         import torch
 
         length = (_uniform(n * self.holes_max, low, high) * side).round().clamp(min=1)
@@ -153,7 +158,7 @@ class CoarseDropout(Augmentation):
 
 @dataclass(frozen=True)
 class ColorJitter(Augmentation):
-    """Multiplies the values by a factor of brightness."""
+    """Multiplies the values by a brightness factor."""
 
     name = "colorjitter"
     does = "a change of brightness"
@@ -169,12 +174,12 @@ class ColorJitter(Augmentation):
 
 @dataclass(frozen=True)
 class GaussNoise(Augmentation):
-    """Adds Gaussian noise whose standard deviation lies between `min` and `max` of the range."""
+    """Adds Gaussian noise with a standard deviation between `min` and `max`."""
 
     name = "gaussnoise"
     does = "Gaussian noise"
-    min: Annotated[float, Part, "Lowest standard deviation, as part of the value range."] = 0.2
-    max: Annotated[float, Part, "Highest standard deviation."] = 0.44
+    min: Annotated[float, Fraction, "Lowest standard deviation, for values in [0, 1]."] = 0.2
+    max: Annotated[float, Fraction, "Highest standard deviation."] = 0.44
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         import torch
@@ -188,11 +193,11 @@ class GaussNoise(Augmentation):
 
 @dataclass(frozen=True)
 class MotionBlur(Augmentation):
-    """Blurs along a line of any angle, its length an odd number of pixels from 3 to `limit`."""
+    """Blurs along a line of random angle; its length is an odd number of pixels, 3 to `limit`."""
 
     name = "motionblur"
     does = "a motion blur"
-    limit: Annotated[int, Interval(ge=3, le=255), "Largest kernel, pixels."] = 7
+    limit: Annotated[int, Interval(ge=3, le=255), "Largest kernel size, in pixels."] = 7
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         import torch
@@ -219,12 +224,12 @@ class MotionBlur(Augmentation):
 
 @dataclass(frozen=True)
 class RandGamma(Augmentation):
-    """Raises the values to a power, given in percent: 80 is a gamma of 0.8."""
+    """Raises the values to a power that is given in percent: 80 means a gamma of 0.8."""
 
     name = "randgamma"
     does = "a gamma curve"
-    min: Annotated[float, Interval(ge=1, le=1e5), "Lowest gamma, percent."] = 80.0
-    max: Annotated[float, Interval(ge=1, le=1e5), "Highest gamma, percent."] = 120.0
+    min: Annotated[float, Interval(ge=1, le=1e5), "Lowest gamma, in percent."] = 80.0
+    max: Annotated[float, Interval(ge=1, le=1e5), "Highest gamma, in percent."] = 120.0
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
         return (_uniform(n, self.min / 100, self.max / 100),)
@@ -235,15 +240,15 @@ class RandGamma(Augmentation):
 
 @dataclass(frozen=True)
 class Grayscale(Augmentation):
-    """Replaces the three channels by one grey."""
+    """Replaces the three channels by the same gray value."""
 
     name = "grayscale"
-    does = "losing all colour"
+    does = "a conversion to gray"
     needs_rgb: ClassVar[bool] = True
     method: Annotated[
         Literal["weighted_average", "from_lab", "average", "max", "desaturation"],
-        "How the channels become one: luma (ITU-R BT.601), CIE lightness, mean, largest, or mean "
-        "of the extremes.",
+        "How gray is computed: luma (ITU-R BT.601), CIE lightness, mean, maximum, or mean of "
+        "minimum and maximum.",
     ] = "weighted_average"
 
     def draw(self, n: int, c: int, h: int, w: int) -> Params:
@@ -268,10 +273,10 @@ class Grayscale(Augmentation):
 
 @dataclass(frozen=True)
 class Compression(Augmentation):
-    """Codes and decodes as JPEG, as Kornia's differentiable codec does (Reich et al. 2024)."""
+    """Encodes and decodes as JPEG, with Kornia's differentiable codec (Reich et al. 2024)."""
 
     name = "compression"
-    does = "compression artefacts"
+    does = "compression artifacts"
     needs_rgb: ClassVar[bool] = True
     type: Annotated[Literal["jpeg"], "Kind of compression."] = "jpeg"
     quality_min: Annotated[int, Interval(ge=1, le=100), "Lowest quality."] = 99
@@ -285,7 +290,7 @@ class Compression(Augmentation):
     def apply(self, images: Tensor, *params: Tensor) -> Tensor:
         from kornia.enhance import jpeg_codec_differentiable
 
-        # Kornia looks at the qualities' range: on the CPU that does not wait for the device.
+        # Kornia checks the range of the qualities; on the CPU this does not wait for the device.
         return jpeg_codec_differentiable(images, params[0])
 
 

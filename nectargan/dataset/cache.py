@@ -1,4 +1,4 @@
-"""Keeping decoded images in memory, where they fit."""
+"""Caches decoded images in memory if they fit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nectargan.errors import DataError
 
 Place = Literal["ram", "device", "off"]
 
-# What "auto" takes at most of the memory that is free. Networks, gradients and activations want
-# the rest of the device; the system's own file cache wants the rest of the RAM.
+# The largest parts of the free memory that "auto" uses. The rest of the device is for networks,
+# gradients and activations, and the rest of the RAM for the file cache of the system.
 _PART_OF_DEVICE = 0.25
 _PART_OF_RAM = 0.5
 _GIB = 2**30
-_CGROUP = Path("/sys/fs/cgroup")  # a container sees its own group there
+_CGROUP = Path("/sys/fs/cgroup")  # inside a container, the control group of the container
 
 
 def choose_place(
@@ -31,17 +31,18 @@ def choose_place(
     datasets: Sequence[PairedDataset],
     device: torch.device,
 ) -> Place:
-    """Where to keep the decoded images of a run.
+    """Decides where the decoded images of a run are cached.
 
     Args:
-        wanted: "auto" is the device if it is a CUDA one and the images take a quarter of its free
-            memory at most, else the RAM if they take half of what is free, else "off". On their way
-            to the device, the images of one data set at a time are in RAM.
-        datasets: All that would be kept.
-        device: The device of the run; where it is the CPU, "device" means "ram".
+        wanted: The option ``dataloader.cache``. "auto" chooses the device if it is a CUDA device
+            and the images need at most a quarter of its free memory, else RAM if they need at most
+            half of the free RAM, else "off". The images of one data set at a time are held in RAM
+            before they are copied to the device.
+        datasets: The data sets to cache.
+        device: The device of the run. If it is the CPU, "device" means "ram".
 
     Raises:
-        DataError: a place was named, and the images do not fit there.
+        DataError: If ``wanted`` is "ram" or "device" and the images do not fit.
     """
     size = sum(cached_bytes(dataset) for dataset in datasets)
     passing = max((cached_bytes(dataset) for dataset in datasets), default=0)
@@ -56,28 +57,28 @@ def choose_place(
     free = _free(device) if place == "device" else free_ram()
     if size > free:
         raise DataError(
-            f"dataloader.cache is '{wanted}', but the images take {size / _GIB:.1f} GiB and "
+            f"dataloader.cache is '{wanted}', but the images need {size / _GIB:.1f} GiB and only "
             f"{free / _GIB:.1f} GiB are free there; use 'auto' or 'off'."
         )
     if place == "device" and passing > free_ram():
         raise DataError(
-            f"dataloader.cache is '{wanted}', but the images of a split are decoded in RAM before "
-            f"they are brought there, {passing / _GIB:.1f} GiB, and {free_ram() / _GIB:.1f} GiB "
-            "are free; use 'auto' or 'off'."
+            f"dataloader.cache is '{wanted}', but the images of a split are first decoded in RAM, "
+            f"which needs {passing / _GIB:.1f} GiB, and only {free_ram() / _GIB:.1f} GiB are free; "
+            "use 'auto' or 'off'."
         )
     return place
 
 
 def cached_bytes(dataset: PairedDataset) -> int:
-    """Bytes that all decoded pairs take."""
+    """The size of all decoded pairs in bytes."""
     return len(dataset) * sum(dataset.channels) * prod(dataset.decoded_size)
 
 
 def fill(dataset: PairedDataset) -> tuple[Tensor, dict[int, str]]:
-    """Decodes all pairs, several at a time, into one uint8 tensor ``(N, C, H, W)`` in RAM.
+    """Decodes all pairs in several threads into one uint8 tensor ``(N, C, H, W)`` in RAM.
 
     Returns:
-        The tensor, and what is wrong with pairs that cannot be read, by index.
+        The tensor, and a message for each pair that cannot be read, by index.
     """
     problems: dict[int, str] = {}
     shape = (len(dataset), sum(dataset.channels), *dataset.decoded_size)
@@ -89,7 +90,7 @@ def fill(dataset: PairedDataset) -> tuple[Tensor, dict[int, str]]:
         except DataError as error:
             problems[index] = str(error)
 
-    # Pillow decodes and resizes without holding the interpreter's lock.
+    # Pillow releases the GIL while it decodes and resizes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for _ in pool.map(decode, range(len(dataset))):
@@ -101,15 +102,15 @@ def fill(dataset: PairedDataset) -> tuple[Tensor, dict[int, str]]:
 
 
 def free_ram() -> int:
-    """Bytes of RAM that this process may still take: of the machine, or of its container."""
+    """The free RAM of the machine, or of the container of this process, in bytes."""
     free = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
-        # Not memory.current, which counts the file cache as well.
+        # memory.current is not used, because it includes the file cache.
         stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
         return min(free, max(0, limit - int(stat["anon"])))
     except (OSError, ValueError, KeyError):
-        # Not Linux, or a group without a limit ("max").
+        # The system is not Linux, or the group has no limit ("max").
         return free
 
 

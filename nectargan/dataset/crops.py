@@ -1,8 +1,8 @@
-"""Random crops, flips and quarter turns: drawn on the host, cut out on the device.
+"""Random crops, flips and quarter turns. They are drawn on the CPU and applied on the device.
 
-Any of them, one after another, is a linear walk through the pixels of an image that lie row by
-row: pixel (i, j) of the result is pixel ``first + i * down + j * right`` of the image. Three
-integers for each image are all that the device needs to be told.
+Any combination of them is described by three integers: pixel (i, j) of the result is pixel
+``first + i * down + j * right`` of the image, with its pixels numbered row by row. Only these three
+integers per image are copied to the device.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def draw_crops(
         count: Number of images.
         load_size: (height, width) of the images.
         crop_size: (height, width) of the crops; square if there are to be quarter turns.
-        chances: Of mirroring left and right, of mirroring top and bottom, of a turn by one, two
-            or three quarters; each in [0, 1].
-        seed: What the draws depend on, besides the arguments above. A chance does not move the
-            draws of another, nor those of the place.
+        chances: The probabilities of a horizontal flip, a vertical flip and a rotation by one, two
+            or three quarter turns, each in [0, 1].
+        seed: Seed of the random numbers. A different chance does not change the positions of the
+            crops or the draws of the other chances.
 
     Returns:
-        ``(count, 3)``: first, down and right of each crop.
+        An int64 array ``(count, 3)`` with first, down and right of each crop.
     """
     (height, width), (load_height, load_width) = crop_size, load_size
     rng = np.random.default_rng(seed)
-    # All is drawn, needed or not, so that one setting does not move the draws of another.
+    # All numbers are always drawn, so that one setting does not change the draws of another.
     top = rng.integers(load_height - height + 1, size=count)
     left = rng.integers(load_width - width + 1, size=count)
     h_flip, v_flip, turn = rng.random((3, count)) < np.asarray(chances)[:, None]
@@ -49,19 +49,19 @@ def draw_crops(
     first = top * load_width + left
     down = np.full(count, load_width)
     right = np.ones(count, dtype=np.int64)
-    # A mirrored crop starts at the other end and walks back.
+    # A flipped crop starts at the opposite edge and goes in the opposite direction.
     first, right = np.where(h_flip, first + (width - 1) * right, first), _sign(h_flip) * right
     first, down = np.where(v_flip, first + (height - 1) * down, first), _sign(v_flip) * down
     for quarter in range(3):
-        # Counter-clockwise: rows are read from the last column to the first, columns as rows were.
+        # A counterclockwise turn: the first row of the result is the last column of the image.
         turned = quarters > quarter
         first = np.where(turned, first + (width - 1) * right, first)
         down, right = np.where(turned, -right, down), np.where(turned, down, right)
     return np.stack([first, down, right], axis=1)
 
 
-def cut(images: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cuts a crop out of each image, on their device.
+def crop_images(images: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops each image on its device.
 
     Args:
         images: ``(N, C, H, W)``, contiguous.

@@ -1,5 +1,4 @@
-"""Reading one image file: the picture as it is displayed, in 8 bits, or one sentence on what is
-wrong with it."""
+"""Reads an image file as it is displayed, in 8 bits, or explains in one sentence why it cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from nectargan.dataset.file_kinds import what_it_is
 from nectargan.errors import DataError
 from nectargan.files import open_regular
 
-SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     [
         ".avif",
         ".bmp",
@@ -41,17 +40,17 @@ SUFFIXES = frozenset(
 )
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
-# Pillow knows more, some through other programs; Pillow before 11.3 has no AVIF.
+# Pillow supports more formats, some through other programs. It supports AVIF since 11.3.
 _FORMATS = ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM"] + (
     ["AVIF"] if find_spec("PIL.AvifImagePlugin") else []
 )
-_LARGEST_FILE = 2**30  # Pillow's limit of pixels, uncompressed, takes less
+_LARGEST_FILE = 2**30  # more than an uncompressed image at Pillow's limit of pixels
 _READ = "1 to 4 channels of unsigned integers of 8 or 16 bits"
-_MOST_COLOURS = 64  # of what may be a label map
+_MOST_COLOURS = 64  # an image with more colors is not a label map
 _BITS, _SAMPLES, _SAMPLE_FORMAT, _PHOTOMETRIC = 258, 277, 339, 262  # tags of TIFF
 
-# What Pillow's decoders raise on damaged files, besides DecompressionBombError.
-_UNREADABLE = (
+# The exceptions that Pillow raises on damaged files, besides DecompressionBombError.
+_PILLOW_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -74,22 +73,22 @@ _TURNS = {
 }
 _QUARTERS = (5, 6, 7, 8)
 
-# Text beside the picture may be as long as all of it together; Pillow would refuse 1 MB in a chunk.
+# A single text chunk may be as long as all text together. Pillow's default is 1 MB per chunk.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-# What Pillow says of odd metadata is of no use to a user, and what matters is raised.
+# Pillow's warnings about metadata do not help a user; real problems raise an exception.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-class Part(NamedTuple):
-    """What the values of a picture, or of a half of one, are like.
+class PixelStatistics(NamedTuple):
+    """Statistics of the values of an image, or of one half of it.
 
     Attributes:
-        peak: The greatest value of any channel but alpha, as in the file.
-        full: The greatest that its type can hold.
-        is_transparent: Whether any pixel is, wholly or in part.
-        colours: How many there are; ``None`` for many, and after JPEG's compression.
+        peak: The largest value in the file, without alpha.
+        full: The largest value that the type of the file can hold.
+        is_transparent: Whether any pixel is fully or partly transparent.
+        colours: Number of different colors; ``None`` if there are many, or for JPEG.
     """
 
     peak: int
@@ -99,70 +98,73 @@ class Part(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """What a full read of a file tells.
+    """The result of reading a file completely.
 
     Attributes:
-        height: In pixels, as displayed.
-        width: In pixels, as displayed.
-        parts: One of the whole picture, or one of each half.
-        has_frames: Whether there are frames or pages after the first one, which is read.
-        left_out: Channels of the file that are not read.
+        height: Height as displayed, in pixels.
+        width: Width as displayed, in pixels.
+        parts: Statistics of the whole image, or of its two halves.
+        has_frames: Whether there are more frames or pages. Only the first one is read.
+        left_out: Number of channels of the file that are not read.
     """
 
     height: int
     width: int
-    parts: tuple[Part, ...]
+    parts: tuple[PixelStatistics, ...]
     has_frames: bool
     left_out: int
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """The picture in a file as it is displayed, its mode one of `MODES`.
+    """Reads an image as it is displayed, in one of the modes of `MODES`.
 
-    16 bits are brought down to 8 over the whole range of their type.
+    16-bit values are scaled to 8 bits over the full range of their type.
 
     Raises:
-        DataError: what is wrong with the file.
+        DataError: If the file cannot be read.
     """
-    with _opened(path) as image:
-        full = _full_scale(image)
+    with opened(path) as image:
+        full = full_scale(image)
         image.load()
-        return _in_8_bits(_turned(image), full)
+        return in_8_bits(turned(image), full)
 
 
 def probe(path: str | os.PathLike[str], halves: bool = False) -> Probe:
-    """Reads a file to its end.
+    """Reads an image file completely and collects statistics.
 
     Args:
         path: The file.
-        halves: Whether its left and its right half are two pictures.
+        halves: Whether the left and the right half are two separate images.
 
     Raises:
-        DataError: what is wrong with the file.
+        DataError: If the file cannot be read.
     """
-    with _opened(path) as image:
-        full, size = _full_scale(image), image.size
+    with opened(path) as image:
+        full, size = full_scale(image), image.size
         is_jpeg = image.format in ("JPEG", "MPO")
         has_frames = not is_jpeg and bool(getattr(image, "is_animated", False))
         left_out = max(0, _samples(image) - len(image.getbands()))
-        # A JPEG read at 1/8 scale is still read to its end, in a fraction of the time.
+        # At 1/8 scale, a JPEG is still read completely, in a fraction of the time.
         image.draft("L", (1, 1))
         is_scaled = image.size != size
         image.load()
         width, height = size if is_scaled else image.size
-        if _orientation(image) in _QUARTERS:
+        if orientation_of(image) in _QUARTERS:
             width, height = height, width
-        picture = _turned(image)
+        picture = turned(image)
         middle = picture.width // 2
         spans = [(0, middle), (middle, picture.width)] if halves else [(0, picture.width)]
         boxes = [picture.crop((left, 0, right, picture.height)) for left, right in spans]
-        parts = tuple(_part(box, full, not is_jpeg) for box in boxes if box.width)
+        parts = tuple(_statistics(box, full, not is_jpeg) for box in boxes if box.width)
         return Probe(height, width, parts, has_frames, left_out)
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:
-    """A picture of `read_image` in one of `MODES`; what is transparent is laid over black where the
-    mode has no alpha, so that colours nobody sees are not learnt."""
+    """Converts an image from `read_image` to another of the modes of `MODES`.
+
+    If the mode has no alpha, transparent pixels are composited over black, so that the network does
+    not learn invisible colors.
+    """
     if image.mode == mode:
         return image
     if image.mode in ("LA", "RGBA") and mode in ("L", "RGB"):
@@ -172,52 +174,55 @@ def in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
-    """An image whose header was read. All that is wrong, then and in the ``with`` block, becomes a
-    `DataError` that names the file."""
+def opened(path: str | os.PathLike[str]) -> Iterator[ImageFile.ImageFile]:
+    """Opens an image and reads its header.
+
+    Errors of Pillow, also those inside the ``with`` block, become a `DataError` that names the
+    file.
+    """
     kind = None
     try:
-        # By its path, Pillow would map some kinds of TIFF into memory, and turn those wrongly.
+        # Given a path instead of a file, Pillow memory-maps some TIFFs and rotates them wrongly.
         with (
             open_regular(Path(path), _LARGEST_FILE) as file,
             Image.open(file, formats=_FORMATS) as image,
         ):
             kind = image.format
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise Image.DecompressionBombError  # Pillow only warns of up to twice as many
+                raise Image.DecompressionBombError  # Pillow only warns up to twice the limit
             _check_channels(image)
             yield image
     except Image.DecompressionBombError:
-        most = f"more than {Image.MAX_IMAGE_PIXELS} pixels, which Pillow takes for an attack"
+        most = f"more than {Image.MAX_IMAGE_PIXELS} pixels, the limit of Pillow"
         raise DataError(f"{path}: {most}") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except _UNREADABLE as error:
+    except _PILLOW_ERRORS as error:
         raise DataError(f"{path}: {_complaint(path, kind, error)}") from error
 
 
 def _complaint(path: str | os.PathLike[str], kind: str | None, error: Exception) -> str:
-    """What is wrong with a file, without the words of Pillow's insides."""
+    """Describes what is wrong with a file, without Pillow's internal messages."""
     if isinstance(error, OSError) and error.strerror:
         return f"unreadable ({error.strerror})"
     if "text chunk" in str(error) or "MAX_TEXT" in str(error):
-        return f"it has more than {PngImagePlugin.MAX_TEXT_MEMORY >> 20} MB of text in it"
+        return f"it contains more than {PngImagePlugin.MAX_TEXT_MEMORY >> 20} MB of text"
     if kind is None:
         return what_it_is(path, _READ)
-    return f"unreadable or truncated: the {kind} data are damaged, or end too early"
+    return f"unreadable or truncated: the {kind} data are damaged or incomplete"
 
 
 def _check_channels(image: Image.Image) -> None:
     channels = _samples(image)
     if channels > max(MODES):
-        raise DataError(f"it has {channels} channels; what is read has {_READ}")
+        raise DataError(f"it has {channels} channels; supported are {_READ}")
     if _is_signed(image) and image.mode == "L":
-        raise DataError(f"its values are signed 8-bit integers; what is read is {_READ}")
+        raise DataError(f"its values are signed 8-bit integers; supported are {_READ}")
     if image.mode.startswith("I") and _tiff_tags(image).get(_PHOTOMETRIC) == 0:
-        raise DataError("its 16 bits count down from white; save it with 0 as black")
+        raise DataError("its 16-bit values are inverted (0 is white); save it with 0 as black")
 
 
-# --- what the header says ----------------------------------------------------------------------
+# --- header ------------------------------------------------------------------------------------
 
 
 def _tiff_tags(image: Image.Image) -> Any:
@@ -232,8 +237,11 @@ def _is_signed(image: Image.Image) -> bool:
     return 2 in _tiff_tags(image).get(_SAMPLE_FORMAT, (1,))
 
 
-def _full_scale(image: ImageFile.ImageFile) -> int:
-    """The greatest value that the file's type holds; 65535 for 32 bits, which are to hold 16."""
+def full_scale(image: ImageFile.ImageFile) -> int:
+    """The largest value that the type of the file can hold.
+
+    For 32 bits it is 65535, because such files are expected to hold 16-bit values.
+    """
     if image.mode.startswith("I"):
         bits = _tiff_tags(image).get(_BITS, (16,))[0]
         if bits == 16 and _is_signed(image):
@@ -243,32 +251,50 @@ def _full_scale(image: ImageFile.ImageFile) -> int:
     return 65535 if ";16" in raw_mode else 255
 
 
-def _orientation(image: Image.Image) -> object:
-    """EXIF's, once the image is loaded: TIFF is turned by then, and has none any more."""
+def orientation_of(image: Image.Image) -> object:
+    """The EXIF orientation of a loaded image.
+
+    Loading a TIFF rotates it and removes its orientation.
+    """
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except _UNREADABLE:
-        return None  # damaged metadata beside a sound picture
+    except _PILLOW_ERRORS:
+        return None  # only the metadata are damaged
 
 
 # --- pixels ------------------------------------------------------------------------------------
 
 
-def _turned(image: Image.Image) -> Image.Image:
-    orientation = _orientation(image)
+def turned(image: Image.Image, orientation: object = None) -> Image.Image:
+    """Rotates or flips an image as it is displayed.
+
+    Args:
+        image: The image.
+        orientation: An EXIF orientation; by default that of the image.
+    """
+    orientation = orientation_of(image) if orientation is None else orientation
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
-def _in_8_bits(image: Image.Image, full: int) -> Image.Image:
+def in_8_bits(image: Image.Image, full: int) -> Image.Image:
+    """Converts an image to one of the modes of `MODES`.
+
+    Args:
+        image: The image.
+        full: The result of `full_scale` for this image.
+
+    Raises:
+        DataError: If the type of the values is not supported.
+    """
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
     if image.mode == "LAB":
-        raise DataError(f"its colours are those of CIE L*a*b*; what is read is {_READ}")
+        raise DataError(f"its colors are CIE L*a*b*; supported are {_READ}")
     if image.mode == "F":
         low, high = image.getextrema()
         found = f"floating-point numbers, from {low:g} to {high:g}"
-        raise DataError(f"its values are {found}; what is read is {_READ}")
+        raise DataError(f"its values are {found}; supported are {_READ}")
     if image.mode.startswith("I"):
         return _scaled(image, full)
     if image.has_transparency_data:
@@ -280,12 +306,12 @@ def _scaled(image: Image.Image, full: int) -> Image.Image:
     wide = np.asarray(image)
     low, high = int(wide.min()), int(wide.max())
     if low < 0 or high > full:
-        raise DataError(f"its values go from {low} to {high}; what is read is {_READ}")
+        raise DataError(f"its values range from {low} to {high}; supported are {_READ}")
     return Image.fromarray(((wide.astype(np.uint32) * 255 + full // 2) // full).astype(np.uint8))
 
 
-def _part(picture: Image.Image, full: int, is_lossless: bool) -> Part:
-    eight = _in_8_bits(picture, full)
+def _statistics(picture: Image.Image, full: int, is_lossless: bool) -> PixelStatistics:
+    eight = in_8_bits(picture, full)
     extrema: Any = eight.getextrema()
     bands = [extrema] if len(eight.getbands()) == 1 else list(extrema)
     is_transparent = eight.mode in ("LA", "RGBA") and bands.pop()[0] < 255
@@ -293,6 +319,6 @@ def _part(picture: Image.Image, full: int, is_lossless: bool) -> Part:
     if picture.mode.startswith("I"):
         peak = int(np.asarray(picture).max())
     elif full > 255:
-        peak = peak << 8 | 255  # Pillow leaves the upper byte alone
+        peak = peak << 8 | 255  # Pillow keeps only the upper byte
     found = eight.getcolors(_MOST_COLOURS) if is_lossless else None
-    return Part(peak, full, is_transparent, len(found) if found else None)
+    return PixelStatistics(peak, full, is_transparent, len(found) if found else None)

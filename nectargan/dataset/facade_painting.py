@@ -1,6 +1,6 @@
-"""Paints the plan of a house front, once as flat labels and once as a lit picture.
+"""Paints the plan of a facade, as a label map and as a shaded picture.
 
-Light comes from the upper left, so shadows fall to the lower right.
+The light comes from the upper left, so shadows fall to the lower right.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nectargan.dataset.facades import LABEL_COLOURS, WALLS, Colour, Part, Style
+from nectargan.dataset.facades import LABEL_COLOURS, WALLS, Colour, Piece, Style
 
 Image = npt.NDArray[np.float32]
 Pixel = TypeVar("Pixel", bound=np.generic)
@@ -29,14 +29,14 @@ class _Box(NamedTuple):
         return image[self.top : self.bottom, self.left : self.right]
 
 
-def _box(part: Part, side: int) -> _Box:
-    """The part in pixels, inside the picture and at least one pixel large."""
+def _box(part: Piece, side: int) -> _Box:
+    """The rectangle of a part in pixels, clipped to the picture, at least one pixel large."""
     top, left, bottom, right = (min(side, max(0, round(v * side))) for v in part[1:5])
     return _Box(top, left, max(bottom, top + 1), max(right, left + 1))
 
 
-def paint_labels(parts: list[Part], side: int) -> npt.NDArray[np.uint8]:
-    """The label map, ``(side, side, 3)`` uint8, colours of `LABEL_COLOURS` only."""
+def paint_labels(parts: list[Piece], side: int) -> npt.NDArray[np.uint8]:
+    """Paints the label map, ``(side, side, 3)`` uint8, with colors of `LABEL_COLOURS` only."""
     labels = np.zeros((side, side, 3), np.uint8)
     for part in parts:
         _box(part, side).of(labels)[...] = LABEL_COLOURS[part.kind]
@@ -46,8 +46,8 @@ def paint_labels(parts: list[Part], side: int) -> npt.NDArray[np.uint8]:
 # --- picture -----------------------------------------------------------------------------------
 
 
-def paint_front(parts: list[Part], style: Style, side: int) -> npt.NDArray[np.uint8]:
-    """The lit front, ``(side, side, 3)`` uint8."""
+def paint_front(parts: list[Piece], style: Style, side: int) -> npt.NDArray[np.uint8]:
+    """Paints the shaded picture, ``(side, side, 3)`` uint8."""
     canvas = np.zeros((side, side, 3), np.float32)
     for part in parts:
         box = _box(part, side)
@@ -58,19 +58,19 @@ def paint_front(parts: list[Part], style: Style, side: int) -> npt.NDArray[np.ui
     return np.clip(canvas + grain, 0, 255).astype(np.uint8)
 
 
-# How far a part stands out of the wall, as part of the side: the length of its shadow.
+# The length of the shadow of each kind of part, as a fraction of the side of the picture.
 _CASTS = {"cornice": 0.03, "balcony": 0.035, "shop": 0.012, "door": 0.008, "window": 0.006}
 
 
 def _cast_shadow(canvas: Image, box: _Box, length: int) -> None:
-    """Darkens what lies to the lower right of a box, softer with the distance."""
+    """Darkens the area to the lower right of a box, less with increasing distance."""
     for i in range(length, 0, -1):
         shifted = _Box(box.top + i, box.left + i // 2, box.bottom + i, box.right + i // 2)
         shifted.of(canvas)[...] *= 1.0 - 0.55 / length
 
 
 def _gradient(box: _Box, top: float, bottom: float) -> Image:
-    """A factor for each row, ``(rows, 1, 1)``."""
+    """A brightness factor for each row of a box, ``(rows, 1, 1)``."""
     rows = max(1, box.bottom - box.top)
     return np.linspace(top, bottom, rows, dtype=np.float32)[:, None, None]
 
@@ -85,20 +85,20 @@ def _shrunk(box: _Box, by: int) -> _Box:
     return _Box(top, left, max(top + 1, box.bottom - by), max(left + 1, box.right - by))
 
 
-def _line(canvas: Image) -> int:
-    """Width of a fine line, in pixels."""
+def _line_width(canvas: Image) -> int:
+    """Width of a thin line, in pixels."""
     return max(1, int(canvas.shape[0]) // 128)
 
 
-def _sky(canvas: Image, box: _Box, part: Part, style: Style) -> None:
+def _sky(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
     _fill(canvas, box, style.sky, 0.92, 1.25)
 
 
-def _ground(canvas: Image, box: _Box, part: Part, style: Style) -> None:
+def _ground(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
     _fill(canvas, box, (128, 126, 122), 0.7, 1.1)
 
 
-def _wall(canvas: Image, box: _Box, part: Part, style: Style) -> None:
+def _wall(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
     _fill(canvas, box, style.wall, 1.06, 0.88)
     area, side = box.of(canvas), canvas.shape[0]
     rng = np.random.default_rng(style.texture_seed + 1)
@@ -115,7 +115,7 @@ def _wall(canvas: Image, box: _Box, part: Part, style: Style) -> None:
     area[joint] *= 0.88
 
 
-def _roof(canvas: Image, box: _Box, part: Part, style: Style) -> None:
+def _roof(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
     side = canvas.shape[0]
     _fill(canvas, box, style.roof, 1.15, 0.8)
     area = box.of(canvas)
@@ -131,14 +131,14 @@ def _roof(canvas: Image, box: _Box, part: Part, style: Style) -> None:
         _fill(canvas, light, (150, 185, 215), 1.1, 0.8)
 
 
-def _cornice(canvas: Image, box: _Box, part: Part, style: Style) -> None:
+def _cornice(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
     _fill(canvas, box, style.trim, 1.05, 0.8)
-    line = _line(canvas)
+    line = _line_width(canvas)
     box._replace(top=max(box.top, box.bottom - line)).of(canvas)[...] *= 0.7
 
 
 def _glass(canvas: Image, box: _Box) -> None:
-    """Glass that reflects the sky above and the dark of the room below, with a slanting gleam."""
+    """Paints glass: bright at the top, dark at the bottom, with a diagonal reflection."""
     _fill(canvas, box, (96, 124, 150), 1.35, 0.42)
     area = box.of(canvas)
     rows, columns = np.indices(area.shape[:2])
@@ -146,8 +146,8 @@ def _glass(canvas: Image, box: _Box) -> None:
     area[(band > 0.36) & (band < 0.5)] *= 1.22
 
 
-def _window(canvas: Image, box: _Box, part: Part, style: Style) -> None:
-    line = _line(canvas)
+def _window(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
+    line = _line_width(canvas)
     _fill(canvas, box, style.trim, 1.0, 0.92)
     pane = _shrunk(box, line)
     _glass(canvas, pane)
@@ -161,8 +161,8 @@ def _window(canvas: Image, box: _Box, part: Part, style: Style) -> None:
     box._replace(top=max(box.top, box.bottom - line)).of(canvas)[...] *= 1.08  # sill
 
 
-def _door(canvas: Image, box: _Box, part: Part, style: Style) -> None:
-    line = _line(canvas)
+def _door(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
+    line = _line_width(canvas)
     _fill(canvas, box, style.trim, 1.0, 0.85)
     leaf = _shrunk(box, 2 * line)._replace(bottom=box.bottom)
     _fill(canvas, leaf, style.wood, 1.1, 0.85)
@@ -177,8 +177,8 @@ def _door(canvas: Image, box: _Box, part: Part, style: Style) -> None:
             panel._replace(bottom=top + line).of(canvas)[...] *= 0.6
 
 
-def _balcony(canvas: Image, box: _Box, part: Part, style: Style) -> None:
-    line, side = _line(canvas), canvas.shape[0]
+def _balcony(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
+    line, side = _line_width(canvas), canvas.shape[0]
     area = box.of(canvas)
     spacing = max(3, side // 50)
     bars = np.arange(area.shape[1]) % spacing < line
@@ -188,8 +188,8 @@ def _balcony(canvas: Image, box: _Box, part: Part, style: Style) -> None:
     _fill(canvas, slab, style.trim, 1.05, 0.7)
 
 
-def _shop(canvas: Image, box: _Box, part: Part, style: Style) -> None:
-    line = _line(canvas)
+def _shop(canvas: Image, box: _Box, part: Piece, style: Style) -> None:
+    line = _line_width(canvas)
     _fill(canvas, box, style.wood, 1.0, 0.8)
     height, width = box.bottom - box.top, box.right - box.left
     front = _shrunk(box, 2 * line)._replace(bottom=max(box.top + 1, box.bottom - height // 6))
@@ -205,7 +205,7 @@ def _shop(canvas: Image, box: _Box, part: Part, style: Style) -> None:
     awning._replace(top=max(awning.top, awning.bottom - line)).of(canvas)[...] *= 0.7
 
 
-_PAINTERS: dict[str, Callable[[Image, _Box, Part, Style], None]] = {
+_PAINTERS: dict[str, Callable[[Image, _Box, Piece, Style], None]] = {
     "sky": _sky,
     "ground": _ground,
     **dict.fromkeys(WALLS, _wall),

@@ -1,6 +1,6 @@
-"""Plans house fronts: which parts they have and where. `facade_painting` draws them.
+"""Plans facades: which parts they have and where. `facade_painting` paints them.
 
-All lengths of a plan are parts of the picture's side.
+All lengths of a plan are fractions of the side of the picture.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _WALL_COLOURS: dict[str, Colour] = {
 }
 
 
-class Part(NamedTuple):
-    """A rectangle of the plan: what it is, its sides from 0 to 1, and how finely it is divided."""
+class Piece(NamedTuple):
+    """A rectangle of the plan: its kind, its four edges in [0, 1], and its number of divisions."""
 
     kind: str
     top: float
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Style:
-    """What a front's labels do not tell: tints of its materials, and a seed for fine texture."""
+    """Properties of a facade that its labels do not show: colors, and a seed for the texture."""
 
     wall: Colour
     trim: Colour
@@ -62,8 +62,8 @@ class Style:
 # --- plan --------------------------------------------------------------------------------------
 
 
-def plan_facade(rng: np.random.Generator) -> tuple[list[Part], Style]:
-    """A house: its parts in the order of painting, and its style."""
+def plan_facade(rng: np.random.Generator) -> tuple[list[Piece], Style]:
+    """Plans a facade: its parts in the order of painting, and its style."""
     left, right = rng.uniform(0.0, 0.10), 1.0 - rng.uniform(0.0, 0.10)
     pavement = 1.0 - rng.uniform(0.03, 0.06)
     eaves = rng.uniform(0.12, 0.24)
@@ -72,10 +72,10 @@ def plan_facade(rng: np.random.Generator) -> tuple[list[Part], Style]:
     floor_height = (pavement - eaves) / (floors + 0.25)
     ground_floor = pavement - 1.25 * floor_height
 
-    parts = [Part("sky", 0, 0, 1, 1), Part("ground", pavement, 0, 1, 1)]
+    parts = [Piece("sky", 0, 0, 1, 1), Piece("ground", pavement, 0, 1, 1)]
     ridge = max(0.02, eaves - rng.uniform(0.03, 0.13))
-    parts.append(Part("roof", ridge, left, eaves, right, int(rng.integers(0, 4))))
-    parts.append(Part(material, eaves, left, pavement, right))
+    parts.append(Piece("roof", ridge, left, eaves, right, int(rng.integers(0, 4))))
+    parts.append(Piece(material, eaves, left, pavement, right))
 
     edges = _bay_edges(rng, left, right, bays)
     for floor in range(floors - 1):
@@ -85,9 +85,9 @@ def plan_facade(rng: np.random.Generator) -> tuple[list[Part], Style]:
     parts += _ground_floor(rng, edges, ground_floor, pavement)
 
     overhang = 0.012
-    parts.append(Part("cornice", eaves - 0.012, left - overhang, eaves + 0.018, right + overhang))
+    parts.append(Piece("cornice", eaves - 0.012, left - overhang, eaves + 0.018, right + overhang))
     if rng.random() < 0.7:
-        parts.append(Part("cornice", ground_floor - 0.008, left, ground_floor + 0.012, right))
+        parts.append(Piece("cornice", ground_floor - 0.008, left, ground_floor + 0.012, right))
     return parts, _style(rng, material)
 
 
@@ -101,7 +101,7 @@ def _bay_edges(rng: np.random.Generator, left: float, right: float, bays: int) -
 
 def _upper_floor(
     rng: np.random.Generator, edges: list[float], top: float, bottom: float
-) -> list[Part]:
+) -> list[Piece]:
     height = bottom - top
     share_x, share_y = rng.uniform(0.42, 0.7), rng.uniform(0.5, 0.68)
     divisions = int(rng.integers(1, 4))
@@ -110,27 +110,27 @@ def _upper_floor(
     windows, rails = [], []
     for a, b in pairwise(edges):
         if rng.random() < 0.06:
-            continue  # a blind bay
+            continue  # a bay without a window
         middle, half = (a + b) / 2, (b - a) * share_x / 2
         sill = top + height * (0.22 + share_y)
         windows.append(
-            Part("window", sill - height * share_y, middle - half, sill, middle + half, divisions)
+            Piece("window", sill - height * share_y, middle - half, sill, middle + half, divisions)
         )
         if balconies and not one_long and rng.random() < 0.75:
             half += (b - a) * 0.1
             rails.append(
-                Part("balcony", sill - height * 0.26, middle - half, sill + 0.012, middle + half)
+                Piece("balcony", sill - height * 0.26, middle - half, sill + 0.012, middle + half)
             )
     if balconies and one_long and windows:
         sill = windows[0].bottom
         first, last = windows[0].left - 0.01, windows[-1].right + 0.01
-        rails.append(Part("balcony", sill - height * 0.26, first, sill + 0.012, last))
+        rails.append(Piece("balcony", sill - height * 0.26, first, sill + 0.012, last))
     return windows + rails
 
 
 def _ground_floor(
     rng: np.random.Generator, edges: list[float], top: float, bottom: float
-) -> list[Part]:
+) -> list[Piece]:
     height = bottom - top
     bays = list(pairwise(edges))
     door_bay = int(rng.integers(len(bays)))
@@ -140,14 +140,16 @@ def _ground_floor(
         middle, width = (a + b) / 2, b - a
         if index == door_bay:
             half = min(width * 0.32, height * 0.3)
-            parts.append(Part("door", bottom - height * 0.74, middle - half, bottom, middle + half))
+            parts.append(
+                Piece("door", bottom - height * 0.74, middle - half, bottom, middle + half)
+            )
         elif shops:
             box = (top + height * 0.16, middle - width * 0.43, bottom, middle + width * 0.43)
-            parts.append(Part("shop", *box, int(rng.integers(2, 5))))
+            parts.append(Piece("shop", *box, int(rng.integers(2, 5))))
         else:
             half = width * 0.28
             box = (top + height * 0.28, middle - half, top + height * 0.78, middle + half)
-            parts.append(Part("window", *box, 2))
+            parts.append(Piece("window", *box, 2))
     return parts
 
 

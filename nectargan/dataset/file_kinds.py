@@ -1,4 +1,4 @@
-"""What a file is that is no image, or none that can be read: from its first bytes."""
+"""Identifies files that cannot be read as an image by their first bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from nectargan.files import open_regular
 from nectargan.wording import counted
 
-# First bytes, and what a file is that begins with them.
+# The first bytes of a file, and the kind of file.
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer; 'git lfs pull' fetches the image"),
     (b"%PDF", "a PDF document"),
@@ -57,11 +57,11 @@ _TIFF_TYPES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point 
 
 
 def what_it_is(path: str | os.PathLike[str], read: str) -> str:
-    """What a regular file is that Pillow does not know, as the end of a sentence.
+    """Describes a file that Pillow cannot identify, as the end of a sentence.
 
     Args:
-        path: The file.
-        read: What kinds of pixels are read.
+        path: A regular file.
+        read: Description of the supported pixels.
     """
     with open_regular(Path(path)) as file:
         head = file.read(4096)
@@ -87,7 +87,7 @@ def _other(head: bytes) -> str:
         return "nothing but zero bytes"
     if all(byte in string.printable.encode() for byte in head):
         return f"text that begins with {head[:20].decode()!r}"
-    return "of no kind that is known"
+    return "of an unknown kind"
 
 
 def _png(path: str | os.PathLike[str], head: bytes, read: str) -> str:
@@ -97,13 +97,13 @@ def _png(path: str | os.PathLike[str], head: bytes, read: str) -> str:
     if not width or not height:
         return f"not an image: its PNG header says {height} x {width} pixels"
     if depth not in _PNG_DEPTHS.get(colour, ()):
-        told = f"{depth} bits of colour type {colour}"
-        return f"not an image: its PNG header says {told}, which there is not"
+        told = f"{depth} bits with color type {colour}"
+        return f"not an image: its PNG header says {told}, which does not exist"
     return ""
 
 
 def _tiff(path: str | os.PathLike[str], head: bytes, read: str) -> str:
-    """What kind of pixels a TIFF has that Pillow does not take."""
+    """Describes the pixels of a TIFF that Pillow cannot read."""
     from PIL import TiffImagePlugin
 
     try:
@@ -117,11 +117,11 @@ def _tiff(path: str | os.PathLike[str], head: bytes, read: str) -> str:
         count = int(directory.get(277, 1))
         kind = _TIFF_TYPES.get(directory.get(339, (1,))[0], "numbers of another kind")
         height, width = int(directory[257]), int(directory[256])
-    except Exception:  # whatever a damaged header makes of Pillow
+    except Exception:  # Pillow may raise anything for a damaged header
         return ""
     if not height or not width:
         return f"not an image: its TIFF header says {height} x {width} pixels"
-    told = f"a TIFF of {counted(count, 'channel')} of {bits[0]}-bit {kind}"
+    told = f"a TIFF with {counted(count, 'channel')} of {bits[0]}-bit {kind}"
     if count <= 4 and bits[0] in (8, 16) and kind == _TIFF_TYPES[1]:
         return f"{told}, in a form that Pillow does not read; save it as PNG"
-    return f"{told}; what is read is {read}"
+    return f"{told}; supported are {read}"

@@ -1,4 +1,4 @@
-"""What sound images of a data set may have about them that was not meant."""
+"""Finds properties of readable images that are probably not intended."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nectargan.dataset.decoding import Part, Probe
+from nectargan.dataset.decoding import PixelStatistics, Probe
 from nectargan.wording import counted
 
-_USED = 0.25  # images none of which uses more of their type's range are taken for a mistake
+# If no image uses more than this part of the range of its type, the scale is probably wrong.
+_USED = 0.25
 
 
-class Picture(NamedTuple):
+class PairSide(NamedTuple):
     """One side of a pair.
 
     Attributes:
-        path: Its file.
-        file: What the whole file is like.
-        part: What the picture is like: all of the file, or a half of it.
+        path: The file.
+        file: Properties of the whole file.
+        part: Statistics of the image, which is the whole file or a half of it.
     """
 
     path: Path
     file: Probe
-    part: Part
+    part: PixelStatistics
 
 
-def warnings_about(where: str, pictures: Sequence[Picture]) -> list[str]:
-    """What may not be as it was meant, a sentence each.
+def warnings_about(where: str, pictures: Sequence[PairSide]) -> list[str]:
+    """Warns about properties of images that are probably not intended, one sentence each.
 
     Args:
-        where: What the user calls this side of the pairs, such as "trainA".
-        pictures: All of that side.
+        where: Name of this side of the pairs for the user, such as "trainA".
+        pictures: All images of this side.
     """
     found = _unused_range(where, pictures)
     for texts, some in (
         (
-            ("transparent pixels", "they are laid over black, unless 2 or 4 channels are read"),
+            ("transparent pixels", "they are blended with black unless 2 or 4 channels are read"),
             [p for p in pictures if p.part.is_transparent],
         ),
         (
-            ("several frames or pages", "the first is read"),
+            ("several frames or pages", "only the first is read"),
             [p for p in pictures if p.file.has_frames],
         ),
         (
-            ("channels that are not alpha beyond grey or RGB", "they are left out"),
+            ("extra channels besides gray, RGB and alpha", "they are ignored"),
             [p for p in pictures if p.file.left_out],
         ),
     ):
@@ -57,25 +58,25 @@ def warnings_about(where: str, pictures: Sequence[Picture]) -> list[str]:
     return found
 
 
-def hints_about(where: str, pictures: Sequence[Picture]) -> list[str]:
-    """What can be made better, a sentence each; arguments as for `warnings_about`."""
+def hints_about(where: str, pictures: Sequence[PairSide]) -> list[str]:
+    """Suggests better options, one sentence each; the arguments are those of `warnings_about`."""
     counts = [picture.part.colours for picture in pictures]
     if any(count is None for count in counts):
         return []
     most = max(count or 0 for count in counts)
     return [
-        f"{where}: at most {counted(most, 'colour')} in an image. If these are label maps, "
-        "dataloader.load.resize 'nearest' makes no new ones."
+        f"{where}: at most {counted(most, 'color')} in an image. If these are label maps, set "
+        "dataloader.load.resize to 'nearest', which adds no new colors."
     ]
 
 
-def _unused_range(where: str, pictures: Sequence[Picture]) -> list[str]:
+def _unused_range(where: str, pictures: Sequence[PairSide]) -> list[str]:
     found = []
     for full in sorted({picture.part.full for picture in pictures}):
         peak = max(picture.part.peak for picture in pictures if picture.part.full == full)
         if peak < _USED * full:
             found.append(
-                f"{where}: no value is above {peak}, of a range up to {full}: the network sees "
-                "dark images; scale the values to the whole range."
+                f"{where}: no value is above {peak}, but the range goes up to {full}, so the "
+                "network sees dark images; scale the values to the full range."
             )
     return found

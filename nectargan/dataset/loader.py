@@ -1,8 +1,8 @@
-"""`PairLoader`: batches that are ready to train on, and that nobody waits for.
+"""`PairLoader` provides batches on the device without host-device synchronization.
 
-What is drawn is drawn on the host, for a whole epoch; cropping, flipping and normalising are done
-on the device, for a whole batch. So a seed gives the same batches wherever the images are kept and
-however many workers read them.
+The random numbers of an epoch are drawn on the CPU. Whole batches are cropped, flipped and
+normalized on the device. A seed therefore gives the same batches for every kind of cache and every
+number of workers.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nectargan.dataset.cache import Place, fill
-from nectargan.dataset.crops import cut
+from nectargan.dataset.crops import crop_images
 from nectargan.dataset.paired_dataset import PairedDataset, normalize
 from nectargan.dataset.workers import Workers, init_worker
 from nectargan.errors import DataError
 
-Pair = tuple[Tensor, Tensor]
+TensorPair = tuple[Tensor, Tensor]
 _Read = tuple[Tensor, dict[int, str]]
 
 log = logging.getLogger("nectargan")
 
 
 class PairLoader:
-    """Serves a `PairedDataset`, epoch by epoch.
+    """Loads the batches of a `PairedDataset`, epoch by epoch.
 
     Args:
         dataset: The pairs.
-        batch_size: Pairs in a batch.
-        device: Where the batches are wanted.
-        shuffle: Whether each epoch has an order of its own, which depends on the data set's seed
-            and the epoch alone.
-        drop_last: Leave out the last batch of an epoch if it is smaller than the others.
-        cache: Where the decoded images are kept from the first epoch on: "ram", "device", or "off"
-            to read them again each time.
-        num_workers: Processes that read images if they are not cached; 0 reads in this one.
-        augment: Applied to each batch at the end: (input, target) to the same.
-        skip_bad: Leave out pairs that cannot be read any more, up to a hundredth of all.
+        batch_size: Pairs per batch.
+        device: Device of the batches.
+        shuffle: Whether each epoch has a different order. The order only depends on the seed of the
+            data set and the epoch.
+        drop_last: Whether to drop the last batch of an epoch if it is smaller than the others.
+        cache: Where decoded images are cached: "ram", "device", or "off" to read them in each
+            epoch.
+        num_workers: Number of processes that read images that are not cached; 0 to read them in
+            this process.
+        augment: A function from (input, target) to (input, target) that is applied to each batch.
+        skip_bad: Whether to skip pairs that have become unreadable, up to 1 % of all pairs.
 
     Attributes:
-        images_per_epoch: Pairs in an epoch.
+        images_per_epoch: Number of pairs per epoch.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class PairLoader:
         drop_last: bool = False,
         cache: Place = "off",
         num_workers: int = 0,
-        augment: Callable[[Tensor, Tensor], Pair] | None = None,
+        augment: Callable[[Tensor, Tensor], TensorPair] | None = None,
         skip_bad: bool = False,
     ) -> None:
         self.dataset = dataset
@@ -76,14 +77,14 @@ class PairLoader:
         self._reader: _Reader | None = None
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches per epoch."""
         return -(-self.images_per_epoch // self.batch_size)
 
     def prepare(self) -> None:
-        """Reads what is to be kept, which the first batch would do otherwise.
+        """Fills the cache. Without this call, the first batch does it.
 
         Raises:
-            DataError: an image cannot be read any more, or too many cannot.
+            DataError: If an image cannot be read; with ``skip_bad``, if too many cannot.
         """
         if self.cache == "off" or self._images is not None:
             return
@@ -91,30 +92,30 @@ class PairLoader:
         self._meet(problems)
         self._images = images.to(self._device) if self.cache == "device" else images
 
-    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Pair]:
-        """The batches of an epoch.
+    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[TensorPair]:
+        """Iterates over the batches of an epoch.
 
         Args:
-            epoch: Not negative.
-            skip: Batches to leave out at the start.
+            epoch: Number of the epoch, not negative.
+            skip: Number of batches to skip at the start.
 
         Yields:
             Input ``(N, input_nc, H, W)`` and target ``(N, output_nc, H, W)``, float32 in [-1, 1],
-            on the device. N is less where pairs are skipped, and may be 0 then.
+            on the device. If pairs are skipped, N is smaller and may be 0.
 
         Raises:
-            DataError: an image cannot be read any more, or too many cannot.
+            DataError: If an image cannot be read; with ``skip_bad``, if too many cannot.
         """
         order, channels = self._order(epoch), list(self.dataset.channels)
         order = order[skip * self.batch_size :]
         crops = self.dataset.crops(epoch)
-        of_batches = None
+        batch_crops = None
         if crops is not None:
-            of_batches = self._batches(self._to_device(torch.from_numpy(crops)[order]))
+            batch_crops = self._batches(self._to_device(torch.from_numpy(crops)[order]))
         for i, (images, kept) in enumerate(self._decoded(order)):
-            if of_batches is not None:
-                mine = of_batches[i] if kept is None else of_batches[i][self._to_device(kept)]
-                images = cut(images, mine, self.dataset.crop_size)
+            if batch_crops is not None:
+                mine = batch_crops[i] if kept is None else batch_crops[i][self._to_device(kept)]
+                images = crop_images(images, mine, self.dataset.crop_size)
             source, target = torch.split(normalize(images), channels, dim=1)
             yield self._augment(source, target) if self._augment else (source, target)
 
@@ -126,8 +127,11 @@ class PairLoader:
         return torch.from_numpy(rng.permutation(count))[: self.images_per_epoch]
 
     def _decoded(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device, and which places of the
-        batch they are, if some are left out."""
+        """Yields uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device.
+
+        With each batch comes a tensor of the positions in the batch that could be read, or ``None``
+        if all could.
+        """
         if self.cache == "off":
             if self._reader is None:
                 self._reader = _Reader(self.dataset, self._num_workers, self._device)
@@ -139,7 +143,7 @@ class PairLoader:
                 yield self._to_device(images), _others(len(indices), problems)
             return
         for indices, images in self._cached(order):
-            # Without bad pairs, nothing here looks at the indices: they may be on the device.
+            # The indices may be on the device, so they are only read if there are bad pairs.
             bad = [i for i, n in enumerate(indices.tolist()) if n in self._bad] if self._bad else []
             kept = _others(len(indices), bad)
             yield (images, None) if kept is None else (images[self._to_device(kept)], kept)
@@ -147,20 +151,20 @@ class PairLoader:
     def _cached(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         self.prepare()
         kept = cast(Tensor, self._images)
-        # Not by comparing devices: "cuda" and "cuda:0" are one, and not equal.
-        is_there = self.cache == "device" or self._device.type == "cpu"
-        for indices in self._batches(self._to_device(order) if is_there else order):
-            if is_there:
+        # Devices cannot be compared, because "cuda" and "cuda:0" are the same but not equal.
+        on_loader_device = self.cache == "device" or self._device.type == "cpu"
+        for indices in self._batches(self._to_device(order) if on_loader_device else order):
+            if on_loader_device:
                 yield indices, kept.index_select(0, indices)
             else:
-                # Pinned, so that the copy needs no waiting; torch keeps and reuses such memory.
+                # Pinned memory, so that the copy does not block; torch caches such memory.
                 shape = (len(indices), *kept.shape[1:])
                 batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pins)
                 torch.index_select(kept, 0, indices, out=batch)
                 yield indices, self._to_device(batch)
 
     def _meet(self, problems: Mapping[int, str]) -> None:
-        """Raises DataError for pairs that cannot be read, or says so once and goes on."""
+        """Raises `DataError` for unreadable pairs, or warns once about each that is skipped."""
         new = {index: text for index, text in problems.items() if index not in self._bad}
         if new and not self._skip_bad:
             raise DataError(next(iter(new.values())))
@@ -169,8 +173,8 @@ class PairLoader:
             log.warning("%s It is skipped.", text)
         if len(self._bad) > len(self.dataset) / 100:
             raise DataError(
-                f"{len(self._bad)} of {len(self.dataset)} pairs cannot be read, more than 1 %; the "
-                f"last: {list(self._bad.values())[-1]}"
+                f"{len(self._bad)} of {len(self.dataset)} pairs cannot be read, more than 1 %. The "
+                f"last one: {list(self._bad.values())[-1]}"
             )
 
     def _batches(self, rows: Tensor) -> tuple[Tensor, ...]:
@@ -181,12 +185,13 @@ class PairLoader:
         return self._device.type == "cuda"
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        # Only CUDA stages a pageable copy before it returns; elsewhere the source could be freed.
+        # Only CUDA copies pageable memory to a staging buffer before it returns. On other devices
+        # the source could be freed during a non-blocking copy.
         return tensor.to(self._device, non_blocking=self._pins)
 
 
 class _Reader:
-    """Reads batches from the files, ahead of time in worker processes if there are any."""
+    """Reads batches from the files, with workers ahead of time."""
 
     def __init__(self, dataset: PairedDataset, num_workers: int, device: torch.device) -> None:
         self._batches: list[list[int]] = []
@@ -200,8 +205,8 @@ class _Reader:
             pin_memory=device.type == "cuda",
             collate_fn=_Collate(dataset),
             worker_init_fn=init_worker,
-            # A loader draws a seed for each pass. From its own generator: dropout's draws must not
-            # depend on the loaders.
+            # A loader draws a seed for each epoch. It has its own generator, so that this does not
+            # change the random numbers of dropout.
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
@@ -209,8 +214,8 @@ class _Reader:
         self._batches[:] = [indices.tolist() for indices in batches]
         iterator = self._workers.start(lambda: iter(self._loader))
         if self._loader.num_workers and self._is_new:
-            # Among garbage that refers to itself, as after an error, its queues would be closed
-            # before it could use them to end the workers.
+            # If the iterator is part of a reference cycle, as after an error, the garbage collector
+            # may close its queues first, and it could no longer end the workers.
             weakref.finalize(self, iterator._shutdown_workers)  # type: ignore[attr-defined]
             self._is_new = False
         with self._workers.explained():
@@ -218,7 +223,7 @@ class _Reader:
 
 
 class _Decoded(Dataset[Tensor | str]):
-    """Decoded pairs, or what is wrong with them: an exception would come with its traceback."""
+    """Decoded pairs, or error messages. An exception would be printed with its traceback."""
 
     def __init__(self, dataset: PairedDataset) -> None:
         self._dataset = dataset
@@ -231,7 +236,7 @@ class _Decoded(Dataset[Tensor | str]):
 
 
 class _Collate:
-    """Stacks the pairs that could be read; the others stay as problems, by place in the batch."""
+    """Stacks the readable pairs; the messages of the others come by position in the batch."""
 
     def __init__(self, dataset: PairedDataset) -> None:
         self._shape = (sum(dataset.channels), *dataset.decoded_size)
@@ -245,7 +250,7 @@ class _Collate:
 
 
 def _others(count: int, places: Collection[int]) -> Tensor | None:
-    """All places of a batch but some; ``None`` for all."""
+    """The positions of a batch of ``count`` that are not in ``places``; ``None`` for all."""
     if not places:
         return None
     return torch.tensor([place for place in range(count) if place not in places], dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Loading image pairs, so that what an item holds depends on seed, epoch and index alone."""
+"""`PairedDataset` loads image pairs. An item only depends on the seed, the epoch and the index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nectargan.dataset.crops import Crops, cut, draw_crops
+from nectargan.dataset.crops import Crops, crop_images, draw_crops
 from nectargan.dataset.decoding import MODES, in_mode, read_image
 from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
@@ -25,30 +25,32 @@ Key = int | tuple[int, int]
 class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
     """Pairs of images as uint8 tensors: input `(input_nc, H, W)`, target `(output_nc, H, W)`.
 
-    With `augment`, both are resized to `load_size`, cropped at the same random place to
-    `crop_size`, flipped and turned alike. Without, both are resized to `crop_size`.
+    With `augment`, both images are resized to `load_size`, cropped to `crop_size` at the same
+    random position, and flipped and rotated in the same way. Without it, both are resized to
+    `crop_size`.
 
-    An item is asked for by `index` (epoch 0) or by `(index, epoch)`. Its random draws are a pure
-    function of `(seed, epoch, index)`: the order of reading does not change an item, and a change
-    of one chance leaves the crops as they were. `PairLoader` crops whole batches on the device.
+    The key of an item is `index` (for epoch 0) or `(index, epoch)`. The random numbers are a pure
+    function of `(seed, epoch, index)`: they do not depend on the order of reading, and changing one
+    chance does not change the crops. `PairLoader` crops whole batches on the device instead.
 
     Args:
-        pairs: What `find_pairs` or `check_data` found.
+        pairs: Pairs from `find_pairs` or `check_data`.
         direction: "AtoB" (A is the input) or "BtoA".
-        input_nc: Channels of the input, 1 to 4: grey, grey and alpha, RGB, RGBA.
+        input_nc: Channels of the input, 1 to 4: gray, gray and alpha, RGB, RGBA.
         output_nc: Channels of the target, 1 to 4.
-        load_size: Pixels, one number for a square or (height, width).
-        crop_size: Pixels, at most `load_size` when `augment` is set.
-        h_flip_chance: Chance in [0, 1] to mirror left and right.
-        v_flip_chance: Chance in [0, 1] to mirror top and bottom.
-        rot90_chance: Chance in [0, 1] to turn by one, two or three quarters; needs a square crop.
-        seed: Not negative.
-        augment: False for validation.
-        resize: "bicubic" or "nearest", which makes no new colours; one for both, or one each for
-            input and target.
+        load_size: Size in pixels, one number for a square or (height, width).
+        crop_size: Size in pixels; with `augment` at most `load_size`.
+        h_flip_chance: Probability of a horizontal flip, in [0, 1].
+        v_flip_chance: Probability of a vertical flip, in [0, 1].
+        rot90_chance: Probability of a rotation by one, two or three quarter turns, in [0, 1]; needs
+            a square crop.
+        seed: Seed of the random numbers, not negative.
+        augment: Whether to crop, flip and rotate randomly; False for validation.
+        resize: "bicubic", or "nearest", which adds no new colors; one for both images, or a pair
+            for input and target.
 
     Raises:
-        DataError: An argument is out of range; or, on reading an item, its file is unusable.
+        DataError: If an argument is out of range, or the file of an item cannot be read.
     """
 
     def __init__(
@@ -76,26 +78,26 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         self._resizes = (resize, resize) if isinstance(resize, str) else tuple(resize)
         if len(self._resizes) != 2 or not RESIZES.keys() >= set(self._resizes):
             raise DataError(
-                f"resize is {resize!r}; allowed: {', '.join(RESIZES)}, or one each for input and "
-                "target."
+                f"resize is {resize!r}; allowed: {', '.join(RESIZES)}, or a pair of these for "
+                "input and target."
             )
         self._chances = (h_flip_chance, v_flip_chance, rot90_chance)
         names = ("h_flip_chance", "v_flip_chance", "rot90_chance")
         for name, chance in zip(names, self._chances, strict=True):
             if not 0.0 <= chance <= 1.0:
-                raise DataError(f"{name} is {chance}; a chance lies between 0 and 1.")
+                raise DataError(f"{name} is {chance}; a chance must be between 0 and 1.")
         if seed < 0:
             raise DataError(f"seed is {seed}; it must not be negative.")
-        self._load = _size(load_size, "load_size")
-        self.crop_size = crop = _size(crop_size, "crop_size")
+        self._load = _height_and_width(load_size, "load_size")
+        self.crop_size = crop = _height_and_width(crop_size, "crop_size")
         if augment and (crop[0] > self._load[0] or crop[1] > self._load[1]):
             raise DataError(
-                f"crop_size {_text(crop)} is larger than load_size {_text(self._load)}; "
-                "a crop is cut from the loaded image."
+                f"crop_size {_size_text(crop)} is larger than load_size {_size_text(self._load)}; "
+                "it must be at most load_size."
             )
         if augment and rot90_chance > 0 and crop[0] != crop[1]:
             raise DataError(
-                f"rot90_chance is {rot90_chance} with a crop_size of {_text(crop)}; "
+                f"rot90_chance is {rot90_chance} with a crop_size of {_size_text(crop)}; "
                 "quarter turns need a square crop."
             )
         self.pairs = tuple(pairs)
@@ -113,21 +115,23 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         images = self.decode(index)[None]
         crops = self.crops(epoch)
         if crops is not None:
-            images = cut(images, torch.from_numpy(crops[index : index + 1]), self.crop_size)
+            images = crop_images(images, torch.from_numpy(crops[index : index + 1]), self.crop_size)
         source, target = torch.split(images[0], list(self.channels))
         return source.contiguous(), target.contiguous()
 
     @property
     def decoded_size(self) -> tuple[int, int]:
-        """(height, width) of what `decode` returns."""
+        """The size (height, width) of the images that `decode` returns."""
         return self._load if self._augment else self.crop_size
 
     def decode(self, index: int) -> Tensor:
-        """Input and target of a pair in one uint8 tensor, ``(input_nc + output_nc, H, W)``, resized
-        but not yet cropped.
+        """Reads a pair and resizes it, without cropping.
+
+        Returns:
+            Input and target in one uint8 tensor ``(input_nc + output_nc, H, W)``.
 
         Raises:
-            DataError: the file cannot be read any more.
+            DataError: If a file cannot be read.
         """
         if not 0 <= index < len(self.pairs):
             raise IndexError(f"pair {index} of {len(self.pairs)}")
@@ -144,11 +148,11 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.concatenate(arrays, axis=2).transpose(2, 0, 1).copy())
 
     def crops(self, epoch: int) -> Crops | None:
-        """The crop of every pair in an epoch, see `draw_crops`; ``None`` without augmentation."""
+        """The crops of all pairs in an epoch (see `draw_crops`); ``None`` without augmentation."""
         if not self._augment:
             return None
         if self._drawn[0] != epoch:
-            # Without the 1, this would be the stream of the epoch's order.
+            # The last number of the seed is 1 for the crops and 0 for the order of an epoch.
             crops = draw_crops(
                 len(self), self._load, self.crop_size, self._chances, (self.seed, epoch, 1)
             )
@@ -157,34 +161,34 @@ class PairedDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 images of any shape to float32 in [-1, 1], on their device."""
+    """Converts uint8 images of any shape to float32 in [-1, 1], on their device."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def denormalize(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] to the nearest uint8; clamps what lies outside. Undoes `normalize`."""
+    """Converts floats in [-1, 1] to the nearest uint8, clamped; the inverse of `normalize`."""
     return images.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _size(value: int | Sequence[int], name: str) -> tuple[int, int]:
+def _height_and_width(value: int | Sequence[int], name: str) -> tuple[int, int]:
     sides = (value, value) if isinstance(value, int) else tuple(value)
     if len(sides) != 2 or min(sides) < 1:
         raise DataError(f"{name} is {value}; allowed: a number of pixels, or (height, width).")
     return sides[0], sides[1]
 
 
-def _text(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]} (height x width)"
 
 
 def _read(pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """A and B as they are displayed, in their own mode and size."""
+    """Reads A and B as they are displayed, in their original mode and size."""
     if pair.b is not None:
         return read_image(pair.a), read_image(pair.b)
     whole = read_image(pair.a)
     width, height = whole.size
     if width % 2:
-        raise DataError(f"{pair.a}: the width {width} is odd, two equal halves were expected")
+        raise DataError(f"{pair.a}: the width {width} is odd; it must be two equal halves")
     half = width // 2
     return whole.crop((0, 0, half, height)), whole.crop((half, 0, width, height))
 
@@ -192,7 +196,7 @@ def _read(pair: Pair) -> tuple[Image.Image, Image.Image]:
 def _resized(
     image: Image.Image, mode: str, size: tuple[int, int], resampling: Image.Resampling
 ) -> npt.NDArray[np.uint8]:
-    """(H, W, C) in uint8."""
+    """Converts and resizes an image to a uint8 array ``(H, W, C)``."""
     height, width = size
     image = in_mode(image, mode)
     if image.size != (width, height):

@@ -1,6 +1,6 @@
-"""Finding the pairs of a data set, and checking every image before the first step.
+"""Finds the pairs of a data set, and checks every image before the training starts.
 
-A data root holds the splits `train`, `val` and `test` in one of three layouts:
+The root folder contains the splits `train`, `val` and `test` in one of three layouts:
 
     train/1.png                    one image, A on the left half and B on the right
     trainA/1.png   trainB/1.jpg    two folders, matched by the name without its suffix
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nectargan.dataset.decoding import Probe, probe
-from nectargan.dataset.findings import Picture, hints_about, warnings_about
+from nectargan.dataset.findings import PairSide, hints_about, warnings_about
 from nectargan.dataset.listing import SUFFIX_LIST, Listing, list_folder, passed_over
 from nectargan.errors import DataError
 from nectargan.shell import stands_for_nothing
 from nectargan.wording import counted
 
 SPLITS = ("train", "val", "test")
-# What else people call them.
+# Other common names of the splits.
 _OTHER_NAMES = {
     "train": ("training",),
     "val": ("valid", "validation", "dev", "eval"),
@@ -42,8 +42,8 @@ class Pair:
 
     Args:
         name: The file name without its suffix, unique in its split.
-        a: The image A, or one image with A on the left half and B on the right.
-        b: The image B; None for a side-by-side image.
+        a: The file of image A, or of one image with A as the left half and B as the right half.
+        b: The file of image B; None for a side-by-side image.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split that passed the check. `str()` of it is a line to print.
+    """Summary of a split without problems; `str()` gives one line of text.
 
     Args:
-        split: Its name, such as "train".
-        layout: Where its images are, such as "trainA + trainB".
-        pairs: Its pairs, in natural order.
-        smallest: Least height and least width of one image of a pair, in pixels.
-        largest: Greatest height and greatest width of one image of a pair, in pixels.
-        warnings: What may not be as it was meant, a sentence each.
-        hints: What can be made better, a sentence each.
+        split: Name of the split, such as "train".
+        layout: The folders of its images, such as "trainA + trainB".
+        pairs: The pairs, in natural order.
+        smallest: Smallest height and smallest width of one image of a pair, in pixels.
+        largest: Largest height and largest width of one image of a pair, in pixels.
+        warnings: Sentences about properties that are probably not intended.
+        hints: Sentences that suggest better options.
     """
 
     split: str
@@ -82,15 +82,15 @@ class SplitSummary:
 
 
 def find_pairs(root: str | Path, split: str) -> list[Pair]:
-    """The pairs of one split in natural order (img2 before img10), without opening an image.
+    """Finds the pairs of a split in natural order (img2 before img10), without opening the images.
 
-    Hidden files and files that are no images by suffix are ignored.
+    Hidden files and files without the suffix of an image are ignored.
 
     Raises:
-        DataError: The split is not there, has no images, or a name has no partner or several
-            files; every problem is listed.
+        DataError: If the split does not exist or has no images, or an image has no partner or
+            shares its name with another one. The message lists every problem.
     """
-    with _readable():
+    with _readable_or_data_error():
         _raise_if(_root_problems(Path(root)))
         found = _scan(Path(root), split)
     _raise_if(found.problems)
@@ -98,21 +98,21 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
 
 
 def list_splits(root: str | Path) -> list[str]:
-    """The names of `SPLITS` that have a folder of any layout under `root`."""
-    with _readable():
+    """The names in `SPLITS` for which `root` has a folder in any layout."""
+    with _readable_or_data_error():
         return [split for split in SPLITS if _layouts(Path(root), split)]
 
 
 def unread_splits(root: str | Path) -> list[str]:
-    """A sentence about each folder under `root` that is named almost like a split, and not read."""
+    """A sentence about each folder in `root` with a name similar to a split, which is not read."""
     found = []
-    with _readable():
+    with _readable_or_data_error():
         for folder in sorted(path for path in Path(root).iterdir() if path.is_dir()):
             for split, others in _OTHER_NAMES.items():
                 names = "|".join((split, *others))
                 read = [folder.with_name(split + side) for side in ("", "A", "B")]
                 if re.fullmatch(rf"({names})[-_ ]?[ab]?", folder.name, re.IGNORECASE) and not any(
-                    # Where capital letters make no difference, it is read under its other name.
+                    # On a case-insensitive file system, it may be the folder of the split.
                     path.exists() and path.samefile(folder)
                     for path in read
                 ):
@@ -125,22 +125,23 @@ def check_data(
     required: Sequence[str] = ("train",),
     optional: Sequence[str] = ("val",),
 ) -> dict[str, SplitSummary]:
-    """Reads every image of the splits once, and says all that is wrong with them in one error.
+    """Reads every image of the splits once and reports all problems in one error.
 
     Args:
         root: The folder with the splits.
-        required: Splits that must be there.
-        optional: Splits that are checked if they are there.
+        required: Splits that must exist.
+        optional: Splits that are checked if they exist.
 
     Returns:
-        A summary by split, with its pairs, ready for `PairedDataset`.
+        A summary of each split by name. It contains the pairs for `PairedDataset`.
 
     Raises:
-        DataError: Lists, one a line, each missing folder or partner, doubled name, unreadable,
-            truncated or oversized file, odd width and mixed size within a pair.
+        DataError: If there are problems: missing folders or partners, duplicate names, unreadable,
+            truncated or too large files, odd widths, or pairs of different sizes. The message lists
+            one problem per line.
     """
     root = Path(root)
-    with _readable():
+    with _readable_or_data_error():
         _raise_if(_root_problems(root))
         splits = [*required, *(name for name in optional if _layouts(root, name))]
         found = {split: _scan(root, split) for split in splits}
@@ -165,7 +166,7 @@ class _Scan:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _readable_or_data_error() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -194,7 +195,7 @@ def _raise_if(problems: Sequence[str]) -> None:
 
 
 def _layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
-    """The layouts a split is found in: its one or two folders, by the layout's name."""
+    """The layouts of a split that exist: their one or two folders, by the name of the layout."""
     whole = root / split
     twos = {
         f"{split}A + {split}B": (root / f"{split}A", root / f"{split}B"),
@@ -215,13 +216,13 @@ def _wanted(split: str) -> str:
 def _scan(root: Path, split: str) -> _Scan:
     layouts = _layouts(root, split)
     if not layouts:
-        missing = f"the split '{split}' is missing; it is read from {_wanted(split)}"
+        missing = f"the split '{split}' is missing; it must be in {_wanted(split)}"
         found = list_folder(root)
         images = f"{counted(len(found.images), 'image')}, " if found.images else ""
         return _Scan("", [], [f"{root}: {missing}; found there: {images}{found}"])
     if len(layouts) > 1:
         names = ", ".join(layouts)
-        return _Scan("", [], [f"{root}: '{split}' is there in several layouts ({names}); keep one"])
+        return _Scan("", [], [f"{root}: '{split}' exists in several layouts ({names}); keep one"])
     ((layout, folders),) = layouts.items()
     problems: list[str] = []
     listings = [list_folder(folder) for folder in folders]
@@ -237,7 +238,7 @@ def _scan(root: Path, split: str) -> _Scan:
         sides = (f"{split}, left halves (A)", f"{split}, right halves (B)")
         return _Scan(layout, pairs, problems, sides, warnings)
     a, b = named
-    if a and b:  # an empty folder is one problem, not one for each image in the other
+    if a and b:  # an empty folder is one problem, not one per image in the other folder
         problems += _without_partner(a, b, folders[1], listings[1])
         problems += _without_partner(b, a, folders[0], listings[0])
     pairs = [Pair(name, a[name], b[name]) for name in a if name in b]
@@ -246,22 +247,22 @@ def _scan(root: Path, split: str) -> _Scan:
 
 
 def _by_name(folder: Path, listing: Listing, split: str, problems: list[str]) -> dict[str, Path]:
-    """The images of a folder by stem; what is wrong is added to `problems`.
+    """The images of a folder by name without suffix; problems are added to `problems`.
 
-    Stems are compared in Unicode's composed form: a Mac writes an accent as a letter of its own.
+    Names are compared in Unicode's composed form (NFC), because macOS uses the decomposed form.
     """
     named: dict[str, Path] = {}
     for path in listing.images:
         first = named.setdefault(unicodedata.normalize("NFC", path.stem), path)
         if first is not path:
-            form = "" if first.stem == path.stem else ", but for the Unicode form of a letter"
+            form = "" if first.stem == path.stem else " except for the Unicode form of a letter"
             problems.append(f"{path}: same name as {first.name}{form}; names must be unique")
     if not folder.is_dir():
         problems.append(f"{folder}: folder is missing")
     elif not named:
         problems.append(
-            f"{folder}: no images; found there: {listing}. Read are {SUFFIX_LIST}, for '{split}' "
-            f"in {_wanted(split)}"
+            f"{folder}: no images; found there: {listing}. Supported are {SUFFIX_LIST}, for "
+            f"'{split}' in {_wanted(split)}"
         )
     return named
 
@@ -269,7 +270,7 @@ def _by_name(folder: Path, listing: Listing, split: str, problems: list[str]) ->
 def _without_partner(
     mine: Mapping[str, Path], others: Mapping[str, Path], folder: Path, listing: Listing
 ) -> list[str]:
-    """What is wrong with the images of one folder that have no partner in the other."""
+    """A problem for each image of one folder that has no partner in the other folder."""
     by_letters = {name.casefold(): path for name, path in others.items()}
     unread = {unicodedata.normalize("NFC", path.stem): path for path in listing.others}
     problems = []
@@ -278,15 +279,15 @@ def _without_partner(
             continue
         hint = ""
         if name.casefold() in by_letters:
-            hint = f"; '{by_letters[name.casefold()].name}' differs in capital letters alone"
+            hint = f"; '{by_letters[name.casefold()].name}' differs only in upper and lower case"
         elif name in unread:
-            hint = f"; '{unread[name].name}' is none that is read ({SUFFIX_LIST})"
-        problems.append(f"{path}: no partner of this name in {folder}{hint}")
+            hint = f"; '{unread[name].name}' has an unsupported suffix ({SUFFIX_LIST})"
+        problems.append(f"{path}: no partner with this name in {folder}{hint}")
     return problems
 
 
 def _probe_all(pairs: Sequence[Pair]) -> dict[Path, Probe | str]:
-    """What a full read tells of each file, or what is wrong with it."""
+    """Reads each file completely; returns the result, or an error message, by path."""
     halves = {path: pair.b is None for pair in pairs for path in (pair.a, pair.b) if path}
 
     def look(path: Path) -> Probe | str:
@@ -302,7 +303,7 @@ def _probe_all(pairs: Sequence[Pair]) -> dict[Path, Probe | str]:
 def _pair_size(
     pair: Pair, probes: Mapping[Path, Probe | str], problems: list[str]
 ) -> tuple[int, int]:
-    """Height and width of either image of the pair; what is wrong is added to `problems`."""
+    """Height and width of one image of a pair; problems are added to `problems`."""
     a = probes[pair.a]
     b = a if pair.b is None else probes[pair.b]
     if isinstance(a, str) or isinstance(b, str):
@@ -313,7 +314,7 @@ def _pair_size(
             problems.append(f"{pair.a}: {sizes} (height x width)")
         return a.height, a.width
     if a.width % 2:
-        problems.append(f"{pair.a}: the width {a.width} is odd; it should be two equal halves")
+        problems.append(f"{pair.a}: the width {a.width} is odd; it must be two equal halves")
     return a.height, a.width // 2
 
 
@@ -334,8 +335,8 @@ def _summary(
     return SplitSummary(split, scan.layout, pairs, smallest, largest, tuple(warnings), tuple(hints))
 
 
-def _picture(pair: Pair, side: int, probes: Mapping[Path, Probe | str]) -> Picture:
+def _picture(pair: Pair, side: int, probes: Mapping[Path, Probe | str]) -> PairSide:
     path = pair.b if side and pair.b is not None else pair.a
     found = probes[path]
-    assert isinstance(found, Probe)  # noqa: S101 - else there was a problem, and no summary
-    return Picture(path, found, found.parts[side if pair.b is None else 0])
+    assert isinstance(found, Probe)  # noqa: S101 - unreadable files have been reported before
+    return PairSide(path, found, found.parts[side if pair.b is None else 0])

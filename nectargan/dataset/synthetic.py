@@ -1,4 +1,4 @@
-"""Synthetic pairs to try the trainer on: label maps beside rendered house fronts."""
+"""Draws synthetic pairs to try the trainer on: label maps and pictures of facades."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from nectargan.errors import DataError
 
 SMALLEST, LARGEST = 32, 1024
 MOST_PAIRS = 1_000_000
-# Below this, details are finer than a pixel: drawn at this size and reduced.
+# Smaller pictures are drawn at this size and reduced, because details would be below one pixel.
 _DRAWN_AT = 256
 
 
 def draw_pair(
     size: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """A label map and the front that it describes.
+    """Draws a label map and the facade that it describes.
 
     Args:
-        size: Side of both, in pixels, from 32 to 1024.
-        rng: Where all choices come from; equal states draw equal pictures.
+        size: Side of both images, in pixels, from 32 to 1024.
+        rng: Random generator; the same state gives the same images.
 
     Returns:
-        ``(labels, front)``, each ``(size, size, 3)`` uint8; the labels in `LABEL_COLOURS` alone.
+        ``(labels, front)``, each ``(size, size, 3)`` uint8. The labels only have the colors of
+        `LABEL_COLOURS`.
     """
     parts, style = plan_facade(rng)
     side = max(size, _DRAWN_AT)
@@ -45,13 +46,13 @@ def draw_pair(
 def synthesize(
     root: Path, train: int = 400, val: int = 100, test: int = 0, size: int = 256, seed: int = 0
 ) -> None:
-    """Draws a data set of side-by-side images: labels (A) on the left, fronts (B) on the right.
+    """Draws a data set of side-by-side images: labels (A) on the left, facades (B) on the right.
 
-    A picture depends on the seed, its split and its number alone: a larger set has the pictures of
-    a smaller one and more.
+    An image only depends on the seed, its split and its number, so a larger data set contains the
+    images of a smaller one.
 
     Args:
-        root: A folder that is empty or not there; it gets ``train/0001.png`` and so on.
+        root: The folder to write ``train/0001.png`` and so on to. It must be empty or not exist.
         train: Training pairs, 1 or more.
         val: Validation pairs.
         test: Test pairs.
@@ -59,8 +60,8 @@ def synthesize(
         seed: Seed of the drawings.
 
     Raises:
-        DataError: a number is out of its range, or ``root`` is in use or cannot be written;
-            nothing was made then.
+        DataError: If a number is out of range, or ``root`` is not empty or cannot be written. No
+            files are left then.
     """
     counts = {"train": train, "val": val, "test": test}
     _check(root, counts, size, seed)
@@ -100,4 +101,4 @@ def _check(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise DataError(f"The seed is {seed}; it must be from 0 to {2**32 - 1}.")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"'{root}' is in use; give a folder that is empty or not there.")
+        raise DataError(f"'{root}' is not an empty folder; give a folder that is empty or new.")

@@ -1,4 +1,4 @@
-"""Worker processes that read images: how they begin, and how they end."""
+"""Starts the worker processes that read images, and reports how they ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ import torch
 from nectargan.interrupts import ignore_signals
 
 _Started = TypeVar("_Started")
-_LAST_SECONDS = 1.0  # from the end of a worker's connection to that of the worker
+_LAST_SECONDS = 1.0  # time for a worker to end after its connection was closed
 
 
 def init_worker(worker_id: int) -> None:
-    """A `worker_init_fn`: signals are the main process's business, which then ends its workers.
+    """The `worker_init_fn` of a data loader.
 
-    So are errors: those of the data are raised there. Needs no seeding: the workers draw nothing.
+    A worker ignores signals, because the main process handles them and ends its workers. It prints
+    nothing, because errors are raised in the main process. It needs no seed, because it draws no
+    random numbers.
     """
     ignore_signals()
     torch.set_num_threads(1)
@@ -35,20 +37,21 @@ def init_worker(worker_id: int) -> None:
 
 
 class Workers:
-    """The processes that one loader started.
+    """The worker processes of one loader.
 
-    torch would raise an error of theirs anywhere, whatever the main process is doing. Here it is
-    raised where a batch is waited for.
+    torch raises the death of a worker from a signal handler, at any point of the main process. With
+    this class it is only raised while the main process waits for a batch.
     """
 
     def __init__(self) -> None:
         self._processes: list[BaseProcess] = []
 
     def start(self, start: Callable[[], _Started]) -> _Started:
-        """Returns what ``start()`` returns, which may start processes.
+        """Calls ``start()``, which may start worker processes, and returns its result.
 
-        They are killed if not all can be started, and when this process exits: one that is stuck
-        ignores what multiprocessing would end it with, and then waits for.
+        The workers are killed if not all of them can be started, and when this process exits.
+        multiprocessing would only terminate them, which a stuck worker ignores, and then wait for
+        ever.
         """
         before = set(multiprocessing.active_children())
         try:
@@ -65,10 +68,11 @@ class Workers:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Says of an error how the process ended that is the reason for it.
+        """Replaces errors in the ``with`` block that were caused by the end of a worker.
 
         Raises:
-            RuntimeError: as torch says it; see `nectargan.shortage`.
+            RuntimeError: With torch's message about how the worker ended; `nectargan.shortage`
+                recognizes it.
         """
         try:
             yield
@@ -89,7 +93,7 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Puts the handler of SIGCHLD back that torch replaces."""
+    """Restores the handler of SIGCHLD, which torch replaces."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if is_main and os.name != "nt" else None
     try:
@@ -106,12 +110,12 @@ def _kill_all() -> None:
 
 
 def _end(error: Exception, batch: object) -> None:
-    """Ends a worker that cannot send a batch, for which the main process would wait for ever."""
+    """Ends a worker that cannot send a batch; otherwise the main process would wait for ever."""
     os._exit(getattr(error, "errno", None) or 1)
 
 
 class _Silence(io.TextIOBase):
-    """Takes what threads of multiprocessing say when they find no main process any more."""
+    """Discards messages of multiprocessing's threads after the main process has ended."""
 
     def write(self, text: str) -> int:
         return len(text)

@@ -84,5 +84,5 @@ def _checked(sink: Any, what: str, name: str, every_n_steps: object) -> Sink:
         raise ConfigError(
             f"{what} a {kind} whose attributes name and every_n_steps cannot be set."
         ) from None
-    made: Sink = sink
-    return made
+    checked: Sink = sink
+    return checked

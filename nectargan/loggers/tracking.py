@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
+from nectargan.defaults import MLFLOW_EVERY_N_STEPS, TENSORBOARD_EVERY_N_STEPS
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.own_sinks import attach, make_sinks
@@ -24,8 +25,8 @@ def track(
     directory: str | PathLike[str],
     mlflow: bool | str = False,
     tensorboard: bool = False,
-    mlflow_every_n_steps: int = 50,
-    tensorboard_every_n_steps: int = 10,
+    mlflow_every_n_steps: int = MLFLOW_EVERY_N_STEPS,
+    tensorboard_every_n_steps: int = TENSORBOARD_EVERY_N_STEPS,
     sinks: Mapping[str, Sink | Mapping[str, Any]] | None = None,
 ) -> Tracker:
     """Records every weighted loss of a training loop of your own, in a ``with`` statement.

@@ -1,8 +1,8 @@
-"""`CapturedLosses`: weights and events of a training step that is captured once, then replayed.
+"""`CapturedLosses`: the weights and events of a training step in a captured CUDA graph.
 
-A replay runs no Python. A weight that a schedule moves must therefore be a tensor on the device,
-filled before the replay: a number would be frozen into the capture for ever. And hooks are called
-after the replay, in the order in which the step computed its losses.
+A replay of the graph runs no Python code. A weight must therefore be a tensor on the device that is
+updated before each replay; a Python number would become a constant of the graph. The hooks are
+called after the replay, in the order in which the step computed its losses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from nectargan.errors import LossError
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.loss_manager import LossManager
 
-# How far the values of one step may differ between two runs of it. Kernels that add in any order
-# shift a discriminator's update a little, and the generator's losses with it, in 16 bits by
-# percents; memory that is gone differs by orders of magnitude.
+# Tolerances for comparing the values of two runs of the same step. Nondeterministic kernels change
+# the update of the discriminator, and so the losses of the generator, in 16 bits by some percent.
+# Memory that was freed and reused changes the values by orders of magnitude.
 _RELATIVE, _ABSOLUTE = 0.1, 0.01
 
 
 class _Weight:
-    """The weight of one computation of a loss, here and on the device."""
+    """The weight of one computation of a loss, as a number and as a tensor on the device."""
 
     def __init__(
         self, entry: LMLoss, value: float, like: Tensor, kwargs: Mapping[str, Any]
@@ -33,7 +33,8 @@ class _Weight:
         self.entry = entry
         self.value = value
         self.kwargs = kwargs
-        # Of the loss's own dtype: between two scalars, another one would change that of the result.
+        # Of the same dtype as the loss. If both are scalars, another dtype could change the dtype
+        # of the result.
         self.tensor = like.new_full((), value)
 
 
@@ -41,28 +42,30 @@ class _Loss(NamedTuple):
     """One computation of a loss within the step."""
 
     weight: _Weight
-    raw: Tensor  # as the function returned it, detached; filled anew by each replay
+    raw: Tensor  # the detached result of the function; each replay overwrites it
     weighted: Tensor
 
 
 class CapturedLosses:
     """The losses of a captured step.
 
-    The step is run a few times to warm up and once more to be captured, each time within `noting`,
-    and followed by `gather`. From then on, a step is `refresh`, a replay, `fire`.
+    The step runs a few times as a warm-up and once during the capture, each time inside `noting`
+    and followed by `gather`. After that, a step consists of `refresh`, a replay of the graph, and
+    `fire`.
 
     Args:
         manager: The manager that computes the losses.
 
     Attributes:
-        values: Raw and weighted of each loss in the last run of the step, or in the last replay;
-            float32.
+        values: The raw and the weighted value of each loss in the last run or replay of the step,
+            as a float32 tensor ``(2 * losses,)``.
     """
 
     def __init__(self, manager: LossManager) -> None:
         self._manager = manager
         self._functions = self._registered_functions()
-        # A loss may be computed several times in a step: by its name, and how often before.
+        # The key is the name of the loss and the number of times that the step has computed it
+        # before.
         self._weights: dict[tuple[str, int], _Weight] = {}
         self._losses: list[_Loss] = []
         self.values = torch.empty(0)
@@ -70,13 +73,15 @@ class CapturedLosses:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the manager's losses are no longer those that were captured."""
+        """Whether the manager's losses have changed since the capture."""
         return self._functions != self._registered_functions()
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Within the ``with`` block, losses are weighted by tensors and noted for `fire`, in place
-        of those noted before."""
+        """Makes the manager weight losses by tensors and store them here during the ``with`` block.
+
+        The stored losses replace those of the previous block. `fire` calls the hooks for them.
+        """
         self._is_warm = bool(self._losses)
         self._losses = []
         with self._manager.weighing_by(self._weigh):
@@ -88,8 +93,8 @@ class CapturedLosses:
         if weight is None:
             if self._is_warm:
                 raise LossError(
-                    f"Loss '{entry.name}' is not computed in every step; such a step cannot be "
-                    "captured, set train.cuda_graph to 'off'."
+                    f"Loss '{entry.name}' is not computed in every step. Such a step cannot be "
+                    "captured; set train.cuda_graph to 'off'."
                 )
             value = self._manager.weight_in_force(entry, weight_kwargs)
             weight = self._weights[key] = _Weight(entry, value, raw, weight_kwargs)
@@ -98,7 +103,7 @@ class CapturedLosses:
         return weighted
 
     def gather(self) -> None:
-        """Brings all values into one tensor; part of what is captured."""
+        """Copies all values into the tensor `values`; the graph contains this operation."""
         pairs = []
         for weight, raw, weighted in self._losses:
             if raw.dim():
@@ -108,13 +113,16 @@ class CapturedLosses:
         self.values = torch.stack(pairs) if pairs else torch.empty(0)
 
     def unlike(self, values: Tensor) -> list[str]:
-        """Names of the losses that are no longer what they were. Waits for the device.
+        """Compares the values with those of another run. Waits for the device.
 
         Args:
-            values: `values` of a run of the step from the same state.
+            values: `values` of another run of the step that started from the same state.
+
+        Returns:
+            The names of the losses whose values differ.
 
         Raises:
-            LossError: that run computed other losses.
+            LossError: If the other run computed a different number of losses.
         """
         if values.shape != self.values.shape:
             raise LossError("The step does not compute the same losses each time.")
@@ -128,7 +136,7 @@ class CapturedLosses:
         ]
 
     def refresh(self) -> None:
-        """Brings the weights in force to the device; before each replay."""
+        """Copies the current weights to the device; called before each replay."""
         for weight in self._weights.values():
             value = self._manager.weight_in_force(weight.entry, weight.kwargs)
             if value != weight.value:
@@ -136,8 +144,8 @@ class CapturedLosses:
                 weight.tensor.fill_(value)
 
     def fire(self) -> None:
-        """Fires the manager's hooks for every loss of the step; after each replay."""
-        # A copy: the next replay must not change what a hook has kept.
+        """Calls the manager's hooks for every loss of the step; called after each replay."""
+        # A copy, because the next replay would overwrite values that a hook has kept.
         values = self.values.clone().unbind()
         for i, (weight, raw, _) in enumerate(self._losses):
             weight.entry.last_loss_map = raw

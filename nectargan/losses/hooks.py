@@ -1,4 +1,4 @@
-"""`LossHooks`: the callables that a `LossManager` tells of every weighting."""
+"""`LossHooks`: the functions that a `LossManager` calls for every weighted loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LossHook = Callable[[LossEvent], object]
 
 
 class LossHooks:
-    """Hooks in the order of registration. Empty, it is false."""
+    """Hooks in the order of registration; false in a condition if there are none."""
 
     def __init__(self) -> None:
         self._hooks: OrderedDict[int, LossHook] = OrderedDict()
@@ -30,7 +30,7 @@ class LossHooks:
         return handle
 
     def fire(self, event: LossEvent) -> None:
-        """Calls every hook. What one raises is raised, with the hook's name added as a note."""
+        """Calls every hook. An exception propagates, with the name of the hook as a note."""
         for hook in tuple(self._hooks.values()):
             try:
                 hook(event)
@@ -40,7 +40,7 @@ class LossHooks:
 
 
 def tag_set(query: Iterable[str]) -> frozenset[str]:
-    """The tags of a query, which may be a single one."""
+    """The tags of a query, which is one tag or several."""
     return frozenset((query,) if isinstance(query, str) else query)
 
 

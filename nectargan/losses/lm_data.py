@@ -1,4 +1,4 @@
-"""What the `LossManager` keeps about a loss, and what it tells its hooks."""
+"""`LMLoss`, a registered loss, and `LossEvent`, the argument of a loss hook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nectargan.names import EXPERIMENT_NAMES, FORMULA, is_experiment_name
 from nectargan.scheduling.data import Schedule
 
 _UNSCHEDULED = Schedule()
-# MLflow refuses other names, and with one of them the whole batch that it came in.
+# MLflow rejects other names, together with the whole batch that contains them.
 _NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
 _LONGEST_NAME = 200
 _READ_AS_MISSING = ("na", "n/a", "nan", "-nan", "null", "none", "inf", "infinity")
@@ -27,17 +27,17 @@ class LMLoss:
     """A loss registered with a `LossManager`.
 
     Attributes:
-        name: Unique name; letters, digits, ``_``, ``-``, ``.``, spaces and single slashes.
-        function: Any callable (an `nn.Module`, say) that returns a tensor.
-        loss_weight: Weight where no schedule is given; with one, its initial value.
-        schedule: Weight over the epochs. The default `Schedule` stands for "not scheduled".
-        tags: Labels to query the manager by.
-        last_weight: The weight last applied to it; before that, the initial one.
-        last_loss_map: The last raw result of ``function``, detached, on its device; ``None`` until
-            the loss was computed.
+        name: Unique name of letters, digits, ``_``, ``-``, ``.``, spaces and single slashes.
+        function: Any callable that returns a tensor, such as an `nn.Module`.
+        loss_weight: Constant weight. With a schedule, the initial value of the schedule.
+        schedule: Weight over the epochs. The default `Schedule` means that there is no schedule.
+        tags: Labels by which the manager finds losses.
+        last_weight: The weight that was last applied; at first the initial weight.
+        last_loss_map: The last raw result of ``function``, detached, on its device; ``None`` before
+            the first computation.
 
     Raises:
-        LossError: the name, the function or the weight cannot be used.
+        LossError: If the name, the function, the weight, the schedule or a tag is invalid.
     """
 
     name: str
@@ -52,10 +52,12 @@ class LMLoss:
         check_series_name(self.name)
         if not callable(self.function):
             raise LossError(
-                f"The function of loss '{self.name}' is {self.function!r}, no callable."
+                f"The function of loss '{self.name}' is {self.function!r}; it must be callable."
             )
         if isinstance(self.tags, str):
-            raise LossError(f"The tags of loss '{self.name}' are a string; give a list of strings.")
+            raise LossError(
+                f"The tags of loss '{self.name}' are a string; they must be a list of strings."
+            )
         if not isinstance(self.schedule, Schedule):
             raise LossError(
                 f"The schedule of loss '{self.name}' is {self.schedule!r}; it must be a Schedule."
@@ -69,7 +71,7 @@ class LMLoss:
         if self.is_scheduled:
             self.loss_weight = self.schedule.initial_value
         else:
-            # A copy: two losses that were given one default schedule must not share a weight.
+            # A copy, because two losses with the same default schedule must not share a weight.
             self.schedule = replace(self.schedule)
             self.schedule.current_value = _checked_weight(self.name, self.loss_weight)
         self.last_weight = float(self.loss_weight)
@@ -81,22 +83,24 @@ class LMLoss:
 
     @property
     def weight_now(self) -> float:
-        """The weight last applied, or set by hand as ``schedule.current_value`` where none is
-        scheduled. Several losses may share one schedule, whose value is that of the last of them.
+        """The weight of the loss: with a schedule, the weight that was last applied.
+
+        Without a schedule it is ``schedule.current_value``, which may be set by hand. With one,
+        ``schedule.current_value`` may belong to another loss that shares the schedule.
         """
         return self.last_weight if self.is_scheduled else self.schedule.current_value
 
 
 class LossEvent(NamedTuple):
-    """One weighting of one loss, as a `LossManager` hook sees it.
+    """One computation of a weighted loss, as a `LossManager` passes it to its hooks.
 
     Attributes:
         name: Name of the loss.
-        tags: Its tags.
-        raw: What the loss function returned, or its mean where that is a map; detached, on its
-            device, shape ``()``.
-        weight: The weight in force.
-        weighted: ``raw * weight``; detached, on its device, shape ``()``.
+        tags: Tags of the loss.
+        raw: Result of the loss function, or its mean if the result is a map; shape ``()``,
+            detached, on its device.
+        weight: The applied weight.
+        weighted: ``raw * weight``; shape ``()``, detached, on its device.
         epoch: Epoch, from 1.
         step: Step (update of the generator) since the start of the run, from 1.
     """
@@ -111,7 +115,7 @@ class LossEvent(NamedTuple):
 
 
 def check_series_name(name: object) -> None:
-    """Raises `LossError` unless every sink and the CSV files can take ``name`` as it is."""
+    """Raises `LossError` unless all sinks and the CSV files can store ``name`` unchanged."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name:
         raise LossError(
             f"{name!r} cannot name a series; allowed are letters, digits, '_', '-', '.', spaces "
@@ -120,13 +124,11 @@ def check_series_name(name: object) -> None:
     if name.lower() in _READ_AS_MISSING or name.replace(".", "").replace("-", "").isdecimal():
         raise LossError(f"{name!r} cannot name a series; pandas would read it as something else.")
     if name.startswith(FORMULA):
-        raise LossError(
-            f"{name!r} cannot name a series; a spreadsheet would take it for a formula."
-        )
+        raise LossError(f"{name!r} cannot name a series; a spreadsheet would read it as a formula.")
     if len(name) > _LONGEST_NAME or name != name.strip():
         raise LossError(
             f"{name!r} cannot name a series; it must have at most {_LONGEST_NAME} characters and "
-            "no space at an end."
+            "must not begin or end with a space."
         )
 
 

@@ -1,24 +1,24 @@
-"""`LossManager`: computes every loss, weights it, and tells its hooks.
+"""`LossManager` computes and weights losses, and calls hooks with the results.
 
-When hooks fire, in one training step::
+The order of calls in one training step::
 
-    manager.start_step(epoch, step)              # the loop says once where it is
+    manager.start_step(epoch, step)              # called once by the training loop
     for each loss that the step computes:
         raw      = function(*inputs)             # compute_loss, compute_loss_xy
-        weight   = schedule.value_at(epoch)      # or the plain loss_weight
+        weight   = schedule.value_at(epoch)      # or the constant loss_weight
         weighted = raw * weight
-        last_loss_map = raw.detach()             # a map stays whole, on its device
+        last_loss_map = raw.detach()             # not averaged, on its device
         for hook in hooks:                       # in the order of registration
             hook(LossEvent(name, tags, raw, weight, weighted, epoch, step))
         return weighted                          # with its gradient
-    loss.backward(); optimizer.step()            # no hook fires here
+    loss.backward(); optimizer.step()            # no hook is called here
 
-A hook gets scalars without a gradient, which are its to keep: a loss that returns a map is given as
-its mean. A hook must not read their values (``.item()``) in the step, or the device stalls;
-`LossRecorder` shows how.
+A hook gets detached scalars and may keep them. A loss that returns a map is passed as its mean. A
+hook must not read the values during the step (``.item()``), because that waits for the device;
+`LossRecorder` shows how to read them later.
 
-In a step that is captured and replayed (`CapturedLosses`), all hooks fire after the replay instead,
-for the same losses in the same order.
+In a captured step (`CapturedLosses`), all hooks are called after the replay of the graph, for the
+same losses in the same order.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class LossManager:
     """Registry of weighted losses.
 
     Args:
-        config: Kept as `config` for the owner's convenience; nothing here reads it.
-        experiment_directory: Kept as `experiment_directory`; nothing is written there.
+        config: Unused; accepted for code written for v0.2.3.
+        experiment_directory: Unused; accepted for code written for v0.2.3.
 
     Attributes:
-        epoch: The epoch in force, from 1; ``None`` until the loop has told one.
-        step: The step in force, from 1.
+        epoch: The current epoch, from 1; ``None`` until an epoch is given.
+        step: The current step, from 1.
     """
 
     def __init__(
@@ -68,22 +68,22 @@ class LossManager:
         self._seen_in_step: set[str] = set()
         self._weigh: Weigh = self._weigh_and_fire
 
-    # --- where the loop is ---------------------------------------------------------------------
+    # --- epoch and step ------------------------------------------------------------------------
 
     def start_step(self, epoch: int, step: int, fraction: float = 1.0) -> None:
-        """Tells the manager once, for all losses, where the training loop is.
+        """Sets the epoch and the step for all losses. The training loop calls it at each step.
 
-        A loop that never calls this is followed as well: an ``epoch`` given to a computation holds
-        until another is given, and a loss that comes round again begins the next step.
+        Calling it is optional. Without it, an ``epoch`` given to `compute_loss` holds until another
+        one is given, and a new step begins when a loss is computed again.
 
         Args:
             epoch: Epoch, from 1.
             step: Step since the start of the run, from 1.
-            fraction: Part of the epoch that is done after this step, in (0, 1]; for schedules with
-                ``interval="step"``, which are evaluated at ``epoch - 1 + fraction``.
+            fraction: Fraction of the epoch that is finished after this step, in (0, 1]. Schedules
+                with ``interval="step"`` are evaluated at ``epoch - 1 + fraction``.
 
         Raises:
-            LossError: the epoch or the step is below 1.
+            LossError: If the epoch or the step is below 1.
         """
         if epoch < 1 or step < 1:
             raise LossError(f"Epoch {epoch}, step {step}: epochs and steps count from 1.")
@@ -105,17 +105,19 @@ class LossManager:
         """Registers a loss.
 
         Args:
-            name: Unique name; see `LMLoss`.
-            loss_fn: Any callable that returns a tensor: a scalar, or a map of any shape.
-            loss_weight: Constant weight; a ``schedule`` takes its place.
+            name: Unique name; see `LMLoss` for the allowed characters.
+            loss_fn: Any callable that returns a tensor, either a scalar or a map of any shape.
+            loss_weight: Constant weight; ignored if there is a ``schedule``.
             schedule: Weight over the epochs.
             tags: Labels for queries.
 
         Raises:
-            LossError: the name is taken or cannot be used, or the function or weight cannot.
+            LossError: If the name is already registered, or an argument is invalid.
         """
         if isinstance(tags, str):
-            raise LossError(f"The tags of loss '{name}' are a string; give a list of strings.")
+            raise LossError(
+                f"The tags of loss '{name}' are a string; they must be a list of strings."
+            )
         self.register(
             LMLoss(
                 name=name,
@@ -127,9 +129,9 @@ class LossManager:
         )
 
     def register(self, loss: LMLoss) -> None:
-        """Registers a loss made elsewhere; raises `LossError` if its name is taken."""
+        """Registers a loss; raises `LossError` if its name is already registered."""
         if loss.name in self._losses:
-            raise LossError(f"A loss named '{loss.name}' is registered already; names are unique.")
+            raise LossError(f"A loss named '{loss.name}' is already registered; names are unique.")
         self._losses[loss.name] = loss
 
     def init_from_spec(
@@ -138,15 +140,15 @@ class LossManager:
         """Registers all losses of an objective, or none of them.
 
         Args:
-            spec: A function that returns the losses by name, `pix2pix` for example.
-            *args: Its arguments.
-            **kwargs: Its keyword arguments.
+            spec: A function that returns the losses by name, such as `pix2pix`.
+            *args: Arguments of ``spec``.
+            **kwargs: Keyword arguments of ``spec``.
 
         Returns:
-            What ``spec`` returned.
+            The losses that ``spec`` returned.
 
         Raises:
-            LossError: ``spec`` returned something else, or a name that is taken.
+            LossError: If ``spec`` returns anything else, or a name is already registered.
         """
         losses = spec(*args, **kwargs)
         if not isinstance(losses, Mapping):
@@ -156,22 +158,26 @@ class LossManager:
         for name, loss in losses.items():
             if not isinstance(loss, LMLoss) or loss.name != name:
                 raise LossError(
-                    f"A loss spec must return LMLoss by its name; {name!r} is {loss!r}."
+                    f"A loss spec must return each LMLoss under its name; {name!r} is {loss!r}."
                 )
             if name in self._losses:
-                raise LossError(f"A loss named '{name}' is registered already; names are unique.")
+                raise LossError(f"A loss named '{name}' is already registered; names are unique.")
         self._losses.update(losses)
         return losses
 
     def register_hook(self, fn: LossHook, query: Iterable[str] | None = None) -> RemovableHandle:
-        """Calls ``fn(event)`` right after every weighting; see the module for the order.
+        """Registers a function that is called with a `LossEvent` after each loss is weighted.
+
+        The docstring of this module shows the order of the calls.
 
         Args:
-            fn: The hook. What it raises ends the step, with the hook's name added as a note.
-            query: Only for losses with one of these tags; ``None`` for all.
+            fn: The hook. An exception that it raises propagates to the caller of `compute_loss`,
+                with the name of the hook as a note.
+            query: Tags; the hook is only called for losses with at least one of them. ``None`` for
+                all losses.
 
         Returns:
-            A handle whose ``remove()`` ends the calls.
+            A handle whose ``remove()`` unregisters the hook.
         """
         return self._hooks.register(fn, query)
 
@@ -185,7 +191,7 @@ class LossManager:
         epoch: float | None = None,
         loss_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """The weighted loss between ``x`` and ``y``: `compute_loss` with two inputs."""
+        """Computes the weighted loss between ``x`` and ``y``; see `compute_loss`."""
         return self.compute_loss(loss_name, x, y, epoch=epoch, loss_kwargs=loss_kwargs)
 
     def compute_loss(
@@ -195,27 +201,29 @@ class LossManager:
         epoch: float | None = None,
         loss_kwargs: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """Runs a loss function, weights the result and fires the hooks.
+        """Calls a loss function, weights the result and calls the hooks.
 
         Args:
             name: Name of a registered loss.
-            *inputs: Passed to the loss function: tensors, or whatever it takes.
-            epoch: Epoch (from 1, fractions allowed) to weight at, kept for the computations that
-                follow; where none is given, the one last told.
-            loss_kwargs: Keywords for the loss function; the value of ``"weight_kwargs"`` among
-                them goes to the schedule function instead.
+            *inputs: Arguments of the loss function.
+            epoch: Epoch at which the weight is computed, from 1; fractions are allowed. It is also
+                used for later computations that give no epoch.
+            loss_kwargs: Keyword arguments of the loss function. The dictionary under
+                ``"weight_kwargs"`` is passed to the schedule function instead.
 
         Returns:
             ``raw * weight`` with its gradient, in the shape that the loss function returned.
 
         Raises:
-            UnknownLossError: no such loss.
-            LossError: the loss is scheduled and nobody has told an epoch, the epoch is not above
-                0, or the loss function returned no tensor.
+            UnknownLossError: If there is no such loss.
+            LossError: If the loss has a schedule and no epoch is known, the epoch is not above 0,
+                or the loss function does not return a tensor.
         """
         entry = self._losses.get(name)
         if entry is None:
-            raise UnknownLossError(f"No loss is named '{name}'." + did_you_mean(name, self._losses))
+            raise UnknownLossError(
+                f"There is no loss named '{name}'." + did_you_mean(name, self._losses)
+            )
         if epoch is not None:
             if not 0 < epoch < math.inf:
                 raise LossError(f"Epoch {epoch} of loss '{name}': epochs count from 1.")
@@ -247,8 +255,10 @@ class LossManager:
 
     @contextmanager
     def weighing_by(self, weigh: Weigh) -> Iterator[None]:
-        """Within the ``with`` block, ``weigh(loss, raw, weight_kwargs)`` returns the weighted loss;
-        no hook fires, and no loss remembers its value."""
+        """Replaces the weighting of losses by ``weigh(loss, raw, weight_kwargs)``.
+
+        During the ``with`` block, no hook is called, and ``last_loss_map`` is not updated.
+        """
         self._weigh = weigh
         try:
             yield
@@ -256,13 +266,13 @@ class LossManager:
             self._weigh = self._weigh_and_fire
 
     def weight_in_force(self, entry: LMLoss, weight_kwargs: Mapping[str, Any]) -> float:
-        """The weight of a loss at this point of training, which it remembers as its last."""
+        """Computes the current weight of a loss and stores it as its ``last_weight``."""
         return self._weight_at(entry, self._epoch_for(entry), weight_kwargs)
 
     def _weight_loss(
         self, loss_entry: LMLoss, loss_value: Tensor, epoch: float, **weight_kwargs: Any
     ) -> Tensor:
-        """``loss_value`` times the weight in force at ``epoch``."""
+        """``loss_value`` times the weight at ``epoch``."""
         return loss_value * self._weight_at(loss_entry, epoch, weight_kwargs)
 
     @staticmethod
@@ -274,10 +284,10 @@ class LossManager:
         return entry.last_weight
 
     def _epoch_for(self, entry: LMLoss) -> float:
-        """The epoch to evaluate a schedule at: whole epochs unless it moves with every step."""
+        """The epoch at which to evaluate a schedule; a whole number if the interval is "epoch"."""
         if not self._epoch_by_interval and entry.is_scheduled:
             raise LossError(
-                f"The weight of loss '{entry.name}' is scheduled, but no epoch is known: give "
+                f"The weight of loss '{entry.name}' has a schedule, but no epoch is known; give "
                 "epoch= here, or call start_step(epoch, step) in the loop."
             )
         return self._epoch_by_interval.get(entry.schedule.interval, 1.0)
@@ -289,17 +299,24 @@ class LossManager:
         self._seen_in_step.add(name)
 
     def fire(self, entry: LMLoss, weight: float, raw: Tensor, weighted: Tensor) -> None:
-        """Calls the hooks for a loss to which ``weight`` was applied; both tensors are scalars."""
+        """Calls the hooks for a computed loss.
+
+        Args:
+            entry: The loss.
+            weight: The weight that was applied.
+            raw: The raw value, a detached scalar.
+            weighted: The weighted value, a detached scalar.
+        """
         tags, epoch = tuple(entry.tags), self.epoch or 1
         self._hooks.fire(LossEvent(entry.name, tags, raw, weight, weighted, epoch, self.step))
 
     # --- queries -------------------------------------------------------------------------------
 
     def get_registered_losses(self, query: Iterable[str] | None = None) -> dict[str, LMLoss]:
-        """The losses by name, in the order of registration.
+        """Returns the losses by name, in the order of registration.
 
         Args:
-            query: Tags; only losses with at least one of them. ``None`` for all.
+            query: Tags; only losses with at least one of them are returned. ``None`` for all.
         """
         if query is None:
             return dict(self._losses)
@@ -309,24 +326,36 @@ class LossManager:
         }
 
     def get_loss_tensors(self, query: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The last raw result of each loss that was computed: detached, on its device, a map where
-        the loss returns one. ``query`` as in `get_registered_losses`."""
+        """Returns the last raw result of each computed loss: detached, on its device, not averaged.
+
+        Args:
+            query: Tags, as in `get_registered_losses`.
+        """
         losses = self.get_registered_losses(query).items()
         return {n: loss.last_loss_map for n, loss in losses if loss.last_loss_map is not None}
 
     def get_loss_values(self, query: Iterable[str] | None = None) -> dict[str, float]:
-        """The last raw value (mean of a map) of each loss that was computed. Waits for the device:
-        not for use within a step. ``query`` as in `get_registered_losses`."""
+        """Returns the last raw value of each computed loss; of a map, its mean.
+
+        Waits for the device, so it must not be called within a step.
+
+        Args:
+            query: Tags, as in `get_registered_losses`.
+        """
         return {n: raw.float().mean().item() for n, raw in self.get_loss_tensors(query).items()}
 
     def get_loss_weights(self, query: Iterable[str] | None = None) -> dict[str, float]:
-        """The weight last in force for each loss. ``query`` as in `get_registered_losses`."""
+        """Returns the weight of each loss: the last applied one, or at first the initial one.
+
+        Args:
+            query: Tags, as in `get_registered_losses`.
+        """
         losses = self.get_registered_losses(query).items()
         return {name: loss.weight_now for name, loss in losses}
 
 
 def _scalars(raw: Tensor, weight: float, weighted: Tensor) -> Iterable[Tensor]:
-    """Both as scalars that nobody else has: who computed the loss may change it in place."""
+    """Both values as new scalars, because the caller may modify the returned loss in place."""
     if raw.dim():
         raw = raw.mean()
         weighted = raw * weight

@@ -1,48 +1,42 @@
-"""Loss modules: plain functions of tensors, without a weight; the `LossManager` weights them."""
+"""Loss modules. They return unweighted values; the `LossManager` applies the weights."""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nectargan.errors import LossError, did_you_mean
+from nectargan.errors import LossError, check_choice
 
 REDUCTIONS = ("mean", "none")
 
 
-def check_choice(owner: str, name: str, value: object, allowed: Collection[str]) -> None:
-    """Raises `LossError` unless ``value`` is one of ``allowed``."""
-    if not isinstance(value, str) or value not in allowed:
-        raise LossError(f"{owner}: {name} is {value!r}.{did_you_mean(str(value), allowed)}")
-
-
 def check_same_shape(owner: str, x: Tensor, y: Tensor) -> None:
-    """Raises `LossError` unless both are ``(N, C, H, W)`` of one shape (no broadcasting)."""
+    """Raises `LossError` unless both tensors have the same shape ``(N, C, H, W)``."""
     if x.shape != y.shape or x.dim() != 4:
         raise LossError(
             f"{owner}: got tensors of shape {tuple(x.shape)} and {tuple(y.shape)}; "
-            "both must have one shape (N, C, H, W)."
+            "both must have the same shape (N, C, H, W)."
         )
 
 
 def sum_of(values: Iterable[Tensor]) -> Tensor:
-    """The sum of one or more scalars; of a single one, that scalar itself."""
+    """The sum of one or more scalars; a single scalar is returned unchanged."""
     return functools.reduce(torch.add, values)
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """``x`` in at least float32: a mean over many pixels is too coarse in 16 bits."""
+    """``x`` in at least float32, because a mean over many pixels is inaccurate in 16 bits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 _ADVERSARIAL: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
-    # Goodfellow et al. 2014, G in its non-saturating form. BCE with logits against 1 is
-    # softplus(-d), against 0 softplus(d).
+    # Goodfellow et al. 2014, with the non-saturating loss of G. BCE with logits is softplus(-d) for
+    # the label 1 and softplus(d) for the label 0.
     "vanilla": {
         "real": lambda d: F.softplus(-d),
         "fake": F.softplus,
@@ -66,7 +60,7 @@ ADVERSARIAL_MODES = tuple(_ADVERSARIAL)
 
 
 class AdversarialLoss(nn.Module):
-    """What logits of the discriminator cost one of the two players.
+    """The adversarial loss of the discriminator D or the generator G, from the logits of D.
 
     ==========  ================  ================  ==============
     mode        D, real pairs     D, fake pairs     G, fake pairs
@@ -78,13 +72,13 @@ class AdversarialLoss(nn.Module):
 
     Args:
         mode: "vanilla", "lsgan" or "hinge".
-        real: What the player wants the logits to say: True for D on real pairs and for G,
+        real: Whether the loss rewards logits that say "real": True for D on real pairs and for G,
             False for D on fake pairs.
-        generator: The player is G.
+        generator: Whether this is the loss of G.
         reduction: "mean" over all logits, or "none" for a map of their shape.
 
     Raises:
-        LossError: an unknown name, or a generator that wants its images to look fake.
+        LossError: If a name is unknown, or ``generator`` is True and ``real`` is False.
     """
 
     def __init__(
@@ -96,8 +90,8 @@ class AdversarialLoss(nn.Module):
     ) -> None:
         super().__init__()
         owner = type(self).__name__
-        check_choice(owner, "mode", mode, ADVERSARIAL_MODES)
-        check_choice(owner, "reduction", reduction, REDUCTIONS)
+        check_choice(LossError, owner, "mode", mode, ADVERSARIAL_MODES)
+        check_choice(LossError, owner, "reduction", reduction, REDUCTIONS)
         if generator and not real:
             raise LossError(f"{owner}: real is False; with generator=True it must be True.")
         self.mode = mode
@@ -105,18 +99,19 @@ class AdversarialLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, *logits: Tensor) -> Tensor:
-        """The loss of logits of any shape.
+        """Computes the loss.
 
         Args:
-            *logits: Of a discriminator; or of several, of which each is averaged by itself, and the
-                sum is returned (Wang et al. 2018, equation 3).
+            *logits: Logits of any shape, one tensor per discriminator. The losses of several
+                discriminators are averaged separately and then summed (Wang et al. 2018,
+                equation 3).
 
         Returns:
             A scalar, or with ``reduction="none"`` a map of the shape of the logits; float32 or
             wider.
 
         Raises:
-            LossError: a map is wanted of more than one.
+            LossError: If ``reduction`` is "none" and there is more than one tensor of logits.
         """
         costs = [_ADVERSARIAL[self.mode][self.role](full_precision(each)) for each in logits]
         if self.reduction == "mean":
@@ -127,23 +122,22 @@ class AdversarialLoss(nn.Module):
 
 
 class FeatureMatchingLoss(nn.Module):
-    """How far the generated images are from the real ones in the layers of the discriminator: the
-    mean absolute difference of each layer, summed over layers and scales (Wang et al. 2018,
-    equation 4).
+    """The difference between generated and real images in the layers of the discriminator.
 
-    The logits are no features here, as in the authors' code. A trainer gives this loss features
-    instead of images, by whatever name it is registered.
+    It is the mean absolute difference of each layer, summed over layers and scales (Wang et al.
+    2018, equation 4). The logits are not compared, as in the authors' code. A trainer passes the
+    features of the discriminator to this loss instead of images, under any registered name.
     """
 
     def forward(
         self, generated: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Tensor]]
     ) -> Tensor:
-        """The loss, a scalar.
+        """Computes the loss, a scalar.
 
         Args:
-            generated: Of the generated images, for each scale the maps of the layers, of any shape,
-                and the logits last.
-            real: Of the real images; no gradient is needed.
+            generated: Features of the generated images: one list per scale with the feature maps of
+                the layers, of any shape, and the logits as the last element.
+            real: Features of the real images, in the same form; they need no gradient.
         """
         return sum_of(
             (full_precision(ours) - full_precision(theirs)).abs().mean()
@@ -153,34 +147,34 @@ class FeatureMatchingLoss(nn.Module):
 
 
 class _FilterLoss(nn.Module, ABC):
-    """L1 between derivatives of two images, channel by channel.
+    """L1 distance between derivatives of two images, channel by channel.
 
-    Borders are replicated, so a flat image has none anywhere. Derivatives are differences of
-    shifted images, not convolutions: a GPU may round what goes into a convolution to 10 bits
-    (TF32), and here neighbours cancel each other.
+    Borders are replicated, so that a constant image has zero derivatives everywhere. Derivatives
+    are computed as differences of shifted images. A convolution on a GPU may round its inputs to 10
+    bits (TF32), which is too coarse for differences of neighboring pixels.
     """
 
     def __init__(self, reduction: str) -> None:
         super().__init__()
-        check_choice(type(self).__name__, "reduction", reduction, REDUCTIONS)
+        check_choice(LossError, type(self).__name__, "reduction", reduction, REDUCTIONS)
         self.reduction = reduction
 
     @abstractmethod
     def derivatives(self, padded: Tensor) -> list[Tensor]:
-        """The derivatives ``(N, C, H, W)`` of an image ``(N, C, H + 2, W + 2)``."""
+        """The derivatives ``(N, C, H, W)`` of padded images ``(N, C, H + 2, W + 2)``."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of ``x`` against ``y``, both ``(N, C, H, W)``.
+        """Computes the loss between ``x`` and ``y``, both ``(N, C, H, W)``.
 
         Returns:
-            A scalar, or with ``reduction="none"`` a map ``(N, C, H, W)`` that averages the
+            A scalar, or with ``reduction="none"`` a map ``(N, C, H, W)`` with the mean over the
             derivatives; float32 or wider.
 
         Raises:
-            LossError: the shapes differ.
+            LossError: If the shapes differ.
         """
         check_same_shape(type(self).__name__, x, y)
-        # Derivatives are linear: that of the difference is the difference of them.
+        # Derivatives are linear, so the derivative of the difference is enough.
         difference = full_precision(x) - full_precision(y)
         rows = torch.cat((difference[:, :, :1], difference, difference[:, :, -1:]), dim=2)
         padded = torch.cat((rows[..., :1], rows, rows[..., -1:]), dim=3)
@@ -191,23 +185,23 @@ class _FilterLoss(nn.Module, ABC):
 
 
 class SobelLoss(_FilterLoss):
-    """L1 between the gradients of two images: the mean of its horizontal and vertical part.
+    """L1 distance between the gradients of two images, the mean of both directions.
 
-    The kernels are those of Sobel and Feldman 1968, divided by 8: a ramp that rises by s a pixel
-    has the response s, so the loss is in the unit of the image per pixel.
+    The kernels are those of Sobel and Feldman 1968, divided by 8: a ramp with a slope of s per
+    pixel has the response s, so the unit of the loss is the unit of the image per pixel.
 
     Args:
         reduction: "mean", or "none" for a map of the shape of the images.
 
     Raises:
-        LossError: an unknown reduction.
+        LossError: If the reduction is unknown.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__(reduction)
 
     def derivatives(self, padded: Tensor) -> list[Tensor]:
-        """The horizontal and the vertical one, each smoothed across its direction."""
+        """The horizontal and the vertical derivative, each smoothed in the other direction."""
         along_x = (padded[..., 2:] - padded[..., :-2]) / 2
         along_y = (padded[..., 2:, :] - padded[..., :-2, :]) / 2
         return [
@@ -217,16 +211,16 @@ class SobelLoss(_FilterLoss):
 
 
 class LaplacianLoss(_FilterLoss):
-    """L1 between the Laplacians (second derivatives) of two images.
+    """L1 distance between the Laplacians (second derivatives) of two images.
 
-    The kernel is the five-point stencil, 1 at the four neighbours and -4 in the middle
-    (Abramowitz and Stegun 1964, 25.3.30): x^2 + y^2, in pixels, has the response 4.
+    The kernel is the five-point stencil, with 1 at the four neighbors and -4 in the center
+    (Abramowitz and Stegun 1964, 25.3.30). The image x^2 + y^2, in pixels, has the response 4.
 
     Args:
         reduction: "mean", or "none" for a map of the shape of the images.
 
     Raises:
-        LossError: an unknown reduction.
+        LossError: If the reduction is unknown.
     """
 
     def __init__(self, reduction: str = "mean") -> None:

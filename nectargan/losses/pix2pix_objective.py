@@ -1,4 +1,4 @@
-"""The losses of pix2pix, as a spec for `LossManager.init_from_spec`."""
+"""The losses of pix2pix, in the form that `LossManager.init_from_spec` takes."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def pix2pix(
     replaced: Mapping[str, nn.Module] | None = None,
     extra: Collection[str] = (),
 ) -> dict[str, LMLoss]:
-    """The losses of an objective, each with its default weight.
+    """Builds the losses of an objective with their default weights.
 
-    ``G_GAN``, ``D_real`` and ``D_fake`` take the discriminator's logits alone; all others take
-    (generated, target), images ``(N, C, H, W)`` in [-1, 1]. Tags: ``"G"`` or ``"D"``, and the kind,
-    ``"adversarial"``, ``"pixel"``, ``"structure"`` or ``"perceptual"``.
+    ``G_GAN``, ``D_real`` and ``D_fake`` take only the logits of the discriminator. The other losses
+    take (generated, target), images ``(N, C, H, W)`` in [-1, 1]. Each loss has two tags: ``"G"`` or
+    ``"D"``, and its kind, ``"adversarial"``, ``"pixel"``, ``"structure"`` or ``"perceptual"``.
 
-    ``G_FM``, of the kind ``"feature"``, is there only if ``extra`` names it; it takes what the
-    discriminator's layers make of both, see `FeatureMatchingLoss`.
+    ``G_FM``, of the kind ``"feature"``, is only included if ``extra`` names it. It takes features
+    of the discriminator; see `FeatureMatchingLoss`.
 
     Args:
         objective: "basic" is G_GAN and G_L1 (Isola et al. 2017); "extended" adds G_L2, G_SOBEL and
             G_LAP; "+vgg" adds G_VGG.
         gan_mode: "vanilla", "lsgan" or "hinge"; see `AdversarialLoss`.
-        vgg_weights: File with torchvision's VGG19 weights; without one they are downloaded.
+        vgg_weights: File with torchvision's VGG19 weights; ``None`` to download them.
         channels: Channels of the target image, for G_VGG.
-        replaced: Functions by name of the loss that take the place of the objective's.
-        extra: Names of losses in `OPTIONAL` to have besides.
+        replaced: Loss functions that replace those of the objective, by the name of the loss.
+        extra: Names of losses in `OPTIONAL` to add.
 
     Raises:
-        LossError: an unknown objective or mode.
-        CheckpointError: the VGG19 weights cannot be had.
+        LossError: If the objective or the mode is unknown.
+        CheckpointError: If the VGG19 weights cannot be read or downloaded.
     """
     makers: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "G_GAN": (lambda: AdversarialLoss(gan_mode, generator=True), "adversarial"),

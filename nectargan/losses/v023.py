@@ -1,6 +1,6 @@
-"""The loss functions of NectarGAN v0.2.3 that differ from ours, for configs of that version.
+"""The loss functions of NectarGAN v0.2.3 that differ from the current ones.
 
-With weights that were tuned there, a run goes on meaning what it meant; see `config.migration`.
+Migrated configs use them, because their weights were tuned for them; see `config.migration`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _UNDER_THE_ROOT = 1e-6
 
 
 class _GreyFilterLoss(nn.Module, ABC):
-    """L1 between what filters find in the grey versions (channel means) of two images.
+    """L1 distance between the filter responses of two images converted to gray (channel means).
 
-    Borders are filled with zeros, so the frame of an image counts as an edge.
+    Borders are padded with zeros, so the border of an image acts as an edge.
     """
 
     @abstractmethod
@@ -29,7 +29,8 @@ class _GreyFilterLoss(nn.Module, ABC):
         """The response ``(N, 1, H, W)`` to an image ``(N, 1, H + 2, W + 2)``."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of ``x`` against ``y``, both ``(N, C, H, W)``; a scalar, float32 or wider."""
+        """Computes the loss between ``x`` and ``y``, both ``(N, C, H, W)``: a scalar, float32 or
+        wider."""
         check_same_shape(type(self).__name__, x, y)
         return F.l1_loss(self._of_grey(x), self._of_grey(y))
 
@@ -39,8 +40,10 @@ class _GreyFilterLoss(nn.Module, ABC):
 
 
 class GreySobelLoss(_GreyFilterLoss):
-    """L1 between gradient magnitudes: ``sqrt(gx^2 + gy^2 + 1e-6)`` with Sobel's kernels, not
-    divided by 8. A weight has about eight times the effect that it has on `SobelLoss`."""
+    """L1 distance between gradient magnitudes ``sqrt(gx^2 + gy^2 + 1e-6)``.
+
+    The Sobel kernels are not divided by 8, so the loss is about eight times a `SobelLoss`.
+    """
 
     def response(self, padded: Tensor) -> Tensor:
         """The gradient magnitude."""
@@ -49,7 +52,7 @@ class GreySobelLoss(_GreyFilterLoss):
 
 
 class GreyLaplacianLoss(_GreyFilterLoss):
-    """L1 between the Laplacians (five-point stencil) of the grey images."""
+    """L1 distance between the Laplacians (five-point stencil) of the gray images."""
 
     def response(self, padded: Tensor) -> Tensor:
         """The Laplacian."""
@@ -57,13 +60,13 @@ class GreyLaplacianLoss(_GreyFilterLoss):
 
 
 class ShallowVGGLoss(nn.Module):
-    """L1 between VGG19 features of relu1_2, relu2_2 and relu3_3, each with weight 1.
+    """L1 distance between VGG19 features of relu1_2, relu2_2 and relu3_3, each with weight 1.
 
-    The images, in [-1, 1], go into the network as they are, without ImageNet's normalisation.
+    The network gets images in [-1, 1], without the normalization of ImageNet.
 
     Args:
-        weights: File with torchvision's state dict; None: ``train.vgg_weights``, else through
-            torch.hub.
+        weights: File with torchvision's state dict. If None, ``train.vgg_weights`` of the config is
+            used; if that is not set either, torch.hub downloads the file.
     """
 
     reads_vgg_weights = True
@@ -74,14 +77,19 @@ class ShallowVGGLoss(nn.Module):
         self.network = VGG19Features(self.layers, weights)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of ``x`` against ``y``, both ``(N, 3, H, W)`` in [-1, 1]; of more channels the
-        first three count. A scalar, float32."""
+        """Computes the loss between ``x`` and ``y``, both ``(N, C, H, W)`` in [-1, 1].
+
+        C is at least 3; only the first three channels are used.
+
+        Returns:
+            A scalar, float32.
+        """
         check_same_shape(type(self).__name__, x, y)
         with torch.no_grad():
             wanted = self.network(y[:, :3])
-        made = self.network(x[:, :3])
+        generated = self.network(x[:, :3])
         terms = [
-            F.l1_loss(full_precision(made[layer]), full_precision(wanted[layer]))
+            F.l1_loss(full_precision(generated[layer]), full_precision(wanted[layer]))
             for layer in self.layers
         ]
         return torch.stack(terms).sum()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
@@ -13,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nectargan.errors import CheckpointError, LossError
-from nectargan.files import open_regular
-from nectargan.losses.losses import check_choice, check_same_shape, full_precision
+from nectargan.errors import CheckpointError, LossError, check_choice
+from nectargan.files import TORCH_LOAD_ERRORS, open_regular
+from nectargan.losses.losses import check_same_shape, full_precision
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-# (convolutions, channels) of each block; a pooling between two blocks.
+# (convolutions, channels) of each block; there is a pooling layer between two blocks.
 _BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 LAYERS = tuple(f"relu{b}_{i + 1}" for b, (n, _) in enumerate(_BLOCKS, 1) for i in range(n))
-# Wang et al. 2018 (pix2pixHD), in the order of depth.
+# Wang et al. 2018 (pix2pixHD), from the first to the deepest layer.
 PERCEPTUAL_WEIGHTS = {
     "relu1_1": 1 / 32,
     "relu2_1": 1 / 16,
@@ -29,37 +27,24 @@ PERCEPTUAL_WEIGHTS = {
     "relu4_1": 1 / 4,
     "relu5_1": 1.0,
 }
-# A pixel must be left after the four poolings before relu5_1.
+# At least one pixel must be left after the four pooling layers before relu5_1.
 _SMALLEST = 16
-# What torch.load was seen to raise on damaged files: it does not sum them up in one error.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 
 
 class VGG19Features(nn.Module):
-    """The convolutions of VGG19 up to the deepest of the wanted layers, frozen.
+    """The convolutions of VGG19 up to the deepest requested layer, with frozen weights.
 
-    Names of parameters are those of torchvision (``features.0.weight``, ...), whose official state
-    dict it loads; the classifier and deeper layers in it are ignored.
+    The weights are torchvision's official state dict, with its parameter names
+    (``features.0.weight`` and so on). Its classifier and deeper layers are ignored.
 
     Args:
-        layers: Names such as "relu3_1": the first ReLU of the third block.
-        weights: File with the state dict. None: the one that torch.hub keeps, downloaded where
-            it has none yet, its hash checked.
+        layers: Names of layers; "relu3_1" is the first ReLU of the third block.
+        weights: File with the state dict. If None, the file in the cache of torch.hub is used; if
+            there is none, it is downloaded and its hash is checked.
 
     Raises:
-        LossError: an unknown layer, or none.
-        CheckpointError: the weights cannot be had, read or used.
+        LossError: If there are no layers, or a layer is unknown.
+        CheckpointError: If the weights cannot be downloaded, read or used.
     """
 
     def __init__(
@@ -71,9 +56,9 @@ class VGG19Features(nn.Module):
         if not layers:
             raise LossError("VGG19Features: layers is empty; name at least one, such as relu1_1.")
         for layer in layers:
-            check_choice(type(self).__name__, "layers", layer, LAYERS)
+            check_choice(LossError, type(self).__name__, "layers", layer, LAYERS)
         deepest = max(LAYERS.index(layer) for layer in layers)
-        # On "meta" nothing is drawn for weights that the state dict replaces.
+        # On the device "meta" no weights are initialized; the state dict provides them.
         with torch.device("meta"):
             self.features = _convolutions(deepest + 1)
         relus = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.ReLU)]
@@ -86,31 +71,32 @@ class VGG19Features(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> VGG19Features:
-        """Stays in eval mode whatever is asked: it is a ruler, not a pupil."""
+        """Does nothing: the network is frozen and stays in eval mode."""
         return super().train(False)
 
     def _select(self, state: object, source: str) -> dict[str, Tensor]:
-        """The tensors of ``state`` that this network has, all of them and of the right shape."""
+        """The tensors of ``state`` that this network needs; raises `CheckpointError` if any is
+        missing or has the wrong shape."""
         found = state if isinstance(state, Mapping) else {}
         for name, own in self.state_dict().items():
             value = found.get(name)
             if not isinstance(value, Tensor) or value.shape != own.shape:
                 has = f"one of {tuple(value.shape)}" if isinstance(value, Tensor) else "none"
                 raise CheckpointError(
-                    f"'{source}' holds no VGG19 state dict of torchvision: it must have a tensor "
-                    f"'{name}' of shape {tuple(own.shape)} and has {has}."
+                    f"'{source}' is not torchvision's state dict of VGG19: it must have a tensor "
+                    f"'{name}' of shape {tuple(own.shape)}, but has {has}."
                 )
         return {name: found[name].float() for name in self.state_dict()}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features of images.
+        """Computes the features of images.
 
         Args:
-            x: ``(N, 3, H, W)``, RGB, normalised with ImageNet's mean and standard deviation.
+            x: ``(N, 3, H, W)``, RGB, normalized with ImageNet's mean and standard deviation.
 
         Returns:
-            The wanted layers by name, in the order of depth; each ``(N, C, H / 2^k, W / 2^k)``
-            after k poolings, which round down.
+            The requested layers by name, from the first to the deepest. A layer after k pooling
+            layers is ``(N, C, H / 2^k, W / 2^k)``, rounded down.
         """
         taken = {}
         for index, layer in enumerate(self.features):
@@ -121,20 +107,22 @@ class VGG19Features(nn.Module):
 
 
 class VGGPerceptualLoss(nn.Module):
-    """L1 between VGG19 features of two images, weighted over five layers.
+    """Weighted sum of the L1 distances between VGG19 features of two images in five layers.
 
-    relu1_1 to relu5_1 weigh 1/32, 1/16, 1/8, 1/4 and 1, as in pix2pixHD (Wang et al. 2018).
+    relu1_1 to relu5_1 have the weights 1/32, 1/16, 1/8, 1/4 and 1, as in pix2pixHD (Wang et al.
+    2018).
 
     Args:
-        weights: File with torchvision's state dict; None: through torch.hub. See `VGG19Features`.
+        weights: File with torchvision's state dict, or None; see `VGG19Features`.
         channels: Channels of the images: 3, or 1 (repeated to 3).
 
     Attributes:
-        autocast: Makes the context to run the network in; none by default.
+        autocast: A function that returns the context manager in which the network runs, such as
+            autocast; by default one that does nothing.
 
     Raises:
-        LossError: any other number of channels.
-        CheckpointError: the weights cannot be had, read or used.
+        LossError: If the number of channels is neither 1 nor 3.
+        CheckpointError: If the weights cannot be downloaded, read or used.
     """
 
     mean: Tensor
@@ -144,7 +132,7 @@ class VGGPerceptualLoss(nn.Module):
         super().__init__()
         if channels not in (1, 3):
             raise LossError(
-                f"The VGG loss cannot compare images of {channels} channels; it takes 1 or 3."
+                f"The VGG loss cannot compare images with {channels} channels; it takes 1 or 3."
             )
         self.channels = channels
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -155,36 +143,40 @@ class VGGPerceptualLoss(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss of generated images ``x`` against ``y``; no gradient reaches ``y``.
+        """Computes the loss between generated images ``x`` and targets ``y``.
+
+        ``y`` gets no gradient.
 
         Args:
-            x: ``(N, channels, H, W)`` in [-1, 1], each side at least 16 pixels.
-            y: The same.
+            x: ``(N, channels, H, W)`` in [-1, 1]; both sides are at least 16 pixels.
+            y: The same shape and range.
 
         Returns:
             A scalar, float32.
 
         Raises:
-            LossError: the shapes differ, or are not of this kind.
+            LossError: If the shapes differ, the number of channels is wrong, or the images are too
+                small.
         """
         check_same_shape(type(self).__name__, x, y)
         if x.shape[1] != self.channels:
             raise LossError(
-                f"The VGG loss was made for images of {self.channels} channels, not {x.shape[1]}."
+                f"The VGG loss was built for images with {self.channels} channels, not "
+                f"{x.shape[1]}."
             )
         self.check_size(x.shape[2], x.shape[3])
         with self.autocast():
             with torch.no_grad():
                 wanted = self.network(self._normalised(y))
-            made = self.network(self._normalised(x))
+            generated = self.network(self._normalised(x))
         terms = [
-            weight * F.l1_loss(full_precision(made[layer]), full_precision(wanted[layer]))
+            weight * F.l1_loss(full_precision(generated[layer]), full_precision(wanted[layer]))
             for layer, weight in PERCEPTUAL_WEIGHTS.items()
         ]
         return torch.stack(terms).sum()
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `LossError` unless images of this size, in pixels, reach the deepest layer."""
+        """Raises `LossError` if images of this size, in pixels, are too small for the network."""
         if min(height, width) < _SMALLEST:
             raise LossError(
                 f"The VGG loss cannot compare images of {height} x {width} (height x width); "
@@ -192,12 +184,12 @@ class VGGPerceptualLoss(nn.Module):
             )
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """From [-1, 1] to what VGG19 was trained on; one channel becomes three by broadcasting."""
+        """Converts images from [-1, 1] to ImageNet's normalization; broadcasts 1 channel to 3."""
         return ((images + 1) / 2 - self.mean) / self.std
 
 
 def _convolutions(count: int) -> nn.Sequential:
-    """The first ``count`` convolutions, numbered as in torchvision, each with its ReLU."""
+    """The first ``count`` convolutions, each followed by a ReLU, numbered as in torchvision."""
     layers: list[nn.Module] = []
     channels = 3
     for repeats, width in _BLOCKS:
@@ -216,7 +208,7 @@ def _read(path: Path) -> object:
     try:
         with open_regular(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except TORCH_LOAD_ERRORS as error:
         raise CheckpointError(
             f"The VGG19 weights '{path}' cannot be read ({_brief(error)}); "
             f"train.vgg_weights must point to the file of {VGG19_URL}."
@@ -228,14 +220,14 @@ def _download() -> object:
         return torch.hub.load_state_dict_from_url(
             VGG19_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
-    except (*UNREADABLE, HTTPException) as error:
+    except (*TORCH_LOAD_ERRORS, HTTPException) as error:
         raise CheckpointError(
-            f"The VGG19 weights cannot be had through torch.hub ({_brief(error)}); download "
-            f"{VGG19_URL} on a machine that can, and set train.vgg_weights to the path of the file."
+            f"The VGG19 weights cannot be downloaded through torch.hub ({_brief(error)}); download "
+            f"{VGG19_URL} on another machine and set train.vgg_weights to the path of the file."
         ) from error
 
 
 def _brief(error: BaseException) -> str:
-    """The first sentence of an error: torch explains unpickling over a page."""
+    """The first sentence of an error; torch's messages about unpickling are a page long."""
     first = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

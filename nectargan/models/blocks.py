@@ -1,8 +1,7 @@
-"""What both networks are made of: argument checks, weight initialisation, U-Net blocks."""
+"""Parts that the networks share: argument checks, weight initialization, upsampling, blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from nectargan.errors import ModelError, did_you_mean
+from nectargan.errors import ModelError
 from nectargan.models.convolutions import DoublingConvTranspose2d, HalvingConv2d, PaddedConv2d
 from nectargan.models.norms import NORMS
 
@@ -28,29 +27,25 @@ def check_whole(owner: str, name: str, value: object, least: int) -> None:
         )
 
 
-def check_choice(owner: str, name: str, value: object, allowed: Collection[str]) -> None:
-    """Raises `ModelError` unless ``value`` is one of ``allowed``."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ModelError(f"{owner}: {name} is {value!r}.{did_you_mean(str(value), allowed)}")
-
-
 def check_dropout(owner: str, dropout: object) -> None:
-    """Raises `ModelError` unless ``dropout`` is a chance of less than 1."""
+    """Raises `ModelError` unless ``dropout`` is a probability in [0, 1)."""
     if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise ModelError(f"{owner}: dropout is {dropout!r}; it must be at least 0 and below 1.")
 
 
 @torch.no_grad()
 def init_weights(module: nn.Module, init: str = "normal", std: float = 0.02) -> None:
-    """Draws the weights of a network in place.
+    """Initializes the weights of a network in place.
 
-    The four sub-pixels of a `SubPixelConv2d` always begin alike ("ICNR", Aitken et al. 2017), so
-    that it begins as nearest-neighbour upsampling, without a checkerboard.
+    The weights for the four sub-pixels of a `SubPixelConv2d` are always equal at first ("ICNR",
+    Aitken et al. 2017). It then starts as nearest-neighbor upsampling, without a checkerboard
+    pattern.
 
     Args:
         module: The network.
-        init: "normal", as in Isola et al. 2017, section 6.2: convolution weights become N(0, std),
-            the scale of affine norms N(1, std), all biases 0. "default" keeps what torch drew.
+        init: "normal" as in Isola et al. 2017, section 6.2: convolution weights are drawn from
+            N(0, std), the scales of affine norms from N(1, std), and biases are 0. "default" keeps
+            the initialization of torch.
         std: Standard deviation of "normal".
     """
     for layer in module.modules():
@@ -72,8 +67,11 @@ def init_weights(module: nn.Module, init: str = "normal", std: float = 0.02) -> 
 
 
 def with_spectral_norm(convolution: nn.Conv2d) -> nn.Conv2d:
-    """A convolution whose weight, as a matrix ``(out_channels, -1)``, is divided by its largest
-    singular value (Miyato et al. 2018); each training pass refines the estimate of it."""
+    """Adds spectral normalization to a convolution (Miyato et al. 2018).
+
+    The weight, as a matrix ``(out_channels, -1)``, is divided by its largest singular value. Each
+    forward pass in training mode improves the estimate of this value.
+    """
     spectral_norm(convolution)
     norms = cast("dict[str, nn.ModuleList]", convolution.parametrizations)["weight"]
     norms[0] = _InFullPrecision(norms[0])
@@ -81,8 +79,11 @@ def with_spectral_norm(convolution: nn.Conv2d) -> nn.Conv2d:
 
 
 class _InFullPrecision(nn.Module):
-    """A parametrization outside autocast: in 16 bits the estimate would be coarse, and torch's own
-    mixes both number formats there."""
+    """Runs a parametrization without autocast.
+
+    In 16 bits the estimate of the singular value would be inaccurate, and torch's parametrization
+    mixes dtypes under autocast.
+    """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -90,23 +91,23 @@ class _InFullPrecision(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         device = weight.device.type
-        has_autocast = torch.amp.is_autocast_available(device)  # the device "meta" has none
+        has_autocast = torch.amp.is_autocast_available(device)  # false on "meta"
         with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
             normed: Tensor = self.inner(weight)
         return normed
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What is assigned is the weight before the division."""
+        """The assigned weight is the weight before the division."""
         return weight
 
 
 class SubPixelConv2d(nn.Conv2d):
-    """A 3 x 3 convolution to four times the channels, which become 2 x 2 pixels (Shi et al. 2016).
+    """A 3 x 3 convolution to 4 times the channels, followed by a pixel shuffle (Shi et al. 2016).
 
     Args:
         in_channels: Channels of the input ``(N, in_channels, H, W)``.
         out_channels: Channels of the output ``(N, out_channels, 2H, 2W)``.
-        bias: Add a bias, one for each of the four sub-pixels of a channel.
+        bias: Whether to add a bias, one for each of the four sub-pixels of a channel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
@@ -119,15 +120,15 @@ class SubPixelConv2d(nn.Conv2d):
 def upsampling(
     kind: str, in_channels: int, out_channels: int, bias: bool, padding: str = "zeros"
 ) -> list[nn.Module]:
-    """The layers that double height and width.
+    """Makes the layers that double height and width.
 
     Args:
         kind: One of `UPSAMPLE_TYPES`.
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        bias: Give the convolution a bias.
-        padding: One of `PADDINGS`, for a convolution that follows an interpolation; one that makes
-            pixels itself has zeros.
+        bias: Whether the convolution has a bias.
+        padding: One of `PADDINGS`, for "Bilinear" and "Nearest". The other kinds always pad with
+            zeros.
     """
     if kind == "Transposed":
         return [DoublingConvTranspose2d(in_channels, out_channels, bias=bias)]
@@ -141,24 +142,24 @@ def upsampling(
 
 
 class UnetBlock(nn.Module):
-    """Activation, convolution by half or double the size, norm, dropout; in this order.
+    """An activation, a convolution that halves or doubles the size, a norm and dropout.
 
-    The activation comes first, as in the paper, so that a skip connection carries what the
-    convolution made and each of its two readers applies its own: LeakyReLU(0.2) on the way down,
-    ReLU on the way up.
+    The activation comes first, as in the paper: a skip connection then carries the output of the
+    convolution, and each of the two blocks that read it applies its own activation. It is
+    LeakyReLU(0.2) in down blocks and ReLU in up blocks.
 
     Args:
         in_channels: Channels of the input ``(N, in_channels, H, W)``.
         out_channels: Channels of the output, ``(N, out_channels, H/2, W/2)`` going down and
             ``(N, out_channels, 2H, 2W)`` going up.
-        up: Double the size instead of halving it.
-        activate: Begin with the activation; False for the block that reads the image.
+        up: Whether to double the size instead of halving it.
+        activate: Whether to start with the activation; False for the block that reads the image.
         norm: A key of `NORMS`, or None for no norm.
-        bias: Give the convolution a bias.
+        bias: Whether the convolution has a bias.
         upsample_type: "Transposed" (4 x 4, stride 2), "Bilinear" or "Nearest" (2 x, then a 3 x 3
             convolution), or "PixelShuffle" (`SubPixelConv2d`).
-        padding: "zeros" or "reflect" at the borders; see `upsampling` for the way up.
-        dropout: Chance of each value to be dropped while training.
+        padding: "zeros" or "reflect"; in up blocks see `upsampling`.
+        dropout: Dropout probability.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class UnetBlock(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        # Never in place: the input is a skip connection too, and the shortcut of a residual block.
+        # Never in place, because the input is also used by a skip connection or a shortcut.
         if activate:
             layers.append(nn.ReLU() if up else nn.LeakyReLU(0.2))
         if not up:
@@ -195,11 +196,11 @@ class UnetBlock(nn.Module):
 
 
 class ResidualUnetBlock(UnetBlock):
-    """A `UnetBlock` plus a linear shortcut around it: resampling and a 1 x 1 convolution.
+    """A `UnetBlock` plus a linear shortcut: resampling and a 1 x 1 convolution.
 
-    The shortcut reads the input before its activation and passes no norm, so gradients have a
-    linear way through every level (He et al. 2016, "Identity mappings in deep residual networks").
-    It averages 2 x 2 pixels going down and interpolates going up. Same arguments as `UnetBlock`.
+    The shortcut has no activation and no norm, so gradients have a linear path through every level
+    (He et al. 2016, "Identity mappings in deep residual networks"). It averages 2 x 2 pixels in
+    down blocks and interpolates bilinearly in up blocks. The arguments are those of `UnetBlock`.
     """
 
     def __init__(
@@ -207,7 +208,7 @@ class ResidualUnetBlock(UnetBlock):
     ) -> None:
         super().__init__(in_channels, out_channels, up=up, **options)
         project = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        # Both orders give the same map; the 1 x 1 convolution runs where there are fewer pixels.
+        # Both orders give the same result; this one runs the 1 x 1 convolution on fewer pixels.
         if up:
             resize = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
             self.shortcut = nn.Sequential(project, resize)

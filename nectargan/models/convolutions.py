@@ -1,9 +1,8 @@
-"""Convolutions that mirror the borders, and such by half and double the size that compute in the
-way that is faster on a CPU.
+"""Convolutions with reflection padding, and 4 x 4 convolutions that are faster on a CPU.
 
-oneDNN brings a layer's weights into a layout of its own at each call: 33 MB for a deep level of a
-U-Net, which then meet a handful of pixels. There a matrix product of the weights as they lie is up
-to five times as fast. Both ways add up the same products, in another order.
+At each call, oneDNN copies the weights of a layer into its own memory layout. At a deep level of a
+U-Net this is 33 MB, for a handful of pixels. There, a matrix product that reads the weights in
+place is up to five times as fast. Both methods sum the same products, in a different order.
 """
 
 from __future__ import annotations
@@ -14,21 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Pixels of the smaller map, over the batch, up to which the product is faster; see
-# docs/performance.md for the measurement.
-MOST_PIXELS = 256
-# With so few pixels a product of transposed weights reads them in the order in which they lie.
+# The matrix product is faster up to this number of pixels of the smaller map, over the whole batch;
+# docs/performance.md has the measurements.
+MOST_PIXELS_BY_PRODUCT = 256
+# Up to this number of pixels, a product with transposed weights is faster, because it reads the
+# weights in memory order.
 _FEW_PIXELS = 16
 
 _KERNEL = 4
 
 
 def reflected(x: Tensor, pixels: int) -> Tensor:
-    """``x``, ``(N, C, H, W)``, with ``pixels`` more on each side, mirrored at the outermost ones;
-    H and W must be larger than ``pixels``."""
+    """Pads ``x``, ``(N, C, H, W)``, by reflection with ``pixels`` pixels on each side.
+
+    H and W must be larger than ``pixels``.
+    """
     if not torch.are_deterministic_algorithms_enabled():
         return F.pad(x, (pixels, pixels, pixels, pixels), mode="reflect")
-    # Torch's own has no deterministic gradient on CUDA.
+    # F.pad has no deterministic gradient on CUDA.
     for dim in (2, 3):
         size = x.shape[dim]
         before = x.narrow(dim, 1, pixels).flip(dim)
@@ -38,14 +40,14 @@ def reflected(x: Tensor, pixels: int) -> Tensor:
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution of an image with ``(kernel - 1) // 2`` pixels of zeros, or mirrored, around it.
+    """A convolution with a padding of ``(kernel - 1) // 2`` pixels, zeros or by reflection.
 
     Args:
         in_channels: Channels of the input ``(N, in_channels, H, W)``.
         out_channels: Channels of the output.
-        kernel: Side of the kernel.
-        stride: Pixels from one window to the next.
-        bias: Add a bias.
+        kernel: Side of the kernel, in pixels.
+        stride: Stride, in pixels.
+        bias: Whether to add a bias.
         padding: "zeros" or "reflect".
     """
 
@@ -71,13 +73,13 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class HalvingConv2d(PaddedConv2d):
-    """A 4 x 4 convolution of stride 2, from ``(N, in_channels, H, W)`` to
+    """A 4 x 4 convolution with stride 2, from ``(N, in_channels, H, W)`` to
     ``(N, out_channels, H/2, W/2)``.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        bias: Add a bias.
+        bias: Whether to add a bias.
         padding: "zeros" or "reflect".
     """
 
@@ -98,13 +100,13 @@ class HalvingConv2d(PaddedConv2d):
 
 
 class DoublingConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed 4 x 4 convolution of stride 2: ``(N, in_channels, H, W)`` to
+    """A transposed 4 x 4 convolution with stride 2, from ``(N, in_channels, H, W)`` to
     ``(N, out_channels, 2H, 2W)``.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        bias: Add a bias.
+        bias: Whether to add a bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
@@ -119,30 +121,31 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
 
 
 def in_fast_order(x: Tensor) -> Tensor:
-    """``x`` in the order in which a CPU convolves it faster: ``channels_last`` for one image.
+    """Returns ``x`` in the memory format in which a CPU convolves it faster.
 
-    oneDNN makes the gradient of a stride of 2 in that order and copies it into the other one. With
-    several images an instance norm takes longer than that copy.
+    For one image this is ``channels_last``: oneDNN computes the gradient of a convolution with
+    stride 2 in this format and otherwise copies it. For several images, instance norm in this
+    format costs more than the copy.
     """
-    # In this order: a size that is asked for would be that of an exported network for ever.
+    # The size is read last. While a network is exported, reading it would make it a constant.
     if not _is_on_cpu(x) or x.shape[0] != 1:
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def is_eager() -> bool:
-    """Whether nobody writes down the operators, for export or compilation, that are called."""
+    """Whether the code runs normally, not under compilation, export or tracing."""
     return not torch.compiler.is_compiling() and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _product_is_faster(x: Tensor, pixels: int) -> bool:
-    return _is_on_cpu(x) and 0 < pixels <= MOST_PIXELS
+    return _is_on_cpu(x) and 0 < pixels <= MOST_PIXELS_BY_PRODUCT
 
 
 def _is_on_cpu(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 4:
         return False
-    # Autocast chooses its number format.
+    # Under autocast, the dtype of the convolution is not that of x.
     return is_eager() and not torch.is_autocast_enabled("cpu")
 
 
@@ -188,12 +191,13 @@ class _DoublingProduct(torch.autograd.Function):
 
 
 def _columns(maps: Tensor) -> Tensor:
-    """The windows of ``(N, C, H, W)`` as columns: ``(C x 16, N x windows)``."""
+    """The 4 x 4 windows of ``(N, C, H, W)`` as columns ``(C * 16, N * windows)``."""
     return _joined(F.unfold(maps, _KERNEL, stride=2, padding=1))
 
 
 def _folded(weight: Tensor, flat: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
-    """``(C, batch x pixels)`` times ``weight`` ``(C, D, 4, 4)``, summed into maps of ``size``."""
+    """Multiplies ``(C, batch * pixels)`` by ``weight`` ``(C, D, 4, 4)`` and sums into maps of
+    ``size``."""
     matrix = weight.flatten(1)
     few = flat.shape[1] <= _FEW_PIXELS
     product = (flat.t() @ matrix).t() if few else matrix.t() @ flat
@@ -201,10 +205,10 @@ def _folded(weight: Tensor, flat: Tensor, batch: int, size: tuple[int, int]) -> 
 
 
 def _joined(maps: Tensor) -> Tensor:
-    """``(N, C, pixels)`` to ``(C, N x pixels)``."""
+    """Reshapes ``(N, C, pixels)`` to ``(C, N * pixels)``."""
     return maps[0] if len(maps) == 1 else maps.transpose(0, 1).flatten(1)
 
 
 def _split(joined: Tensor, batch: int) -> Tensor:
-    """``(C, batch x pixels)`` to ``(batch, C, pixels)``."""
+    """Reshapes ``(C, batch * pixels)`` to ``(batch, C, pixels)``."""
     return joined[None] if batch == 1 else joined.view(len(joined), batch, -1).transpose(0, 1)

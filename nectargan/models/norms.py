@@ -1,4 +1,4 @@
-"""The norms of both networks, by name."""
+"""The normalization layers of the networks, by name."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from nectargan.models.convolutions import is_eager
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """Torch's instance norm, computed by another norm where that is faster.
+    """Instance norm, computed by batch norm or group norm where they are faster.
 
-    Torch's own copies ``channels_last`` maps into the other order, and every convolution that
-    follows copies them back. Over one image, the statistics of a channel are those of a batch
-    norm, which computes them in either order. On a CPU, a group norm with a group for each channel
-    takes about half of the time of torch's own.
+    Torch's instance norm copies ``channels_last`` maps to the contiguous format, and the following
+    convolution copies them back. For a single image, batch norm computes the same statistics in
+    either format. On a CPU, group norm with one group per channel takes about half the time of
+    torch's instance norm.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normed ``(N, C, H, W)``, with more than one pixel; see ``nn.InstanceNorm2d``."""
+        """Normalizes ``(N, C, H, W)`` with more than one pixel; see ``nn.InstanceNorm2d``."""
         on_cpu = x.device.type == "cpu" and is_eager()
         if self.track_running_stats or x.dim() != 4 or not (on_cpu or x.is_cuda):
             return super().forward(x)
         if len(x) == 1 and x.is_contiguous(memory_format=torch.channels_last):
             y = F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
             if on_cpu and y.requires_grad:
-                # Where a skip is joined, the gradient is a slice, for which the kernel is slow.
+                # The gradient of a concatenated skip connection is a slice, for which the kernel
+                # is slow.
                 y.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
             return y
         if on_cpu:

@@ -1,15 +1,14 @@
-"""The discriminators of pix2pix: PatchGAN and PixelGAN (Isola et al. 2017, section 6.1.2)."""
+"""PatchGAN and PixelGAN, the discriminators of pix2pix (Isola et al. 2017, section 6.1.2)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from nectargan.errors import ModelError
+from nectargan.errors import ModelError, check_choice
 from nectargan.models.blocks import (
     INITS,
     PADDINGS,
-    check_choice,
     check_whole,
     init_weights,
     with_spectral_norm,
@@ -19,25 +18,25 @@ from nectargan.models.norms import NORMS
 
 
 class PatchGANDiscriminator(nn.Module):
-    """Judges each patch of a pair of images, real or generated.
+    """Decides for each patch of a pair of images whether it is real or generated.
 
-    ``n_layers`` convolutions of stride 2, then two of stride 1, all 4 x 4: patches of 70 x 70
-    pixels for n_layers=3 (2.77 M parameters with the defaults), 16 x 16 for n_layers=1.
-    n_layers=0 is the paper's PixelGAN: three 1 x 1 convolutions, one pixel at a time.
+    It has ``n_layers`` convolutions with stride 2 and then two with stride 1, all 4 x 4. A patch is
+    70 x 70 pixels for n_layers=3 (2.77 M parameters with the defaults) and 16 x 16 for n_layers=1.
+    With n_layers=0 it is the PixelGAN of the paper: three 1 x 1 convolutions.
 
     Args:
         in_channels: Channels of both images together.
-        base_channels: Channels of the first layer; they double with every layer.
-        n_layers: Convolutions of stride 2.
-        max_channels: No layer gets more channels than this.
-        norm: "instance" (no affine weights) or "batch"; the first and last layer have none.
-        padding: "zeros" or "reflect" at the borders.
-        init: Weights at the start; see `init_weights`.
-        spectral_norm: Divide the weight of each convolution by its largest singular value (Miyato
-            et al. 2018).
+        base_channels: Channels of the first layer. They double with every layer.
+        n_layers: Number of convolutions with stride 2.
+        max_channels: Largest number of channels of a layer.
+        norm: "instance" (no affine weights) or "batch"; the first and last layer have no norm.
+        padding: "zeros" or "reflect".
+        init: Initialization of the weights; see `init_weights`.
+        spectral_norm: Whether to apply spectral normalization (Miyato et al. 2018) to the
+            convolutions.
 
     Raises:
-        ModelError: an argument is out of its range or an unknown name.
+        ModelError: If an argument is out of range or an unknown name.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class PatchGANDiscriminator(nn.Module):
         check_whole(owner, "base_channels", base_channels, 1)
         check_whole(owner, "n_layers", n_layers, 0)
         check_whole(owner, "max_channels", max_channels, 1)
-        check_choice(owner, "norm", norm, NORMS)
-        check_choice(owner, "padding", padding, PADDINGS)
-        check_choice(owner, "init", init, INITS)
+        check_choice(ModelError, owner, "norm", norm, NORMS)
+        check_choice(ModelError, owner, "padding", padding, PADDINGS)
+        check_choice(ModelError, owner, "init", init, INITS)
 
         self.n_layers = n_layers
         self._kernel = 4 if n_layers else 1
@@ -84,27 +83,28 @@ class PatchGANDiscriminator(nn.Module):
                     with_spectral_norm(convolution)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Scores the pairs (x, y).
+        """Computes the logits of the pairs (x, y).
 
         Args:
             x: Input images ``(N, C, H, W)`` in [-1, 1].
             y: Real or generated images ``(N, in_channels - C, H, W)`` in [-1, 1].
 
         Returns:
-            Logits ``(N, 1, H', W')``, one for each patch; high means real.
+            Logits ``(N, 1, H', W')``, one per patch; a high value means real.
         """
         logits: Tensor = self.layers(in_fast_order(torch.cat((x, y), dim=1)))
         return logits
 
     def features(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
-        """What the layers make of the pairs (x, y), for feature matching.
+        """Computes the features of the pairs (x, y), for feature matching.
 
         Args:
-            x: As in `forward`.
-            y: As in `forward`.
+            x: Input images, as in `forward`.
+            y: Real or generated images, as in `forward`.
 
         Returns:
-            A list for each scale, here one: the maps after each activation, then the logits.
+            One list per scale, here a single one: the maps after each activation, and then the
+            logits.
         """
         maps, out = [], torch.cat((x, y), dim=1)
         for layer in self.layers:
@@ -115,40 +115,42 @@ class PatchGANDiscriminator(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Side, in pixels, of the patch that one logit sees."""
+        """Side of the patch that a logit depends on, in pixels."""
         field = 1
         for stride in reversed(self._strides):
             field = (field - 1) * stride + self._kernel
         return field
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `ModelError` unless images of this size, in pixels, give at least one logit.
+        """Raises `ModelError` if images of this size, in pixels, are too small.
 
-        A size that passes can be trained on at any batch size: each norm meets several pixels.
+        An accepted size can be trained on at any batch size, because each norm gets more than one
+        pixel.
         """
-        # Each stride of 2 halves, rounding down, and each of the two of stride 1 takes a pixel.
-        # A PixelGAN would take a single pixel, were it not for its norm.
+        # Each convolution with stride 2 halves the size, rounding down; each of the two with stride
+        # 1 reduces it by one pixel. A PixelGAN needs two pixels only because of its norm.
         smallest = 3 * 2**self.n_layers if self.n_layers else 2
         if min(height, width) < smallest:
             raise ModelError(
                 f"The discriminator cannot take images of {height} x {width} (height x width): "
-                f"with n_layers={self.n_layers} the smallest that fit are {smallest} x {smallest}."
+                f"with n_layers={self.n_layers} they must be at least {smallest} x {smallest}."
             )
 
 
 class PixelDiscriminator(PatchGANDiscriminator):
-    """Judges each pixel of a pair of images by itself: three 1 x 1 convolutions, the paper's
-    PixelGAN. It sees colours and no texture.
+    """Decides for each pixel of a pair of images whether it is real or generated.
+
+    It is the PixelGAN of the paper: three 1 x 1 convolutions, which see colors but no texture.
 
     Args:
         in_channels: Channels of both images together.
-        base_channels: Channels of the first layer; the second has twice as many.
-        norm: As in `PatchGANDiscriminator`.
-        init: As there.
-        spectral_norm: As there.
+        base_channels: Channels of the first layer; the second layer has twice as many.
+        norm: "instance" (no affine weights) or "batch".
+        init: Initialization of the weights; see `init_weights`.
+        spectral_norm: Whether to apply spectral normalization to the convolutions.
 
     Raises:
-        ModelError: an argument is out of its range or an unknown name.
+        ModelError: If an argument is out of range or an unknown name.
     """
 
     def __init__(

@@ -1,6 +1,8 @@
-"""The networks of pix2pixHD (Wang et al. 2018, "High-resolution image synthesis and semantic
-manipulation with conditional GANs"): the global generator, and a discriminator of
-several scales."""
+"""The networks of pix2pixHD: the global generator and the multi-scale discriminator.
+
+Source: Wang et al. 2018, "High-resolution image synthesis and semantic manipulation with
+conditional GANs".
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from nectargan.models.resnet import ResnetGenerator
 
 
 class GlobalGenerator(ResnetGenerator):
-    """The ResNet generator with its blocks at a sixteenth of the size (section 3.1 and appendix).
+    """The ResNet generator with its residual blocks at 1/16 of the size (section 3.1, appendix).
 
-    With the defaults it has 182,443,267 parameters, and 182,546,755 with the paper's 36 channels of
-    labels and edges as input. Arguments as for `ResnetGenerator`.
+    It has 182,443,267 parameters with the defaults, and 182,546,755 with the 36 input channels
+    (labels and edges) of the paper. The arguments are those of `ResnetGenerator`.
     """
 
     def __init__(
@@ -48,22 +50,23 @@ class GlobalGenerator(ResnetGenerator):
 
 
 class MultiscaleDiscriminator(nn.Module):
-    """PatchGANs of one build, each with weights of its own, that see the pair at full size, at half
-    of it, at a quarter and so on (section 3.2).
+    """PatchGANs for the pair of images at full size, half size, a quarter and so on (section 3.2).
+
+    They have the same architecture, but separate weights.
 
     Args:
         in_channels: Channels of both images together.
-        n_scales: Discriminators.
-        base_channels: As in `PatchGANDiscriminator`, and so are all that follow.
-        n_layers: Convolutions of stride 2 in each of them.
-        max_channels: No layer gets more channels than this.
-        norm: "instance" or "batch".
+        n_scales: Number of PatchGANs.
+        base_channels: Channels of the first layer. They double with every layer.
+        n_layers: Number of convolutions with stride 2 in each PatchGAN.
+        max_channels: Largest number of channels of a layer.
+        norm: "instance" (no affine weights) or "batch".
         padding: "zeros" or "reflect".
-        init: Weights at the start.
-        spectral_norm: Divide the weight of each convolution by its largest singular value.
+        init: Initialization of the weights; see `init_weights`.
+        spectral_norm: Whether to apply spectral normalization to the convolutions.
 
     Raises:
-        ModelError: an argument is out of its range or an unknown name.
+        ModelError: If an argument is out of range or an unknown name.
     """
 
     def __init__(
@@ -98,14 +101,14 @@ class MultiscaleDiscriminator(nn.Module):
         self._check_coarsest = discriminators[-1].check_size
 
     def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """Scores the pairs (x, y).
+        """Computes the logits of the pairs (x, y).
 
         Args:
             x: Input images ``(N, C, H, W)`` in [-1, 1].
             y: Real or generated images ``(N, in_channels - C, H, W)`` in [-1, 1].
 
         Returns:
-            Logits ``(N, 1, H', W')`` of each scale, the finest first.
+            Logits ``(N, 1, H', W')`` of each scale, the full size first.
         """
         logits: list[Tensor] = []
         for scale in self.scales:
@@ -115,8 +118,11 @@ class MultiscaleDiscriminator(nn.Module):
         return logits
 
     def features(self, x: Tensor, y: Tensor) -> list[list[Tensor]]:
-        """What the layers make of the pairs (x, y): for each scale, see
-        `PatchGANDiscriminator.features`."""
+        """Computes the features of the pairs (x, y), for feature matching.
+
+        Returns:
+            One list per scale, as in `PatchGANDiscriminator.features`, the full size first.
+        """
         maps: list[list[Tensor]] = []
         for scale in self.scales:
             if maps:
@@ -126,7 +132,7 @@ class MultiscaleDiscriminator(nn.Module):
 
     @property
     def receptive_fields(self) -> list[int]:
-        """Side, in pixels of the full image, of the patch that one logit of each scale sees."""
+        """Side of the patch that a logit of each scale depends on, in pixels of the full image."""
         fields = []
         for level in range(len(self.scales)):
             field = self._field
@@ -136,11 +142,10 @@ class MultiscaleDiscriminator(nn.Module):
         return fields
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `ModelError` unless images of this size, in pixels, give at least one logit at
-        each scale."""
+        """Raises `ModelError` if images of this size, in pixels, are too small for any scale."""
         coarsest_height, coarsest_width = height, width
         for _ in self.scales[1:]:
-            # Rounded up, as a window of 3 with a border of 1 does.
+            # The pooling of `_halved` rounds up.
             coarsest_height, coarsest_width = (coarsest_height + 1) // 2, (coarsest_width + 1) // 2
         try:
             self._check_coarsest(coarsest_height, coarsest_width)
@@ -149,11 +154,11 @@ class MultiscaleDiscriminator(nn.Module):
                 raise
             raise ModelError(
                 f"The discriminator cannot take images of {height} x {width} (height x width) at "
-                f"{len(self.scales)} scales, the coarsest of {coarsest_height} x {coarsest_width}: "
+                f"{len(self.scales)} scales, the smallest of {coarsest_height} x {coarsest_width}: "
                 f"{str(error).partition(': ')[2]}"
             ) from None
 
 
 def _halved(images: Tensor) -> Tensor:
-    """The mean of 3 x 3 pixels at every second one; pixels beyond the border do not count."""
+    """Averages 3 x 3 pixels with stride 2, ignoring pixels outside the image."""
     return F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)

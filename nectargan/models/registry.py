@@ -1,4 +1,4 @@
-"""The built-in networks by the name that a config gives them."""
+"""The built-in networks by their names in a config."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from nectargan.models.pix2pixhd import GlobalGenerator, MultiscaleDiscriminator
 from nectargan.models.resnet import ResnetGenerator
 from nectargan.models.unet import UnetGenerator
 
-# ``input_nc`` and ``output_nc``, and the options of its section of the config, by keyword.
+# The keyword arguments are ``input_nc``, ``output_nc`` and the options of the config section.
 GENERATORS: dict[str, type[nn.Module]] = {
     "unet": UnetGenerator,
     "resnet": ResnetGenerator,
     "pix2pixhd": GlobalGenerator,
 }
 
-# ``in_channels``, and the options of its section.
+# The keyword arguments are ``in_channels`` and the options of the config section.
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "patchgan": PatchGANDiscriminator,
     "pixel": PixelDiscriminator,

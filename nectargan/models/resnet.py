@@ -1,17 +1,19 @@
-"""The ResNet generator (Johnson et al. 2016, "Perceptual losses for real-time style transfer and
-super-resolution"), in the form that CycleGAN uses (Zhu et al. 2017, appendix 7.2)."""
+"""The ResNet generator of CycleGAN (Zhu et al. 2017, appendix 7.2).
+
+It goes back to Johnson et al. 2016, "Perceptual losses for real-time style transfer and
+super-resolution".
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from nectargan.errors import ModelError
+from nectargan.errors import ModelError, check_choice
 from nectargan.models.blocks import (
     INITS,
     PADDINGS,
     UPSAMPLE_TYPES,
-    check_choice,
     check_dropout,
     check_whole,
     init_weights,
@@ -29,9 +31,9 @@ class ResidualBlock(nn.Module):
     Args:
         channels: Channels of input and output ``(N, channels, H, W)``.
         norm: A key of `NORMS`.
-        bias: Give the convolutions a bias.
+        bias: Whether the convolutions have a bias.
         padding: "zeros" or "reflect".
-        dropout: Chance of each value to be dropped, between the convolutions, while training.
+        dropout: Dropout probability between the convolutions.
     """
 
     def __init__(
@@ -53,27 +55,27 @@ class ResidualBlock(nn.Module):
 
 
 class ResnetGenerator(nn.Module):
-    """From an image to an image of the same size, through residual blocks at a quarter of it.
+    """Generates an image of the same size, with residual blocks at a quarter of the size.
 
-    A 7 x 7 convolution; n_downs 3 x 3 convolutions of stride 2, each of which doubles the channels;
-    n_blocks residual blocks; as many layers back up; a 7 x 7 convolution and tanh. All but the last
-    are followed by a norm and a ReLU. With the defaults it has 11,378,179 parameters, and 7,837,699
-    with n_blocks=6.
+    The layers are a 7 x 7 convolution; n_downs 3 x 3 convolutions with stride 2, each of which
+    doubles the channels; n_blocks residual blocks; n_downs layers that double the size; a 7 x 7
+    convolution and tanh. Each convolution but the last one is followed by a norm and a ReLU. It has
+    11,378,179 parameters with the defaults, and 7,837,699 with n_blocks=6.
 
     Args:
         input_nc: Channels of the input image.
         output_nc: Channels of the generated image.
         features: Channels of the first layer.
-        n_downs: Layers that halve the size, 0 or more.
-        n_blocks: Residual blocks.
-        upsample_type: "Transposed" (3 x 3, stride 2), or as in `upsampling`.
+        n_downs: Number of layers that halve the size, 0 or more.
+        n_blocks: Number of residual blocks.
+        upsample_type: "Transposed" (3 x 3, stride 2), or one of the other kinds of `upsampling`.
         norm: "instance" (no affine weights) or "batch".
-        dropout: Chance to drop a value, while training, in each residual block; 0 for none.
-        padding: "reflect" or "zeros" at the borders; see `upsampling` for the way up.
-        init: Weights at the start; see `init_weights`.
+        dropout: Dropout probability in each residual block; 0 for none.
+        padding: "reflect" or "zeros"; in the layers that double the size see `upsampling`.
+        init: Initialization of the weights; see `init_weights`.
 
     Raises:
-        ModelError: an argument is out of its range or an unknown name.
+        ModelError: If an argument is out of range or an unknown name.
     """
 
     def __init__(
@@ -96,15 +98,15 @@ class ResnetGenerator(nn.Module):
         check_whole(owner, "features", features, 1)
         check_whole(owner, "n_downs", n_downs, 0)
         check_whole(owner, "n_blocks", n_blocks, 1)
-        check_choice(owner, "upsample_type", upsample_type, UPSAMPLE_TYPES)
-        check_choice(owner, "norm", norm, NORMS)
+        check_choice(ModelError, owner, "upsample_type", upsample_type, UPSAMPLE_TYPES)
+        check_choice(ModelError, owner, "norm", norm, NORMS)
         check_dropout(owner, dropout)
-        check_choice(owner, "padding", padding, PADDINGS)
-        check_choice(owner, "init", init, INITS)
+        check_choice(ModelError, owner, "padding", padding, PADDINGS)
+        check_choice(ModelError, owner, "init", init, INITS)
 
         self.n_downs = n_downs
-        # Instance norm undoes these biases, but the published networks have them, and are compared
-        # by their number of parameters.
+        # Instance norm cancels these biases, but the published networks have them, and so the
+        # numbers of parameters agree.
         bias = norm == "instance"
 
         def normed(channels: int) -> list[nn.Module]:
@@ -116,7 +118,7 @@ class ResnetGenerator(nn.Module):
         ]
         width = features
         for _ in range(n_downs):
-            # Zeros at these borders in the code of both papers, whatever the padding elsewhere.
+            # The code of both papers always pads these layers with zeros.
             layers += [nn.Conv2d(width, 2 * width, 3, 2, 1, bias=bias), *normed(2 * width)]
             width *= 2
         layers += [ResidualBlock(width, norm, bias, padding, dropout) for _ in range(n_blocks)]
@@ -139,15 +141,15 @@ class ResnetGenerator(nn.Module):
         """Generates images.
 
         Args:
-            x: Input images ``(N, input_nc, H, W)`` in [-1, 1], of a size that `check_size` takes.
+            x: Input images ``(N, input_nc, H, W)`` in [-1, 1].
 
         Returns:
             Images ``(N, output_nc, H, W)`` in [-1, 1].
 
         Raises:
-            ModelError: it cannot take images of this size, see `check_size`.
+            ModelError: If the network cannot take images of this size; see `check_size`.
         """
-        # Not part of the graph: a compiled or exported network has one size, or a rule for it.
+        # Not in a compiled or exported graph, whose size is fixed or checked by its own rules.
         if not torch.compiler.is_compiling():
             self.check_size(*x.shape[-2:])
         return torch.tanh(self.layers(x))
@@ -159,13 +161,16 @@ class ResnetGenerator(nn.Module):
 
     @property
     def smallest(self) -> int:
-        """The least that a side can have, in pixels."""
-        # A norm needs more than one pixel, and the first convolution four to mirror three of them.
+        """The smallest side of an image, in pixels."""
+        # A norm needs more than one pixel. The reflection padding of the first convolution needs
+        # four pixels to reflect three.
         return max(2 * self.multiple, (_ENDS + 1) // 2)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `ModelError` unless the network takes images of this size, in pixels, at any batch
-        size."""
+        """Raises `ModelError` if the network cannot take images of this size, in pixels.
+
+        An accepted size can be trained on at any batch size.
+        """
         multiple, smallest = self.multiple, self.smallest
         if all(side >= smallest and side % multiple == 0 for side in (height, width)):
             return

@@ -1,5 +1,8 @@
-"""The generator of pix2pix: a U-Net (Isola et al. 2017, "Image-to-image translation with
-conditional adversarial networks", section 6.1.1)."""
+"""The U-Net generator of pix2pix.
+
+Source: Isola et al. 2017, "Image-to-image translation with conditional adversarial networks",
+section 6.1.1.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nectargan.errors import ModelError
+from nectargan.errors import ModelError, check_choice
 from nectargan.models.blocks import (
     BLOCKS,
     INITS,
     PADDINGS,
     UPSAMPLE_TYPES,
-    check_choice,
     check_dropout,
     check_whole,
     init_weights,
@@ -26,29 +28,29 @@ _DROPOUT_BLOCKS = 3
 
 
 class UnetGenerator(nn.Module):
-    """U-Net from an image to an image of the same size.
+    """A U-Net that generates an image of the same size.
 
-    It halves the image n_downs + 2 times: a first level and a bottleneck, both without norm, and
-    n_downs levels with norm between them. Channels double from ``features`` to 8 * ``features``.
-    Every level but the bottleneck is handed on to its counterpart on the way up. With the
-    defaults a 256 x 256 image goes down to 1 x 1; with ``norm="batch"`` too, this is the paper's
-    network of 54,413,955 parameters.
+    It halves the image n_downs + 2 times: at the first level and the bottleneck, which have no
+    norm, and at n_downs levels with norm between them. The channels double from ``features`` to
+    8 * ``features``. Each level but the bottleneck has a skip connection to the up block of the
+    same size. With the defaults, a 256 x 256 image is reduced to 1 x 1. With ``norm="batch"``, this
+    is the network of the paper with 54,413,955 parameters.
 
     Args:
         input_nc: Channels of the input image.
         output_nc: Channels of the generated image.
         features: Channels of the first level.
-        n_downs: Levels between the first one and the bottleneck, 0 or more.
+        n_downs: Number of levels between the first one and the bottleneck, 0 or more.
         block_type: "UnetBlock" or "ResidualUnetBlock".
         upsample_type: "Transposed", "Bilinear", "Nearest" or "PixelShuffle"; see `UnetBlock`.
         norm: "instance" (no affine weights) or "batch".
-        dropout: Chance to drop a value, while training, in the three blocks that follow the
-            bottleneck (fewer if the network has fewer; never in the output). 0 for none.
-        padding: "zeros" or "reflect" at the borders, on the way down and after an interpolation.
-        init: Weights at the start; see `init_weights`.
+        dropout: Dropout probability in the first three up blocks (fewer in a smaller network; never
+            in the output block); 0 for none.
+        padding: "zeros" or "reflect", in down blocks and after an interpolation.
+        init: Initialization of the weights; see `init_weights`.
 
     Raises:
-        ModelError: an argument is out of its range or an unknown name.
+        ModelError: If an argument is out of range or an unknown name.
     """
 
     def __init__(
@@ -70,20 +72,20 @@ class UnetGenerator(nn.Module):
         check_whole(owner, "output_nc", output_nc, 1)
         check_whole(owner, "features", features, 1)
         check_whole(owner, "n_downs", n_downs, 0)
-        check_choice(owner, "block_type", block_type, BLOCKS)
-        check_choice(owner, "upsample_type", upsample_type, UPSAMPLE_TYPES)
-        check_choice(owner, "norm", norm, NORMS)
-        check_choice(owner, "padding", padding, PADDINGS)
-        check_choice(owner, "init", init, INITS)
+        check_choice(ModelError, owner, "block_type", block_type, BLOCKS)
+        check_choice(ModelError, owner, "upsample_type", upsample_type, UPSAMPLE_TYPES)
+        check_choice(ModelError, owner, "norm", norm, NORMS)
+        check_choice(ModelError, owner, "padding", padding, PADDINGS)
+        check_choice(ModelError, owner, "init", init, INITS)
         check_dropout(owner, dropout)
 
         self.n_downs = n_downs
         block = BLOCKS[block_type]
         last = n_downs + 1
         widths = [features * min(2**level, _WIDEST) for level in range(n_downs + 2)]
-        # A norm would undo a bias. The two levels without one get theirs, but not beside batch
-        # norm: the paper's network has none there.
-        lone_bias = norm == "instance"
+        # A norm cancels a bias, so only the two levels without norm have one. With batch norm they
+        # have none either, as in the network of the paper.
+        bias_without_norm = norm == "instance"
 
         self.downs = nn.ModuleList()
         for level, (nc_in, nc_out) in enumerate(zip([input_nc, *widths], widths, strict=False)):
@@ -94,7 +96,7 @@ class UnetGenerator(nn.Module):
                     nc_out,
                     activate=level > 0,
                     norm=norm if normed else None,
-                    bias=lone_bias and not normed,
+                    bias=bias_without_norm and not normed,
                     padding=padding,
                 )
             )
@@ -122,15 +124,15 @@ class UnetGenerator(nn.Module):
         """Generates images.
 
         Args:
-            x: Input images ``(N, input_nc, H, W)`` in [-1, 1], of a size that `check_size` takes.
+            x: Input images ``(N, input_nc, H, W)`` in [-1, 1].
 
         Returns:
             Images ``(N, output_nc, H, W)`` in [-1, 1].
 
         Raises:
-            ModelError: it cannot take images of this size, see `check_size`.
+            ModelError: If the network cannot take images of this size; see `check_size`.
         """
-        # Not part of the graph: a compiled or exported network has one size, or a rule for it.
+        # Not in a compiled or exported graph, whose size is fixed or checked by its own rules.
         if not torch.compiler.is_compiling():
             self.check_size(*x.shape[-2:])
         skips = []
@@ -151,14 +153,14 @@ class UnetGenerator(nn.Module):
 
     @property
     def smallest(self) -> int:
-        """The least that a side can have, in pixels."""
+        """The smallest side of an image, in pixels."""
         return self.multiple
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises `ModelError` unless the network takes images of this size, in pixels.
+        """Raises `ModelError` if the network cannot take images of this size, in pixels.
 
-        A size that passes can be trained on at any batch size, 1 included: the smallest map that
-        meets a norm is 2 x 2.
+        An accepted size can be trained on at any batch size, because the smallest map that is
+        normalized is 2 x 2.
         """
         multiple = self.multiple
         if all(side >= multiple and side % multiple == 0 for side in (height, width)):
@@ -174,10 +176,10 @@ class UnetGenerator(nn.Module):
 
 
 def fitting_sizes(height: int, width: int, multiple: int) -> list[tuple[int, int]]:
-    """The nearest sizes, smaller and larger, whose sides are positive multiples of ``multiple``.
+    """The nearest smaller and larger sizes whose sides are positive multiples of ``multiple``.
 
     Returns:
-        One or two pairs (height, width); one where both coincide.
+        One or two pairs (height, width); one if both sizes are equal.
     """
 
     def fit(side: int, rounded_up: int) -> int:
@@ -187,6 +189,6 @@ def fitting_sizes(height: int, width: int, multiple: int) -> list[tuple[int, int
 
 
 def _deepest(height: int, width: int) -> int:
-    """The largest n_downs that takes this size; negative where none does."""
+    """The largest n_downs that takes images of this size; negative if there is none."""
     common = math.gcd(height, width)
     return (common & -common).bit_length() - 3

@@ -1,4 +1,4 @@
-"""`Cursor`: how far a sink has followed the ledger, kept on disk beside it."""
+"""`Cursor`: how much of a run a sink has received, saved in the run directory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirecto
 from nectargan.record.seeking import first_step_from, offset_of_step
 
 _FILES = (LOSSES_FILE, METRICS_FILE)
-_LARGEST = 1 << 28  # it names every picture of a run
+_LARGEST = 1 << 28  # bytes; the file lists every image of a run
 
 
 class Cursor:
-    """What a sink has taken of a run: bytes of each ledger, and the files of epochs.
+    """How much of a run a sink has received: bytes of each ledger, and the files of epochs.
 
-    It is written after the sink has taken something, so it may be behind the sink but never ahead.
+    It is saved after the sink has received something, so it may be behind the sink but never ahead
+    of it.
 
     Args:
         directory: The run directory.
         sink: Name of the sink.
 
     Attributes:
-        offsets: Bytes taken, by ledger.
-        files: Paths of the epochs' files taken, relative to the run directory.
-        status: The status that the sink was closed with; ``None`` while it is open.
+        offsets: Bytes received, by file name of the ledger.
+        files: Epoch files received, as paths relative to the run directory.
+        status: The status with which the sink was closed; ``None`` while it is open.
     """
 
     def __init__(self, directory: RunDirectory, sink: str) -> None:
@@ -39,20 +40,21 @@ class Cursor:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the sink lacks something, if only its status."""
-        sizes = {file: _size(self._directory / file) for file in _FILES}
+        """Whether the sink has not yet received everything, including the final status."""
+        sizes = {file: _file_size(self._directory / file) for file in _FILES}
         if self.status is None or any(self.offsets[file] < sizes[file] for file in _FILES):
             return True
         return not self.files.issuperset(self._directory.epoch_files())
 
     def rewind(self, window: int = 1) -> int:
-        """Goes back to the start of a step, in both ledgers, for a sink that is opened again.
+        """Moves back to the start of a step in both ledgers, to open the sink again.
 
         Args:
-            window: Steps that belong together: the step is one more than a multiple of it.
+            window: Number of steps that are sent together: the cursor moves back to the first step
+                of such a window.
 
         Returns:
-            That step: all before it was taken, nothing of it counts as taken. 0 at the very start.
+            The step, from which on everything will be sent again; 0 if nothing was received.
         """
         paths = {file: self._directory / file for file in _FILES}
         if not any(self.offsets.values()):
@@ -66,11 +68,11 @@ class Cursor:
         return step
 
     def reset(self) -> None:
-        """Forgets everything: the sink has nothing."""
+        """Moves back to the start of the run: everything will be sent again."""
         self.offsets, self.files, self.status = dict.fromkeys(_FILES, 0), set(), None
 
     def save(self) -> None:
-        """Writes the cursor; raises OSError."""
+        """Writes the cursor to its file; raises OSError."""
         self._path.parent.mkdir(exist_ok=True)
         state = {
             "offsets": self.offsets,
@@ -89,12 +91,12 @@ class Cursor:
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, OverflowError):
-            # Not ours, or damaged: what is sent again does no harm.
+            # The file is damaged. Sending everything again does no harm.
             self.offsets, self.files = dict.fromkeys(_FILES, 0), set()
-        # A ledger that was cut since, by a run that was resumed.
+        # A ledger is shorter than before if the run was resumed from an earlier checkpoint.
         for file in _FILES:
-            self.offsets[file] = min(self.offsets[file], _size(self._directory / file))
+            self.offsets[file] = min(self.offsets[file], _file_size(self._directory / file))
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0

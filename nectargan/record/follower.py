@@ -1,7 +1,7 @@
-"""What a sink is, and the `Follower` thread that feeds it from the ledger.
+"""The `Sink` protocol, and the `Follower` thread that sends the rows of the ledger to a sink.
 
 To add a logger, write a class with the methods of `Sink` and name it in ``logging.sinks`` of a
-config, or give it to `nectargan.track`; docs/extending.md has an example.
+config, or pass an instance to `nectargan.track`; docs/extending.md has an example.
 """
 
 from __future__ import annotations
@@ -31,99 +31,113 @@ from nectargan.record.run_directory import (
     RunStatus,
     step_of,
 )
-from nectargan.wording import in_short
+from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
 
 
 class Sink(Protocol):
-    """A place that values are forwarded to. All methods run in the follower's thread.
+    """A destination for the values of a run, such as TensorBoard.
 
-    What a method raises is reported once; the same call comes again later.
+    All methods are called in the follower's thread. If one raises an exception, a warning is
+    logged once, and the same call is made again later.
 
     Attributes:
-        name: What messages call it.
+        name: Name of the sink in messages.
         every_n_steps: Steps from one point of a loss to the next.
 
-    A sink may also have ``takes_means``: whether a point of a loss is the mean of the steps since
-    the one before, see `WindowMeans`. Without it a point is the loss of its step: `SingleSteps`.
-    Without `has_everything`, a sink is believed to have what it took.
+    A sink may also have these members:
 
-    And it may have ``tag(key, value)``, which takes a note about the run, and ``reference``, by
-    which the place of the run in the sink is found again; checkpoints keep it.
+    - ``takes_means``: if true, a point of a loss is the mean since the previous point, see
+      `WindowMeans`; otherwise it is the loss at that step, see `SingleSteps`.
+    - ``tag(key, value)``: adds a tag to the run.
+    - ``reference``: a dictionary of strings that identifies the run in the sink. It is saved in
+      checkpoints.
 
-    A sink of one's own is told ``name`` and ``every_n_steps`` after it was made, and before it is
-    opened the attribute ``directory``, the run directory, where ``config.json`` has the config.
+    Where `has_everything` is missing, whatever the sink received counts as stored.
+
+    For a sink that is named in the config, ``name`` and ``every_n_steps`` are set after it is
+    created. Before `open` is called, the attribute ``directory`` is set to the run directory, whose
+    ``config.json`` holds the config.
     """
 
     name: str
     every_n_steps: int
 
     def open(self, first_step: int) -> int | None:
-        """Makes the sink ready; called before everything else, until it succeeds once.
+        """Prepares the sink. Called before all other methods, and again until it succeeds.
 
-        ``first_step`` is 0 for a new run. For one that is resumed, it is the first step that comes
-        (again): what the sink has of it and of later ones is to be replaced or kept, not doubled.
+        Args:
+            first_step: 0 for a new run. For a resumed run, the first step that will be sent. The
+                sink may already have this step and later ones; it must not store them twice.
 
         Returns:
-            0 if everything is to come anew, from the first step on, because the sink lacks what it
-            was given once; else ``None``.
+            0 if the sink has lost values that it received before, so that everything must be sent
+            again from the first step; else ``None``.
         """
 
     def has_everything(self, status: RunStatus) -> bool:
-        """Whether the sink has all of the run and its status; looks where it keeps them.
+        """Whether the sink still stores the whole run and its final status. Checks the storage
+        itself, for example by asking the server.
 
         Raises:
-            Exception: it cannot be reached, or something is in the way that a person must decide.
+            Exception: the storage cannot be reached, or the user must solve a problem first.
         """
 
     def write(self, points: Sequence[Point]) -> None:
-        """Takes the next points, in the order of the ledger."""
+        """Stores the next points, which come in the order of the ledger."""
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
-        """Takes a file that the run makes once an epoch.
+        """Stores a file that the run writes once per epoch.
 
-        ``kind`` is "examples" or "loss_maps", PNG pictures, or "histograms", an NPZ file; there may
-        be more kinds one day, and a sink passes over those that it does not know.
+        Args:
+            kind: "examples" or "loss_maps" for a PNG image, or "histograms" for an NPZ file. A sink
+                should ignore other kinds, because later versions may add some.
+            path: The file.
+            step: The last step of the epoch.
         """
 
     def close(self, status: RunStatus, reason: str) -> None:
-        """Ends the record with the true status, and the message of the error that ended the run if
-        one did; called after all points, until it succeeds once."""
+        """Stores the final status of the run. Called after all points, and again until it succeeds.
+
+        Args:
+            status: The final status.
+            reason: The message of the error that ended the run; empty if there was no error.
+        """
 
 
 class Follower:
-    """Reads the ledger of a run behind its writer and feeds one sink, in a thread of its own.
+    """Reads the ledger of a run while it grows and sends the rows to one sink, in its own thread.
 
-    It has its own cursor, and moves it on only when the sink has taken what was read: a sink that
-    fails is tried again, and training goes on meanwhile.
+    Its cursor advances only after the sink has accepted the points. A call that fails is repeated
+    later, and training continues meanwhile.
 
     Args:
-        sink: Where to forward to.
+        sink: The sink to send points to.
         directory: The run directory.
-        poll_seconds: Pause between two looks at the ledger.
-        go_on: Go on where a follower of the same sink stopped, in an earlier process.
+        poll_seconds: Seconds to wait before the ledger is read again.
+        resume: Continue from the cursor that an earlier process saved for this sink.
 
     Raises:
         RunError: the sink's ``every_n_steps`` is below 1.
     """
 
     def __init__(
-        self, sink: Sink, directory: RunDirectory, poll_seconds: float = 1.0, go_on: bool = False
+        self, sink: Sink, directory: RunDirectory, poll_seconds: float = 1.0, resume: bool = False
     ) -> None:
         if sink.every_n_steps < 1:
             raise RunError(
                 f"every_n_steps of {sink.name} is {sink.every_n_steps}; it must be 1 or more."
             )
         self.sink = sink
-        # Sinks written before there were means and questions have neither.
+        # Optional: sinks written for earlier versions do not have it.
         self._takes_means = getattr(sink, "takes_means", False)
         self._directory = directory
         self._poll_seconds = poll_seconds
         self._cursor = Cursor(directory, sink.name)
         self._first_step = 0
         self._was_behind = self._cursor.is_behind
-        if go_on:
+        if resume:
             self._first_step = self._cursor.rewind(sink.every_n_steps if self._takes_means else 1)
         self._read_from_cursor()
         self._opened = False
@@ -140,45 +154,45 @@ class Follower:
 
     def start(self) -> None:
         """Starts the thread; raises OSError if the run directory cannot be written."""
-        # That there is a sink is on disk even if it is never reached.
+        # Written at once, so that `sync` finds the sink even if it never becomes reachable.
         self._cursor.save()
         self._thread.start()
         end_before_exit(self._thread)
 
     def lacks_something(self, status: RunStatus) -> bool:
-        """Whether the sink lacks something of a run that ended with ``status``.
+        """Whether part of a run that ended with ``status`` is missing from the sink.
 
         Raises:
-            Exception: whatever the sink raises when it is asked.
+            Exception: any error of the sink's `has_everything`.
         """
         asked = getattr(self.sink, "has_everything", None)
         return self._was_behind or (asked is not None and not asked(status))
 
     def tag(self, key: str, value: str) -> None:
-        """Hands a note about the run to the sink, soon, in the thread."""
+        """Queues a tag of the run, which the thread passes to the sink."""
         if hasattr(self.sink, "tag"):
             self._tags.append((key, value))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
-        """Asks the thread to forward what is left, set the status and end; see `wait`."""
+        """Tells the thread to send the remaining points, set the status and end; see `wait`."""
         self._status, self._reason = status, reason
         self._stopping.set()
 
     def catch_up(self, status: RunStatus, reason: str = "") -> None:
-        """Forwards what is left and sets the status, here and now, without the thread.
+        """Sends the remaining points and sets the status in the calling thread.
 
         Raises:
-            Exception: whatever the sink raises; what it took before is not sent again.
+            Exception: any error of the sink. A later call continues where it failed.
         """
         self._status, self._reason = status, reason
         self._cursor.save()
         self._end()
 
     def wait(self, timeout: float) -> bool:
-        """Waits for the thread, ``timeout`` seconds at most, then gives it up.
+        """Waits at most ``timeout`` seconds for the thread; afterwards it makes no more attempts.
 
         Returns:
-            Whether the sink has everything, its status included.
+            Whether the sink has received everything, including the final status.
         """
         self._thread.join(timeout)
         self._abandoned.set()
@@ -189,13 +203,13 @@ class Follower:
             self._try(self._catch_up)
             if self._stopping.wait(self._poll_seconds):
                 break
-        # The ledger is complete now: forward what came last, until nobody waits any more.
+        # The ledger is complete now. Retry until everything is sent or `wait` has timed out.
         while not self._try(self._end):
             if self._abandoned.wait(self._poll_seconds):
                 break
 
     def _read_from_cursor(self) -> None:
-        """Reads on from what the sink has, whatever was read since."""
+        """Continues reading at the cursor, which may be behind what was already read."""
         every, path = self.sink.every_n_steps, self._directory.losses
         self._read = dict(self._cursor.offsets)
         self._losses: SingleSteps | WindowMeans = SingleSteps(every)
@@ -213,9 +227,9 @@ class Follower:
         try:
             action()
         except Exception as error:
-            # Whatever a tracker or its network does, it must not reach the training.
+            # An error of a tracker or of the network must not stop the training.
             if not self._warned:
-                reason = without_credentials(in_short(error))
+                reason = without_credentials(one_line(error))
                 log.warning("%s is behind: %s", self.sink.name, reason)
             self._warned = True
             return False
@@ -236,7 +250,7 @@ class Follower:
                 self._forward(LOSSES_FILE, self._losses.close(), self._read[LOSSES_FILE])
             self._follow(METRICS_FILE, self._points_of_metrics)
         except Exception:
-            # What the sink did not take comes again.
+            # The points that the sink did not accept are read and sent again.
             self._read_from_cursor()
             raise
         while self._tags:
@@ -258,7 +272,7 @@ class Follower:
             self._forward(file, points, end)
 
     def _forward(self, file: str, points: Sequence[Point], end: int) -> None:
-        """Hands on the points of what was read up to a byte."""
+        """Sends the points of the rows before the byte ``end``, and moves the cursor."""
         if points:
             self.sink.write(points)
         self._read[file] = end

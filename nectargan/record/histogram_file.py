@@ -1,4 +1,4 @@
-"""Histograms in a file: made by a trainer, read by the sinks."""
+"""NPZ files of histograms, which the trainer writes and the sinks read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from nectargan.files import replacing
 
 
 class Histogram(NamedTuple):
-    """How many values fell between which edges.
+    """The numbers of values in ``n`` bins.
 
     Attributes:
-        edges: float32 ``(n + 1,)``, rising.
-        counts: int64 ``(n,)``; bin i is ``edges[i] <= value < edges[i + 1]``, the last one closed.
-        moments: float64 ``(4,)``: smallest and largest value, sum, sum of squares.
+        edges: Edges of the bins, float32 ``(n + 1,)``, in ascending order.
+        counts: Values in each bin, int64 ``(n,)``; bin i has those with
+            ``edges[i] <= value < edges[i + 1]``, and the last bin also those equal to its upper
+            edge.
+        moments: Minimum, maximum, sum and sum of squares of all values, float64 ``(4,)``.
     """
 
     edges: np.ndarray
@@ -26,10 +28,11 @@ class Histogram(NamedTuple):
 
 
 def save_histograms(histograms: Mapping[str, Histogram], path: Path) -> None:
-    """Writes an NPZ file with three arrays for each name, ``<name>/edges`` and so on.
+    """Writes an NPZ file with the arrays ``<name>/edges``, ``<name>/counts`` and
+    ``<name>/moments`` for each histogram.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     arrays = {
         f"{name}/{field}": array
@@ -37,17 +40,17 @@ def save_histograms(histograms: Mapping[str, Histogram], path: Path) -> None:
         for field, array in histogram._asdict().items()
     }
     path.parent.mkdir(exist_ok=True)
-    # An open file: to a bare path of another suffix, numpy would add its own.
+    # NumPy would add ".npz" to a path with another suffix, but not to an open file.
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_histograms(path: Path) -> dict[str, Histogram]:
-    """The histograms in a file, by name, in the order in which they were saved.
+    """Reads histograms by name, in the order in which they were saved.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such file.
+        OSError: the file cannot be read.
+        ValueError: the file was not written by `save_histograms`.
     """
     with np.load(path, allow_pickle=False) as arrays:
         names = dict.fromkeys(key.rpartition("/")[0] for key in arrays.files)

@@ -1,8 +1,8 @@
-"""The ledger: append-only CSV files that are the truth about a run.
+"""The ledger: append-only CSV files with all losses and metrics of a run.
 
-``losses.csv`` has a row per loss and step, ``metrics.csv`` one per measurement. Both are tidy, so
-``pandas.read_csv`` needs no options. Every row is written whole; a reader drops a last line that
-was torn by a crash. Sinks and tables are made from these files and from nothing else.
+``losses.csv`` has one row per loss and step, ``metrics.csv`` one row per measurement. Both are tidy
+tables that ``pandas.read_csv`` reads without options. If a crash leaves the last line incomplete,
+readers ignore it. Sinks and tables get their values only from these files.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class LossRow(NamedTuple):
     """A row of ``losses.csv``.
 
     Attributes:
-        step: Update of the generator since the start of the run, from 1.
+        step: Number of generator updates since the start of the run, from 1.
         epoch: Epoch, from 1.
         time: Unix time in milliseconds.
         loss: Name of the loss.
-        raw: What the loss function returned (its mean, for a map).
-        weight: The weight that was applied.
+        raw: The value that the loss function returned, or its mean if it returned a map.
+        weight: The weight that was applied at this step.
         weighted: ``raw * weight``.
     """
 
@@ -49,19 +49,20 @@ class LossRow(NamedTuple):
 
     @classmethod
     def parse(cls, line: str) -> LossRow:
-        """The row in a line of the file; raises ValueError if there is none."""
+        """Parses a line of the file; raises ValueError if it is not a valid row."""
         step, epoch, time, loss, raw, weight, weighted = line.split(",")
         values = float(raw), float(weight), float(weighted)
         return cls(int(step), int(epoch), int(time), loss, *values)
 
     @property
     def line(self) -> str:
-        """The row as it is in the file, without the end of the line."""
+        """The text of the row in the file, without the newline."""
         return ",".join(map(str, self))
 
 
 class MetricRow(NamedTuple):
-    """A row of ``metrics.csv``: columns as in `LossRow`, the series and its value last."""
+    """A row of ``metrics.csv``: step, epoch and time as in `LossRow`, the name and the value of a
+    metric."""
 
     step: int
     epoch: int
@@ -85,47 +86,46 @@ Row = TypeVar("Row", LossRow, MetricRow)
 
 
 class Ledger:
-    """One CSV file that only ever grows, and that nobody else writes to.
+    """Appends rows to one CSV file, which no other program may change.
 
     Args:
-        path: The file; made here, with a header.
+        path: The CSV file; it is created with a header.
         row_type: `LossRow` or `MetricRow`; its fields are the columns.
-        go_on: Go on at the end of a file that exists; a torn last line is cut off.
+        resume: Append to an existing file, after removing an incomplete last line.
 
     Raises:
-        RunError: the file exists already (or, to go on, does not), or cannot be written.
+        RunError: the file exists already, does not exist though ``resume`` is set, or cannot be
+            written.
     """
 
     def __init__(
-        self, path: Path, row_type: type[LossRow] | type[MetricRow], go_on: bool = False
+        self, path: Path, row_type: type[LossRow] | type[MetricRow], resume: bool = False
     ) -> None:
         self.path = path
         self._digest = hashlib.sha256()
         try:
-            if go_on:
+            if resume:
                 end = end_of_last_line(path)
                 self._digest = hash_of(path, end)
-            # Unbuffered: one write per window, so that followers see whole windows at once.
-            self._file = path.open("r+b" if go_on else "xb", buffering=0)
-            if go_on:
+            # Unbuffered, so that the rows of a window are written at once and readers see them.
+            self._file = path.open("r+b" if resume else "xb", buffering=0)
+            if resume:
                 self._file.truncate(end)
                 self._file.seek(end)
             else:
                 self._write((",".join(row_type._fields) + "\n").encode())
         except FileExistsError:
-            raise RunError(
-                f"'{path}' exists already; a new record needs a new directory."
-            ) from None
+            raise RunError(f"'{path}' exists already; a new run needs a new directory.") from None
         except OSError as error:
             raise RunError(f"'{path}' cannot be written: {error.strerror}.") from None
 
     def append(self, rows: Iterable[LossRow] | Iterable[MetricRow]) -> None:
-        """Writes rows at the end. Floats are written as the shortest text that reads back to the
-        same value, in the precision that they come in (``numpy.float32`` or ``float``).
+        """Writes rows at the end of the file. A float is written as the shortest text that gives
+        the same value when it is read as the same type (``numpy.float32`` or ``float``).
 
         Raises:
-            RunError: the disk is full, say, or another program has changed the file; none of the
-                rows was written then.
+            RunError: the file cannot be written, for example because the disk is full, or another
+                program has changed it. None of the rows is written then.
         """
         text = "".join(f"{row.line}\n" for row in rows)
         if not text:
@@ -137,18 +137,20 @@ class Ledger:
             raise RunError(f"'{self.path}' cannot be written: {error.strerror}.") from error
 
     def check(self) -> None:
-        """Reads the whole file and compares it with what was written.
+        """Reads the whole file and compares its hash with that of the rows that were written.
 
         Raises:
             RunError: another program has changed it.
         """
         self.require_untouched()
         if digest_of(self.path, self.size) != self.digest:
-            raise self._touched("there are other rows in it")
+            raise self._touched("its rows are not those that were written")
 
     def require_untouched(self) -> None:
-        """Compares the file that has the name now with the one that is open: an editor replaces it
-        or cuts it, and the rows to come would be lost or have zeros before them.
+        """Checks that the path still leads to the open file and that its size is as expected.
+
+        An editor may replace or shorten the file. Later rows would then be lost, or come after a
+        block of zeros.
 
         Raises:
             RunError: another program has changed it.
@@ -156,16 +158,16 @@ class Ledger:
         try:
             found, ours = self.path.stat(), os.fstat(self._file.fileno())
         except OSError as error:
-            raise self._touched(error.strerror or "it is not there") from None
+            raise self._touched(error.strerror or "it does not exist") from None
         if not os.path.samestat(found, ours):
-            raise self._touched("it is another file")
+            raise self._touched("it was replaced by another file")
         if found.st_size != self.size:
-            raise self._touched(f"it has {found.st_size} bytes, and {self.size} were written")
+            raise self._touched(f"it has {found.st_size} bytes instead of {self.size}")
 
     def _touched(self, how: str) -> RunError:
         return RunError(
-            f"'{self.path}' was changed by another program while the run was at work: {how}. The "
-            "run stops here, because its record is no longer whole."
+            f"'{self.path}' was changed by another program during the run: {how}. The run stops, "
+            "because its record is no longer complete."
         )
 
     def _write(self, data: bytes) -> None:
@@ -174,12 +176,12 @@ class Ledger:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Size of the file in bytes."""
         return self._file.tell()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the bytes so far; see `digest_of`."""
+        """SHA-256 of the file in hexadecimal; see `digest_of`."""
         return self._digest.hexdigest()
 
     def close(self) -> None:
@@ -190,16 +192,20 @@ class Ledger:
 def read_blocks(
     path: Path, offset: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[bytes, int]]:
-    """Reads a ledger from a byte offset on, in blocks of whole lines.
+    """Reads a ledger from a byte offset to its end, in blocks of complete lines.
 
     Args:
         path: The CSV file.
-        offset: Where to begin; 0, or an offset that was returned before.
-        block_bytes: Size of a block; memory in use is about that, whatever the file's size.
+        offset: Where to start, in bytes: 0, or an offset that was yielded before.
+        block_bytes: Bytes to read at a time, and about the memory that is used.
 
     Yields:
-        ``(lines, next offset)``, the header among the first lines. An unfinished last line is left
-        for a later call.
+        ``(lines, end)``: the lines of the block, the header included, and the offset of the byte
+        after them. An incomplete last line is not yielded.
+
+    Raises:
+        RunError: the file has no line ends, so it is not a ledger.
+        OSError: the file cannot be read.
     """
     with open_regular(path) as file:
         file.seek(offset)
@@ -220,16 +226,16 @@ def read_blocks(
 def rows_in(
     row_type: type[Row], lines: bytes, begin: int = 0, skip_damaged: bool = False
 ) -> Iterator[tuple[Row, int]]:
-    """The rows in a part of a ledger, each with the byte that it begins at.
+    """The rows in some lines of a ledger, each with the offset of its first byte.
 
     Args:
-        row_type: Of the ledger.
-        lines: Whole lines; the header is skipped.
-        begin: Where they begin.
-        skip_damaged: Skip whatever is no row.
+        row_type: `LossRow` or `MetricRow`.
+        lines: Complete lines; the header is skipped.
+        begin: Offset of the first byte of ``lines`` in the file.
+        skip_damaged: Skip lines that are not valid rows instead of raising ValueError.
 
     Raises:
-        ValueError: a line is no row.
+        ValueError: a line is not a valid row.
     """
     for line in lines.splitlines(keepends=True):
         if not line.startswith(b"step,"):
@@ -244,17 +250,17 @@ def rows_in(
 def read_rows(
     path: Path, row_type: type[Row], offset: int = 0, skip_damaged: bool = False
 ) -> Iterator[Row]:
-    """The rows of a ledger from a byte offset on, the start of a line.
+    """The rows of a ledger from a byte offset to its end.
 
     Args:
         path: The CSV file.
         row_type: `LossRow` or `MetricRow`.
-        offset: Where to begin.
-        skip_damaged: Skip whatever is no row.
+        offset: Where to start, in bytes; the start of a line.
+        skip_damaged: Skip lines that are not valid rows instead of raising RunError.
 
     Raises:
-        RunError: the ledger is damaged.
-        OSError: it cannot be read.
+        RunError: a line is not a valid row.
+        OSError: the file cannot be read.
     """
     for lines, end in read_blocks(path, offset):
         try:
@@ -265,14 +271,17 @@ def read_rows(
 
 
 def mean_losses(path: Path, first_step: int) -> dict[str, float]:
-    """Mean of the finite raw values of each loss from a step on; NaN if there is none.
+    """Mean of the finite raw values of each loss from a step to the end of the file.
 
-    Read from the ledger instead of kept while training, so that a run that was resumed in
-    mid-epoch has the mean of the whole epoch.
+    The values are read from the ledger, so that a run that was resumed in mid-epoch gets the mean
+    of the whole epoch.
 
     Args:
         path: ``losses.csv``.
-        first_step: First step of the epoch at the end of the file.
+        first_step: The first step to include.
+
+    Returns:
+        Means by name of the loss; NaN for a loss without finite values.
 
     Raises:
         RunError: the ledger is damaged.

@@ -1,4 +1,4 @@
-"""Locks: one process at a time in a directory."""
+"""Locks that let only one process at a time write to a directory."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from nectargan.errors import RunError
 
 LOCK_FILE = ".lock"
 
-# Whoever only looks whether a lock is free has it for a moment.
+# `is_locked` in another process holds the lock for a moment, so it is tried several times.
 _TRIES, _PAUSE = 20, 0.02
 
 
 @contextmanager
 def locked(directory: str | PathLike[str]) -> Iterator[None]:
-    """Keeps other processes out of a directory, for the time of a ``with`` statement.
+    """Locks a directory for the duration of a ``with`` statement.
 
-    The system drops the lock when the process ends, however it ends, and whatever it started.
+    The operating system releases the lock when the process ends, even if it is killed and its
+    child processes are still running.
 
     Raises:
-        RunError: another process has it, or it cannot be written.
+        RunError: another process holds the lock, or the lock file cannot be written.
     """
     path = Path(directory) / LOCK_FILE
     try:
         if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         file = path.open("a+b")
     except OSError as error:
         raise RunError(f"'{path}' cannot be written: {error.strerror}.") from None
@@ -47,12 +48,18 @@ def locked(directory: str | PathLike[str]) -> Iterator[None]:
 
 
 def is_locked(directory: str | PathLike[str]) -> bool:
-    """Whether a process holds the lock of a directory."""
-    try:
-        with (Path(directory) / LOCK_FILE).open("r+b") as file:
-            return not _lock(file)
-    except OSError:
-        return False
+    """Whether a process holds the lock of a directory; false if there is no lock file."""
+    path = Path(directory) / LOCK_FILE
+    if not path.is_file():
+        return False  # opening a pipe would wait for its writer
+    # Where nothing can be written, a lock can still be tested.
+    for mode in ("r+b", "rb"):
+        try:
+            with path.open(mode) as file:
+                return not _lock(file)
+        except OSError:
+            continue
+    return False
 
 
 def _lock(file: BinaryIO) -> bool:
@@ -73,8 +80,11 @@ def _lock(file: BinaryIO) -> bool:
 
 @contextmanager
 def _not_inherited(file: BinaryIO) -> Iterator[None]:
-    """Closes a file in what is forked meanwhile: a lock lasts as long as any process has its file
-    open, and a worker that reads images outlives, for seconds, a main process that was killed."""
+    """Closes the file in processes that are forked meanwhile.
+
+    A lock lasts as long as any process has its file open, and a data loader worker may run for
+    seconds after the main process was killed.
+    """
     _locks.add(file)
     try:
         yield

@@ -1,4 +1,4 @@
-"""``losses.json``: the tags of each loss on record, by which a table can be narrowed later."""
+"""``losses.json``: the tags of each recorded loss, which tables can be filtered by."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
+from nectargan.wording import one_line
 
 
 def write_loss_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
-    """Notes the tags of losses, beside those of others that the file has.
+    """Adds the tags of losses to the file; the tags of other losses stay.
+
+    Args:
+        path: ``losses.json`` of a run.
+        tags: Tags by name of the loss.
 
     Raises:
         RunError: the file cannot be written.
@@ -19,7 +24,7 @@ def write_loss_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
     try:
         known = read_loss_tags(path) or {}
     except RunError:
-        known = {}  # damaged: better some tags than none
+        known = {}  # a damaged file is replaced
     known |= {name: list(own) for name, own in tags.items()}
     try:
         with replacing(path) as part:
@@ -30,10 +35,10 @@ def write_loss_tags(path: Path, tags: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_loss_tags(path: Path) -> dict[str, list[str]] | None:
-    """The tags of each loss; ``None`` where nobody noted them.
+    """The tags by name of the loss; ``None`` if there is no such file.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is damaged or cannot be read.
     """
     try:
         losses = json.loads(read_regular_text(path))
@@ -43,4 +48,4 @@ def read_loss_tags(path: Path) -> dict[str, list[str]] | None:
     except OSError as error:
         raise RunError(f"'{path}' cannot be read: {error.strerror}.") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"'{path}' is damaged: {' '.join(str(error).split())}.") from None
+        raise RunError(f"'{path}' is damaged: {one_line(error)}.") from None

@@ -1,4 +1,4 @@
-"""What a sink is given of the rows of ``losses.csv``: single steps, or means of windows."""
+"""The points that a sink receives from the rows of ``losses.csv``: single steps or window means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from nectargan.record.ledger import LossRow, read_blocks, rows_in
 
 NONFINITE = "nonfinite/"
-"""Series of how often a loss was NaN or infinite so far; only where points are means."""
+"""Prefix of series that count how often a loss has been NaN or infinite; see `WindowMeans`."""
 
 
 class Point(NamedTuple):
@@ -19,7 +19,7 @@ class Point(NamedTuple):
     Attributes:
         series: ``loss/<name>/raw``, ``loss/<name>/weight``, ``loss/<name>/weighted``,
             ``lr/<network>``, ``val/<metric>`` or ``time/<what>``.
-        value: The value in the CSV file, or the mean of several.
+        value: The value in the CSV file, or the mean of a window.
         step: Step, from 1.
         time: Unix time in milliseconds.
     """
@@ -31,44 +31,43 @@ class Point(NamedTuple):
 
 
 class SingleSteps:
-    """Points of the first step and of the multiples of a number, and whatever is not finite.
+    """Takes the first step, every n-th step and every step whose loss is NaN or infinite.
 
     Args:
-        every_n_steps: The number.
+        every_n_steps: Steps from one point to the next.
     """
 
     def __init__(self, every_n_steps: int) -> None:
         self._every = every_n_steps
 
     def take(self, row: LossRow, offset: int = 0) -> list[Point]:
-        """The points of a row."""
+        """The points of a row; none if its step is skipped."""
         is_due = row.step == 1 or row.step % self._every == 0
-        # What went wrong is forwarded whenever it did.
         if not is_due and math.isfinite(row.raw):
             return []
         return _points(row.loss, row.step, row.time, (row.raw, row.weight, row.weighted))
 
     def close(self) -> list[Point]:
-        """Nothing: no point waits for further rows."""
+        """Returns an empty list, because no rows are kept back."""
         return []
 
     def begin(self, end: int) -> int:
-        """Where to read on, in bytes, when all before ``end`` was taken."""
+        """The byte to continue from when everything before the byte ``end`` was taken: ``end``."""
         return end
 
 
 class WindowMeans:
-    """Points that are means: of the rows of a loss since the last multiple of a number of steps, or
-    since the epoch began.
+    """Takes the mean of each loss over windows of steps.
 
-    A window ends at the next multiple and at the end of the epoch, and has one point there for
-    each value of each loss. What a point is depends on its step alone, not on where reading began:
-    so rows may be read again, and a window that is cut off has a point at its last step.
+    A window ends at each multiple of ``every_n_steps`` and at the end of an epoch. Its points are
+    at its last step: one for each of raw, weight and weighted of each loss. They depend only on
+    the rows of the window, not on where reading started, so that rows may be read again. A window
+    that is cut short has its points at the last step that it has.
 
     Args:
-        every_n_steps: The number.
-        counts: How often each loss was NaN or infinite before the first row that comes.
-        also: Further steps to have points of, in the middle of their windows.
+        every_n_steps: Steps in a window.
+        counts: How often each loss was NaN or infinite before the first row that is taken.
+        also: Steps in the middle of a window that get the means of the window so far.
     """
 
     def __init__(
@@ -87,11 +86,11 @@ class WindowMeans:
         self._went_wrong: set[str] = set()
 
     def take(self, row: LossRow, offset: int = 0) -> list[Point]:
-        """The points of the window that ends before this row, if one does.
+        """Adds a row; returns the points of the previous window if the row begins a new one.
 
         Args:
             row: The next row.
-            offset: Where it begins in the ledger, in bytes.
+            offset: Where the row begins in the ledger, in bytes.
         """
         points = []
         window = (row.epoch, (row.step - 1) // self._every)
@@ -108,15 +107,15 @@ class WindowMeans:
         return points
 
     def close(self) -> list[Point]:
-        """The points of the window so far, which ends here."""
+        """Ends the window and returns its points."""
         points = self._means()
         self._rows = {}
         self._went_wrong = set()
         return points
 
     def begin(self, end: int) -> int:
-        """Where to read on, in bytes, when all before ``end`` was taken: where the window begins
-        that is open."""
+        """The byte to continue from when everything before the byte ``end`` was taken: the start
+        of the unfinished window if there is one, else ``end``."""
         return self._begin if self._rows else end
 
     def _means(self) -> list[Point]:
@@ -140,7 +139,7 @@ def _points(loss: str, step: int, time: int, values: tuple[float, ...]) -> list[
 
 
 def mean(values: tuple[float, ...]) -> float:
-    """The mean; NaN or infinite if one of the values is."""
+    """The mean of at least one value; NaN or infinite if any of them is."""
     if all(value == values[0] for value in values):
         return values[0]
     if not all(map(math.isfinite, values)):
@@ -153,7 +152,7 @@ def count_nonfinite(path: Path, end: int) -> dict[str, int]:
 
     Args:
         path: ``losses.csv``.
-        end: Bytes to look at; the end of a line.
+        end: Count in the first ``end`` bytes; the end of a line.
     """
     counts: dict[str, int] = {}
     if not end or not path.exists():

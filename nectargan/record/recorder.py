@@ -1,4 +1,4 @@
-"""`LossRecorder`: the hook that brings losses from the device to the ledger without a stall."""
+"""`LossRecorder`: the hook that copies losses from the device to the ledger asynchronously."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.lm_data import LossEvent
 from nectargan.record.ledger import LossRow
 
 
 class Clock:
-    """Unix time that goes on from the last one where the system's clock was set back.
+    """Unix time that never decreases, even if the system clock is set back.
 
-    A run that is resumed with such a clock would otherwise be drawn before its own beginning, and
-    TensorBoard would drop what it takes for older.
+    With decreasing times a resumed run would be plotted before its own start, and TensorBoard
+    would drop the points that seem older.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class Clock:
         return self._last // 1_000_000
 
     def go_on_from(self, milliseconds: int) -> None:
-        """Returns no earlier time from now on."""
+        """Makes all further times at least ``milliseconds``."""
         self._last = max(self._last, milliseconds * 1_000_000)
 
 
@@ -51,38 +52,38 @@ class _Step(NamedTuple):
 
 
 class _Window(NamedTuple):
-    losses: list[tuple[_Step, str, float]]  # with the weight, in the order of `pairs`
-    pairs: Tensor  # (losses, 2) float32: raw and weighted of all steps, in order, on the host
-    copied: Any  # torch.cuda.Event that tells when `pairs` has arrived; None on other devices
+    losses: list[tuple[_Step, str, float]]  # step, name and weight, in the order of `pairs`
+    pairs: Tensor  # float32 (len(losses), 2) on the CPU: raw and weighted of each loss
+    copied: Any  # torch.cuda.Event, set when `pairs` is complete; None on other devices
 
 
 class LossRecorder:
-    """Collects `LossEvent` and hands on `LossRow`, a window of steps at a time.
+    """Collects each `LossEvent` and writes the `LossRow` of each, one window of steps at a time.
 
-    The scalars of an event stay on their device until a window is over: after ``window_steps``
-    steps or ``window_seconds``. Its values are then brought to the host together. On CUDA that
-    transfer is asynchronous, into pinned memory, and its rows are written when the next window
-    ends: nothing here waits for the device but `flush`.
+    The scalars of an event stay on their device until the window ends, after ``window_steps`` steps
+    or ``window_seconds``. All values of the window are then copied to the CPU together. On CUDA the
+    copy is asynchronous, into pinned memory, and the rows are written when the next window ends,
+    so that only `flush` waits for the device.
 
-    A loss that is computed several times in a step, as with accumulated gradients, has one row:
-    the means of its values, with the last weight.
+    A loss that is computed several times in a step, for example with gradient accumulation, gets
+    one row with the means of its values and the last weight.
 
     Args:
-        write: Takes the rows of a window, in order.
-        window_steps: Most steps in a window.
-        window_seconds: Longest time from a window's first step to its end.
-        clock: The time of a step.
+        write: Called with the rows of each window, in order.
+        window_steps: Maximum number of steps in a window.
+        window_seconds: Maximum duration of a window in seconds.
+        clock: Returns the time of a step as Unix time in milliseconds; by default a `Clock`.
 
     Attributes:
-        last: The newest row written, by name of the loss.
-        tags: The tags of each loss, as they were when it was first recorded.
+        last: The last row that was written, by name of the loss.
+        tags: The tags of each loss at the time when it was first recorded.
     """
 
     def __init__(
         self,
         write: Callable[[list[LossRow]], object],
-        window_steps: int = 50,
-        window_seconds: float = 2.0,
+        window_steps: int = WINDOW_STEPS,
+        window_seconds: float = WINDOW_SECONDS,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._clock = clock or Clock()
@@ -98,7 +99,7 @@ class LossRecorder:
         self._in_flight: _Window | None = None
 
     def __call__(self, event: LossEvent) -> None:
-        """Takes one event; the hook to register with a `LossManager`."""
+        """Records one event. The recorder itself is the hook to register with a `LossManager`."""
         if event.step != self._step:
             self._begin_step(event)
         value = _Value(event.weight, event.raw, event.weighted)
@@ -107,7 +108,7 @@ class LossRecorder:
             self.tags[event.name] = event.tags
 
     def flush(self) -> None:
-        """Writes everything that was recorded so far, waiting for the device if need be."""
+        """Writes everything that was recorded so far; waits for the device if necessary."""
         self._step = 0
         self._end_window()
         self._land()
@@ -116,8 +117,8 @@ class LossRecorder:
         now = time.monotonic()
         full = len(self._steps) >= self._window_steps
         if full or (self._steps and now - self._window_began >= self._window_seconds):
-            # A Ctrl-C halfway would leave rows both written and still to be written. Within a
-            # window nothing needs this guard: a step joins it by one append, when it begins.
+            # An interrupt here could cause rows to be written twice. Elsewhere no such protection
+            # is needed, because a step is added to the window by a single append.
             with uninterrupted():
                 self._end_window()
         if not self._steps:
@@ -128,7 +129,7 @@ class LossRecorder:
         self._step = event.step
 
     def _end_window(self) -> None:
-        """Starts the copy of this window, and writes the one before."""
+        """Writes the rows of the previous window and starts to copy this one."""
         self._land()
         if not self._steps:
             return
@@ -154,7 +155,7 @@ class LossRecorder:
             self._land()
 
     def _land(self) -> None:
-        """Writes the rows of the window in flight."""
+        """Writes the rows of the window that is being copied, if there is one."""
         if self._in_flight is None:
             return
         window = self._in_flight
@@ -180,6 +181,6 @@ def _mean(values: list[_Value]) -> _Value:
 
 
 def _stack(scalars: list[Tensor]) -> Tensor:
-    """``(n,)`` float32 on the device of the first, whatever the devices and dtypes."""
+    """Stacks scalars of any dtype and device to ``(n,)`` float32 on the device of the first."""
     first = scalars[0].device
     return torch.stack([scalar.to(first, torch.float32) for scalar in scalars])

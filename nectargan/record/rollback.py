@@ -1,4 +1,4 @@
-"""Going back to an earlier end of a ledger, which a checkpoint noted."""
+"""Shortening a ledger to the size that it had at a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,42 +20,45 @@ from nectargan.record.seeking import (
 
 
 def check_ledger(path: Path, size: int, step: int, digest: str | None) -> None:
-    """Compares a ledger with what a checkpoint says of it.
+    """Checks that the beginning of a ledger is as it was when a checkpoint was saved.
 
     Args:
         path: The CSV file.
-        size: Bytes that it had then.
-        step: The last step that it may have in them.
-        digest: SHA-256 of them; ``None`` where an earlier version did not note it.
+        size: Its size in bytes at the checkpoint.
+        step: The step of the checkpoint; the first ``size`` bytes must not have a later one.
+        digest: SHA-256 of the first ``size`` bytes in hexadecimal; ``None`` for a checkpoint of an
+            earlier version, which did not store it.
 
     Raises:
-        RunError: it is not what the run wrote.
+        RunError: the ledger is different, or cannot be read.
     """
     try:
         with open_regular(path) as file:
             header = len(file.readline(LONGEST_LINE))
             file.seek(max(0, size - 1))
             if file.read(1) != b"\n" or size < header:
-                raise RunError(f"'{path}' is damaged: no row of it ends at byte {size}.")
+                raise RunError(f"'{path}' is damaged: no row ends at byte {size}.")
             last = step_at(file, start_of_line(file, size - 1))
         if digest is not None and digest_of(path, size) != digest:
             raise RunError(
-                f"'{path}' is not what the run wrote: another program has changed its first {size} "
-                "bytes. Put the file back as it was."
+                f"Another program has changed the first {size} bytes of '{path}'. Restore the file "
+                "as the run wrote it."
             )
     except OSError as error:
         raise RunError(f"'{path}' cannot be read: {error.strerror}.") from None
     if last is not None and last > step:
-        raise RunError(f"'{path}' has step {last} at byte {size}, and the checkpoint {step}.")
+        raise RunError(
+            f"'{path}' has step {last} at byte {size}, but the checkpoint is of step {step}."
+        )
 
 
 def cut_ledger(path: Path, offset: int, orphans: Path) -> None:
-    """Shortens a ledger; what is cut off goes, under the same header, to a file of its own.
+    """Shortens a ledger and moves the removed rows, with a header, to another file.
 
     Args:
         path: The CSV file.
-        offset: Bytes to keep; see `check_ledger`.
-        orphans: Where the rest goes, if there is any.
+        offset: Number of bytes to keep; see `check_ledger`.
+        orphans: The file for the removed rows; written only if there are any.
 
     Raises:
         OSError: a file cannot be written.
@@ -83,7 +86,7 @@ def digest_of(path: Path, size: int) -> str:
 
 
 def hash_of(path: Path, size: int) -> hashlib._Hash:
-    """The hash of the first ``size`` bytes, to which more can be added; raises OSError."""
+    """The SHA-256 object of the first ``size`` bytes, which can be updated; raises OSError."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         for block in _first(file, size):
@@ -92,7 +95,7 @@ def hash_of(path: Path, size: int) -> hashlib._Hash:
 
 
 def _first(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """The next ``size`` bytes of a file, in blocks, or what there is of them."""
+    """The next ``size`` bytes of a file in blocks, or fewer if the file ends before."""
     while block := file.read(min(size, BLOCK_BYTES)):
         yield block
         size -= len(block)

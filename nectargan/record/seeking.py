@@ -11,24 +11,24 @@ from nectargan.files import open_regular
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 12
-# More than a crash can tear off or fill with zeros.
+# In bytes: a crash leaves a shorter incomplete line, or a shorter block of zeros.
 LONGEST_TAIL = 1 << 26
 _DIGITS_OF_TIME = 15
 
 
 def end_of_last_line(path: Path) -> int:
-    """Where the last whole line of a ledger ends, in bytes.
+    """The offset of the byte after the last complete line of a ledger.
 
     Raises:
-        RunError: no line ends near the end of the file; it is something else.
-        OSError: it cannot be read.
+        RunError: no line ends near the end of the file, so it is not a ledger.
+        OSError: the file cannot be read.
     """
     with open_regular(path) as file:
         return end_of_last_line_in(file, path)
 
 
 def last_time(path: Path) -> int:
-    """The time in the last row of a ledger; 0 where there is none."""
+    """The Unix time in milliseconds of the last row of a ledger; 0 if there are no rows."""
     if not path.exists():
         return 0
     with open_regular(path) as file:
@@ -40,8 +40,10 @@ def last_time(path: Path) -> int:
 
 
 def first_step_from(path: Path, offset: int) -> int:
-    """The step of the first row at or after ``offset``, the start of a line. Where there is none,
-    one more than the last step, and 0 for a ledger without rows or none at all."""
+    """The step of the first row at or after ``offset``, which must be the start of a line.
+
+    After the last row it is the last step + 1. It is 0 if the ledger has no rows or does not exist.
+    """
     if not path.exists():
         return 0
     with open_regular(path) as file:
@@ -54,8 +56,10 @@ def first_step_from(path: Path, offset: int) -> int:
 
 
 def offset_of_step(path: Path, step: int) -> int:
-    """Where the first row of ``step`` or a later one begins; the end of the file if there is none.
-    Found by bisection: steps never fall in a ledger."""
+    """The offset of the first row whose step is ``step`` or later; else the end of the last row.
+
+    Steps never decrease in a ledger, so the row is found by bisection.
+    """
     if not path.exists():
         return 0
     with open_regular(path) as file:
@@ -72,14 +76,14 @@ def offset_of_step(path: Path, step: int) -> int:
 
 
 def line_after(path: Path, offset: int) -> int:
-    """Start of the first line that begins at or after ``offset``; raises OSError."""
+    """The offset of the first line that begins at or after ``offset``; raises OSError."""
     with open_regular(path) as file:
         file.seek(max(0, offset - 1))
         return offset + len(file.readline()) - 1 if offset else 0
 
 
 def end_of_last_line_in(file: BinaryIO, path: Path) -> int:
-    """As `end_of_last_line`, in an open file."""
+    """As `end_of_last_line`, for an open file."""
     end = size = file.seek(0, os.SEEK_END)
     while end:
         begin = max(0, end - BLOCK_BYTES)
@@ -94,19 +98,19 @@ def end_of_last_line_in(file: BinaryIO, path: Path) -> int:
 
 
 def no_rows(path: Path) -> RunError:
-    """The error for a file in which no line ends for too long."""
+    """The error for a file that has no line end within `LONGEST_TAIL` bytes."""
     return RunError(f"'{path}' is damaged: there are more than {LONGEST_TAIL} bytes without a row.")
 
 
 def start_of_line(file: BinaryIO, offset: int) -> int:
-    """Start of the line that the byte at ``offset`` is in."""
+    """The offset of the start of the line that contains the byte at ``offset``."""
     begin = max(0, offset - LONGEST_LINE)
     file.seek(begin)
     return begin + file.read(offset - begin).rfind(b"\n") + 1
 
 
 def step_at(file: BinaryIO, offset: int) -> int | None:
-    """The step of the row at ``offset``; ``None`` for the header and for an unfinished row."""
+    """The step of the row at ``offset``; ``None`` for the header and for an incomplete row."""
     file.seek(offset)
     line = file.readline()
     text = line.partition(b",")[0]

@@ -1,4 +1,4 @@
-"""`Tracker` ties a loss manager, the ledger and the sinks together."""
+"""`Tracker`: records the losses of a loss manager in the ledger and sends them to the sinks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from nectargan.credentials import without_credentials
+from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
 from nectargan.errors import RunError
 from nectargan.interrupts import is_second, uninterrupted
 from nectargan.losses.lm_data import LossEvent, check_series_name
@@ -23,48 +24,49 @@ from nectargan.record.run_directory import RunDirectory, RunStatus
 from nectargan.record.seeking import last_time
 from nectargan.record.watchers import NonFiniteWatch
 from nectargan.shell import quoted
+from nectargan.wording import one_line
 
-_PATIENCE = 5.0
+_PATIENCE = 5.0  # seconds to wait for sinks after an interrupt
 
 log = logging.getLogger("nectargan")
 
 
 class HasHooks(Protocol):
-    """What a tracker needs of a `LossManager`."""
+    """The methods of `LossManager` that a tracker uses."""
 
     def register_hook(self, fn: Callable[[LossEvent], object]) -> Any:
-        """Registers ``fn`` and returns a handle with ``remove()``."""
+        """Registers ``fn`` and returns a handle that has a ``remove()`` method."""
 
     def get_registered_losses(self, query: Iterable[str] | None = None) -> Mapping[str, Any]:
-        """The losses by name; with ``query``, those that have one of these tags."""
+        """The losses by name; if ``query`` is given, only those that have one of its tags."""
 
 
 class Tracker:
-    """The record of one run, for the time of a ``with`` statement.
+    """A context manager that records one run.
 
-    On entry it opens the ledger in ``directory``, hooks a `LossRecorder` into the manager and
-    starts a `Follower` for each sink. On exit everything is written and forwarded, and the sinks
-    are told how the block ended: FINISHED; KILLED for KeyboardInterrupt and SystemExit; FAILED for
-    any other exception.
+    On entry it opens the ledger in ``directory``, registers a `LossRecorder` as a hook of the
+    manager and starts a `Follower` for each sink. On exit it writes all rows, waits for the sinks
+    and gives them the status of the run: KILLED if the ``with`` block ended with KeyboardInterrupt
+    or SystemExit, FAILED for any other exception, else FINISHED.
 
     Args:
         loss_manager: The manager whose losses are recorded.
-        directory: The run directory; made if need be.
-        sinks: Where the ledger is forwarded to.
-        csv: Whether there is a ledger at all; without one there can be no sinks.
+        directory: The run directory; created if it does not exist.
+        sinks: The sinks that receive the rows of the ledger.
+        csv: Whether to write a ledger; must be true if there are sinks.
         window_steps: See `LossRecorder`.
         window_seconds: See `LossRecorder`.
-        go_on: Go on with the record that is in ``directory``.
-        drain_seconds: Longest time to wait at the end for sinks that are behind.
-        watchers: Called with the rows of each window, when they are on record.
-        keeps_status: Whether to lock the directory and to note in ``status.json`` how the run
-            stands, for ``nectargan runs``; whoever does so himself leaves it off.
+        resume: Append to the ledger that is in ``directory``.
+        drain_seconds: Maximum time to wait at the end for sinks that are behind, in seconds.
+        watchers: Called with the rows of each window after they are written.
+        keeps_status: Whether to lock the directory and to write ``status.json``, which
+            ``nectargan runs`` reads. Leave it off if the caller does both itself.
 
     Attributes:
-        watch: Finds losses that are not finite, as soon as they are on record.
+        watch: Detects losses that are not finite, as soon as their rows are written.
 
     Raises:
-        RunError: on entry: the directory holds a record already, or cannot be written.
+        RunError: on entry, if the directory holds a ledger already or cannot be written.
     """
 
     def __init__(
@@ -73,9 +75,9 @@ class Tracker:
         directory: str | PathLike[str],
         sinks: Iterable[Sink] = (),
         csv: bool = True,
-        window_steps: int = 50,
-        window_seconds: float = 2.0,
-        go_on: bool = False,
+        window_steps: int = WINDOW_STEPS,
+        window_seconds: float = WINDOW_SECONDS,
+        resume: bool = False,
         drain_seconds: float = 30.0,
         watchers: Iterable[Callable[[list[LossRow]], object]] = (),
         keeps_status: bool = False,
@@ -91,8 +93,8 @@ class Tracker:
         self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds, self._clock)
         self.watch = NonFiniteWatch()
         self._watchers = [self.watch.look, *watchers]
-        self._go_on = go_on
-        self._followers = [Follower(sink, self.directory, go_on=go_on) for sink in self.sinks]
+        self._resume = resume
+        self._followers = [Follower(sink, self.directory, resume=resume) for sink in self.sinks]
         self._losses: Ledger | None = None
         self._metrics: Ledger | None = None
         self._handle: Any = None
@@ -111,21 +113,21 @@ class Tracker:
             try:
                 self.directory.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise RunError(f"'{self.directory}' cannot be made: {error.strerror}.") from None
+                raise RunError(f"'{self.directory}' cannot be created: {error.strerror}.") from None
             with ExitStack() as held:
                 if self._keeps_status:
                     held.enter_context(self.directory.lock())
                 self._open_ledgers()
                 if self._keeps_status:
                     self.directory.write_status("RUNNING")
-                # Until the end, unless something was in the way.
+                # Nothing failed: keep the lock until the run ends.
                 self._held = held.pop_all()
         self._handle = self._manager.register_hook(self._recorder)
         for follower in self._followers:
             follower.start()
 
     def _close(self, error: BaseException | None) -> None:
-        """Takes no more rows, and has the followers send what there is."""
+        """Closes the ledger, and lets the followers send the remaining rows."""
         if self._handle is not None:
             self._handle.remove()
         for ledger in self._ledgers():
@@ -134,14 +136,15 @@ class Tracker:
             follower.finish(status_of(error), reason_of(error))
 
     def _open_ledgers(self) -> None:
-        self._losses = Ledger(self.directory.losses, LossRow, self._go_on)
-        self._metrics = Ledger(self.directory.metrics, MetricRow, self._go_on)
+        self._losses = Ledger(self.directory.losses, LossRow, self._resume)
+        self._metrics = Ledger(self.directory.metrics, MetricRow, self._resume)
         for ledger in self._ledgers():
             self._clock.go_on_from(last_time(ledger.path))
 
     @property
     def last(self) -> Mapping[str, LossRow]:
-        """The newest recorded row of each loss; as old as a window, and free to read."""
+        """The last row of each loss that was written, by name. It may be one or two windows old;
+        reading it does not wait for the device."""
         return self._recorder.last
 
     def log_metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
@@ -150,10 +153,11 @@ class Tracker:
         Args:
             step: Step, from 1.
             epoch: Epoch, from 1.
-            values: Value by series, such as ``val/ssim`` or ``lr/generator``.
+            values: Values by name of the series, such as ``val/ssim`` or ``lr/generator``.
 
         Raises:
-            LossError: a series' name cannot be used.
+            LossError: the name of a series is not allowed.
+            RunError: the file cannot be written.
         """
         now = self._clock()
         for name in values:
@@ -163,9 +167,9 @@ class Tracker:
                 MetricRow(step, epoch, now, name, float(value)) for name, value in values.items()
             )
 
-    def epoch_means(self, first_step: int) -> dict[str, float]:
-        """Mean raw value of each loss since ``first_step``, as far as it is on record, by series
-        ``epoch/loss/<name>``; see `mean_losses`. Empty without a ledger."""
+    def mean_losses_since(self, first_step: int) -> dict[str, float]:
+        """Mean raw value of each loss over the written rows from ``first_step`` on; see
+        `mean_losses`. The keys are ``epoch/loss/<name>``. Empty without a ledger."""
         if self._losses is None:
             return {}
         self._losses.require_untouched()
@@ -173,23 +177,23 @@ class Tracker:
         return {f"epoch/loss/{loss}": mean for loss, mean in means.items()}
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each ledger so far, by file name."""
+        """Size of each ledger in bytes, by file name."""
         return {each.path.name: each.size for each in self._ledgers()}
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of those bytes, by file name."""
+        """SHA-256 of each ledger in hexadecimal, by file name."""
         return {each.path.name: each.digest for each in self._ledgers()}
 
     def _ledgers(self) -> list[Ledger]:
         return [each for each in (self._losses, self._metrics) if each is not None]
 
     def tag(self, key: str, value: str) -> None:
-        """Notes something about the run in the sinks that take tags, soon."""
+        """Adds a tag to the run in all sinks that support tags; sent by their threads."""
         for follower in self._followers:
             follower.tag(key, value)
 
     def reference(self, sink: str) -> dict[str, str] | None:
-        """By what a sink finds its place of the run again, once it has one; see `Sink`."""
+        """The ``reference`` of the sink with this name; see `Sink`. ``None`` if it has none yet."""
         found = [getattr(each, "reference", None) for each in self.sinks if each.name == sink]
         return found[0] if found else None
 
@@ -229,7 +233,7 @@ class Tracker:
                             self.directory.write_status(status_of(error), reason_of(error))
 
     def _wait_for_followers(self, error: BaseException | None) -> None:
-        # Whoever interrupts a run does not want to wait; `sync` sends the rest.
+        # After an interrupt the user does not want to wait; `nectargan sync` sends the rest.
         patience = self._drain_seconds
         if status_of(error) == "KILLED":
             patience = 0.0 if is_second(error) else min(patience, _PATIENCE)
@@ -243,10 +247,10 @@ class Tracker:
     def _tell_who_is_behind(self) -> None:
         for follower in self._followers:
             if not follower.wait(0.0):
-                # A loop of one's own has no config to send the rest by.
+                # A run of `track` has no config, which `nectargan sync` needs.
                 rest = f"; to send the rest: nectargan sync {quoted(self.directory)}"
                 log.warning(
-                    "%s did not get everything, which the CSV files have%s",
+                    "%s did not get everything; the CSV files are complete%s",
                     follower.sink.name,
                     "." if self._keeps_status else rest,
                 )
@@ -262,15 +266,15 @@ class Tracker:
 
 
 def status_of(error: BaseException | None) -> RunStatus:
-    """How a run ended that was ended by ``error``, or by nothing."""
+    """The final status of a run that ended with ``error``; ``None`` means without one."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
     return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
 
 
 def reason_of(error: BaseException | None) -> str:
-    """The message of the error that ended a run; empty for none, and for an interrupt."""
+    """Type and message of the error that ended a run; empty for an interrupt or no error."""
     if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
         return ""
-    text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+    text = printable(one_line(f"{type(error).__name__}: {error}"))
     return without_credentials(text)[:1000]

@@ -1,4 +1,4 @@
-"""Watchers look at the rows of each window, which are on the host anyway."""
+"""Watchers detect problems in the rows of each window, which are on the CPU already."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Iterable, Sequence
 
 from nectargan.record.ledger import LossRow
 
-# A vanilla D that cannot tell real from generated has 1.39 (two times ln 2), an lsgan one 0.5.
+# For comparison: the loss of a discriminator that cannot distinguish real from generated images is
+# 1.39 (two times ln 2) with the vanilla objective, and 0.5 with lsgan.
 _THRESHOLD = 0.01
 _WINDOWS = 20
 
 
 class NonFiniteWatch:
-    """Finds losses that became NaN or infinite.
+    """Detects losses that became NaN or infinite.
 
     Attributes:
-        found: The first row that is not finite; ``None`` as long as all are.
+        found: The first row with such a value; ``None`` if there is none so far.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,7 @@ class NonFiniteWatch:
         self._last_finite: dict[str, LossRow] = {}
 
     def look(self, rows: Iterable[LossRow]) -> None:
-        """Looks at rows, in their order, until something is found."""
+        """Checks the rows of a window, in order. Does nothing after a row was found."""
         if self.found is not None:
             return
         for row in rows:
@@ -34,7 +35,7 @@ class NonFiniteWatch:
             self._last_finite[row.loss] = row
 
     def describe(self) -> str:
-        """What was found, in one sentence: the loss, its weight, where, and what it was before."""
+        """A sentence with the loss, its weight, epoch and step, and the last finite values."""
         row = self.found
         if row is None:
             return "All losses are finite."
@@ -48,15 +49,15 @@ class NonFiniteWatch:
 
 
 class CollapseWatch:
-    """Notices a discriminator that has won: the generator learns nothing from it any more.
+    """Detects a discriminator whose loss stays near zero, so that the generator cannot learn.
 
     Args:
-        names: The losses whose sum is D's.
-        threshold: A window counts if the mean of that sum over its steps is below.
-        windows: So many windows in a row are a collapse.
+        names: Names of the losses that add up to the loss of the discriminator.
+        threshold: A window counts if the mean of this sum over its steps is below ``threshold``.
+        windows: Number of successive windows that must count.
 
     Attributes:
-        found: In which step it was noticed; ``None`` until then.
+        found: The step at which the collapse was detected; ``None`` if there was none so far.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class CollapseWatch:
         self._in_a_row = 0
 
     def look(self, rows: Iterable[LossRow]) -> None:
-        """Takes the rows of a window."""
+        """Checks the rows of a window."""
         mine = [row for row in rows if row.loss in self._names]
         if self.found is not None or not mine:
             return
@@ -80,8 +81,8 @@ class CollapseWatch:
             self.found = mine[-1].step
 
     def describe(self) -> str:
-        """What was found, in one sentence."""
+        """A sentence that says what was found, and at which step."""
         return (
-            f"The discriminator has won: its loss was below {self._threshold:g} for "
-            f"{self._windows} windows up to step {self.found}; the generator learns little from it."
+            f"The discriminator is too strong: its loss was below {self._threshold:g} for "
+            f"{self._windows} windows up to step {self.found}, so the generator learns little."
         )

@@ -1,4 +1,4 @@
-"""Checkpoints: one file that describes itself, so that no flag is needed to use it again."""
+"""Reading checkpoints. A checkpoint contains the config, so it can be used without any options."""
 
 from __future__ import annotations
 
@@ -16,39 +16,42 @@ from torch import nn
 from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import CheckpointError, ConfigError
-from nectargan.files import open_regular
-from nectargan.losses.vgg import UNREADABLE
+from nectargan.files import TORCH_LOAD_ERRORS, open_regular
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.training_state import FORMAT, CheckpointFile, TrainingState, validated
 from nectargan.runs.trust import check_trust, foreign_functions
 from nectargan.shell import expanded
+from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU; it cannot run code.
+    """Reads a checkpoint onto the CPU. No code from the file is executed.
 
     Args:
-        path: A checkpoint, or a run directory for the newest one in it.
+        path: A checkpoint, or a run directory to read its newest checkpoint.
 
     Returns:
-        The content of the file, which has what `CheckpointFile` has; see `TrainingState.read`.
+        The content of the file, with the fields of `CheckpointFile`; see `TrainingState.read`.
 
     Raises:
-        CheckpointError: there is none, or the file is torn, foreign or from a newer version.
+        CheckpointError: there is no checkpoint, or it is damaged, was not written by NectarGAN or
+            is from a newer version.
     """
     path = _newest(RunDirectory(path)) if Path(path).is_dir() else Path(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a foreign file's pickle; the error says enough
+            warnings.simplefilter("ignore")  # torch warns of other pickles; the error is enough
             with open_regular(path) as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"Checkpoint '{path}' cannot be read: {error.strerror}.") from None
-    except UNREADABLE:
-        raise CheckpointError(f"'{path}' is no checkpoint of NectarGAN, or is damaged.") from None
-    validated(CheckpointFile, content, f"'{path}' is no checkpoint of NectarGAN")
+    except TORCH_LOAD_ERRORS:
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint of NectarGAN, or is damaged."
+        ) from None
+    validated(CheckpointFile, content, f"'{path}' is not a checkpoint of NectarGAN")
     if not 1 <= content["format"] <= FORMAT:
         raise CheckpointError(
             f"'{path}' has checkpoint format {content['format']!r}; this version reads up to "
@@ -58,11 +61,11 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def load_last(run: RunDirectory) -> dict[str, Any]:
-    """The newest checkpoint of a run that can be read and resumed from; one that cannot is passed
-    over with a warning.
+    """The content of the newest checkpoint of a run that can be resumed. Damaged ones are skipped
+    with a warning.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such checkpoint.
     """
     problems: list[CheckpointError] = []
     for path in reversed(run.list_checkpoints()):
@@ -73,7 +76,7 @@ def load_last(run: RunDirectory) -> dict[str, Any]:
             problems.append(error)
             continue
         for problem in problems:
-            log.warning("%s Going on from one before it.", problem)
+            log.warning("%s An earlier checkpoint is used instead.", problem)
         return content
     raise problems[0] if problems else CheckpointError(f"'{run}' holds no checkpoint.")
 
@@ -84,19 +87,20 @@ def load_generator(
     """The generator of a checkpoint, in eval mode.
 
     Args:
-        path: A checkpoint, or a run directory for the newest one in it.
-        device: Where to put it.
-        trust: Import a generator that is none of NectarGAN's, whoever made the run. Without this,
-            it is imported if this user trained it on this machine; see `nectargan.runs.trust`.
+        path: A checkpoint, or a run directory to read its newest checkpoint.
+        device: The device to load the generator on.
+        trust: Whether a generator that is not part of NectarGAN may be imported from any run.
+            By default it is imported only if this user trained it on this machine; see
+            `nectargan.runs.trust`.
 
     Returns:
-        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. A
-        built-in one raises `ModelError` for sizes that do not fit it; both sides must be a multiple
-        of its ``multiple``.
+        A network from ``(N, input_nc, H, W)`` to ``(N, output_nc, H, W)``, float32 in [-1, 1]. For
+        a built-in network, H and W must be multiples of its attribute ``multiple``; otherwise it
+        raises `ModelError`.
 
     Raises:
-        CheckpointError: see `load_checkpoint`; or its parts do not fit together.
-        RunError: the generator would have to be imported, and is not trusted.
+        CheckpointError: see `load_checkpoint`; or the weights do not fit the generator.
+        RunError: the generator is not part of NectarGAN and not trusted.
     """
     path = expanded(os.fspath(path))
     content = load_checkpoint(path)
@@ -106,12 +110,12 @@ def load_generator(
 
 
 def check_generator_trust(content: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Raises `RunError` if the generator of a checkpoint would have to be imported, and this user
-    did not train it on this machine.
+    """Raises `RunError` if the generator of a checkpoint is not part of NectarGAN and this user did
+    not train it on this machine.
 
     Args:
-        content: Of the checkpoint.
-        path: Where it was read from: a checkpoint in a run directory, or that directory.
+        content: The content of the checkpoint.
+        path: The checkpoint in a run directory, or the run directory.
     """
     train = content["config"].get("train")
     generator = train.get("generator") if isinstance(train, Mapping) else None
@@ -122,17 +126,17 @@ def check_generator_trust(content: Mapping[str, Any], path: str | PathLike[str])
 
 
 def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Module:
-    """The generator in the content of a checkpoint that was read from ``path``; it is imported if
-    it is none of NectarGAN's.
+    """Builds the generator of a checkpoint read from ``path``; imports it if it is not part
+    of NectarGAN.
 
     Raises:
-        CheckpointError: its parts do not fit together.
+        CheckpointError: the generator cannot be built, or the weights do not fit it.
     """
     try:
         generator = build_generator(ConfigManager(content["config"]).data)
         generator.load_state_dict(content["networks"]["generator"])
     except (ConfigError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise CheckpointError(f"The generator in '{path}' cannot be loaded: {reason}.") from None
     return generator
 

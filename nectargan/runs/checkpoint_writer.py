@@ -1,4 +1,4 @@
-"""`CheckpointWriter`: checkpoints written beside the training, one at a time."""
+"""`CheckpointWriter`: writes checkpoints in a background thread, one at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nectargan.shortage import shortage_of
 
 
 class CheckpointWriter:
-    """Keeps the checkpoints of a run.
+    """Writes the checkpoints of a run and deletes old ones.
 
-    ``last.pt`` is another name of the newest one, ``best.pt`` of the best. Those of the middle of
-    an epoch are replaced by the next one.
+    ``last.pt`` is a hard link to the newest checkpoint, ``best.pt`` to the best one. A checkpoint
+    made in mid-epoch is deleted when the next checkpoint is written.
 
     Args:
         run: The run directory.
-        keep_last: How many checkpoints of epochs' ends to keep; ``None`` for all.
+        keep_last: Number of checkpoints from ends of epochs to keep; ``None`` keeps all.
     """
 
     def __init__(self, run: RunDirectory, keep_last: int | None = None) -> None:
@@ -34,15 +34,16 @@ class CheckpointWriter:
         self._error: Exception | None = None
 
     def save(self, path: Path, write: Callable[[Path], None], best: bool = False) -> None:
-        """Writes a checkpoint in the background, after the one before is done.
+        """Writes a checkpoint in the background, after waiting for the previous one.
 
         Args:
             path: The file; see `RunDirectory.checkpoint`.
-            write: Writes it to a path. Runs in another thread: what it writes must be a copy.
-            best: Whether it becomes ``best.pt`` too.
+            write: Writes the checkpoint to a path. It is called in another thread, so the data
+                must not change meanwhile.
+            best: Whether it also becomes ``best.pt``.
 
         Raises:
-            RunError: the one before could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         self.wait()
         self._thread = threading.Thread(
@@ -51,10 +52,10 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Waits until everything is written.
+        """Waits until the checkpoint is written.
 
         Raises:
-            RunError: it could not be.
+            RunError: it could not be written.
         """
         if self._thread is not None:
             self._thread.join()
@@ -62,7 +63,7 @@ class CheckpointWriter:
         if self._error is not None:
             error, self._error = self._error, None
             if not isinstance(error, OSError) and shortage_of(error) is None:
-                # torch's own writer, whose message is about its file format.
+                # From torch's file writer, whose message does not name the cause.
                 error = OSError(errno.ENOSPC, "is the disk full?")
             reason = error.strerror if isinstance(error, OSError) else "out of memory"
             raise RunError(
@@ -77,30 +78,33 @@ class CheckpointWriter:
                 also_known_as(path, self._run.best_checkpoint)
             self._prune()
         except (OSError, RuntimeError, MemoryError) as error:
-            # torch's own writer raises RuntimeError when the disk is full.
+            # torch's file writer raises RuntimeError when the disk is full.
             self._error = error
 
     def _prune(self) -> None:
         *older, _ = self._run.list_checkpoints()
-        within = [path for path in older if "_step_" in path.name]
+        mid_epoch = [path for path in older if "_step_" in path.name]
         ends = [path for path in self._run.list_checkpoints() if "_step_" not in path.name]
         surplus = ends[: -self._keep_last] if self._keep_last else []
-        for path in within + surplus:
+        for path in mid_epoch + surplus:
             path.unlink(missing_ok=True)
 
 
 def go_back(
     run: RunDirectory, epoch: int, step: int | None, best: int, file: Path | None, aside: Path
 ) -> None:
-    """Sets the checkpoints of a run aside that are later than one of them; raises OSError.
+    """Moves the checkpoints of a run that are later than a given one to another folder.
 
     Args:
         run: The run directory.
         epoch: Epoch of the checkpoint to go back to.
-        step: Its step, if it is of the middle of an epoch.
+        step: Its step, if it was made in mid-epoch.
         best: The best epoch until then; 0 for none.
-        file: Its file, which may have another name, such as that of the best.
-        aside: Where the others go: the first part of their path and name.
+        file: Its file, which may have another name, such as ``best.pt``.
+        aside: Path of the moved files, without the last part ``.<name>``.
+
+    Raises:
+        OSError: a file cannot be moved.
     """
     here, of_best = run.checkpoint(epoch, step), run.checkpoint(best)
     later = run.list_checkpoints(after=here)
@@ -119,7 +123,7 @@ def go_back(
 
 
 def _epoch_of(path: Path) -> int:
-    """Epochs done at a checkpoint; -1 if there is none to read."""
+    """Completed epochs of a checkpoint; -1 if it cannot be read."""
     try:
         return int(load_checkpoint(path)["epoch"])
     except CheckpointError:
@@ -127,7 +131,8 @@ def _epoch_of(path: Path) -> int:
 
 
 def also_known_as(path: Path, name: Path) -> None:
-    """Makes ``name`` another name of a file; there is always one under it, the old or the new."""
+    """Makes ``name`` a hard link to ``path``, or a copy where links are not supported. An existing
+    file ``name`` is replaced atomically."""
     link = name.with_name(f".{name.name}.link")
     link.unlink(missing_ok=True)
     try:

@@ -6,18 +6,18 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from nectargan.build import height_and_width
-from nectargan.config.schedules import all_schedules
+from nectargan.config.run_schedules import all_schedules
 from nectargan.config.schema import Config
-from nectargan.dataset.pairs import SplitSummary
+from nectargan.dataset.pairs import Pair, SplitSummary
 from nectargan.errors import DataError
 from nectargan.files import digest_of_file, read_regular_text, replacing
-from nectargan.loggers.mlflow.metadata import DatasetFacts, Draw, ModelExport, RunFacts
+from nectargan.loggers.mlflow.metadata import DatasetMetadata, Draw, ModelExport, RunMetadata
 from nectargan.output import printable
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.params import run_params
@@ -27,32 +27,32 @@ from nectargan.wording import counted
 _CONTEXTS = {"train": "training", "val": "validation"}
 
 
-def save_facts(
-    directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetFacts]
+def save_metadata(
+    directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetMetadata]
 ) -> None:
-    """Keeps what only the process that trains can know, for `run_facts`; raises OSError."""
+    """Keeps what only the process that trains can know, for `run_metadata`; raises OSError."""
     content = {"tags": dict(tags), "datasets": [each._asdict() for each in datasets]}
     with replacing(directory.metadata) as part:
         part.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
 def change_tag(directory: RunDirectory, key: str, value: str) -> None:
-    """Changes a tag among the facts of a run; raises OSError."""
+    """Changes a tag in the metadata of a run; raises OSError."""
     tags, datasets = _read(directory.metadata)
-    save_facts(directory, {**tags, key: value}, datasets)
+    save_metadata(directory, {**tags, key: value}, datasets)
 
 
-def run_facts(config: Config, directory: RunDirectory, live: bool = True) -> RunFacts:
+def run_metadata(config: Config, directory: RunDirectory, live: bool = True) -> RunMetadata:
     """What MLflow is to know about a run besides its points.
 
     Args:
         config: The run's config.
-        directory: The run directory, with what `save_facts` kept there.
+        directory: The run directory, with what `save_metadata` kept there.
         live: Whether the run is trained now; else nothing that its config names is imported.
     """
     tags, datasets = _read(directory.metadata)
     wants_model = config.logging.mlflow.log_model and config.save.save_model
-    return RunFacts(
+    return RunMetadata(
         params=run_params(config),
         tags=tags,
         note=_note(config, directory, tags, datasets),
@@ -63,7 +63,7 @@ def run_facts(config: Config, directory: RunDirectory, live: bool = True) -> Run
     )
 
 
-def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[DatasetFacts]:
+def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[DatasetMetadata]:
     """The data sets that a run trains on and is validated on.
 
     The digest is of the names and the bytes of all files, which were read just before.
@@ -72,11 +72,10 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
         DataError: a file cannot be read any more.
     """
     path = Path(root).resolve()
-    facts = []
+    datasets = []
     for split, context in _CONTEXTS.items():
         if split in splits:
             summary = splits[split]
-            files = [file for pair in summary.pairs for file in (pair.a, pair.b) if file]
             profile: dict[str, Any] = {
                 "pairs": len(summary.pairs),
                 "layout": summary.layout,
@@ -84,15 +83,25 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
                 "largest": list(summary.largest),
             }
             name, place = printable(path.name), printable(str(path))
-            facts.append(DatasetFacts(name, context, place, _digest(files, path), profile))
-    return facts
+            datasets.append(
+                DatasetMetadata(name, context, place, digest_of_pairs(summary.pairs, path), profile)
+            )
+    return datasets
 
 
-def _digest(files: list[Path], root: Path) -> str:
+def digest_of_pairs(pairs: Sequence[Pair], root: Path) -> str:
+    """A digest of the names and the bytes of all files of pairs below a folder, 16 digits.
+
+    Raises:
+        DataError: a file cannot be read any more.
+    """
+    files = [file for pair in pairs for file in (pair.a, pair.b) if file]
     try:
         with ThreadPoolExecutor() as pool:
             digests = pool.map(digest_of_file, files)
-            lines = [f"{_below(f, root)} {d}\n" for f, d in zip(files, digests, strict=True)]
+            lines = [
+                f"{_relative_path(f, root)} {d}\n" for f, d in zip(files, digests, strict=True)
+            ]
     except OSError as error:
         raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from None
     text = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
@@ -100,21 +109,24 @@ def _digest(files: list[Path], root: Path) -> str:
 
 
 def _export_of(directory: RunDirectory) -> ModelExport:
-    program = [sys.executable, "-m", "nectargan.runs.model_export", str(directory.resolve())]
+    program = [sys.executable, "-m", "nectargan.inference.mlflow_model", str(directory.resolve())]
     return ModelExport(program, "model", "about.json")
 
 
-def _read(path: Path) -> tuple[dict[str, str], list[DatasetFacts]]:
+def _read(path: Path) -> tuple[dict[str, str], list[DatasetMetadata]]:
     try:
         content = json.loads(read_regular_text(path))
         tags = {str(key): str(value) for key, value in content["tags"].items()}
-        return tags, [DatasetFacts(**each) for each in content["datasets"]]
+        return tags, [DatasetMetadata(**each) for each in content["datasets"]]
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}, []
 
 
 def _note(
-    config: Config, directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetFacts]
+    config: Config,
+    directory: RunDirectory,
+    tags: Mapping[str, str],
+    datasets: list[DatasetMetadata],
 ) -> str:
     """A description in Markdown, with the command that repeats the run."""
     pairs = next((each.profile.get("pairs") for each in datasets), "?")
@@ -157,7 +169,7 @@ def _draw_losses(directory: RunDirectory, path: Path) -> None:
     plot_run(directory, path)
 
 
-def _below(file: Path, root: Path) -> str:
+def _relative_path(file: Path, root: Path) -> str:
     """The path of ``file`` as seen from ``root``, the same on every machine."""
     try:
         return file.resolve().relative_to(root).as_posix()

@@ -12,7 +12,7 @@ import torch
 
 from nectargan import shell
 from nectargan.credentials import public_argument
-from nectargan.runs.git import git_facts
+from nectargan.runs.git import git_metadata
 from nectargan.version import __version__
 
 
@@ -29,18 +29,18 @@ def describe_environment(device: torch.device) -> dict[str, str]:
         "python.version": platform.python_version(),
         "device": gpu,
         "host": platform.node(),
-        "command": command_line(),
+        "command": own_command_line(),
         "mlflow.source.name": Path(sys.argv[0]).name or "python",
         "mlflow.source.type": "LOCAL",
     }
     user = _user()
     if user:
         tags["mlflow.user"] = user
-    tags |= git_facts(Path())
+    tags |= git_metadata(Path())
     return tags
 
 
-def command_line() -> str:
+def own_command_line() -> str:
     """The command that started this process, as a shell takes it; of addresses only scheme, host,
     port and path."""
     program = Path(sys.argv[0]).name or "python"

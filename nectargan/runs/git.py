@@ -16,7 +16,7 @@ from pathlib import Path
 _PATIENCE_SECONDS = 5
 
 
-def git_facts(directory: Path) -> dict[str, str]:
+def git_metadata(directory: Path) -> dict[str, str]:
     """Commit of the repository around a directory, and whether files were changed since, as tags;
     empty where there is no repository, or no git."""
     git = shutil.which("git")

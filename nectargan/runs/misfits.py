@@ -46,8 +46,10 @@ def check_tensors(found: object, wanted: Mapping[str, Tensor], what: str) -> Non
         if name not in found or name not in wanted:
             raise misfit(f"its {what} {'lacks' if name in wanted else 'has a foreign'} '{name}'")
     for name, tensor in wanted.items():
-        if _kind(found[name]) != _kind(tensor):
-            raise misfit(f"'{name}' of its {what} is {_kind(found[name])}, not {_kind(tensor)}")
+        if _type_of(found[name]) != _type_of(tensor):
+            raise misfit(
+                f"'{name}' of its {what} is {_type_of(found[name])}, not {_type_of(tensor)}"
+            )
 
 
 def adam_state(
@@ -80,9 +82,9 @@ def adam_state(
         wanted[f"{number}.step"] = torch.zeros(())
         wanted |= {f"{number}.{key}": parameter for key in ("exp_avg", "exp_avg_sq")}
     check_tensors(flat, wanted, what)
-    made = {float(flat[name]) for name in wanted if name.endswith(".step")}
-    if len(made) != 1 or not made.issubset(range(1, steps + 1)):
-        raise misfit(f"its {what} made {min(made):g} to {max(made):g} steps, of {steps} in all")
+    counts = {float(flat[name]) for name in wanted if name.endswith(".step")}
+    if len(counts) != 1 or not counts.issubset(range(1, steps + 1)):
+        raise misfit(f"its {what} made {min(counts):g} to {max(counts):g} steps, of {steps} in all")
     copies: dict[int, dict[str, Tensor]] = {}
     for name, tensor in wanted.items():
         index, _, key = name.partition(".")
@@ -91,7 +93,7 @@ def adam_state(
     return copies
 
 
-def _kind(value: object) -> str:
+def _type_of(value: object) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     layout = "" if value.layout == torch.strided else f" {value.layout}"

@@ -1,4 +1,4 @@
-"""`Run`: the directory of a run while it is trained."""
+"""`Run`: record and checkpoints of a run during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
 from nectargan.errors import NonFiniteError, RunError
-from nectargan.loggers.mlflow.metadata import DatasetFacts
+from nectargan.loggers.mlflow.metadata import DatasetMetadata
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
@@ -21,7 +21,7 @@ from nectargan.record.run_directory import RunDirectory, create_run_directory
 from nectargan.record.tracker import Tracker, reason_of, status_of
 from nectargan.record.watchers import CollapseWatch
 from nectargan.runs.checkpoint_writer import CheckpointWriter
-from nectargan.runs.describe import change_tag, save_facts
+from nectargan.runs.describe import change_tag, save_metadata
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
 from nectargan.runs.sinks import build_sinks, check_sinks, output_of, own_sinks, remember_sinks
 from nectargan.runs.training_state import TrainerLike, TrainingState
@@ -31,11 +31,11 @@ log = logging.getLogger("nectargan")
 
 
 class Run:
-    """Record and checkpoints of a run, for as long as `open_run` keeps it open.
+    """Record and checkpoints of a run during training; see `open_run`.
 
     Attributes:
         directory: The run directory.
-        tracker: The record.
+        tracker: Records losses and metrics.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Run:
         directory: RunDirectory,
         losses: LossManager,
         sinks: list[Sink],
-        go_on: bool,
+        resume: bool,
     ) -> None:
         options = config.logging
         self.directory = directory
@@ -55,7 +55,7 @@ class Run:
             csv=options.csv,
             window_steps=options.window_steps,
             window_seconds=options.window_seconds,
-            go_on=go_on,
+            resume=resume,
             drain_seconds=options.drain_seconds,
             watchers=[self._look_for_a_collapse],
         )
@@ -67,26 +67,26 @@ class Run:
 
     @property
     def is_time_to_save(self) -> bool:
-        """Whether ``save.every_minutes`` have passed."""
+        """Whether ``save.every_minutes`` have passed since the last checkpoint."""
         minutes = self._config.save.every_minutes
         return minutes > 0 and time.monotonic() - self._saved_at >= 60 * minutes
 
     def save(self, trainer: TrainerLike, is_best: bool = False) -> None:
-        """Writes a checkpoint in the background; waits only for the copy from the device.
+        """Writes a checkpoint in the background. Only the copy from the device is waited for.
 
         Args:
             trainer: The trainer, between two steps.
-            is_best: Whether it becomes the best one.
+            is_best: Whether it becomes the best checkpoint.
 
         Raises:
-            NonFiniteError: a loss is not finite, and the run is to stop then.
-            RunError: the checkpoint before could not be written.
+            NonFiniteError: a loss is not finite, and ``train.on_nonfinite`` is "stop".
+            RunError: the previous checkpoint could not be written.
         """
         if not self._config.save.save_model:
             return
         self.tracker.flush()
-        # The last checkpoint before a loss went bad is to stay the last one.
-        self.meet_nonfinite()
+        # Save no checkpoint after a loss became NaN, so that the last one is usable.
+        self.check_finite()
         tracker = self.tracker
         state = TrainingState.of(
             trainer, tracker.sizes(), tracker.digests(), tracker.reference("MLflow")
@@ -96,19 +96,19 @@ class Run:
         self._saved_at = time.monotonic()
 
     def wait(self) -> None:
-        """Waits for the checkpoint that is being written; raises RunError if it cannot be."""
+        """Waits until the last checkpoint is written; raises RunError if it cannot be written."""
         self._writer.wait()
 
     def tag(self, key: str, value: str) -> None:
-        """Changes one of the tags that the run was opened with; raises OSError."""
+        """Changes one of the tags passed to `open_run`; raises OSError."""
         change_tag(self.directory, key, value)
         self.tracker.tag(key, value)
 
-    def meet_nonfinite(self) -> None:
-        """Does what ``train.on_nonfinite`` says if a loss on record is not finite.
+    def check_finite(self) -> None:
+        """If a recorded loss is NaN or infinite, stops or warns as ``train.on_nonfinite`` says.
 
         Raises:
-            NonFiniteError: the run is to stop.
+            NonFiniteError: there is such a loss, and ``train.on_nonfinite`` is "stop".
         """
         watch = self.tracker.watch
         if watch.found is None or self._said_nonfinite:
@@ -137,21 +137,21 @@ def open_run(
     config: Config,
     losses: LossManager,
     tags: Mapping[str, str],
-    datasets: list[DatasetFacts],
+    datasets: list[DatasetMetadata],
     resumption: Resumption | None = None,
 ) -> Iterator[Run]:
-    """Makes the directory of a run, or goes on with one, for the time of a ``with`` statement.
+    """A context manager that creates the directory of a new run, or opens that of a resumed one.
 
     Args:
         config: The resolved config.
         losses: The manager whose losses are recorded.
-        tags: What MLflow is to know beside the config.
+        tags: Tags of the MLflow run.
         datasets: The data sets of the run.
-        resumption: A run to go on with.
+        resumption: The run to resume; ``None`` for a new run.
 
     Raises:
-        RunError: the directory cannot be made or written or is in use, or MLflow is required and
-            cannot be reached, or lacks the experiment or the run because somebody deleted it.
+        RunError: the directory cannot be created or written or is in use; or MLflow is required but
+            cannot be reached, or its experiment or run was deleted.
     """
     check_sinks(config, resumption)
     own = own_sinks(config)
@@ -175,7 +175,7 @@ def open_run(
                 cut_record(resumption)
                 remember_sinks(directory, resumption.state.training)
                 record_resumption(resumption)
-            save_facts(directory, tags, datasets)
+            save_metadata(directory, tags, datasets)
             save_config(config, directory.config)
             vouch_for(directory, config.model_dump(mode="json"))
             directory.write_status("RUNNING")
@@ -184,7 +184,7 @@ def open_run(
             raise RunError(f"'{place}' cannot be written: {error.strerror}.") from None
         try:
             sinks = build_sinks(config, directory, output_of(config, resumption), True, own)
-            run = Run(config, directory, losses, sinks, go_on=resumption is not None)
+            run = Run(config, directory, losses, sinks, resume=resumption is not None)
             with run.tracker:
                 yield run
         except BaseException as error:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nectargan.errors import CheckpointError
+from nectargan.wording import one_line
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         if device.type == "mps" and state.get("mps") is not None:
             torch.mps.set_rng_state(state["mps"])
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise CheckpointError(
             f"The checkpoint's random generators cannot be used: {reason}."
         ) from None

@@ -14,12 +14,13 @@ from nectargan.config.schema import Config
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import RunError
 from nectargan.files import replacing
-from nectargan.loggers.mlflow.client import connect, one_line
+from nectargan.loggers.mlflow.client import connect
 from nectargan.loggers.mlflow.run import RUN_DIRECTORY, RunFinder, read_run_file
 from nectargan.loggers.mlflow.store import database_of, find_experiment, find_store
 from nectargan.names import EXPERIMENT_NAMES, is_experiment_name
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.sinks import config_of, synchronize
+from nectargan.wording import one_line
 
 
 class _Place(NamedTuple):
@@ -38,8 +39,8 @@ def remove_run(directory: RunDirectory, with_mlflow: bool = True) -> None:
         with_mlflow: Whether MLflow is told.
 
     Raises:
-        RunError: it is no run directory, the run is at work, or MLflow or the disk does not allow
-            it.
+        RunError: this is not a run directory, the run is in use, or MLflow or the disk does not
+            allow it.
     """
     directory.require_status()
     directory = directory.resolve()
@@ -76,8 +77,8 @@ def move_run(directory: RunDirectory, target: Path) -> Path:
         The new path.
 
     Raises:
-        RunError: it is no run directory, the run is at work, there is something at the new path,
-            or MLflow or the disk does not allow it.
+        RunError: this is not a run directory, the run is in use, the new path exists already, or
+            MLflow or the disk does not allow it.
     """
     directory.require_status()
     directory = directory.resolve()

@@ -1,4 +1,4 @@
-"""Going on with a run that ended early."""
+"""Resuming a run from one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nectargan.wording import counted
 
 log = logging.getLogger("nectargan")
 
-# What may differ from the run so far. Anything else would make it another run.
+# Options that may change when a run is resumed; with other changes it would be another run.
 _MAY_CHANGE = (
     *INCIDENTAL,
     "dataloader.dataroot",
@@ -45,14 +45,14 @@ _MAY_CHANGE = (
 
 
 class Resumption(NamedTuple):
-    """Where and how to go on.
+    """A run to resume.
 
     Attributes:
         directory: The run directory.
         config: The resolved config, with the changes.
-        state: What it goes on from.
+        state: The training state in the checkpoint.
         changes: Old and new value of each option that changed, by dotted key.
-        file: The file of the checkpoint, where it need not be the newest.
+        file: The file of the checkpoint, if it may not be the newest one.
     """
 
     directory: RunDirectory
@@ -63,12 +63,12 @@ class Resumption(NamedTuple):
 
     @property
     def step(self) -> int:
-        """Steps done: whatever the record has of later ones is cut off and made again."""
+        """Completed steps at the checkpoint. Records of later steps are removed."""
         return self.state.step
 
     @property
     def history(self) -> list[Change]:
-        """The changes of the run so far, and this one."""
+        """All changes of the config since the start of the run, including this one."""
         begins = self.state.epoch + 1
         known = self.state.training.changes
         if known is None:  # a checkpoint of version 1.0
@@ -79,7 +79,7 @@ class Resumption(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run has finished all epochs of the config."""
         is_over = self.state.epoch >= self.config.train.epochs
         return is_over and self.directory.status == "FINISHED"
 
@@ -87,18 +87,20 @@ class Resumption(NamedTuple):
 def resumption_of(
     directory: RunDirectory, checkpoint: dict[str, Any], wanted: Config, file: Path | None = None
 ) -> Resumption:
-    """Goes on with a run from a checkpoint of it, under a config that may differ.
+    """Prepares to resume a run from a checkpoint, possibly with a changed config.
 
     Args:
         directory: The run directory.
-        checkpoint: From `load_last`, or from `load_checkpoint` of ``file``.
-        wanted: The config; the one in the checkpoint, with changes.
-        file: The file of the checkpoint, if it may be an older one: later ones are set aside.
+        checkpoint: Content of the checkpoint, from `load_last` or `load_checkpoint`.
+        wanted: The config in the checkpoint, with changes.
+        file: The file of the checkpoint, if it may not be the newest one; later checkpoints are
+            then moved away.
 
     Raises:
-        ConfigError: an option may not change, or the run is past the wanted end.
-        CheckpointError: the checkpoint is nothing to go on from.
-        RunError: a ledger is not what the run wrote, or the run is at work.
+        ConfigError: an option was changed that must not change, or the run has more epochs than
+            ``wanted``.
+        CheckpointError: the checkpoint cannot be resumed from.
+        RunError: a ledger was changed by another program, or the run is in use.
     """
     state, config = TrainingState.read(checkpoint, file or directory.path), wanted
     training = state.training
@@ -107,7 +109,7 @@ def resumption_of(
     if refused:
         told = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
         raise ConfigError(
-            f"'{directory}' cannot be resumed with a change of {told}: that would be another run."
+            f"'{directory}' cannot be resumed with a change of {told}: start a new run instead."
         )
     if training.epoch > config.train.epochs:
         told = "done" if training.batch is None else "begun"
@@ -118,9 +120,7 @@ def resumption_of(
     if directory.is_locked:
         raise RunError(f"'{directory}' is in use by another process.")
     if set(training.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
-        raise CheckpointError(
-            f"The checkpoint in '{directory}' does not say how long its ledgers are."
-        )
+        raise CheckpointError(f"The checkpoint in '{directory}' lacks the sizes of the CSV files.")
     try:
         _check_ledgers(directory, state)
     except RunError as error:
@@ -136,27 +136,27 @@ def resumption_of(
 
 
 def _check_ledgers(directory: RunDirectory, state: TrainingState) -> None:
-    """Raises RunError if a ledger does not begin with what a checkpoint of it knows."""
+    """Raises RunError if a ledger was changed before the position of the checkpoint."""
     digests = state.training.ledger_digests or {}
     for name, size in state.training.ledgers.items():
-        # The learning rates of an epoch are on record before its first step.
+        # The learning rates of an epoch are recorded before its first step.
         last = state.step + (name == METRICS_FILE)
         check_ledger(directory / name, size, last, digests.get(name))
 
 
 def _way_out(directory: RunDirectory) -> str:
-    """What is left to do for a run whose ledger was changed, in a sentence."""
+    """A sentence that says how to continue a run whose ledger was changed."""
     for file in reversed(directory.list_checkpoints()):
         with suppress(CheckpointError, RunError):
             state = TrainingState.read(load_checkpoint(file), file)
             _check_ledgers(directory, state)
-            if state.training.ledger_digests is None:  # of version 1.0, which proves nothing
+            if state.training.ledger_digests is None:  # version 1.0 stored no hashes to compare
                 break
             return (
                 "Or go back to the newest checkpoint from before the change, with --resume "
                 f"{quoted(file)}."
             )
-    return "No checkpoint is from before the change: without that file, only a new run is left."
+    return "All checkpoints are later than the change; without the file, start a new run."
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -167,7 +167,7 @@ def run_directory_of(file: Path) -> RunDirectory:
     """The run directory that a checkpoint is in.
 
     Raises:
-        RunError: it is in none.
+        RunError: the checkpoint is not in a run directory.
     """
     folder = file.resolve().parent
     run = RunDirectory(folder.parent)
@@ -180,8 +180,8 @@ def run_directory_of(file: Path) -> RunDirectory:
 
 
 def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
-    """The newest run of an experiment that is neither finished nor at work, and has a checkpoint
-    to go on from."""
+    """The newest run of an experiment that is neither finished nor in use and has a checkpoint;
+    ``None`` if there is none."""
     for directory in reversed(list_runs(output, experiment)):
         unfinished = directory.status not in ("", "FINISHED")
         if unfinished and directory.list_checkpoints() and not directory.is_locked:
@@ -190,8 +190,8 @@ def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
 
 
 def record_resumption(resumption: Resumption) -> None:
-    """Adds a line to ``resumptions.jsonl``: when, from where, what changed. At the first change the
-    config so far is kept as well; raises OSError."""
+    """Adds a line with time, epoch, step and changes to ``resumptions.jsonl``. At the first change,
+    the original config is saved to ``config_original.json``; raises OSError."""
     directory = resumption.directory
     config, original = directory.config, directory.original_config
     if resumption.changes and not original.exists() and config.exists():
@@ -208,7 +208,7 @@ def record_resumption(resumption: Resumption) -> None:
 
 
 def changes_on_the_way(directory: RunDirectory) -> set[str]:
-    """The options, by dotted key, that a run did not have from its beginning."""
+    """Dotted keys of the options that were changed by resumes of the run."""
     try:
         lines = read_regular_text(directory.resumptions).splitlines()
         return {key for line in lines for key in json.loads(line)["changes"]}
@@ -217,17 +217,19 @@ def changes_on_the_way(directory: RunDirectory) -> set[str]:
 
 
 def cut_record(resumption: Resumption) -> None:
-    """Brings the record back to the checkpoint: files that were half written, pictures and
-    histograms past it go, ledgers get the sizes that they had then, and rows and checkpoints past
-    it move to ``orphaned/``, under the number of the attempt that made them; raises OSError."""
+    """Brings the run directory back to the state at the checkpoint; raises OSError.
+
+    Incomplete files, and images and histograms of later steps, are deleted. Rows and checkpoints of
+    later steps are moved to ``orphaned/attempt-N.*``.
+    """
     directory, training = resumption.directory, resumption.state.training
-    # A checkpoint that was being written when its process was killed is large.
+    # Incomplete checkpoints of a killed process take much space.
     remove_parts(directory.path)
     folder = directory.orphaned
     attempt = 1
     while any(folder.glob(f"attempt-{attempt}.*")):
         attempt += 1
-    # First, so that whoever is killed here never finds a checkpoint of rows that are not there.
+    # Checkpoints first: if the process is killed here, none is left whose rows were removed.
     best = training.bests.get(resumption.config.best_by or "", [0.0, 0])[1]
     step = None if training.batch is None else resumption.step
     aside = folder / f"attempt-{attempt}"

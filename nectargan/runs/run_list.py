@@ -1,4 +1,4 @@
-"""How the runs of an output directory stand."""
+"""A summary of each run in an output directory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class RunSummary(NamedTuple):
-    """How one run stands.
+    """The state of one run.
 
     Attributes:
         directory: The run directory.
         status: "RUNNING", "FINISHED", "KILLED" or "FAILED".
-        reason: Why it ended, if it was not finished.
-        epoch: The last epoch on record; 0 for none.
-        epochs: Epochs that it was to last.
-        losses: The raw losses of the last step on record, by name.
-        best: The best `USUAL_SERIES` and its epoch; ``None`` where that is not measured.
-        behind: Names of the sinks that lack something.
-        changes: What was changed of it when it was resumed, and in which epoch.
-        trouble: What is the matter with its MLflow run, and what to do; empty for nothing.
+        reason: Why the run ended, if it did not finish; else empty.
+        epoch: The last recorded epoch; 0 before the first one.
+        epochs: The number of epochs in its config; 0 if it has no config.
+        losses: The raw losses of the last recorded step, by name.
+        best: The best value of `USUAL_SERIES` and its epoch; ``None`` if it was not measured.
+        behind: Names of the sinks that have not received everything.
+        changes: The changes of the config by resumes, with their epochs.
+        trouble: A problem of its MLflow run and how to solve it; empty if there is none.
     """
 
     directory: RunDirectory
@@ -48,10 +48,11 @@ class RunSummary(NamedTuple):
 
 
 def summarize_runs(output: str | Path) -> list[RunSummary]:
-    """All runs in a directory, by name; one that died without a word is marked as killed.
+    """Summaries of all runs in a directory, sorted by name. See `RunDirectory.current_status` for
+    runs whose process ended unexpectedly.
 
     Args:
-        output: The directory, or a run directory itself, or a pattern of such.
+        output: A directory of runs, a run directory, or a pattern that matches directories.
 
     Raises:
         RunError: there is no such directory.
@@ -60,20 +61,20 @@ def summarize_runs(output: str | Path) -> list[RunSummary]:
     if is_pattern(str(output)):
         places = [place for place in matches(str(output)) if place.is_dir()]
     if not all(place.is_dir() for place in places) or not places:
-        raise RunError(f"'{output}' is no directory; name the one that runs are in.")
+        raise RunError(f"'{output}' is not a directory; give the directory of the runs.")
     finder = TroubleFinder()
     return [_summarize(path, finder) for place in places for path in _runs_at(place)]
 
 
 def mlflow_troubles(output: Path) -> list[str]:
-    """What is the matter with the MLflow runs of the runs in a directory, and what to do."""
+    """Problems of the MLflow runs of a directory of runs, and how to solve them."""
     finder = TroubleFinder()
     found = [_trouble(path, _config(path), finder) for path in _runs_at(output)]
     return [trouble for trouble in dict.fromkeys(found) if trouble]
 
 
 def _runs_at(place: Path) -> list[RunDirectory]:
-    """The run directory itself, or those in a directory."""
+    """The run directories in ``place``, or ``place`` if it is one itself."""
     run = RunDirectory(place)
     return [run] if run.status else runs_in(place)
 
@@ -101,7 +102,7 @@ def _config(directory: RunDirectory) -> Config | None:
     try:
         return ConfigManager(directory.config).data
     except NectarGANError:
-        return None  # a loop under `nectargan.track` has none
+        return None  # a run of `nectargan.track` has no config
 
 
 def _trouble(directory: RunDirectory, config: Config | None, finder: TroubleFinder) -> str:

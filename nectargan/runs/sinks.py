@@ -1,4 +1,4 @@
-"""The sinks of a run, while it is trained and afterwards."""
+"""Building the sinks of a run, for training and for `nectargan sync`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.record.follower import Follower, Sink
 from nectargan.record.run_directory import RunDirectory
-from nectargan.runs.describe import run_facts
+from nectargan.runs.describe import run_metadata
 from nectargan.runs.params import other_params, run_params
 from nectargan.runs.resume import Resumption
 from nectargan.runs.training_state import Training
 from nectargan.runs.trust import check_trust
 from nectargan.shell import stands_for_nothing
+from nectargan.wording import one_line
 
 
 def own_sinks(config: Config) -> list[Sink]:
-    """The sinks of one's own; they do not know yet where the run is.
+    """Creates the user's sinks in ``logging.sinks``; `build_sinks` attaches the run directory.
 
     Raises:
-        ConfigError: one cannot be imported, refuses its arguments, or lacks a method.
+        ConfigError: a sink cannot be imported, does not accept its arguments, or lacks a method.
     """
     return [
         make_sink(f"logging.sinks.{name}", name, each.function, each.arguments, each.every_n_steps)
@@ -41,14 +42,14 @@ def own_sinks(config: Config) -> list[Sink]:
 def build_sinks(
     config: Config, directory: RunDirectory, output: Path, live: bool, own: Sequence[Sink]
 ) -> list[Sink]:
-    """TensorBoard and MLflow, as far as they are enabled, and those of one's own.
+    """The sinks for TensorBoard and MLflow, if they are enabled, and the user's sinks.
 
     Args:
-        config: The run's config.
+        config: The config of the run.
         directory: The run directory.
-        output: Where the database is, if the config names no tracking URI.
-        live: Whether the run is trained now, on this machine.
-        own: From `own_sinks`.
+        output: Directory of the MLflow database, if the config has no tracking URI.
+        live: Whether the run is being trained in this process.
+        own: The user's sinks, from `own_sinks`.
     """
     logging, sinks = config.logging, list[Sink]()
     if logging.tensorboard.enable:
@@ -62,14 +63,14 @@ def build_sinks(
             )
         )
     if logging.mlflow.enable:
-        # What the environment said when the run began is in its config.
+        # MLflow's environment variables were resolved into the config when the run started.
         named, name = logging.mlflow.tracking_uri, logging.mlflow.experiment
         sinks.append(
             MLflowSink(
                 find_store(named, output, is_new=False).uri,
                 find_experiment(name, config.common.experiment_name, is_new=False),
                 directory,
-                run_facts(config, directory, live),
+                run_metadata(config, directory, live),
                 every_n_steps=logging.mlflow.every_n_steps,
                 group=logging.mlflow.group,
                 system_metrics=live and logging.mlflow.system_metrics,
@@ -86,21 +87,21 @@ def synchronize(
     trust: bool = False,
     with_own: bool = True,
 ) -> dict[str, bool]:
-    """Sends to the sinks of a run what they lack; they are asked. Sending it twice changes nothing.
+    """Sends everything that is missing to the sinks of a run. A second call changes nothing.
 
     Args:
         directory: The directory of a run that has ended.
-        tracking_uri: Of MLflow, in place of the one in the config.
-        anew: Make a new MLflow run, whether there is one or not.
-        trust: Import the sinks that the config names, whoever gave it.
-        with_own: Whether these are meant as well.
+        tracking_uri: MLflow server or database to use instead of the one in the config.
+        anew: Create a new MLflow run even if there is one.
+        trust: Import the user's sinks in the config without asking who wrote it.
+        with_own: Whether to include the user's sinks.
 
     Returns:
-        Whether anything was sent, by name of the sink.
+        Whether anything was missing, by name of the sink.
 
     Raises:
-        RunError: it is no run directory, or one without a config; the run is at work; a sink cannot
-            be reached; or MLflow is asked for and off in the run's config.
+        RunError: this is not a run directory, or it has no config; the run is in use; a sink cannot
+            be reached; or ``anew`` or ``tracking_uri`` is given but MLflow is off in the config.
     """
     config = config_of(directory)
     if not config.logging.mlflow.enable and (anew or tracking_uri is not None):
@@ -118,7 +119,7 @@ def synchronize(
         if anew:
             forget_run(directory)
         for sink in build_sinks(config, directory, directory.parent, False, own):
-            follower = Follower(sink, directory, go_on=True)
+            follower = Follower(sink, directory, resume=True)
             try:
                 sent[sink.name] = follower.lacks_something(status)
                 if sent[sink.name]:
@@ -128,7 +129,7 @@ def synchronize(
                 raise RunError(f"{sink.name} did not get everything: {told}.") from error
             except Exception as error:
                 # A tracker, its client and its network may raise anything.
-                told = without_credentials(" ".join(str(error).split()))[:300]
+                told = without_credentials(one_line(error))[:300]
                 raise RunError(f"{sink.name} did not get everything: {told}.") from error
     return sent
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from nectargan.analysis.run_changes import Change
-from nectargan.build import Data, parameters_of
+from nectargan.build import optimized_parameters
+from nectargan.build_data import Data
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import replacing
-from nectargan.loggers.mlflow.metadata import DatasetFacts
+from nectargan.loggers.mlflow.metadata import DatasetMetadata
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.misfits import adam_state, check_names, check_scaler, check_tensors, misfit
 from nectargan.runs.random_state import random_state, set_random_state
@@ -44,7 +45,7 @@ class TrainerLike(Protocol):
     config: Config
     device: torch.device
     data: Data
-    datasets: list[DatasetFacts]
+    datasets: list[DatasetMetadata]
     changes: list[Change]
     epoch: int
     batch: int | None
@@ -56,23 +57,23 @@ class TrainerLike(Protocol):
     scaler: GradScaler
 
 
-class Part(BaseModel):
+class CheckpointPart(BaseModel):
     """A part of a checkpoint; what it has besides is not looked at."""
 
     model_config = ConfigDict(strict=True)
 
 
-class _MLflowRun(Part):
+class _MLflowRun(CheckpointPart):
     run_id: Annotated[str, Field(min_length=1)]
     uri: str | None = None
 
 
-class _Change(Part):
+class _Change(CheckpointPart):
     epoch: Whole
     options: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
 
-class Training(Part):
+class Training(CheckpointPart):
     """The section "training": where the run was, and all that it goes on from but networks."""
 
     epoch: Whole
@@ -102,7 +103,7 @@ class Training(Part):
     """The MLflow run, once there was one."""
 
 
-class Checkpoint(Part):
+class Checkpoint(CheckpointPart):
     """What every checkpoint has: a network is used, tested and exported from this alone."""
 
     config: dict[str, Any]
@@ -221,7 +222,7 @@ class TrainingState(Checkpoint):
         for name, network in trainer.networks.items():
             check_tensors(self.networks[name], network.state_dict(), name)
             parameters, adam = (
-                parameters_of(trainer.optimizers[name]),
+                optimized_parameters(trainer.optimizers[name]),
                 self.training.optimizers[name],
             )
             # The scaler of fp16 leaves out the first updates, and Adam has no state then.
@@ -251,14 +252,14 @@ class TrainingState(Checkpoint):
     def _check_counters(self, steps_per_epoch: int, may_skip: bool) -> None:
         """``may_skip``: batches may have been skipped because their images were bad."""
         at, done, step = self.training, self.epoch, self.step
-        within = at.batch is not None
+        mid_epoch = at.batch is not None
         batch = steps_per_epoch if at.batch is None else at.batch
         most = max(0, at.epoch - 1) * steps_per_epoch
         end = most + batch if at.epoch else 0
         told = f"epoch {at.epoch}, batch {batch}, of {counted(steps_per_epoch, 'step')} an epoch"
         if batch > steps_per_epoch:
             raise misfit(f"its batch is {batch}, and an epoch has {steps_per_epoch}")
-        if done != at.epoch - within:
+        if done != at.epoch - mid_epoch:
             raise misfit(f"it has {counted(done, 'epoch')} done, and is in {told}")
         if step > end or (step < end and not may_skip):
             raise misfit(f"its step is {step}, and that of {told}, is {end}")
@@ -270,7 +271,7 @@ class TrainingState(Checkpoint):
 
 
 def _digests(trainer: TrainerLike) -> dict[str, str]:
-    return {facts.context: facts.digest for facts in trainer.datasets}
+    return {dataset.context: dataset.digest for dataset in trainer.datasets}
 
 
 def to_cpu(state: Any) -> Any:
@@ -286,7 +287,7 @@ def to_cpu(state: Any) -> Any:
     return state
 
 
-_Model = TypeVar("_Model", bound=Part)
+_Model = TypeVar("_Model", bound=CheckpointPart)
 
 
 def validated(model: type[_Model], content: object, complaint: str) -> _Model:

@@ -1,5 +1,7 @@
-"""Schedules: values that are pure functions of the epoch. Nothing here imports torch but
-`scheduler_torch`."""
+"""Schedules, which are pure functions of the epoch.
+
+Only `scheduler_torch` imports torch.
+"""
 
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.scheduler import Scheduler

@@ -1,4 +1,4 @@
-"""`Schedule`: what a value does over the epochs, as plain data."""
+"""`Schedule` describes how a value changes over the epochs."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from typing import Any, Literal
 
 from nectargan.errors import ScheduleError, UnknownScheduleError, did_you_mean
 from nectargan.imports import import_path, is_import_path
-from nectargan.scheduling.parameters import check_arguments, require_finite
+from nectargan.scheduling.arguments import check_arguments, require_finite
 from nectargan.scheduling.schedules import schedule_map
-from nectargan.wording import in_short
+from nectargan.wording import one_line
 
 _ENDS = {"start_epoch": 1.0, "end_epoch": 1.0, "initial_value": 1.0, "target_value": 1.0}
 
 
 @dataclass(init=False)
 class Schedule:
-    """A value that moves from ``initial_value`` to ``target_value`` between two epochs.
+    """A value that changes from ``initial_value`` to ``target_value`` between two epochs.
 
-    Epochs count from 1, as a person counts them: the initial value holds up to and in
-    ``start_epoch``, and the target is reached in ``end_epoch``. A schedule is a pure function of
-    the epoch; `current_value` only remembers the last value that somebody asked for, and takes no
-    part in comparisons, so that ``Schedule() == Schedule()`` holds for ever.
+    Epochs count from 1. The value is ``initial_value`` up to and including ``start_epoch``, and
+    ``target_value`` from ``end_epoch`` on. A schedule is a pure function of the epoch.
+    `current_value` only stores the value that was last computed by a `Scheduler` or a
+    `LossManager`, and is ignored in comparisons.
 
     Attributes:
-        schedule: A name in `schedule_map`; a callable ``fn(schedule, epoch, **arguments) ->
-            float``; or the import path of one, which is only imported by `imported`.
+        schedule: A name in `schedule_map`, a callable ``fn(schedule, epoch, **arguments) ->
+            float``, or the import path of such a callable. An import path is only imported by
+            `imported`.
         start_epoch: Last epoch with the initial value.
         end_epoch: First epoch with the target value.
-        initial_value: Value up to and in ``start_epoch``; any finite number.
+        initial_value: Value up to and including ``start_epoch``; any finite number.
         target_value: Value from ``end_epoch`` on; any finite number.
-        interval: ``"epoch"``: the value changes between epochs. ``"step"``: it moves with every
-            step, and reaches what it would be in an epoch at that epoch's last step.
-        arguments: What the function takes besides, given as further keywords or as a dictionary:
+        interval: ``"epoch"`` if the value changes between epochs. ``"step"`` if it changes at every
+            step; the last step of an epoch then has the value of the epoch.
+        arguments: Further arguments of the function, given as keywords or as a dictionary:
             ``power`` of ``polynomial``, ``cycles`` and ``ramp`` of ``cyclical``, ``steps`` of
-            ``step`` (see there), or those of a function of one's own. ``points`` of ``piecewise``,
-            ``(epoch, value)`` pairs with increasing epochs, set the two epochs and the two values
-            above.
-        current_value: The value last computed; the initial one before that.
+            ``step``, or those of a custom function. ``points`` of ``piecewise`` are
+            ``(epoch, value)`` pairs with increasing epochs; they also set the four fields
+            ``start_epoch`` to ``target_value``.
+        current_value: The value that was last computed; at first the initial value.
 
     Raises:
-        UnknownScheduleError: ``schedule`` is neither a known name nor callable.
-        ScheduleError: a number is not finite or out of its range, the end comes before the start,
-            or an argument was given that this schedule does not take.
+        UnknownScheduleError: If ``schedule`` is neither a known name nor callable.
+        ScheduleError: If a number is not finite or out of range, the end is before the start, or
+            the schedule does not take a given argument.
     """
 
     schedule: str | Callable[..., float]
@@ -89,10 +90,10 @@ class Schedule:
 
     @property
     def function(self) -> Callable[..., float]:
-        """The function behind ``schedule``: ``fn(schedule, epoch, **kwargs) -> float``.
+        """The schedule function, ``fn(schedule, epoch, **kwargs) -> float``.
 
         Raises:
-            ScheduleError: ``schedule`` is an import path, and this is not from `imported`.
+            ScheduleError: If ``schedule`` is an import path that has not been imported.
         """
         if self._function is None:
             raise ScheduleError(f"Schedule {self.name!r} must be imported before it has values.")
@@ -100,39 +101,40 @@ class Schedule:
 
     @property
     def is_imported(self) -> bool:
-        """Whether the function is known; only that of an import path may be not."""
+        """Whether the function is available; false only for an import path before `imported`."""
         return self._function is not None
 
     def imported(self, place: str) -> Schedule:
-        """This schedule with the function that its import path names; itself if it has none.
+        """Returns a copy with the function imported; the schedule itself if there is no need.
 
         Args:
-            place: What messages call it.
+            place: Name of the schedule in error messages.
 
         Raises:
-            ConfigError: the path cannot be imported, or names no function.
-            ScheduleError: the function does not take the arguments.
+            ConfigError: If the path cannot be imported.
+            ScheduleError: If the path does not name a function, or the function does not take the
+                arguments.
         """
         if self.is_imported:
             return self
         found = import_path(place, self.name)
         if not callable(found):
-            raise ScheduleError(f"{place} is {self.name!r}, which is no function.")
+            raise ScheduleError(f"{place} is {self.name!r}, which is not a function.")
         ready = copy.copy(self)
         ready._function = found
         ready._take_arguments()
         return ready
 
     def value_at(self, epoch: float, **kwargs: Any) -> float:
-        """The value in ``epoch`` (from 1, fractions allowed); changes nothing.
+        """Computes the value in an epoch, without changing the schedule.
 
         Args:
-            epoch: The epoch to look at.
-            **kwargs: Passed on to the schedule function, in place of `arguments` of these names.
+            epoch: The epoch, counted from 1; fractions are allowed.
+            **kwargs: Arguments of the schedule function that override `arguments`.
 
         Raises:
-            ScheduleError: the function returned something that is not a finite number, or one that
-                was imported failed.
+            ScheduleError: If the function does not return a finite number, or an imported function
+                raises an exception.
         """
         arguments = {**self.arguments, **kwargs} if kwargs else self.arguments
         function = self.function
@@ -142,7 +144,7 @@ class Schedule:
             if not is_import_path(self.schedule):
                 raise
             raise ScheduleError(
-                f"Schedule {self.name!r} fails in epoch {epoch}: {in_short(error)}."
+                f"Schedule {self.name!r} fails in epoch {epoch}: {one_line(error)}."
             ) from error
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise ScheduleError(
@@ -153,7 +155,7 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """The name of the schedule, its import path, or the name of the callable in its place."""
+        """The name of the schedule, its import path, or the name of its callable."""
         if isinstance(self.schedule, str):
             return self.schedule
         return getattr(self.schedule, "__name__", repr(self.schedule))
@@ -169,7 +171,7 @@ class Schedule:
             return None
         if not callable(self.schedule):
             raise UnknownScheduleError(
-                f"{self.schedule!r} is no schedule."
+                f"There is no schedule {self.schedule!r}."
                 + did_you_mean(str(self.schedule), schedule_map)[:-1]
                 + ", or a callable fn(schedule, epoch) -> float."
             )
@@ -186,7 +188,7 @@ class Schedule:
         points = self.arguments["points"]
         if isinstance(points, str) or not isinstance(points, Sequence):
             raise ScheduleError(
-                f"Schedule points is {points!r}; it must be a list of [epoch, value]."
+                f"Schedule points is {points!r}; it must be a list of [epoch, value] pairs."
             )
         for index, point in enumerate(points):
             if isinstance(point, str) or not isinstance(point, Sequence) or len(point) != 2:
@@ -198,7 +200,7 @@ class Schedule:
         epochs = [point[0] for point in points]
         if not epochs or any(late <= early for early, late in pairwise(epochs)):
             raise ScheduleError(
-                f"Schedule 'piecewise' needs points of increasing epochs, not {list(points)!r}."
+                f"Schedule 'piecewise' needs points with increasing epochs, not {list(points)!r}."
             )
         self.arguments = {"points": tuple((point[0], point[1]) for point in points)}
         (start, initial), (end, target) = points[0], points[-1]
@@ -206,8 +208,8 @@ class Schedule:
         for (name, default), value in ends:
             if getattr(self, name) not in (default, value):
                 raise ScheduleError(
-                    f"Schedule 'piecewise' has {name} {getattr(self, name)!r}, but its points say "
-                    f"{value!r}; give the points alone."
+                    f"Schedule 'piecewise' has {name} {getattr(self, name)!r}, but its points give "
+                    f"{value!r}; give only the points."
                 )
             setattr(self, name, value)
 

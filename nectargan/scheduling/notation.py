@@ -1,4 +1,4 @@
-"""Schedules in one line of text, the same in configs, on the command line and in trackers::
+"""The one-line notation of schedules, used in configs, on the command line and in trackers::
 
     linear 100->0 @ 100-200
     polynomial 1->0 @ 1-50 power=3
@@ -7,8 +7,8 @@
     piecewise 1:0 10:1 20:0.5
     my_package.my_schedule 100->10 @ 1-100 period=10
 
-What stands behind ``=`` is an argument of the schedule's function. A function of one's own, by its
-import path, needs no values and no epochs: ``my_package.my_schedule 5 period=10``.
+A word with ``=`` is an argument of the schedule function. For a custom function, named by its
+import path, values and epochs may be omitted: ``my_package.my_schedule 5 period=10``.
 
 The arrow may be written ``→`` and the dash between the epochs ``–``, as `notation_of` does.
 """
@@ -23,8 +23,8 @@ from typing import Any
 
 from nectargan.errors import ScheduleError, did_you_mean
 from nectargan.imports import is_import_path
+from nectargan.scheduling.arguments import declared_parameters
 from nectargan.scheduling.data import Schedule
-from nectargan.scheduling.parameters import parameters_of
 from nectargan.scheduling.schedules import schedule_map
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -38,16 +38,18 @@ _EXTRA = re.compile(r"(?:^|\s+)([^\W\d]\w*)=(\S+)$")
 
 
 def parse_notation(text: str) -> dict[str, Any]:
-    """Reads a schedule in one line.
+    """Parses a schedule in the one-line notation.
+
+    The name and the values are not checked here; `Schedule` does that.
 
     Args:
-        text: See the module.
+        text: The notation, as described in this module.
 
     Returns:
         The arguments of `Schedule`.
 
     Raises:
-        ScheduleError: it cannot be read. The name and the numbers are for `Schedule` to check.
+        ScheduleError: If the text cannot be parsed.
     """
     name, _, rest = text.strip().partition(" ")
     is_own = is_import_path(name)
@@ -63,10 +65,12 @@ def parse_notation(text: str) -> dict[str, Any]:
         interval = {"interval": extras.pop("interval")} if "interval" in extras else {}
         extras = {"arguments": extras, **interval} if extras else interval
     if name in schedule_map:
-        known = ["interval", *(parameters_of(schedule_map[name]) or ())]
+        known = ["interval", *(declared_parameters(schedule_map[name]) or ())]
         for key in extras:
             if key not in known:
-                raise ScheduleError(f"Schedule {text!r} has a {key}.{did_you_mean(key, known)}")
+                raise ScheduleError(
+                    f"Schedule {text!r} has the unknown argument {key}.{did_you_mean(key, known)}"
+                )
     if name == "piecewise" and _POINTS.fullmatch(rest):
         pairs = [point.split(":") for point in rest.split()]
         return {"schedule": name, "points": [[float(e), float(v)] for e, v in pairs], **extras}
@@ -85,13 +89,16 @@ def parse_notation(text: str) -> dict[str, Any]:
     if is_own and not rest:
         return {"schedule": name, **extras}
     raise ScheduleError(
-        f"{text!r} is no schedule; write 'linear 100->0 @ 100-200', 'constant 5' or "
-        "'piecewise 1:0 10:1' (a plain number has no quotes)."
+        f"{text!r} is not a schedule; write 'linear 100->0 @ 100-200', 'constant 5' or "
+        "'piecewise 1:0 10:1' (write a plain number without quotes)."
     )
 
 
 def notation_of(schedule: Schedule) -> str:
-    """A schedule in one line, which `parse_notation` reads back; for a callable, its name."""
+    """Formats a schedule in one line that `parse_notation` can read.
+
+    A schedule whose function is a callable is formatted as the name of the callable.
+    """
     return schedule.name + _values_of(schedule) + "".join(_extras_of(schedule))
 
 
@@ -99,11 +106,11 @@ def _extras_of(schedule: Schedule) -> Iterator[str]:
     if not isinstance(schedule.schedule, str):
         return
     function = schedule_map.get(schedule.schedule)
-    parameters = (parameters_of(function) if function else None) or {}
+    parameters = (declared_parameters(function) if function else None) or {}
     for name, value in schedule.arguments.items():
         is_default = name in parameters and parameters[name].default == value
         if name != "points" and not is_default:
-            yield f" {name}={_text(value)}"
+            yield f" {name}={_argument_text(value)}"
     if schedule.interval != "epoch":
         yield f" interval={schedule.interval}"
 
@@ -125,12 +132,12 @@ def _values_of(schedule: Schedule) -> str:
 
 
 def format_number(value: float) -> str:
-    """The shortest text that reads back to the same number; whole ones without a point."""
+    """The shortest text that gives the same number when parsed; no decimal point if it is whole."""
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(value)
 
 
 def _value(text: str, whole: str, is_own: bool) -> Any:
-    """The value of an argument; a function of one's own may take any JSON, or a word."""
+    """Parses the value of an argument: a number; for a custom function also JSON or a word."""
     if not is_own or re.fullmatch(_NUMBER, text):
         return _number(text, whole)
     try:
@@ -139,8 +146,8 @@ def _value(text: str, whole: str, is_own: bool) -> Any:
         return text
 
 
-def _text(value: Any) -> str:
-    """An argument as `_value` reads it: numbers and words as they are, else JSON without spaces."""
+def _argument_text(value: Any) -> str:
+    """Formats an argument for `_value` to parse: a number, a word, or JSON without spaces."""
     if isinstance(value, Real) and not isinstance(value, bool):
         return format_number(float(value))
     if isinstance(value, str) and re.fullmatch(r"\S+", value) and _value(value, "", True) == value:
@@ -150,6 +157,6 @@ def _text(value: Any) -> str:
 
 def _number(text: str, whole: str) -> float:
     if not re.fullmatch(_NUMBER, text):
-        raise ScheduleError(f"{text!r} in schedule {whole!r} is no number.")
+        raise ScheduleError(f"{text!r} in schedule {whole!r} is not a number.")
     value = float(text)
     return int(value) if value.is_integer() else value

@@ -1,4 +1,4 @@
-"""`TorchScheduler`: a `Schedule` that drives the learning rate of a torch optimiser."""
+"""`TorchScheduler` sets the learning rate of a torch optimizer from a `Schedule`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from nectargan.scheduling.scheduler import Scheduler
 class TorchScheduler(LRScheduler):
     """Sets the learning rate of every parameter group to the schedule's value.
 
-    The schedule's values *are* learning rates, not factors. As with torch's own schedulers, the
-    rate of the first epoch is set on construction and `step` is called after each epoch.
+    The values of the schedule are learning rates, not factors. As with torch's own schedulers, the
+    constructor sets the rate of the first epoch, and `step` must be called after each epoch.
 
     Args:
-        optimizer: The optimiser to drive.
+        optimizer: The optimizer.
         schedule: The learning rate over the epochs.
-        last_epoch: Epochs done so far, minus 1; as in `torch.optim.lr_scheduler.LRScheduler`.
+        last_epoch: Number of finished epochs minus 1, as in
+            `torch.optim.lr_scheduler.LRScheduler`.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, last_epoch: int = -1) -> None:
@@ -28,10 +29,10 @@ class TorchScheduler(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[Any]:
-        """The rate of the current epoch, once per parameter group."""
+        """The learning rate of the current epoch, once per parameter group."""
         value = self.scheduler.eval_schedule(self.last_epoch)
         return [value] * len(self.optimizer.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters alone: a schedule has no memory, and belongs to the config."""
+        """The state without the schedule, which has no state and is part of the config."""
         return {key: value for key, value in super().state_dict().items() if key != "scheduler"}

@@ -1,19 +1,19 @@
-"""The built-in schedule functions and `schedule_map`, the one list of them.
+"""The built-in schedule functions, listed in `schedule_map`.
 
-Every function takes a `Schedule` and an epoch (counted from 1, fractions allowed) and returns the
-value at that epoch. It has no memory and changes nothing. With ``a`` the initial value, ``b`` the
-target, ``s`` the start and ``e`` the end epoch, and
+Each function takes a `Schedule` and an epoch (counted from 1, fractions allowed) and returns the
+value in that epoch. The functions are pure: they keep no state and change nothing. With the initial
+value ``a``, the target value ``b``, the start epoch ``s``, the end epoch ``e`` and
 
     t = (epoch - s) / (e - s)   clipped to [0, 1],
 
-all but `constant` and `piecewise` return ``a + (b - a) * c(t)`` for a curve ``c`` with ``c(0) = 0``
-and ``c(1) = 1``: exactly ``a`` up to and in epoch ``s``, exactly ``b`` from epoch ``e`` on, whether
-that grows or decays and whatever the signs.
+all functions but `constant` and `piecewise` return ``a + (b - a) * c(t)`` for a curve ``c`` with
+``c(0) = 0`` and ``c(1) = 1``. The value is exactly ``a`` up to and including epoch ``s`` and
+exactly ``b`` from epoch ``e`` on, for all signs of ``a``, ``b`` and ``b - a``.
 
-What a function takes besides is in its signature, with bounds and defaults: `Schedule`, the config
-and the one-line notation read it there. In `schedule_map` the functions find these arguments in the
-schedule; a keyword overrides one for this one call. To add a schedule, write its function and add
-it to `schedule_map`.
+Further arguments of a function are declared in its signature, with bounds and defaults. `Schedule`,
+the config and the one-line notation read them there. The functions in `schedule_map` take these
+arguments from the schedule; a keyword overrides one for a single call. To add a schedule, write its
+function and add it to `schedule_map`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from annotated_types import Gt, Interval, Le, MaxLen
 if TYPE_CHECKING:
     from nectargan.scheduling.data import Schedule
 
-# The ratio between the ends that `exponential` assumes where the true one does not exist: an end
-# at zero, or ends of opposite signs. 1000 spans three decades, the usual range of such decays.
+# The ratio that `exponential` uses if b / a is not a positive number, because an end is zero or the
+# ends have opposite signs. 1000 spans three decades, the usual range of such decays.
 _STAND_IN_RATIO = 1e3
 
 FLOAT32_MAX = 3.4e38
@@ -52,12 +52,12 @@ def _blend(schedule: Schedule, epoch: float, curve: Callable[[float], float]) ->
 
 
 def _times(count: int, schedule: Schedule, epoch: float) -> float:
-    """``count * t``, rounded once: from a rounded ``t`` a jump would come an epoch late."""
+    """``count * t``, rounded only once; with a rounded ``t`` a jump could be an epoch late."""
     return count * (epoch - schedule.start_epoch) / (schedule.end_epoch - schedule.start_epoch)
 
 
 def constant(schedule: Schedule, epoch: float) -> float:
-    """The initial value at every epoch: ``a``."""
+    """The initial value ``a`` in every epoch."""
     return float(schedule.initial_value)
 
 
@@ -69,9 +69,9 @@ def linear(schedule: Schedule, epoch: float) -> float:
 def exponential(schedule: Schedule, epoch: float) -> float:
     """A constant ratio from epoch to epoch: ``a * (b / a) ** t`` (torch's ``ExponentialLR``).
 
-    In the common form, ``c(t) = (r ** t - 1) / (r - 1)`` with ``r = b / a``. Where that ratio is
-    not a positive number (an end at zero, ends of opposite signs), ``r`` is 1000 for a magnitude
-    that grows and 1/1000 for one that shrinks; the curve still meets both ends exactly.
+    The curve is ``c(t) = (r ** t - 1) / (r - 1)`` with ``r = b / a``. If this ratio is not a
+    positive number (an end is zero, or the ends have opposite signs), ``r`` is 1000 if the
+    magnitude grows and 1/1000 if it shrinks. Both ends are still exact.
     """
     a, b = float(schedule.initial_value), float(schedule.target_value)
     ratio = b / a if a else 0.0
@@ -79,7 +79,7 @@ def exponential(schedule: Schedule, epoch: float) -> float:
         ratio = _STAND_IN_RATIO if abs(b) > abs(a) else 1.0 / _STAND_IN_RATIO
     log_ratio = math.log(ratio)
     if log_ratio > 0.0:
-        # The same curve seen from the other end, where no power can overflow.
+        # The same curve in a form in which no exponential can overflow.
         return _blend(
             schedule,
             epoch,
@@ -100,8 +100,9 @@ def cosine(schedule: Schedule, epoch: float) -> float:
 def polynomial(
     schedule: Schedule, epoch: float, *, power: Annotated[float, Gt(0), Le(1000), "Exponent."] = 2.0
 ) -> float:
-    """A power of the time left: ``c(t) = 1 - (1 - t) ** power`` (the "poly" policy of Chen et al.
-    2017, DeepLab). ``power`` = 1 is `linear`; above 1 most of the way is made early."""
+    """A power of the remaining time: ``c(t) = 1 - (1 - t) ** power`` (the "poly" policy of Chen et
+    al. 2017, DeepLab). With ``power`` = 1 it equals `linear`; with more, most of the change happens
+    early."""
     return _blend(schedule, epoch, lambda t: 1.0 - (1.0 - t) ** power)
 
 
@@ -111,8 +112,8 @@ def step(
     *,
     steps: Annotated[int, Repetitions, "Number of jumps."] = 4,
 ) -> float:
-    """A staircase of ``steps`` equal jumps: ``c(t) = floor(steps * t) / steps`` (step decay, as in
-    torch's ``StepLR`` but with the ends given). The last jump lands on the end epoch."""
+    """``steps`` equal jumps: ``c(t) = floor(steps * t) / steps`` (step decay as in torch's
+    ``StepLR``, but with given ends). The last jump is in the end epoch."""
     return _blend(schedule, epoch, lambda _: math.floor(_times(steps, schedule, epoch)) / steps)
 
 
@@ -122,9 +123,11 @@ def piecewise(
     *,
     points: Annotated[list[list[Number]], MaxLen(10_000), "[epoch, value] pairs."] = _NO_POINTS,
 ) -> float:
-    """Straight lines through ``points``, pairs of (epoch, value): between two neighbours
-    ``v0 + (v1 - v0) * (epoch - e0) / (e1 - e0)`` (as ``numpy.interp``); the first value before the
-    first point, the last one after the last."""
+    """Linear interpolation between ``points``, pairs of (epoch, value), as in ``numpy.interp``.
+
+    Between two points, the value is ``v0 + (v1 - v0) * (epoch - e0) / (e1 - e0)``. Before the first
+    point it is the first value, after the last point the last value.
+    """
     if epoch <= points[0][0]:
         return points[0][1]
     if epoch >= points[-1][0]:
@@ -140,11 +143,11 @@ def cyclical(
     epoch: float,
     *,
     cycles: Annotated[int, Repetitions, "Number of cycles."] = 4,
-    ramp: Annotated[float, Interval(gt=0, le=1), "Part of a cycle that the ramp takes."] = 0.5,
+    ramp: Annotated[float, Interval(gt=0, le=1), "Fraction of a cycle taken by the ramp."] = 0.5,
 ) -> float:
-    """``cycles`` repetitions of a linear ramp from ``a`` to ``b`` and a hold at ``b``:
-    ``c(t) = min(1, frac(cycles * t) / ramp)``, where ``ramp`` in (0, 1] is the part of a cycle that
-    the ramp takes (Fu et al. 2019, Cyclical Annealing Schedule, eq. 6-7; ``M`` and ``R`` there)."""
+    """``cycles`` repetitions of a linear ramp from ``a`` to ``b`` followed by a constant ``b``:
+    ``c(t) = min(1, frac(cycles * t) / ramp)``. ``ramp`` in (0, 1] is the fraction of a cycle taken
+    by the ramp (Fu et al. 2019, Cyclical Annealing Schedule, eq. 6-7, there ``M`` and ``R``)."""
     return _blend(schedule, epoch, lambda _: min(1.0, _times(cycles, schedule, epoch) % 1.0 / ramp))
 
 

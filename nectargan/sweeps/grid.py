@@ -1,6 +1,6 @@
 """Sweeps: one run for each combination of values, below one parent run.
 
-Nothing is kept about a sweep but its runs: a cell is done when there is a finished run of its
+Nothing is kept about a sweep but its runs: a grid point is done when there is a finished run of its
 config. So the same command goes on with a sweep that was interrupted, and several may run at once.
 """
 
@@ -20,13 +20,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from nectargan.build import (
-    build_data,
-    build_discriminator,
-    build_generator,
-    build_losses,
-    build_metrics,
-)
+from nectargan.build import build_discriminator, build_generator, build_losses
+from nectargan.build_data import build_data, build_metrics
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
@@ -44,6 +39,7 @@ from nectargan.runs.sinks import own_sinks
 from nectargan.sweeps.axes import Axis, short_names
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import resolve_device, resolve_precision
+from nectargan.wording import one_line
 
 # Trains a run, new or resumed, and returns its directory.
 Start = Callable[[Config, Resumption | None], RunDirectory]
@@ -58,7 +54,7 @@ _MOST_CELLS = 10_000
 log = logging.getLogger("nectargan")
 
 
-class Cell(NamedTuple):
+class GridPoint(NamedTuple):
     """One run of a sweep.
 
     Attributes:
@@ -93,16 +89,16 @@ class Cell(NamedTuple):
         }
 
 
-class Outcome(NamedTuple):
-    """How a cell stands, in which run directory, and why if it has none or failed."""
+class GridOutcome(NamedTuple):
+    """How a grid point stands, in which run directory, and why if it has none or failed."""
 
-    cell: Cell
+    point: GridPoint
     state: State
     directory: RunDirectory | None = None
     reason: str = ""
 
 
-def grid(axes: Sequence[Axis], resolve: Resolve) -> list[Cell]:
+def grid(axes: Sequence[Axis], resolve: Resolve) -> list[GridPoint]:
     """All combinations, the last axis fastest.
 
     Raises:
@@ -120,13 +116,13 @@ def grid(axes: Sequence[Axis], resolve: Resolve) -> list[Cell]:
             f"--sweep asks for {count} runs, one for each combination; {_MOST_CELLS} are allowed."
         )
     return [
-        make_cell(axes, dict(zip((axis.key for axis in axes), items, strict=True)), resolve)
+        make_grid_point(axes, dict(zip((axis.key for axis in axes), items, strict=True)), resolve)
         for items in itertools.product(*(axis.items for axis in axes))
     ]
 
 
-def make_cell(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) -> Cell:
-    """The cell of some values, as they were written, by key; raises ConfigError."""
+def make_grid_point(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) -> GridPoint:
+    """The grid point of some values, as they were written, by key; raises ConfigError."""
     try:
         config = resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
     except ConfigError as error:
@@ -134,7 +130,7 @@ def make_cell(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) 
         raise ConfigError(_with_its_option(str(error), keys)) from None
     mlflow = config.logging.mlflow
     mlflow.group = mlflow.group or _group_name(config.common.experiment_name, axes)
-    return Cell(dict(items), config)
+    return GridPoint(dict(items), config)
 
 
 def _with_its_option(text: str, keys: Sequence[str]) -> str:
@@ -154,29 +150,29 @@ def _group_name(experiment: str, axes: Sequence[Axis]) -> str:
     return name[:_LONGEST_NAME]
 
 
-def check_cells(cells: Sequence[Cell], metric: str | None = None) -> None:
-    """Finds whatever would stop a cell, before the first one starts; writes nothing.
+def check_grid(points: Sequence[GridPoint], metric: str | None = None) -> None:
+    """Finds whatever would stop a grid point, before the first one starts; writes nothing.
 
     Args:
-        cells: The cells.
+        points: The points.
         metric: What each is to be judged by, if it is.
 
     Raises:
-        NectarGANError: a device, a network, a loss or the data of a cell cannot be used, two
-            cells are the same run, or one would not measure ``metric``.
+        NectarGANError: a device, a network, a loss or the data of a grid point cannot be used, two
+            points are the same run, or one would not measure ``metric``.
     """
-    if len(cells) > 1 and not cells[0].config.save.auto_increment_version:
+    if len(points) > 1 and not points[0].config.save.auto_increment_version:
         raise ConfigError(
             "A sweep has a run directory for each of its runs; save.auto_increment_version must "
             "be true."
         )
-    seen: dict[str, Cell] = {}
+    seen: dict[str, GridPoint] = {}
     checked_data = set()
-    for cell in cells:
-        config = cell.config
-        twin = seen.setdefault(_digest(cell), cell)
-        if twin is not cell:
-            raise ConfigError(f"--sweep has the same run twice: '{twin.name}' and '{cell.name}'.")
+    for point in points:
+        config = point.config
+        twin = seen.setdefault(_digest(point), point)
+        if twin is not point:
+            raise ConfigError(f"--sweep has the same run twice: '{twin.name}' and '{point.name}'.")
         device = resolve_device(config.common.device)
         precision = resolve_precision(config.common.precision, device)
         graph_obstacle(config.train.cuda_graph, device, precision)
@@ -202,37 +198,37 @@ def check_cells(cells: Sequence[Cell], metric: str | None = None) -> None:
             )
 
 
-def find_run(cell: Cell) -> Outcome:
-    """The run of a cell, if there is one: a finished one, one at work, or one to go on with
+def find_run(point: GridPoint) -> GridOutcome:
+    """The run of a grid point, if there is one: a finished one, one at work, or one to go on with
     ("UNFINISHED"). "NEW" with a directory is one that ended before it had a checkpoint."""
-    found = Outcome(cell, "NEW")
-    identity = cell.identity()
+    found = GridOutcome(point, "NEW")
+    identity = point.identity()
     # A data set may have moved.
     fixed = identity.keys() - {"dataloader.dataroot"}
-    runs = list_runs(cell.output, cell.config.common.experiment_name)
+    runs = list_runs(point.output, point.config.common.experiment_name)
     for directory in reversed(runs):
         try:
             config = ConfigManager(directory.config).data
         except NectarGANError:
             continue  # no run of ours, or of another version
-        if cell.identity(config) != identity or fixed & changes_on_the_way(directory):
+        if point.identity(config) != identity or fixed & changes_on_the_way(directory):
             continue
         if directory.status == "FINISHED":
-            return Outcome(cell, "FINISHED", directory)
+            return GridOutcome(point, "FINISHED", directory)
         if directory.is_locked:
-            found = Outcome(cell, "RUNNING", directory, "in use by another process")
+            found = GridOutcome(point, "RUNNING", directory, "in use by another process")
         elif found.state == "NEW" and directory.list_checkpoints():
-            found = Outcome(cell, "UNFINISHED", directory)
+            found = GridOutcome(point, "UNFINISHED", directory)
         elif found.directory is None:
-            found = Outcome(cell, "NEW", directory)
+            found = GridOutcome(point, "NEW", directory)
     return found
 
 
-def run_cell(cell: Cell, start: Start) -> Outcome:
-    """Trains a cell, or what is left of it, unless it is finished or another process has it.
+def run_grid_point(point: GridPoint, start: Start) -> GridOutcome:
+    """Trains a grid point, or what is left of it, unless it is finished or another process has it.
 
     Args:
-        cell: The cell.
+        point: The point.
         start: Trains a run.
 
     Returns:
@@ -242,30 +238,30 @@ def run_cell(cell: Cell, start: Start) -> Outcome:
         # A run leaves circles of references behind; the next one needs its memory.
         stack.callback(gc.collect)
         try:
-            # Two processes may come to the same cell before one has made its run directory.
-            claim = cell.output / _CLAIMS / _digest(cell)
+            # Two processes may come to the same grid point before one has made its run directory.
+            claim = point.output / _CLAIMS / _digest(point)
             claim.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(claim))
         except RunError:
-            return find_run(cell)._replace(state="RUNNING", reason="in use by another process")
+            return find_run(point)._replace(state="RUNNING", reason="in use by another process")
         except OSError as error:
-            reason = f"'{cell.output}' cannot be written: {error.strerror}."
-            return Outcome(cell, "FAILED", reason=reason)
-        found = find_run(cell)
+            reason = f"'{point.output}' cannot be written: {error.strerror}."
+            return GridOutcome(point, "FAILED", reason=reason)
+        found = find_run(point)
         if found.state in ("FINISHED", "RUNNING"):
             return found
         try:
-            return Outcome(cell, "FINISHED", start(cell.config, _resumption(found)))
+            return GridOutcome(point, "FINISHED", start(point.config, _resumption(found)))
         except NectarGANError as error:
             reason = str(error)
         except Exception as error:
             # Too little memory for this one, or a bug of ours: the others may run all the same.
-            log.exception("%s", cell.name)
+            log.exception("%s", point.name)
             reason = f"{type(error).__name__}: {error}"
-        return find_run(cell)._replace(state="FAILED", reason=" ".join(reason.split()))
+        return find_run(point)._replace(state="FAILED", reason=one_line(reason))
 
 
-def _resumption(found: Outcome) -> Resumption | None:
+def _resumption(found: GridOutcome) -> Resumption | None:
     if found.state != "UNFINISHED" or found.directory is None:
         return None
     try:
@@ -273,9 +269,9 @@ def _resumption(found: Outcome) -> Resumption | None:
     except CheckpointError as error:
         log.warning("%s Starting anew.", error)
         return None
-    return resumption_of(found.directory, checkpoint, found.cell.config)
+    return resumption_of(found.directory, checkpoint, found.point.config)
 
 
-def _digest(cell: Cell) -> str:
-    text = json.dumps(cell.identity(), sort_keys=True)
+def _digest(point: GridPoint) -> str:
+    text = json.dumps(point.identity(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nectargan.analysis.last_values import best_of
 from nectargan.record.run_directory import RunDirectory
-from nectargan.sweeps.grid import Outcome
+from nectargan.sweeps.grid import GridOutcome
 from nectargan.sweeps.search import Trial
 
 _STATES = {"COMPLETE": "FINISHED", "FAIL": "FAILED"}
@@ -32,12 +32,12 @@ class Result(NamedTuple):
     directory: RunDirectory | None
 
 
-def result_of_cell(outcome: Outcome, metric: str) -> Result:
-    """The result of a cell of a grid; the metric is read from its run directory."""
-    cell, state, directory, reason = outcome
-    is_lower_better = cell.config.validation.is_lower_better(metric)
+def result_of_grid_point(outcome: GridOutcome, metric: str) -> Result:
+    """The result of a grid point; the metric is read from its run directory."""
+    point, state, directory, reason = outcome
+    is_lower_better = point.config.validation.is_lower_better(metric)
     best = None if directory is None else best_of(directory, metric, is_lower_better)
-    return Result(cell.values, state, reason, None if best is None else best[0], directory)
+    return Result(point.values, state, reason, None if best is None else best[0], directory)
 
 
 def result_of_trial(trial: Trial) -> Result:

@@ -17,7 +17,15 @@ from nectargan.errors import ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
 from nectargan.record.run_directory import RunDirectory
 from nectargan.sweeps.axes import Axis
-from nectargan.sweeps.grid import Cell, Outcome, Resolve, Start, make_cell, run_cell
+from nectargan.sweeps.grid import (
+    GridOutcome,
+    GridPoint,
+    Resolve,
+    Start,
+    make_grid_point,
+    run_grid_point,
+)
+from nectargan.wording import one_line
 
 # Of a process that died, after a while, the trials are known to be no longer at work.
 _HEARTBEAT_SECONDS = 60
@@ -57,7 +65,7 @@ class Search:
         storage: URL of the study's database; by default ``optuna.db`` in the output directory.
 
     Attributes:
-        corners: Cells with the ends of each range and with each value, for `check_cells`.
+        corners: Cells with the ends of each range and with each value, for `check_grid`.
         storage: The URL.
 
     Raises:
@@ -72,7 +80,7 @@ class Search:
         first = {key: items[0] for key, items in ends.items()}
         self._whole = {axis.key for axis in axes if self._is_whole(axis, first)}
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
-        self.corners = [make_cell(axes, items, resolve) for items in corners]
+        self.corners = [make_grid_point(axes, items, resolve) for items in corners]
         self._is_lower_better = self.corners[0].config.validation.is_lower_better(metric)
         self._is_own_storage = storage is None
         self.storage = storage or sqlite_uri(self.corners[0].output.resolve() / "optuna.db")
@@ -88,7 +96,7 @@ class Search:
         if axis.range is None or not axis.range.is_whole:
             return False
         try:
-            make_cell(self._axes, {**first, axis.key: repr(axis.range.low)}, self._resolve)
+            make_grid_point(self._axes, {**first, axis.key: repr(axis.range.low)}, self._resolve)
         except ConfigError:
             return True
         return False
@@ -157,14 +165,14 @@ class Search:
         self._study.set_user_attr("metric", self._metric)
 
     def run(
-        self, trials: int, start: Start, announce: Callable[[int, Cell], None]
-    ) -> Iterator[Outcome]:
+        self, trials: int, start: Start, announce: Callable[[int, GridPoint], None]
+    ) -> Iterator[GridOutcome]:
         """Trains until the study has so many trials, those of other processes included.
 
         Args:
             trials: How many in all. One that was interrupted does not count; it comes again.
             start: Trains a run.
-            announce: Called with number and cell of each trial before it starts.
+            announce: Called with number and grid point of each trial before it starts.
 
         Yields:
             How each trial of this process ended.
@@ -173,9 +181,9 @@ class Search:
             RunError: the database fails.
         """
         while self._count() < trials:
-            outcomes: list[Outcome] = []
+            outcomes: list[GridOutcome] = []
 
-            def objective(trial: Any, outcomes: list[Outcome] = outcomes) -> float:
+            def objective(trial: Any, outcomes: list[GridOutcome] = outcomes) -> float:
                 outcome, value = self._try(trial, start, announce)
                 outcomes.append(outcome)
                 return value
@@ -185,8 +193,8 @@ class Search:
             yield from outcomes
 
     def _try(
-        self, trial: Any, start: Start, announce: Callable[[int, Cell], None]
-    ) -> tuple[Outcome, float]:
+        self, trial: Any, start: Start, announce: Callable[[int, GridPoint], None]
+    ) -> tuple[GridOutcome, float]:
         """A trial's outcome and its value; NaN, which Optuna takes for a failure, without one."""
         import optuna
 
@@ -196,14 +204,14 @@ class Search:
         self._study.sampler = optuna.samplers.TPESampler(seed=int(seed.generate_state(1)[0]))
         items = {axis.key: self._suggest(trial, axis) for axis in self._axes}
         try:
-            cell = make_cell(self._axes, items, self._resolve)
+            point = make_grid_point(self._axes, items, self._resolve)
         except NectarGANError as error:
-            cell = self.corners[0]._replace(values=items)
-            outcome = Outcome(cell, "FAILED", reason=str(error))
+            point = self.corners[0]._replace(values=items)
+            outcome = GridOutcome(point, "FAILED", reason=str(error))
         else:
-            announce(trial.number, cell)
+            announce(trial.number, point)
             try:
-                outcome = run_cell(cell, start)
+                outcome = run_grid_point(point, start)
             except (KeyboardInterrupt, SystemExit) as stop:
                 # It comes again, in whichever process is next, and goes on where there is a
                 # checkpoint.
@@ -233,7 +241,7 @@ class Search:
             Trial(
                 trial.number,
                 trial.state.name,
-                {key: _text(value) for key, value in trial.params.items()},
+                {key: _value_text(value) for key, value in trial.params.items()},
                 trial.value,
                 RunDirectory(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
                 str(trial.user_attrs.get("reason", "")),
@@ -249,8 +257,8 @@ class Search:
             return str(trial.suggest_categorical(axis.key, axis.items))
         low, high, log = axis.range
         if axis.key in self._whole:
-            return _text(trial.suggest_int(axis.key, int(low), int(high), log=log))
-        return _text(trial.suggest_float(axis.key, low, high, log=log))
+            return _value_text(trial.suggest_int(axis.key, int(low), int(high), log=log))
+        return _value_text(trial.suggest_float(axis.key, low, high, log=log))
 
     def _distribution(self, axis: Axis) -> Any:
         from optuna import distributions
@@ -272,7 +280,7 @@ class Search:
             yield
         except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
             uri = public_address(self.storage)
-            reason = without_credentials(" ".join(str(error).split()))[:200].rstrip(".")
+            reason = without_credentials(one_line(error))[:200].rstrip(".")
             if "://" not in self.storage:
                 reason = "it must be an address such as sqlite:///optuna.db"
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
@@ -283,9 +291,9 @@ def _ends(axis: Axis) -> list[str]:
     if axis.range is None:
         return axis.items
     ends = (axis.range.low, axis.range.high)
-    return [_text(int(end) if axis.range.is_whole else end) for end in ends]
+    return [_value_text(int(end) if axis.range.is_whole else end) for end in ends]
 
 
-def _text(value: object) -> str:
+def _value_text(value: object) -> str:
     """A suggested value as it would be written: exact, and JSON for numbers."""
     return value if isinstance(value, str) else repr(value)

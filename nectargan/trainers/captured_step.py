@@ -22,6 +22,7 @@ from nectargan.losses.captured_losses import CapturedLosses
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.cuda_graphs import GraphBackend, Work
 from nectargan.trainers.snapshot import Snapshot
+from nectargan.wording import one_line
 
 Step = Callable[[Tensor, Tensor], object]
 
@@ -169,7 +170,7 @@ class CapturedStep:
         return _Capture(inputs, captured, gradients, replay)
 
     def _give_up(self, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         if self._required:
             raise RunError(
                 f"train.cuda_graph is 'on', but the step cannot be captured: {reason}; use 'auto' "

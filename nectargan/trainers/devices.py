@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nectargan.cpu import THREADS, chosen_by_user, worthwhile_threads
 from nectargan.errors import ConfigError, RunError
+from nectargan.wording import one_line
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -124,7 +125,7 @@ def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return run(*inputs)
         except TorchDynamoException as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)[:300]
             raise RunError(
                 "train.compile is 'default', but torch cannot compile the networks here: "
                 f"{reason}; use 'off'."

@@ -1,4 +1,4 @@
-"""Doubts about a config that can be used: options that do nothing, schedules outside the run."""
+"""Warnings about a valid config: options without effect, schedules outside of the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
 from nectargan.config.network_options import LearningRate
 from nectargan.config.objectives import ADVERSARIAL, objective_weights
-from nectargan.config.schedules import loss_weights, lr_schedules
+from nectargan.config.run_schedules import loss_weights, lr_schedules
 from nectargan.config.schema import Config, Save
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.schedules import schedule_map
@@ -19,18 +19,19 @@ _VGG = "G_VGG"
 
 
 def doubts_about(config: Config) -> list[str]:
-    """What may not be as it was meant in a config, a sentence each."""
+    """Warnings about likely mistakes in a valid config, one sentence each."""
     unused = (f"{key} is {value} and is not used: {why}." for key, value, why in _unused(config))
     return [*unused, *_schedules_outside(config), *_negative_weights(config)]
 
 
-# --- options that are given and not used ---------------------------------------------------------
+# --- options without effect ----------------------------------------------------------------------
 
 
 def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
-    """Key and value of each option that differs from its default and is read by nobody, and why.
+    """Key, value and reason of each option that differs from its default and has no effect.
 
-    What a switch such as ``logging.mlflow.enable`` turns off as a whole is meant to do nothing.
+    Options of a section that is turned off as a whole, as by ``logging.mlflow.enable``, are not
+    reported.
     """
     train, save, logging = config.train, config.save, config.logging
     terms = {name: term for name, term in train.loss.items() if isinstance(term, LossTerm)}
@@ -43,7 +44,7 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
 
     why = "train.separate_lr_schedules is off, and the generator's learning rate is that of both"
     rate = train.discriminator.learning_rate
-    given = _given(rate, _scaled(LearningRate(), rate.epochs + rate.epochs_decay))
+    given = _changed_from(rate, _scaled(LearningRate(), rate.epochs + rate.epochs_decay))
     if given and not train.separate_lr_schedules and rate != train.generator.learning_rate:
         yield "train.discriminator.learning_rate", dict(given), why
     read = ["generator", *(["discriminator"] if train.separate_lr_schedules else [])]
@@ -51,7 +52,7 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
         rate = getattr(train, network).learning_rate
         place = f"train.{network}.learning_rate"
         if rate.schedule is not None:
-            for key, value in _given(rate, LearningRate()):
+            for key, value in _changed_from(rate, LearningRate()):
                 if key in ("initial", "target"):
                     yield f"{place}.{key}", value, f"{place}.schedule takes its place"
         elif not rate.epochs_decay and rate.target != LearningRate().target:
@@ -62,7 +63,7 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "dataloader.num_workers", config.dataloader.num_workers, why
     for side in ("both", "input"):
         section = getattr(config.dataloader.augmentations, side)
-        for key, value in _given(section, type(section)()):
+        for key, value in _changed_from(section, type(section)()):
             if key == "own":
                 continue
             chance = _chance_of(key, section)
@@ -81,19 +82,19 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
         yield "logging.histogram_every_n_epochs", logging.histogram_every_n_epochs, why
 
 
-def _given(section: Section, usual: Section) -> list[tuple[str, Any]]:
-    """Options of a section that differ from the usual ones."""
+def _changed_from(section: Section, usual: Section) -> list[tuple[str, Any]]:
+    """The options of ``section`` whose values differ from those of ``usual``."""
     return [(key, v) for key, v in section if v != getattr(usual, key)]
 
 
 def _scaled(rate: LearningRate, epochs: int) -> LearningRate:
-    """A learning rate over so many epochs, in the proportions that ``--epochs`` keeps."""
+    """The learning rate with both phases scaled to ``epochs`` in all, as ``--epochs`` does."""
     constant = round(epochs * rate.epochs / max(1, rate.epochs + rate.epochs_decay))
     return rate.model_copy(update={"epochs": constant, "epochs_decay": epochs - constant})
 
 
 def _chance_of(key: str, section: Section) -> str:
-    """The option that says how often an augmentation is applied to which ``key`` belongs."""
+    """The option with the probability of the augmentation that ``key`` belongs to."""
     chances = [name for name in type(section).model_fields if name.endswith("_chance")]
     return next(c for c in chances if key.startswith(c.removesuffix("chance")))
 
@@ -102,24 +103,24 @@ def _chance_of(key: str, section: Section) -> str:
 
 
 def _schedules_outside(config: Config) -> Iterator[str]:
-    """Schedules that do not begin, or do not end, within the run."""
+    """Warnings about schedules that do not start, or do not end, within the run."""
     for place, schedule in _own_schedules(config):
         start, end = schedule.start_epoch, schedule.end_epoch
         epochs = config.train.epochs
         if schedule.name == "constant" or start == end or schedule.name not in schedule_map:
-            continue  # what a function of one's own makes of the epochs is its business
+            continue  # a user's function may use the epochs in another way
         told = f"{place} moves from epoch {start:g} to epoch {end:g}"
         length = f"the run has {counted(epochs, 'epoch')}"
         if start >= epochs or end < 1:
             value = schedule.value_at(epochs)
-            yield f"{told}, and {length}: it is {value:g} all the time."
+            yield f"{told}, but {length}: its value is always {value:g}."
         elif start < 0 or end > epochs + 1:
             first, last = schedule.value_at(1), schedule.value_at(epochs)
-            yield f"{told}, and {length}: it goes from {first:g} to {last:g} in them."
+            yield f"{told}, but {length}: in them it goes from {first:g} to {last:g}."
 
 
 def _own_schedules(config: Config) -> Iterator[tuple[str, Schedule]]:
-    """The schedules that were written by hand, and their keys."""
+    """Keys and schedules of all loss weights, and of learning rates that name a schedule."""
     for name, schedule in loss_weights(config).items():
         yield f"train.loss.{name}", schedule
     for network, schedule in lr_schedules(config).items():
@@ -134,6 +135,6 @@ def _negative_weights(config: Config) -> Iterator[str]:
         lowest, epoch = min(values)
         if lowest < 0:
             yield (
-                f"train.loss.{name} has the weight {lowest:g} in epoch {epoch}: below 0, training "
-                "makes the loss larger."
+                f"train.loss.{name} has the weight {lowest:g} in epoch {epoch}: with a negative "
+                "weight, training increases the loss."
             )

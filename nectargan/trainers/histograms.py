@@ -19,19 +19,19 @@ IMAGE_EDGES = np.linspace(-1.0, 1.0, 65, dtype=np.float32)
 
 @torch.no_grad()
 def training_histograms(
-    networks: Mapping[str, nn.Module], made: Sequence[Tensor]
+    networks: Mapping[str, nn.Module], generated: Sequence[Tensor]
 ) -> dict[str, Histogram]:
     """Histograms of a run as it stands. Waits for the device.
 
     Args:
         networks: The networks by name.
-        made: Generated images, each ``(C, H, W)`` in [-1, 1].
+        generated: Generated images, each ``(C, H, W)`` in [-1, 1].
 
     Returns:
         By name: ``output/generator``, ``weights/<network>``, and ``gradients/<network>``, those of
         the last update, once there was one in this process.
     """
-    found = {"output/generator": histogram(made, IMAGE_EDGES)}
+    found = {"output/generator": histogram(generated, IMAGE_EDGES)}
     for name, network in networks.items():
         parameters = list(network.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]

@@ -16,7 +16,7 @@ from nectargan.dataset.paired_dataset import normalize
 from nectargan.files import replacing
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.losses import LaplacianLoss, SobelLoss
-from nectargan.trainers.validation import Pair, example_rows
+from nectargan.trainers.validation import TensorPair, example_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,21 +44,21 @@ def per_pixel_losses(losses: Mapping[str, LMLoss]) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def loss_maps(
-    losses: Mapping[str, LMLoss], pairs: Sequence[Pair], made: Sequence[Tensor]
+    losses: Mapping[str, LMLoss], pairs: Sequence[TensorPair], generated: Sequence[Tensor]
 ) -> dict[str, list[np.ndarray]]:
     """What each pixel costs, before weighting: the mean over its channels.
 
     Args:
         losses: The losses of the run.
         pairs: uint8 images (input, target), each ``(C, H, W)``.
-        made: What was generated for them, float32 ``(C, H, W)`` in [-1, 1].
+        generated: What was generated for them, float32 ``(C, H, W)`` in [-1, 1].
 
     Returns:
         By name of the loss, for each pair a map ``(H, W)`` whose mean is the loss.
     """
     maps: dict[str, list[np.ndarray]] = {}
     for name, form in per_pixel_losses(losses).items():
-        for (_, target), image in zip(pairs, made, strict=True):
+        for (_, target), image in zip(pairs, generated, strict=True):
             cost = form(image[None], normalize(target[None].to(image.device)))
             # A class of one's own may derive from one of these and still return a scalar.
             if cost.shape == image[None].shape:
@@ -68,8 +68,8 @@ def loss_maps(
 
 def save_loss_maps(
     maps: Mapping[str, Sequence[np.ndarray]],
-    pairs: Sequence[Pair],
-    made: Sequence[Tensor],
+    pairs: Sequence[TensorPair],
+    generated: Sequence[Tensor],
     path: Path,
 ) -> None:
     """Writes a PNG with a row for each pair: input, generated, target, and a heat map of each loss.
@@ -79,7 +79,7 @@ def save_loss_maps(
     Args:
         maps: From `loss_maps`.
         pairs: As there.
-        made: As there.
+        generated: As there.
         path: The file.
 
     Raises:
@@ -87,7 +87,7 @@ def save_loss_maps(
     """
     from matplotlib.ticker import MaxNLocator
 
-    rows = example_rows(pairs, made)
+    rows = example_rows(pairs, generated)
     figure, grid = _grid(len(rows), 3 + len(maps), rows[0][0].shape)
     for column, title in enumerate(("input", "generated", "target")):
         grid[0, column].set_title(title, fontsize=_FONT, loc="left")

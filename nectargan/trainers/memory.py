@@ -51,7 +51,7 @@ def check_memory(need: Need, config: Config, device: torch.device) -> None:
     that passes may still be too large.
     """
     _check_images(config)
-    limit = memory_limit(device)
+    limit = device_memory(device)
     if need.bytes <= limit:
         return
     raise ConfigError(
@@ -66,7 +66,7 @@ def _check_images(config: Config) -> None:
     height, width = height_and_width(load.load_size)
     # Both as arrays, and the second one as the image that it is copied from.
     need = height * width * (load.input_nc + load.output_nc + min(load.input_nc, load.output_nc))
-    limit = memory_limit(torch.device("cpu"))
+    limit = device_memory(torch.device("cpu"))
     if need > limit:
         raise ConfigError(
             f"A pair of images of {height} x {width} pixels (dataloader.load.load_size) needs at "
@@ -170,7 +170,7 @@ def _kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def memory_limit(device: torch.device) -> int:
+def device_memory(device: torch.device) -> int:
     """Bytes of memory that a device has; for the CPU, the machine or this process's share."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)

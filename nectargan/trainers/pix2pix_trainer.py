@@ -14,14 +14,14 @@ from nectargan.build import (
     build_discriminator,
     build_generator,
     build_losses,
-    build_metrics,
     build_optimizer,
     check_features,
-    parameters_of,
+    optimized_parameters,
 )
+from nectargan.build_data import build_metrics
 from nectargan.config.network_options import Discriminator, Generator
 from nectargan.config.objectives import ADVERSARIAL
-from nectargan.config.schedules import lr_schedules
+from nectargan.config.run_schedules import lr_schedules
 from nectargan.config.schema import Config
 from nectargan.losses.losses import FeatureMatchingLoss
 from nectargan.losses.vgg import VGGPerceptualLoss
@@ -203,7 +203,7 @@ class Pix2pixTrainer(Trainer):
         self.scaler.update()
 
     def _freeze_discriminator(self, frozen: bool) -> None:
-        for parameter in parameters_of(self.optimizers["discriminator"]):
+        for parameter in optimized_parameters(self.optimizers["discriminator"]):
             parameter.requires_grad_(not frozen)
 
     def _update(self, name: str, loss: Tensor) -> None:
@@ -257,15 +257,15 @@ class Pix2pixTrainer(Trainer):
         if not due:
             return
         pairs = self.data.examples
-        made = generate_examples(self.generate, pairs, self.device)
+        generated = generate_examples(self.generate, pairs, self.device)
         if "examples" in due:
-            save_grid(pairs, made, due["examples"])
+            save_grid(pairs, generated, due["examples"])
         if "loss_maps" in due:
-            maps = loss_maps(self.losses.get_registered_losses(), pairs, made)
+            maps = loss_maps(self.losses.get_registered_losses(), pairs, generated)
             if maps:
-                save_loss_maps(maps, pairs, made, due["loss_maps"])
+                save_loss_maps(maps, pairs, generated, due["loss_maps"])
         if "histograms" in due:
-            found = training_histograms(self.networks, made)
+            found = training_histograms(self.networks, generated)
             save_histograms(found, due["histograms"])
 
     def on_resume(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from nectargan.build import Data, build_data
+from nectargan.build_data import Data, build_data
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
 from nectargan.errors import DataError
@@ -48,37 +48,35 @@ log = logging.getLogger("nectargan")
 
 
 class Trainer(ABC):
-    """A training run: data, record and loop. A subclass brings the networks and the step.
+    """The training loop with its data and record. A subclass defines the networks and the step.
 
     Everything is built and checked on construction; nothing is written before `train`.
 
     Args:
-        config: The run; see `Config`.
-        resumption: A run to go on with, from `resumption_of`; its config takes the place of
-            ``config``.
-        graphs: What captures the step; without one, `CudaGraphs` does where the config and the
-            device allow it.
+        config: The config of the run.
+        resumption: The run to resume, from `resumption_of`; its config replaces ``config``.
+        graphs: Captures the step; by default `CudaGraphs`, if config and device allow it.
 
     Attributes:
         config: A copy of the config, with the run's place in MLflow.
-        device: Where to compute.
+        device: The device to train on.
         precision: "fp32", "bf16" or "fp16".
-        store: Where the run goes in MLflow, if it does, and why there.
-        graphs: What captures the step, if it was given.
+        store: The MLflow store of the run and why it was chosen.
+        graphs: The argument ``graphs``.
         graph_obstacle: Why the step is not captured; ``None`` if it is.
-        data: The images.
-        datasets: What is known of their files.
+        data: The loaders of training and validation images.
+        datasets: Descriptions of the image files.
         losses: The loss manager; it knows the epoch and the step.
-        epoch: The current epoch, from 1, or the last one done; 0 before training.
-        batch: Batches done in the current epoch; ``None`` between two epochs.
-        step: Steps made so far.
-        epoch_began: Steps made before the current epoch.
-        bests: The best value so far of each metric of validation, and its epoch.
-        networks: What learns, by name; a subclass puts its networks here.
-        optimizers: The optimiser of each network, by the same names.
-        scaler: The gradient scaler; it does nothing unless the precision is fp16.
-        changes: Changes of the config on the way, by resuming.
-        directory: The run directory; there is one once `train` has begun.
+        epoch: The current epoch, from 1; between epochs the last completed one, 0 at the start.
+        batch: Completed batches of the current epoch; ``None`` between epochs.
+        step: Completed steps.
+        epoch_began: Completed steps before the current epoch.
+        bests: Best value of each validation metric so far, and its epoch.
+        networks: The trained networks by name; a subclass adds them.
+        optimizers: The optimizer of each network, by the same names.
+        scaler: The gradient scaler; enabled only if the precision is fp16.
+        changes: Changes of the config by earlier resumes.
+        directory: The run directory; set by `train`.
 
     Raises:
         NectarGANError: the config or the data cannot be used.
@@ -126,7 +124,7 @@ class Trainer(ABC):
         self._is_in_step = False
         if resumption is not None:
             resumption.state.check(self, resumption.directory)
-        # What has not changed was told at the start of the run.
+        # After a resume without changes, the same warnings were logged when the run started.
         if resumption is None or resumption.changes:
             for doubt in doubts_about(self.config):
                 log.warning("%s", doubt)
@@ -134,13 +132,13 @@ class Trainer(ABC):
     def explaining_shortages(
         self, directory: RunDirectory | None = None
     ) -> AbstractContextManager[None]:
-        """For a ``with`` statement: too little memory, say, is told in one sentence."""
+        """A context manager that turns errors such as out of memory into one clear sentence."""
         return shortages_explained(self.config, self.device, self._need, directory)
 
-    # --- what a subclass brings ----------------------------------------------------------------
+    # --- to override in a subclass -------------------------------------------------------------
 
     def needed_memory(self) -> Need:
-        """What a step takes at least; called before anything is built."""
+        """The minimum memory of a step; called before anything is built."""
         return Need(0, 0, math.inf)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
@@ -153,15 +151,15 @@ class Trainer(ABC):
 
         Args:
             source: Input images ``(N, C, H, W)``, float32 in [-1, 1], on the device.
-            target: Target images alike.
+            target: Target images, of the same shape, dtype and range.
         """
 
     def make_step(self) -> Callable[[Tensor, Tensor], object]:
-        """The step as the loop calls it: `train_step`, or something that does the same faster."""
+        """The function that the loop calls for each step: `train_step` or a faster equivalent."""
         return self.train_step
 
     def note_eager_step(self, reason: str) -> None:
-        """Takes down that the step is not captured after all, where others read it."""
+        """Records that the step could not be captured, here and as a tag of the run."""
         self.graph_obstacle = reason
         if self._run is not None:
             self._run.tag("cuda_graph", "off")
@@ -171,24 +169,25 @@ class Trainer(ABC):
         return {}
 
     def on_resume(self) -> None:  # noqa: B027 - most have nothing to do
-        """Called once networks, optimizers and counters are those of the checkpoint."""
+        """Called after networks, optimizers and counters are restored from the checkpoint."""
 
     # --- the loop ------------------------------------------------------------------------------
 
     def train(self, display: Display | Literal["auto"] | None = "auto") -> RunDirectory:
-        """Trains for as many epochs as the config says, or what is left of them.
+        """Trains until the number of epochs in the config is reached.
 
-        On Ctrl-C, SIGTERM and SIGHUP the run is saved as it is after the step at hand.
+        After Ctrl-C, SIGTERM or SIGHUP the current step is completed and a checkpoint is saved.
 
         Args:
-            display: Shows the progress. "auto" draws a bar on a terminal, and else, as in a
-                notebook, prints a line for each epoch; ``None`` is silent.
+            display: Shows the progress. "auto" shows a progress bar on a terminal, and prints one
+                line per epoch elsewhere, as in a notebook; ``None`` shows nothing.
 
         Returns:
-            The run directory. A run that is finished is left as it is.
+            The run directory. If the run is finished already, nothing is done.
 
         Raises:
-            RunError: the run directory cannot be made or written, or is in use.
+            RunError: the run directory cannot be created or written, or is in use.
+            KeyboardInterrupt: the training was interrupted.
         """
         if self._resumption is not None and self._resumption.is_finished:
             return self._resumption.directory
@@ -196,7 +195,7 @@ class Trainer(ABC):
             from nectargan.trainers.display import SafeDisplay, make_display
 
             display = SafeDisplay(make_display() if display == "auto" else display)
-        # Once more: what was drawn since construction must not change the run.
+        # Seed again, because random numbers drawn since construction must not change the run.
         self._seed()
         with self.explaining_shortages():
             if self._resumption is not None:
@@ -211,13 +210,13 @@ class Trainer(ABC):
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
             with self.explaining_shortages(run.directory):
                 try:
-                    # Here, where Ctrl-C need not wait for the end of a step: it may take minutes.
+                    # May take minutes; outside of a step, so that Ctrl-C interrupts it at once.
                     self.data.train.prepare()
                     while self.epoch < self.config.train.epochs or self.batch is not None:
                         self._train_epoch(step, run, display)
                 except (KeyboardInterrupt, SystemExit, DataError):
-                    # A second Ctrl-C ends a step in its middle: that is no state to go on from. It
-                    # ends this as well: what is written is whole at any moment.
+                    # A second Ctrl-C can interrupt mid-step; never save that state. It can also
+                    # interrupt the save, which replaces files only when they are complete.
                     if not self._is_in_step:
                         run.save(self)
                     raise
@@ -235,8 +234,8 @@ class Trainer(ABC):
     ) -> None:
         tracker = run.tracker
 
-        # Learning rates of this epoch, on record before the first step. Signals wait wherever the
-        # state and the record change together, so that a checkpoint never lies between the two.
+        # Record the learning rates before the first step. Signals are delayed while state and
+        # record change together, so that a checkpoint always matches the record.
         if self.batch is None:
             with uninterrupted():
                 rates = self.on_epoch_start(self.epoch + 1)
@@ -253,7 +252,7 @@ class Trainer(ABC):
                 source, target = next(batches)
                 self._is_in_step = True
                 self.batch += 1
-                # All its images may have been bad, and are skipped then.
+                # The batch is empty if all its images were unreadable and were skipped.
                 if len(source):
                     self.step += 1
                     fraction = self.batch / total
@@ -262,20 +261,20 @@ class Trainer(ABC):
                 self._is_in_step = False
             if display:
                 display.step(self.epoch, self.step, tracker.last)
-            run.meet_nonfinite()
+            run.check_finite()
             if run.is_time_to_save:
                 run.save(self)
 
-        # Everything computed so far onto the record; this waits for the device.
+        # Write all losses of the epoch; this waits for the device.
         tracker.flush()
-        run.meet_nonfinite()
+        run.check_finite()
         seconds = time.perf_counter() - began
 
         # Validation and examples.
         images = self.data.train.images_per_epoch - skipped * self.data.train.batch_size
         metrics = {
             **self.on_epoch_end(self.epoch),
-            **tracker.epoch_means(self.epoch_began + 1),
+            **tracker.mean_losses_since(self.epoch_began + 1),
             "time/epoch_seconds": seconds,
             "time/images_per_second": max(images, 0) / seconds,
         }
@@ -295,7 +294,7 @@ class Trainer(ABC):
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _note_bests(self, metrics: Mapping[str, float]) -> set[str]:
-        """Takes over what is better than ever; returns the names of those metrics."""
+        """Updates `bests`; returns the names of the metrics that have improved."""
         improved = set()
         for name, value in metrics.items():
             if name.startswith("val/") and math.isfinite(value):
@@ -306,7 +305,7 @@ class Trainer(ABC):
         return improved
 
     def _best_series(self) -> dict[str, float]:
-        """``best/<metric>`` and ``best/<metric>_epoch``, by which a table of runs can be sorted."""
+        """``best/<metric>`` and ``best/<metric>_epoch``, which tables of runs can be sorted by."""
         series: dict[str, float] = {}
         for name, (value, epoch) in self.bests.items():
             short = name.removeprefix("val/")
@@ -316,7 +315,7 @@ class Trainer(ABC):
     # --- the run directory ---------------------------------------------------------------------
 
     def describe(self) -> str:
-        """In one line, how the run computes."""
+        """One line with epochs, steps, device, precision and how images are cached."""
         step = "captured step" if self.graph_obstacle is None else "eager step"
         reason = f" ({self.graph_obstacle})" if self.graph_obstacle else ""
         place = {"ram": "in RAM", "device": "on the device", "off": "read each time"}
@@ -328,7 +327,8 @@ class Trainer(ABC):
         )
 
     def describe_store(self) -> str:
-        """In one line, where the run goes in MLflow, and why there; empty if it does not."""
+        """One line with the MLflow experiment, its store and why it was chosen; empty if MLflow
+        is off."""
         options = self.config.logging.mlflow
         if not options.enable:
             return ""

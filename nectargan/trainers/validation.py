@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from nectargan.dataset.paired_dataset import denormalize, normalize
 from nectargan.files import replacing
-from nectargan.metrics import METRICS, Metric
+from nectargan.metrics import METRICS, USUAL, Metric
 
-Pair = tuple[Tensor, Tensor]
+TensorPair = tuple[Tensor, Tensor]
 
 _GAP = 2  # pixels between the images of a grid
 
@@ -25,7 +25,7 @@ def validate(
     generate: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
-    metrics: Sequence[Metric] = tuple(METRICS.values()),
+    metrics: Sequence[Metric] = tuple(METRICS[name] for name in USUAL),
 ) -> dict[str, float]:
     """Mean of each metric per image, on values scaled to [0, 1].
 
@@ -41,9 +41,9 @@ def validate(
     totals, count = torch.zeros(len(metrics), device=device), 0
     for source, target in batches:
         wanted = target.add(1).div(2)
-        made = generate(source).float().add(1).div(2)
+        generated = generate(source).float().add(1).div(2)
         for index, metric in enumerate(metrics):
-            totals[index] += metric.function(made, wanted).float().expand(len(target)).sum()
+            totals[index] += metric.function(generated, wanted).float().expand(len(target)).sum()
         count += len(target)
     names = [f"val/{metric.name}" for metric in metrics]
     return dict(zip(names, (totals / count).tolist(), strict=True))
@@ -51,7 +51,7 @@ def validate(
 
 @torch.no_grad()
 def generate_examples(
-    generate: Callable[[Tensor], Tensor], pairs: Sequence[Pair], device: torch.device
+    generate: Callable[[Tensor], Tensor], pairs: Sequence[TensorPair], device: torch.device
 ) -> list[Tensor]:
     """What is generated for the inputs of some pairs, one by one.
 
@@ -66,24 +66,26 @@ def generate_examples(
     return [generate(normalize(source[None].to(device)))[0].float() for source, _ in pairs]
 
 
-def save_grid(pairs: Sequence[Pair], made: Sequence[Tensor], path: Path) -> None:
+def save_grid(pairs: Sequence[TensorPair], generated: Sequence[Tensor], path: Path) -> None:
     """Writes a PNG with a row for each pair: input, generated, target.
 
     Args:
         pairs: As in `generate_examples`.
-        made: What that returned for them.
+        generated: What that returned for them.
         path: The file.
     """
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as part:
-        Image.fromarray(_tile(example_rows(pairs, made))).save(part, format="PNG")
+        Image.fromarray(_tile(example_rows(pairs, generated))).save(part, format="PNG")
 
 
-def example_rows(pairs: Sequence[Pair], made: Sequence[Tensor]) -> list[list[np.ndarray]]:
+def example_rows(
+    pairs: Sequence[TensorPair], generated: Sequence[Tensor]
+) -> list[list[np.ndarray]]:
     """For each pair, input, generated and target as uint8 ``(H, W, 3)``."""
     return [
         [_rgb(source), _rgb(denormalize(image).cpu()), _rgb(target)]
-        for (source, target), image in zip(pairs, made, strict=True)
+        for (source, target), image in zip(pairs, generated, strict=True)
     ]
 
 

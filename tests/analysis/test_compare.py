@@ -188,7 +188,7 @@ def test_what_a_run_does_not_read_is_no_difference(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_compared(tmp_path: Path, runs: list[Path]) -> None:
-    with pytest.raises(RunError, match="'nowhere' is no run directory"):
+    with pytest.raises(RunError, match="'nowhere' is not a run directory"):
         compare_runs([runs[0], "nowhere"])
     with pytest.raises(RunError, match=r"--sort nothing is no column .* Allowed: best/l1,"):
         compare_runs(runs, sort="nothing")

@@ -138,11 +138,11 @@ def test_special_values_and_names_that_look_like_values(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RunError, match=r"'nowhere' is no run directory: there is none\."):
+    with pytest.raises(RunError, match=r"'nowhere' is not a run directory: it does not exist\."):
         load_losses("nowhere")
     with pytest.raises(RunError, match=r"'no/\*' matches no run directory\."):
         load_losses("no/*")
-    with pytest.raises(RunError, match=r"no run directory: it has no losses\.csv, and no event"):
+    with pytest.raises(RunError, match=r"not a run directory: it has no losses\.csv, and no event"):
         load_losses(tmp_path)
     with pytest.raises(RunError, match="No run was named"):
         load_losses([])
@@ -191,7 +191,9 @@ def test_a_run_counts_as_running_while_somebody_is_at_work(tmp_path: Path) -> No
     with locked(tmp_path / "r"):
         assert load_runs(tmp_path / "r")["status"].tolist() == ["RUNNING"]
     frame = load_runs(tmp_path / "r")
-    assert frame[["status", "reason"]].to_numpy().tolist() == [["KILLED", "it died without a word"]]
+    assert frame[["status", "reason"]].to_numpy().tolist() == [
+        ["KILLED", "the process ended unexpectedly"]
+    ]
     RunDirectory(tmp_path / "r").write_status("FAILED", "RunError: no room")
     assert load_runs(tmp_path / "r")["reason"].tolist() == ["RunError: no room"]
 

@@ -75,7 +75,7 @@ def test_a_run_is_followed_from_its_beginning_to_its_end(directory: Path) -> Non
 
 def test_one_that_died_without_a_word_is_not_waited_for(directory: Path) -> None:
     live = LiveRun(RunDirectory(directory))
-    assert (live.status, live.reason) == ("KILLED", "it died without a word")
+    assert (live.status, live.reason) == ("KILLED", "the process ended unexpectedly")
     assert RunDirectory(directory).status == "KILLED"
 
 
@@ -108,7 +108,7 @@ def test_of_a_long_record_the_end_is_read(directory: Path) -> None:
 
 
 def test_what_cannot_be_watched(tmp_path: Path, directory: Path) -> None:
-    with pytest.raises(RunError, match=r"is no run directory: there is none\."):
+    with pytest.raises(RunError, match=r"is not a run directory: it does not exist\."):
         LiveRun(RunDirectory(tmp_path / "nowhere"))
     config = json.loads((directory / "config.json").read_text())
     config["logging"]["csv"] = False

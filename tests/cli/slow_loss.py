@@ -20,10 +20,10 @@ class SlowLoss(nn.Module):
         self._calls = 0
         self._mark = Path(mark)
 
-    def forward(self, made: Tensor, target: Tensor) -> Tensor:
+    def forward(self, generated: Tensor, target: Tensor) -> Tensor:
         """The mean absolute difference."""
         self._calls += 1
         if self._calls > 1:
             self._mark.touch()
             time.sleep(3600)
-        return (made - target).abs().mean()
+        return (generated - target).abs().mean()

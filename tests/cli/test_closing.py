@@ -74,7 +74,7 @@ def test_what_was_not_kept_is_not_promised(tiny: Any, tmp_path: Path, has_checkp
         (folder / "last.pt").touch()
     told = "\n".join(closing_lines(trainer, 3725.0))
     assert "(epoch 2 of 2, 1:02:05)" in told
-    assert "val/ssim 0.5 in epoch 1: no checkpoint of it was kept" in told
+    assert "val/ssim 0.5 in epoch 1: its checkpoint was not kept" in told
     assert ("last.pt" in told) == ("load_generator" in told) == has_checkpoint
 
 
@@ -104,6 +104,6 @@ def test_an_interrupted_run_says_how_to_go_on(
     result = run("train", *arguments)
     assert result.exit_code == 0
     assert result.stdout == (
-        f"'{odd / 'tiny_v1'}' is finished after 2 epochs; add --epochs N to go on.\n"
+        f"'{odd / 'tiny_v1'}' is finished after 2 epochs; add --epochs N to train longer.\n"
     )
     assert RunDirectory(odd / "tiny_v1").read_status() == ("FINISHED", "")

@@ -66,12 +66,12 @@ def test_equal_configs(run: Run) -> None:
 def test_a_key_is_explained(run: Run) -> None:
     assert run("config", "explain", "train.generator.features").stdout == (
         "train.generator.features\n"
-        "    Channels of the first level; they double down to 8 times this.\n"
+        "    Channels of the first level. They double with each level, up to 8 times this number.\n"
         "    Type:    whole number, at least 1, at most 8192\n"
         "    Default: 64\n"
     )
     told = run("config", "explain", "train.loss").stdout
-    assert told.startswith("train.loss\n    Losses by name: ")
+    assert told.startswith("train.loss\n    Losses by name. ")
     assert "train.loss.NAME" in told
     assert "│ function " in told
     everything = run("config", "explain").stdout

@@ -105,7 +105,7 @@ def test_on_a_full_disk_only_our_sentences_are_printed(
     assert error.startswith("Error: ")
     assert error.endswith("make room and start again.")
     assert warnings
-    ours = r"(MLflow|TensorBoard) (is behind: .*|is back|did not get everything, which the CSV .*)"
+    ours = r"(MLflow|TensorBoard) (is behind: .*|is back|did not get everything; the CSV .*)"
     assert [line for line in warnings if not re.fullmatch(ours, line)] == []
     assert "SQL" not in "".join(warnings)
     (run,) = (config_file.parent / "runs").iterdir()

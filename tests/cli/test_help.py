@@ -21,7 +21,7 @@ from nectargan.cli.common import Command
 from nectargan.cli.main import main
 from nectargan.cli.options import Setting
 from nectargan.cli.train import train
-from nectargan.config.reference import explain
+from nectargan.config.reference import explain_key
 from nectargan.config.shipped import shipped_configs
 
 SETTINGS = [each for each in train.params if isinstance(each, Setting)]
@@ -45,7 +45,7 @@ def help_of(command: click.Command, *words: str) -> str:
 
 @pytest.mark.parametrize("option", SETTINGS, ids=lambda each: each.opts[-1])
 def test_an_option_names_its_key_and_the_default_of_the_schema(option: Setting) -> None:
-    key = explain(option.key)
+    key = explain_key(option.key)
     default = json.loads(key.default)
     # Also where the text begins below the name.
     _, _, rest = help_of(train).partition(f"{option.opts[-1]} ")
@@ -64,7 +64,7 @@ def test_an_option_names_its_key_and_the_default_of_the_schema(option: Setting) 
 
 def test_the_length_of_the_run_has_its_default_too() -> None:
     defaults = [
-        explain(f"train.generator.learning_rate.{name}").default
+        explain_key(f"train.generator.learning_rate.{name}").default
         for name in ("epochs", "epochs_decay")
     ]
     assert f"default: {' + '.join(defaults)}" in help_of(train)

@@ -76,4 +76,7 @@ def test_a_working_directory_that_was_removed(run: Run, tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert result.exit_code == 2
-    assert result.stderr == "Error: The current directory was removed; go to one that is there.\n"
+    assert (
+        result.stderr
+        == "Error: The current directory was removed; change to an existing directory.\n"
+    )

@@ -132,7 +132,7 @@ def test_plot_draws_each_run_in_its_directory(run: Run, home: Path) -> None:
     assert all(path.is_file() for path in drawn)
     result = run("plot", "~/runs/*", "-o", "one.png")
     assert result.exit_code == 2
-    assert "--output one.png is one file, and 2 runs are named" in result.stderr
+    assert "--output one.png is one file, but there are 2 runs" in result.stderr
 
 
 def test_sync_sends_what_each_run_lacks(run: Run, home: Path) -> None:
@@ -156,7 +156,7 @@ def test_runs_lists_what_a_pattern_matches(run: Run, home: Path) -> None:
     assert "tiny_v1" in run("runs", "~/runs/tiny_v1").stdout
     result = run("runs", "~/no*")
     assert result.exit_code == 2
-    assert "is no directory" in result.stderr
+    assert "is not a directory" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["export-csv", "compare"])
@@ -223,9 +223,9 @@ def test_images_and_places_whose_names_are_not_utf_8(
     options = ["-c", config_file, "-d", "data", "-o", "out"]
     result = run("train", *options)
     assert result.exit_code == 0, (result.stderr, result.exception)
-    facts = json.loads((here / "out" / "tiny_v1" / "facts.json").read_text())
-    assert facts["tags"]["run_directory"].endswith(r"r\xe9/out/tiny_v1")
-    assert facts["datasets"][0]["path"].endswith(r"r\xe9/data")
+    metadata = json.loads((here / "out" / "tiny_v1" / "metadata.json").read_text())
+    assert metadata["tags"]["run_directory"].endswith(r"r\xe9/out/tiny_v1")
+    assert metadata["datasets"][0]["path"].endswith(r"r\xe9/data")
 
     result = run("train", *options, "--set", "logging.mlflow.enable=true")
     assert result.exit_code == 2

@@ -105,7 +105,7 @@ def test_a_sweep_that_is_killed_goes_on(
     finally:
         process.kill()
     assert process.returncode == code
-    assert "The same command goes on with the sweep.\n" in err
+    assert "Run the same command again to continue the sweep.\n" in err
     assert "Traceback" not in err
     first, second = (tmp_path / "runs" / f"tiny_v{n}" for n in (1, 2))
     assert (RunDirectory(first).status, RunDirectory(second).status) == ("FINISHED", "KILLED")
@@ -198,13 +198,19 @@ def test_a_search(run: Run, config_file: Path, tmp_path: Path) -> None:
         (["--sweep", "train.los.G_L1=1,2"], "--sweep train.los is not a known key"),
         (["--sweep", "train.generator.features=4,many"], 'cannot be "many"'),
         (["--sweep", "train.loss.G_L1=1..9"], "is a range, which only --sweep-search"),
-        (["--sweep", "common.seed=1,2", "--resume", "auto"], "without --resume"),
-        (["--sweep", "common.seed=1,2", "--csv", "x.csv"], "--csv is for one run"),
+        (
+            ["--sweep", "common.seed=1,2", "--resume", "auto"],
+            "--sweep and --resume cannot be combined",
+        ),
+        (["--sweep", "common.seed=1,2", "--csv", "x.csv"], "--csv is for a single run"),
         (["--sweep", "common.seed=1,2", "--data", "nowhere"], "nowhere: no such directory"),
-        (["--sweep", "common.seed=1,2", "--trials", "3"], "--trials says nothing without --sweep-"),
-        (["--sweep", "common.seed=1,2", "--sweep-storage", "x"], "--sweep-storage says nothing"),
-        (["--sweep-search", "optuna"], "--sweep-search says nothing without --sweep."),
-        (["--metric", "val/l1"], "--metric says nothing without --sweep."),
+        (["--sweep", "common.seed=1,2", "--trials", "3"], "--trials needs --sweep-search"),
+        (
+            ["--sweep", "common.seed=1,2", "--sweep-storage", "x"],
+            "--sweep-storage needs --sweep-search",
+        ),
+        (["--sweep-search", "optuna"], "--sweep-search needs --sweep."),
+        (["--metric", "val/l1"], "--metric needs --sweep."),
         (
             ["--sweep", "common.seed=1,2", "--metric", "val/fid"],
             "--metric val/fid is not measured. Did you mean 'val/ssim'? Allowed: val/l1, val/psnr,",

@@ -153,7 +153,7 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
     result = run("ui", tmp_path / "nowhere")
     assert result.exit_code == 2
     place = tmp_path / "nowhere"
-    told = f"Error: '{place}' is no directory; name the one that runs are in.\n"
+    told = f"Error: '{place}' is not a directory; give the directory of the runs.\n"
     assert result.stderr == told
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

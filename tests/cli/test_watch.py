@@ -29,7 +29,7 @@ def test_a_finished_run_is_one_line(run: Run, config_file: Path, tmp_path: Path)
 def test_bad_input(run: Run, tmp_path: Path) -> None:
     result = run("watch", tmp_path / "nowhere")
     assert result.exit_code == 2
-    assert "is no run directory: there is none." in result.stderr
+    assert "is not a run directory: it does not exist." in result.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -45,7 +45,7 @@ def test_lines_of_a_run_until_it_is_killed(config_file: Path, tmp_path: Path) ->
         training.wait()
         out, _ = watch.communicate(timeout=PATIENCE)
     assert watch.returncode == 0
-    assert out.splitlines()[-1].startswith("KILLED: it died without a word  epoch ")
+    assert out.splitlines()[-1].startswith("KILLED: the process ended unexpectedly  epoch ")
 
 
 def plain(shown: bytes) -> str:

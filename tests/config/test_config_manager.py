@@ -216,13 +216,13 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"common": {"batch_size": 3}}, "Did you mean 'dataloader.batch_size'"),
     ({"train": {"generator": {"featurs": 3}}}, "train.generator.featurs .* 'features'"),
     ({"train": {"loss": {"G": {"schedule": "linear", "endepoch": 3}}}}, "'end_epoch'"),
-    ({"train": {"loss": {"G": {"schedule": "lin"}}}}, "train.loss.G .* 'lin' is no schedule"),
+    ({"train": {"loss": {"G": {"schedule": "lin"}}}}, "train.loss.G .* There is no schedule 'lin'"),
     ({"train": {"loss": {"G": {**RAMP, "end_epoch": 50}}}}, "train.loss.G .* before it starts"),
-    ({"train": {"loss": {"G": "much"}}}, "is no schedule; write .*a plain number"),
+    ({"train": {"loss": {"G": "much"}}}, "is not a schedule; write .*a plain number"),
     ({"train": {"loss": {"G": True}}}, "cannot be true: it must be a number"),
     ({"train": {"loss": {"G": float("nan")}}}, "train.loss.G .* cannot be nan"),
     ({"train": {"loss": {"G": {"function": "a.B", "wieght": 1}}}}, "'weight'"),
-    ({"train": {"loss": {"G": {"weight": "x"}}}}, "train.loss.G.weight .* no schedule"),
+    ({"train": {"loss": {"G": {"weight": "x"}}}}, "train.loss.G.weight .* not a schedule"),
     ({"train": {"generator": {"features": -3}}}, "features .* cannot be -3: .*equal to 1"),
     ({"train": {"generator": {"features": "64"}}}, 'cannot be "64": it should be a valid integer'),
     ({"train": {"generator": {"dropout": 1.0}}}, "less than 1"),
@@ -234,7 +234,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"train": {"generator": {"learning_rate": {"schedule": {**RAMP, "interval": "step"}}}}},
-        "learning rates move per epoch",
+        "a learning rate changes between epochs",
     ),
     ({"dataloader": {"load": {"load_size": [1, 2, 3]}}}, r"or \[height, width\]"),
     (
@@ -255,12 +255,15 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"common": {"experiment_name": "a/b"}}, 'experiment_name .* cannot be "a/b"'),
     ({"common": {"experiment_name": ""}}, "1 to 100 letters"),
-    ({"common": {"experiment_name": ".."}}, "no dot and no '-' in front"),
+    ({"common": {"experiment_name": ".."}}, "must not begin with '.' or '-'"),
     ({"common": {"seed": -1}}, "cannot be -1"),
-    ({"logging": {"csv": False}}, "TensorBoard and MLflow are fed from the CSV"),
+    ({"logging": {"csv": False}}, "TensorBoard and MLflow read the CSV files"),
     ({"logging": {"mlflow": {"tracking_uri": "./mlruns"}}}, "it must begin with http://"),
     ({"logging": {"mlflow": {"tracking_uri": "sqlite:x.db"}}}, "sqlite:///"),
-    ({"train": {"loss": {"G_L1": {"arguments": {"x": 1}}}}}, "arguments need a function"),
+    (
+        {"train": {"loss": {"G_L1": {"arguments": {"x": 1}}}}},
+        "arguments are given without a function",
+    ),
     (
         {
             "train": {
@@ -298,7 +301,7 @@ def test_the_place_is_the_file_or_the_option(tmp_path: Path) -> None:
         ConfigManager(tmp_path / "c.json")
     with pytest.raises(ConfigError, match=r"^--set common\.seed cannot be -2"):
         ConfigManager(tmp_path / "c.json", [("common.seed", -2)])
-    with pytest.raises(ConfigError, match=r"common\.seed is 3, which has no 'x' in it"):
+    with pytest.raises(ConfigError, match=r"common\.seed is 3, not a section with 'x'"):
         ConfigManager({"common": {"seed": 3}}, [("common.seed.x", 1)])
 
 
@@ -358,27 +361,27 @@ BAD_FILES = {
     "empty.json": (b"", "not valid JSON"),
     "windows.json": (
         rb'{"dataloader": {"dataroot": "D:\datasets\facades"}}',
-        r'Invalid \\escape: .*; in quotes a backslash is written twice, as in "D:\\\\new", or /',
+        r'Invalid \\escape: .*; in quotes, write a backslash twice, as in "D:\\\\new", or use /',
     ),
     "windows.yaml": (
         rb'dataloader: {dataroot: "D:\datasets"}',
-        "unknown escape character .* in quotes a backslash is written twice",
+        "unknown escape character .* in quotes, write a backslash twice",
     ),
     "line_breaks.json": (
         rb'{"dataloader": {"dataroot": "D:\new\train"}}',
-        r'dataroot .* cannot be "D:\\new\\train": it has a line break or another control '
-        "character in it; in quotes a backslash is written twice",
+        r'dataroot .* cannot be "D:\\new\\train": it contains a line break or another control '
+        "character; in quotes, write a backslash twice",
     ),
     "nul.json": (rb'{"train": {"vgg_weights": "a\u0000b"}}', "another control character"),
     "torn.json": (b'{"common": {"seed": 1', "not valid JSON: .*line 1"),
-    "list.json": (b"[1, 2]", r"must hold sections such as 'train', not \[1, 2\]"),
-    "null.json": (b"null", "must hold sections"),
+    "list.json": (b"[1, 2]", r"must contain sections such as 'train', not \[1, 2\]"),
+    "null.json": (b"null", "must contain sections"),
     "twice.json": (b'{"common": {"seed": 1, "seed": 2}}', "the key 'seed' is given twice"),
     "binary.json": (b"\x89PNG\r\n\x1a\n\xff\xfe", "not UTF-8 text"),
     "deep.json": (b"[" * 100_000, "not valid JSON"),
     "tag.yaml": (b"common: !!python/object/apply:os.system [ls]", "not valid YAML"),
     "broken.yaml": (b"a: [1, 2", "not valid YAML"),
-    "empty.yaml": (b"", "must hold sections"),
+    "empty.yaml": (b"", "must contain sections"),
     "self.yaml": (b"&a\ntrain: *a", "config file"),
     "nan.json": (b'{"train": {"loss": {"G": NaN}}}', "cannot be nan"),
 }
@@ -526,9 +529,9 @@ def test_a_section_is_no_number() -> None:
 @pytest.mark.parametrize(
     ("name", "option", "sentence"),
     [
-        ("G_SOBEL", 3.0, "has a weight, but objective 'basic' does not have that loss; choose"),
+        ("G_SOBEL", 3.0, "has a weight, but objective 'basic' does not have this loss; choose"),
         ("G_LI", 3.0, "is not a loss of objective 'basic', .* Did you mean 'G_L1'"),
-        ("mine", {"weight": 3.0}, "is not a loss of objective 'basic', and no whole term with a"),
+        ("mine", {"weight": 3.0}, "is not a loss of objective 'basic', and has no 'function'"),
     ],
 )
 def test_a_loss_that_the_objective_does_not_have_is_named_with_its_place(

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from nectargan import load_config
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.network_options import SECTIONS
-from nectargan.config.reference import all_keys, explain, json_schema
+from nectargan.config.reference import all_keys, explain_key, json_schema
 from nectargan.config.schema import Config
 from nectargan.config.shipped import shipped_configs
 from nectargan.errors import ConfigError
@@ -104,6 +104,7 @@ def nested(key: str, value: object) -> dict[str, Any]:
         ("dataloader.load.resize", ["nearest", "bicubic"]),
         ("train.generator.learning_rate.schedule", "cosine 0.1->0 @ 1-9"),
         ("save.keep_last", None),
+        ("common.experiment_name", 2026),
         ("train.generator", {"name": "resnet", "n_blocks": 6}),
         ("train.generator", {"function": "my.Net", "arguments": {"width": 3}}),
         ("train.discriminator", {"name": "multiscale", "n_scales": 2}),
@@ -162,7 +163,7 @@ def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, An
 
 @pytest.mark.parametrize(("key", "field"), list(fields(Config)), ids=lambda each: str(each)[:60])
 def test_every_key_is_explained_by_its_docstring(key: str, field: Any) -> None:
-    found = explain(key)
+    found = explain_key(key)
     assert found.key == key in all_keys()
     assert found.text == " ".join(field.description.split())
     assert all(found.types)
@@ -177,22 +178,22 @@ def test_every_key_is_explained_by_its_docstring(key: str, field: Any) -> None:
 
 
 def test_bounds_and_choices_are_said() -> None:
-    assert explain("train.generator.dropout").types == ["number, at least 0, below 1"]
-    assert explain("common.seed").types == ["whole number, at least 0, below 4294967296"]
-    assert explain("train.generator.name").types == ['"unet", "resnet", "pix2pixhd"']
-    assert explain("train.gan_mode").types == ['"vanilla", "lsgan", "hinge"']
-    assert explain("save.keep_last").types[1] == "null"
+    assert explain_key("train.generator.dropout").types == ["number, at least 0, below 1"]
+    assert explain_key("common.seed").types == ["whole number, at least 0, below 4294967296"]
+    assert explain_key("train.generator.name").types == ['"unet", "resnet", "pix2pixhd"']
+    assert explain_key("train.gan_mode").types == ['"vanilla", "lsgan", "hinge"']
+    assert explain_key("save.keep_last").types[1] == "null"
 
 
 def test_losses_of_any_name() -> None:
-    loss, named = explain("train.loss"), explain("train.loss.G_L1")
+    loss, named = explain_key("train.loss"), explain_key("train.loss.G_L1")
     (below,) = loss.below
     assert below.key == "train.loss.NAME"
     assert below.types == named.types
     names = {each.key.removeprefix("train.loss.G_L1.") for each in named.below}
     assert names == {*LossTerm.model_fields, *ScheduleConfig.model_fields}
-    assert explain("train.loss.my.weight".replace("my", "G-1")).text.startswith("Weight, a number")
-    assert explain("train.loss.X.weight.power").types[0] == "number, above 0, at most 1000"
+    assert explain_key("train.loss.G-1.weight").text.startswith("Weight: a number")
+    assert explain_key("train.loss.X.weight.power").types[0] == "number, above 0, at most 1000"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_losses_of_any_name() -> None:
         ),
         ("seed", "Did you mean 'common.seed'?"),
         ("loss.G_L1", "Did you mean 'train.loss'?"),
-        ("common.seed.x", "There is no key 'x' in common.seed. Nothing is below it."),
+        ("common.seed.x", "There is no key 'x' in common.seed. It is not a section."),
         (".", "There is no key '' in a config."),
         ("train.", "There is no key '' in train."),
         ("$schema", "There is no key '$schema' in a config."),
@@ -213,11 +214,11 @@ def test_losses_of_any_name() -> None:
 )
 def test_unknown_keys(key: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        explain(key)
+        explain_key(key)
     assert told in str(caught.value)
 
 
 def test_a_schema_that_was_given_away_stays_as_it_is() -> None:
     before = copy.deepcopy(json_schema())
-    explain("train.loss.G_L1")
+    explain_key("train.loss.G_L1")
     assert json_schema() == before

@@ -89,7 +89,7 @@ def test_losses_are_resolved_anew_when_one_of_them_or_the_objective_is_assigned(
     assert train.loss == {**BASIC, "G_L1": 3.0}
     train.objective = "basic+vgg"
     assert train.loss == {**BASIC, "G_L1": 3.0, "G_VGG": 10.0}
-    with pytest.raises(ValueError, match="'basic' does not have that loss"):
+    with pytest.raises(ValueError, match="'basic' does not have this loss"):
         train.objective = "basic"
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from nectargan.config.schema import Config
 from nectargan.dataset.augmentations import PairAugmentation
 from nectargan.errors import DataError
 
@@ -364,7 +365,7 @@ def reference() -> dict[str, dict[str, object]]:
         (
             {**DISTORTION, "optical_distortion_max": 0.1},
             {},
-            "optical_distortion needs -1 <= min <= max <= 1, got min = 0.3, max = 0.1",
+            "optical_distortion needs -1 <= min <= max <= 1, but got min = 0.3, max = 0.1",
         ),
         ({**DISTORTION, "optical_distortion_mode": "eye"}, {}, "mode 'eye', allowed: camera, fish"),
         (
@@ -373,10 +374,10 @@ def reference() -> dict[str, dict[str, object]]:
             " 1 <= holes_min <= holes_max <= 10000,",
         ),
         ({}, {**GAMMA, "randgamma_min": float("nan")}, "randgamma needs 1 <= min <= max"),
-        ({}, {**BLUR, "motionblur_limit": 1}, "motionblur needs 3 <= limit <= 255, got limit = 1"),
+        ({}, {**BLUR, "motionblur_limit": 1}, "needs 3 <= limit <= 255, but got limit = 1"),
         ({}, {**GREY, "grayscale_method": "pca"}, "method 'pca', allowed: weighted_average"),
         ({}, {**JPEG, "compression_type": "webp"}, "the type 'webp', allowed: jpeg"),
-        ({}, {**JPEG, "compression_quality_max": 101}, "quality_max <= 100, got"),
+        ({}, {**JPEG, "compression_quality_max": 101}, "quality_max <= 100, but got"),
     ],
 )
 def test_bad_settings_name_their_key(
@@ -412,3 +413,12 @@ def test_alpha_moves_with_its_pixels(name: str) -> None:
     moved, _ = PairAugmentation(BOTH[name], {}, input_nc=2)(torch.cat([grey, grey], 1), grey)
     assert torch.equal(moved[:, 0], moved[:, 1])
     assert not torch.equal(moved[:, 1:], grey)
+
+
+def test_sections_of_a_config_are_taken_as_they_are() -> None:
+    sections = Config().dataloader.augmentations
+    both, input = sections.both.model_dump(), sections.input.model_dump()
+    assert not PairAugmentation(both, input).enabled
+    assert PairAugmentation(both, input | {"gaussnoise_chance": 1.0}).enabled
+    with pytest.raises(DataError, match=r"augmentations\.input\.own is unknown"):
+        PairAugmentation(both, input | {"own": {"mine": {"function": "a.B"}}})

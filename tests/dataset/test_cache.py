@@ -73,7 +73,9 @@ def test_what_would_not_get_through_the_ram_is_refused(
 ) -> None:
     monkeypatch.setattr(cache, "free_ram", lambda: cached_bytes(dataset) - 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 0))
-    with pytest.raises(DataError, match="'device', but the images of a split are decoded in RAM"):
+    with pytest.raises(
+        DataError, match="'device', but the images of a split are first decoded in RAM"
+    ):
         choose_place("device", [dataset], CUDA)
 
 

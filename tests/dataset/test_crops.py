@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nectargan.dataset.crops import cut, draw_crops
+from nectargan.dataset.crops import crop_images, draw_crops
 
 SIDES = st.integers(1, 12)
 
@@ -38,7 +38,7 @@ def test_crops_and_flips(
     # No two pixels are alike, so that a crop has one place.
     images = np.arange(3 * 2 * load[0] * load[1]).reshape(3, 2, *load)
     crops = draw_crops(3, load, crop, (*flips, 0.0), (seed,))
-    found = cut(torch.from_numpy(images), torch.from_numpy(crops), crop).numpy()
+    found = crop_images(torch.from_numpy(images), torch.from_numpy(crops), crop).numpy()
     for image, result in zip(images, found, strict=True):
         assert sum(np.array_equal(result, each) for each in possible(image, crop, flips)) == 1
 
@@ -47,8 +47,12 @@ def test_crops_and_flips(
 def test_turns_come_after_the_flips(side: int, flips: tuple[bool, bool], seed: int) -> None:
     size = (side, side)
     images = torch.arange(5 * side * side).view(5, 1, side, side)
-    plain = cut(images, torch.from_numpy(draw_crops(5, size, size, (*flips, 0.0), (seed,))), size)
-    turned = cut(images, torch.from_numpy(draw_crops(5, size, size, (*flips, 1.0), (seed,))), size)
+    plain = crop_images(
+        images, torch.from_numpy(draw_crops(5, size, size, (*flips, 0.0), (seed,))), size
+    )
+    turned = crop_images(
+        images, torch.from_numpy(draw_crops(5, size, size, (*flips, 1.0), (seed,))), size
+    )
     for before, after in zip(plain, turned, strict=True):
         assert any(torch.equal(before.rot90(k, (1, 2)), after) for k in (1, 2, 3))
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from nectargan.dataset.decoding import SUFFIXES, in_mode, probe, read_image
+from nectargan.dataset.decoding import IMAGE_SUFFIXES, in_mode, probe, read_image
 from nectargan.errors import DataError
 from tests.dataset.tiffs import FLOAT, SIGNED, write_tiff
 
@@ -201,7 +201,7 @@ def test_pixels_of_every_kind(tmp_path: Path, kind: str) -> None:
 def test_avif_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6), (255, 255, 255)).save(tmp_path / "x.avif")
     assert np.asarray(read_image(tmp_path / "x.avif")).min() > 250
-    assert ".avif" in SUFFIXES
+    assert ".avif" in IMAGE_SUFFIXES
 
 
 # --- orientation ---------------------------------------------------------------------------------
@@ -278,15 +278,15 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "signed 16 bit": (
         "x.tif",
         tiff((HALF * 4095 - 1024).astype(np.int16), kind=SIGNED),
-        "its values go from -1024 to 3071; what is read is 1 to 4 channels of unsigned integers",
+        "its values range from -1024 to 3071; supported are 1 to 4 channels of unsigned integers",
     ),
     "signed 8 bit": ("x.tif", tiff(np.zeros((2, 4), np.int8), kind=SIGNED), "signed 8-bit"),
-    "32 bit": ("x.tif", saved(np.array([[0, 70_000]], np.int32)), "go from 0 to 70000"),
+    "32 bit": ("x.tif", saved(np.array([[0, 70_000]], np.int32)), "range from 0 to 70000"),
     "float": ("x.tif", saved(HALF), "floating-point numbers, from 0 to 1;"),
     "float rgb": (
         "x.tif",
         tiff(np.stack([HALF] * 3, 2), kind=FLOAT, photometric=2),
-        "a TIFF of 3 channels of 32-bit floating-point numbers",
+        "a TIFF with 3 channels of 32-bit floating-point numbers",
     ),
     "double": ("x.tif", tiff(HALF.astype(float), kind=FLOAT), "64-bit floating-point numbers"),
     "five bands": ("x.tif", tiff(np.zeros((2, 4, 5), np.uint8)), "5 channels"),
@@ -301,7 +301,7 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
         tiff(np.zeros((2, 4, 2), np.uint16)),
         "2 channels of 16-bit unsigned integers, in a form that Pillow does not read; save it as",
     ),
-    "from white, 16 bit": ("x.tif", tiff(SHORTS, photometric=0), "count down from white"),
+    "from white, 16 bit": ("x.tif", tiff(SHORTS, photometric=0), r"are inverted \(0 is white\)"),
     "lab": ("x.tif", colours_of_lab, r"CIE L\*a\*b\*"),
     "empty": ("x.png", with_bytes(b""), "not an image: it is empty"),
     "lfs": (
@@ -322,15 +322,15 @@ REFUSED: dict[str, tuple[str, Write, str]] = {
     "dicom": ("x.png", with_bytes(bytes(128) + b"DICM" + bytes(9)), "a DICOM file"),
     "numpy": ("x.png", with_bytes(b"\x93NUMPY\x01\0"), "a NumPy array"),
     "postscript": ("x.png", with_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "a PostScript document"),
-    "noise": ("x.png", with_bytes(b"\x01\xfe\x80" * 40), "of no kind that is known"),
+    "noise": ("x.png", with_bytes(b"\x01\xfe\x80" * 40), "of an unknown kind"),
     "no rows": ("x.png", with_bytes(png_header(5, 0, 8, 2)), "header says 0 x 5 pixels"),
-    "3 bits": ("x.png", with_bytes(png_header(5, 5, 3, 2)), "3 bits of colour type 2"),
+    "3 bits": ("x.png", with_bytes(png_header(5, 5, 3, 2)), "3 bits with color type 2"),
     "head of a png": ("x.png", with_bytes(png_header(5, 5, 8, 2)[:20]), "PNG header is damaged"),
     "no pixels": ("x.png", with_bytes(png_header(5, 5, 8, 2)), "PNG header is damaged"),
     "damaged pixels": (
         "x.png",
         with_bytes(png_header(5, 5, 8, 2) + struct.pack(">I", 9) + b"IDAT" + bytes(40)),
-        "the PNG data are damaged, or end too early",
+        "the PNG data are damaged or incomplete",
     ),
     "half a png": ("x.png", with_bytes(cut("png", 4000)), "unreadable or truncated"),
     "half a jpeg": ("x.jpg", with_bytes(cut("jpeg", -1000)), "unreadable or truncated: the JPEG"),
@@ -389,7 +389,7 @@ def test_more_text_than_pictures_have(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 1 << 20)
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 1 << 20)
     large_text(tmp_path / "x.png")
-    with pytest.raises(DataError, match="it has more than 1 MB of text in it"):
+    with pytest.raises(DataError, match="it contains more than 1 MB of text"):
         read_image(tmp_path / "x.png")
 
 

@@ -300,5 +300,5 @@ def test_each_side_has_its_way_of_resizing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resize", ["lanczos", ["nearest"], ("nearest", "area")])
 def test_a_way_of_resizing_that_there_is_not(resize: str | list[str]) -> None:
-    with pytest.raises(DataError, match=r"resize is .*; allowed: bicubic, nearest, or one each"):
+    with pytest.raises(DataError, match=r"resize is .*; allowed: bicubic, nearest, or a pair"):
         PairedDataset([Pair("x", Path("x.png"))], resize=resize)

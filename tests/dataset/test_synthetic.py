@@ -143,7 +143,7 @@ def test_refusals_leave_nothing(tmp_path: Path, options: dict[str, int], sentenc
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     for root in (tmp_path, tmp_path / "letter.txt"):
-        with pytest.raises(DataError, match="is in use"):
+        with pytest.raises(DataError, match="is not an empty folder"):
             synthesize(root, train=1, val=0, size=32)
     assert files(tmp_path) == {"letter.txt": b"dear"}
 

@@ -48,14 +48,14 @@ def plain_loop(losses: LossManager, epochs: int = 4, steps: int = 5) -> list[tup
         for _ in range(steps):
             step += 1
             x, y = torch.randn(2, 8, 3)
-            made = model(x)
-            l1 = losses.compute_loss_xy("L1", made, y, epoch)
-            l2 = losses.compute_loss_xy("L2", made, y)
+            generated = model(x)
+            l1 = losses.compute_loss_xy("L1", generated, y, epoch)
+            l2 = losses.compute_loss_xy("L2", generated, y)
             optimizer.zero_grad()
             (l1 + l2.mean()).backward()
             optimizer.step()
             weight = 90.0 - 30.0 * (epoch - 1)
-            raws = ((made - y).abs().mean().item(), ((made - y) ** 2).mean().item())
+            raws = ((generated - y).abs().mean().item(), ((generated - y) ** 2).mean().item())
             rows.append((step, epoch, "L1", raws[0], weight))
             rows.append((step, epoch, "L2", raws[1], 0.3))
     return rows
@@ -218,7 +218,7 @@ def test_a_directory_with_a_record_is_refused(tmp_path: Path) -> None:
         nectargan.track(losses, tmp_path).__enter__()
     assert (tmp_path / "losses.csv").read_bytes() == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made"):
+    with pytest.raises(RunError, match="cannot be created"):
         nectargan.track(losses, tmp_path / "file" / "run").__enter__()
 
 
@@ -318,7 +318,7 @@ def test_a_second_interrupt_waits_for_no_sink(
         assert sink.called.wait(PATIENCE)
         interrupt()
     assert len(pd.read_csv(tmp_path / "losses.csv")) == 10, "the record is whole"
-    assert [r.getMessage().split(",")[0] for r in caplog.records] == [
+    assert [r.getMessage().split(";")[0] for r in caplog.records] == [
         "Silent did not get everything"
     ]
 
@@ -361,4 +361,4 @@ def test_a_plain_loop_that_died_without_a_word_is_marked(tmp_path: Path) -> None
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     (summary,) = summarize_runs(tmp_path)
-    assert (summary.status, summary.reason) == ("KILLED", "it died without a word")
+    assert (summary.status, summary.reason) == ("KILLED", "the process ended unexpectedly")

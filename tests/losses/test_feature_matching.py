@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.build import build_losses
-from nectargan.config.schedules import loss_weights
+from nectargan.config.run_schedules import loss_weights
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 from nectargan.losses.losses import FeatureMatchingLoss
@@ -163,9 +163,9 @@ def test_an_own_discriminator_may_offer_features(tiny: Make) -> None:
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
-        ("Featureless", r"has no features to match: it needs a method features\(x, y\) that"),
-        ("Odd", r"must return from features\(x, y\) for each scale a list"),
-        ("LogitsAlone", r"must return from features\(x, y\) for each scale a list"),
+        ("Featureless", r"has no features to match; it must have a method features\(x, y\) that"),
+        ("Odd", r"must return from features\(x, y\) one list per scale with"),
+        ("LogitsAlone", r"must return from features\(x, y\) one list per scale with"),
         ("Failing", r"in its features\(x, y\), fails on .*: not today"),
     ],
 )

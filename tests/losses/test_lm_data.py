@@ -95,7 +95,7 @@ def test_weights_are_finite_numbers(weight: Any) -> None:
 
 
 def test_the_function_must_be_callable_and_tags_a_list() -> None:
-    with pytest.raises(LossError, match="'l1', no callable"):
+    with pytest.raises(LossError, match="'l1'; it must be callable"):
         LMLoss("a", "l1")  # type: ignore[arg-type]
     with pytest.raises(LossError, match="tags of loss 'a' are a string"):
         LMLoss("a", nn.L1Loss(), tags="G")

@@ -103,7 +103,7 @@ def test_a_map_is_returned_and_kept_whole() -> None:
 def test_unknown_losses_are_named_with_a_suggestion() -> None:
     manager = LossManager()
     manager.register_loss_fn("G_L1", nn.L1Loss())
-    with pytest.raises(UnknownLossError, match=r"No loss is named 'G_LI'. Did you mean 'G_L1'"):
+    with pytest.raises(UnknownLossError, match=r"no loss named 'G_LI'. Did you mean 'G_L1'"):
         manager.compute_loss_xy("G_LI", X, Y)
     with pytest.raises(KeyError):
         manager.compute_loss_xy("G_LI", X, Y)
@@ -213,14 +213,14 @@ def test_a_loop_that_counts_from_zero_is_told(epoch: int, step: int) -> None:
 def test_a_scheduled_loss_with_no_epoch_known_is_refused() -> None:
     manager = LossManager()
     manager.register_loss_fn("a", nn.L1Loss(), schedule=fading())
-    with pytest.raises(LossError, match="'a' is scheduled, but no epoch is known"):
+    with pytest.raises(LossError, match="'a' has a schedule, but no epoch is known"):
         manager.compute_loss_xy("a", X, Y)
 
 
 def test_a_duplicate_name_is_refused_and_the_first_stays() -> None:
     manager = LossManager()
     manager.register_loss_fn("a", nn.L1Loss(), loss_weight=5.0)
-    with pytest.raises(LossError, match="'a' is registered already"):
+    with pytest.raises(LossError, match="'a' is already registered"):
         manager.register_loss_fn("a", nn.MSELoss())
     assert manager.get_loss_weights() == {"a": 5.0}
 
@@ -406,9 +406,9 @@ def test_a_spec_gets_its_arguments_and_registers_its_losses() -> None:
     ("bad", "sentence"),
     [
         (lambda: [1], "must return a dict of LMLoss, not list"),
-        (lambda: {"c": nn.L1Loss()}, "must return LMLoss by its name; 'c'"),
-        (lambda: {"c": LMLoss("d", nn.L1Loss())}, "must return LMLoss by its name; 'c'"),
-        (lambda: {"c": LMLoss("c", abs), "a": LMLoss("a", abs)}, "'a' is registered already"),
+        (lambda: {"c": nn.L1Loss()}, "must return each LMLoss under its name; 'c'"),
+        (lambda: {"c": LMLoss("d", nn.L1Loss())}, "must return each LMLoss under its name; 'c'"),
+        (lambda: {"c": LMLoss("c", abs), "a": LMLoss("a", abs)}, "'a' is already registered"),
     ],
 )
 def test_a_bad_spec_registers_nothing(bad: Any, sentence: str) -> None:

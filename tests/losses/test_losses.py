@@ -195,7 +195,7 @@ def test_sobel_agrees_with_unfold() -> None:
         (lambda: LaplacianLoss(reduction=None), "LaplacianLoss: reduction is None."),
         (lambda: SobelLoss()(image(1, 3, 4, 4), image(1, 1, 4, 4)),
          "SobelLoss: got tensors of shape (1, 3, 4, 4) and (1, 1, 4, 4);"),
-        (lambda: LaplacianLoss()(image(3, 4, 4), image(3, 4, 4)), "one shape (N, C, H, W)."),
+        (lambda: LaplacianLoss()(image(3, 4, 4), image(3, 4, 4)), "the same shape (N, C, H, W)."),
     ],
 )  # fmt: skip
 def test_bad_input(make: object, message: str) -> None:

@@ -100,7 +100,7 @@ def test_two_specs_share_nothing() -> None:
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(LossError, match=r"'basics' is no objective. Did you mean 'basic'"):
+    with pytest.raises(LossError, match=r"There is no objective 'basics'. Did you mean 'basic'"):
         pix2pix("basics")
     with pytest.raises(LossError, match="mode"):
         pix2pix(gan_mode="wgan")

@@ -152,7 +152,7 @@ def test_its_network_runs_in_the_context_that_it_is_given(weights: Path) -> None
     ("shapes", "message"),
     [
         ([(1, 3, 15, 64)] * 2, "images of 15 x 64 (height x width); each side must be at least 16"),
-        ([(1, 1, 16, 16)] * 2, "made for images of 3 channels, not 1."),
+        ([(1, 1, 16, 16)] * 2, "built for images with 3 channels, not 1."),
         ([(1, 3, 16, 16), (1, 3, 16, 32)], "shape (1, 3, 16, 16) and (1, 3, 16, 32); both must"),
     ],
 )
@@ -165,7 +165,7 @@ def test_images_that_do_not_fit(
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_other_channels_are_refused_before_any_file_is_read(channels: int) -> None:
-    with pytest.raises(LossError, match=f"images of {channels} channels; it takes 1 or 3"):
+    with pytest.raises(LossError, match=f"images with {channels} channels; it takes 1 or 3"):
         VGGPerceptualLoss("no such file", channels=channels)
 
 
@@ -187,12 +187,12 @@ def shallow(state: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("features.2.bias"), "'features.2.bias' of shape (64,) and has none"),
+        (lambda s: s.pop("features.2.bias"), "'features.2.bias' of shape (64,), but has none"),
         (lambda s: s.update({"features.2.weight": torch.zeros(64, 3, 3, 3)}),
-         "'features.2.weight' of shape (64, 64, 3, 3) and has one of (64, 3, 3, 3)"),
+         "'features.2.weight' of shape (64, 64, 3, 3), but has one of (64, 3, 3, 3)"),
         (lambda s: s.update({"features.0.bias": [0.0] * 64}), "'features.0.bias' of shape (64,)"),
         (lambda s: [s.update({f"vgg.{key}": s.pop(key)}) for key in list(s)],
-         "'features.0.weight' of shape (64, 3, 3, 3) and has none"),
+         "'features.0.weight' of shape (64, 3, 3, 3), but has none"),
     ],
 )  # fmt: skip
 def test_another_state_dict_is_refused(
@@ -276,7 +276,7 @@ def test_failed_downloads_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(CheckpointError, match=reason) as caught:
             VGGPerceptualLoss()
         message = str(caught.value)
-        assert f"download {path.as_uri()} on a machine that can" in message
+        assert f"download {path.as_uri()} on another machine" in message
         assert message.endswith("set train.vgg_weights to the path of the file.")
         assert "\n" not in message
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from nectargan.models.convolutions import (
-    MOST_PIXELS,
+    MOST_PIXELS_BY_PRODUCT,
     DoublingConvTranspose2d,
     HalvingConv2d,
     _DoublingProduct,
@@ -80,7 +80,7 @@ def operators(network: nn.Module, x: Tensor) -> set[str]:
 
 
 def test_the_way_is_chosen_by_the_pixels_of_the_batch() -> None:
-    side = int(MOST_PIXELS**0.5)
+    side = int(MOST_PIXELS_BY_PRODUCT**0.5)
     for layer, factor in ((HalvingConv2d(4, 4), 2), (DoublingConvTranspose2d(4, 4), 1)):
         least = torch.zeros(1, 4, side * factor, side * factor)
         assert operators(layer, least) == {"mm"}
@@ -144,11 +144,11 @@ def test_both_networks_compute_what_they_do_in_float64(images: int) -> None:
     found: list[list[Tensor]] = []
     for dtype in (torch.float32, torch.float64):
         networks = copy.deepcopy(generator).to(dtype), copy.deepcopy(discriminator).to(dtype)
-        made = networks[0](x.to(dtype))
-        logits = networks[1](x.to(dtype), made)
+        generated = networks[0](x.to(dtype))
+        logits = networks[1](x.to(dtype), generated)
         F.softplus(-logits).mean().backward()
         parameters = [p for network in networks for p in network.parameters()]
-        found.append([made, logits, *(p.grad for p in parameters if p.grad is not None)])
+        found.append([generated, logits, *(p.grad for p in parameters if p.grad is not None)])
     assert len(found[0]) == 2 + len(parameters)
     for ours, exact in zip(*found, strict=True):
         scale = float(exact.detach().abs().max())

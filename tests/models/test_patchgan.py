@@ -97,7 +97,7 @@ def test_check_size_refuses_exactly_what_fails(n_layers: int, norm: str) -> None
         discriminator.check_size(smallest - 1, 64)
     assert str(caught.value) == (
         f"The discriminator cannot take images of {smallest - 1} x 64 (height x width): with "
-        f"n_layers={n_layers} the smallest that fit are {smallest} x {smallest}."
+        f"n_layers={n_layers} they must be at least {smallest} x {smallest}."
     )
 
 

@@ -84,7 +84,7 @@ def test_a_cut_ledger_and_its_orphans_are_the_whole(
 def test_a_cut_in_the_wrong_place_is_refused(tmp_path: Path, offset: int) -> None:
     path = write_losses(tmp_path / "r", [1, 2])
     whole = path.read_bytes()
-    with pytest.raises(RunError, match=f"no row of it ends at byte {offset}"):
+    with pytest.raises(RunError, match=f"no row ends at byte {offset}"):
         check_ledger(path, offset, 2, None)
     assert path.read_bytes() == whole
 
@@ -93,13 +93,13 @@ def test_a_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
     path = write_losses(tmp_path / "r", [1, 2])
     with path.open("ab") as file:
         file.write(b"3,1,3,unfinished")
-    ledger = Ledger(path, LossRow, go_on=True)
+    ledger = Ledger(path, LossRow, resume=True)
     ledger.append([LossRow(3, 1, 3, "b", 0.25, 1.0, 0.25)])
     assert ledger.size == path.stat().st_size
     ledger.close()
     assert pd.read_csv(path)["loss"].tolist()[-1] == "b"
     with pytest.raises(RunError, match="cannot be written"):
-        Ledger(tmp_path / "none.csv", LossRow, go_on=True)
+        Ledger(tmp_path / "none.csv", LossRow, resume=True)
 
 
 def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from nectargan.errors import RunError
 from nectargan.record import lock
 from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.runs.run_list import summarize_runs
 
 
 def test_versions_count_up_from_one(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_without_increment_an_existing_version_is_refused(tmp_path: Path) -> Non
 
 def test_output_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(RunError, match="No run can be made in"):
+    with pytest.raises(RunError, match="No run can be created in"):
         create_run_directory(tmp_path / "out", "faces")
 
 
@@ -83,7 +84,9 @@ def test_a_glance_at_a_lock_keeps_nobody_out(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
 def test_a_death_that_cannot_be_noted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "status.json")
-    with pytest.raises(RunError, match=r"status\.json' cannot be written: it is no regular file"):
+    with pytest.raises(
+        RunError, match=r"status\.json' cannot be written: it is not a regular file"
+    ):
         RunDirectory(tmp_path).end_status()
 
 
@@ -98,12 +101,13 @@ def test_what_was_meant_by_a_path_that_names_no_run(
     (runs / "fronts_v1" / "losses.csv").touch()
     (runs / "notes").mkdir()
     told = {
-        "runs": "is no run directory, but holds 2 runs, such as 'runs/fronts_v1'.",
+        "runs": "is not a run directory, but contains 2 runs, such as 'runs/fronts_v1'.",
         "runs/fronts_v1/losses.csv": "is a file, not a run directory; 'runs/fronts_v1' is one.",
-        "runs/front_v1": "is no run directory: there is none. Did you mean 'runs/fronts_v1'?",
-        "fronts_v2": "is no run directory: there is none. Did you mean 'runs/fronts_v2'?",
-        "elsewhere": "is no run directory: there is none.",
-        "runs/notes": "is no run directory: it has no config.json.",
+        "runs/front_v1": "is not a run directory: it does not exist. "
+        "Did you mean 'runs/fronts_v1'?",
+        "fronts_v2": "is not a run directory: it does not exist. Did you mean 'runs/fronts_v2'?",
+        "elsewhere": "is not a run directory: it does not exist.",
+        "runs/notes": "is not a run directory: it has no config.json.",
     }
     for path, sentence in told.items():
         error = RunDirectory(path).not_a_run("config.json")
@@ -155,11 +159,41 @@ def test_checkpoints_are_in_the_order_of_training(tmp_path: Path) -> None:
     assert run.list_checkpoints(after=run.checkpoint(10**6)) == []
 
 
-def test_a_run_that_died_without_a_word_is_marked_as_killed(tmp_path: Path) -> None:
+def test_a_run_whose_process_ended_unexpectedly_is_marked_as_killed(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.current_status() == ("", "")
     run.write_status("RUNNING")
     with run.lock():
         assert run.current_status() == ("RUNNING", "")
-    assert run.current_status() == ("KILLED", "it died without a word")
-    assert run.read_status() == ("KILLED", "it died without a word")
+    assert run.current_status() == ("KILLED", "the process ended unexpectedly")
+    assert run.read_status() == ("KILLED", "the process ended unexpectedly")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="There is no limit of the size of files")
+def test_a_killed_run_is_shown_as_killed_where_its_status_cannot_be_written(tmp_path: Path) -> None:
+    import resource
+
+    run = RunDirectory(tmp_path)
+    run.write_status("RUNNING")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as on a full disk
+    try:
+        with run.lock():
+            with pytest.raises(RunError, match="cannot be written: File too large"):
+                run.end_status()
+            assert run.current_status() == ("RUNNING", "")
+        assert run.current_status() == ("KILLED", "the process ended unexpectedly")
+        assert summarize_runs(tmp_path)[0].status == "KILLED"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.read_status() == ("RUNNING", "")
+
+
+def test_a_killed_run_is_shown_as_killed_where_its_lock_cannot_be_written(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_status("RUNNING")
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(RunError, match="cannot be written"):
+        run.lock().__enter__()
+    assert run.current_status() == ("KILLED", "the process ended unexpectedly")
+    assert run.read_status() == ("RUNNING", "")

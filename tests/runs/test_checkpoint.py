@@ -79,7 +79,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 def test_foreign_and_newer_files(tmp_path: Path, tiny: Callable[..., Config]) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of NectarGAN"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of NectarGAN"):
         load_checkpoint(tmp_path / "other.pt")
     write(tmp_path / "newer.pt", tiny())
     content = torch.load(tmp_path / "newer.pt", weights_only=True)

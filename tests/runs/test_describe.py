@@ -103,9 +103,9 @@ def test_the_best_generator_is_a_model_from_images_to_images(
     for source in ("models:/negatives/1", f"runs:/{frame['run_id'][0]}/tiny_v1"):
         model = mlflow.pytorch.load_model(source)
         with torch.no_grad():
-            made = model(images)
-        assert torch.allclose(made, expected, atol=1e-5)
-        assert 0 <= made.min() <= made.max() <= 1
+            generated = model(images)
+        assert torch.allclose(generated, expected, atol=1e-5)
+        assert 0 <= generated.min() <= generated.max() <= 1
         # Any size that the network takes, down to the smallest.
         for height, width in ((8, 8), (24, 8), (16, 40)):
             other = torch.rand(1, 3, height, width)
@@ -156,10 +156,10 @@ def test_a_model_cannot_be_registered_that_is_not_made(tiny: Make) -> None:
 
 def test_the_digest_notices_names_and_sizes(tmp_path: Path) -> None:
     def digest(name: str) -> str:
-        (facts,) = describe_datasets(str(tmp_path / name), check_data(str(tmp_path / name)))
-        assert (facts.name, facts.context, facts.profile["pairs"]) == (name, "training", 3)
-        assert len(facts.digest) <= 36
-        return facts.digest
+        (dataset,) = describe_datasets(str(tmp_path / name), check_data(str(tmp_path / name)))
+        assert (dataset.name, dataset.context, dataset.profile["pairs"]) == (name, "training", 3)
+        assert len(dataset.digest) <= 36
+        return dataset.digest
 
     for name in ("one", "same", "renamed", "changed"):
         draw_pairs(tmp_path / name, "train", 3)

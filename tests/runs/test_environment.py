@@ -5,7 +5,7 @@ import shlex
 import pytest
 import torch
 
-from nectargan.runs.environment import command_line, describe_environment
+from nectargan.runs.environment import describe_environment, own_command_line
 
 
 def test_the_command_can_be_typed_again_and_tells_no_secret(
@@ -13,7 +13,7 @@ def test_the_command_can_be_typed_again_and_tells_no_secret(
 ) -> None:
     arguments = ["-n", "two words", "--mlflow-uri", "https://me:secret@host/x", "--set", "a.b={}"]
     monkeypatch.setattr("sys.argv", ["/usr/bin/nectargan-train", *arguments])
-    told = command_line()
+    told = own_command_line()
     assert "secret" not in told
     assert shlex.split(told) == [
         "nectargan-train",

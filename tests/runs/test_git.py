@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nectargan.runs.git import git_facts
+from nectargan.runs.git import git_metadata
 from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
@@ -37,7 +37,7 @@ def make_repository(path: Path, *options: str) -> str:
 
 
 def dirty(path: Path) -> str:
-    return git_facts(path)["git.dirty"]
+    return git_metadata(path)["git.dirty"]
 
 
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
@@ -45,12 +45,12 @@ def test_the_commit_and_whether_files_were_changed(form: str, tmp_path: Path) ->
     top = tmp_path / "two words"
     commit = make_repository(top, f"--object-format={form}")
     clean = {"git.commit": commit, "mlflow.source.git.commit": commit, "git.dirty": "false"}
-    assert git_facts(top) == clean
+    assert git_metadata(top) == clean
     (top / "new.txt").write_text("not known to git")
     (top / "below").mkdir()
-    assert git_facts(top / "below") == clean
+    assert git_metadata(top / "below") == clean
     (top / "a.txt").write_text("two\n")
-    assert git_facts(top / "below") == {**clean, "git.dirty": "true"}
+    assert git_metadata(top / "below") == {**clean, "git.dirty": "true"}
     git(top, "add", "a.txt")
     assert dirty(top) == "true"
 
@@ -60,18 +60,18 @@ def test_another_worktree_of_a_repository(tmp_path: Path) -> None:
     git(tmp_path / "top", "worktree", "add", "-q", str(tmp_path / "other"))
     git(tmp_path / "top", "pack-refs", "--all")
     (tmp_path / "top" / "a.txt").write_text("changed there")
-    assert git_facts(tmp_path / "other")["git.commit"] == commit
+    assert git_metadata(tmp_path / "other")["git.commit"] == commit
     assert dirty(tmp_path / "other") == "false"
     assert dirty(tmp_path / "top") == "true"
 
 
 def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert git_facts(tmp_path) == {}
+    assert git_metadata(tmp_path) == {}
     (tmp_path / "empty").mkdir()
     git(tmp_path / "empty", "init", "-q")
-    assert git_facts(tmp_path / "empty") == {}
+    assert git_metadata(tmp_path / "empty") == {}
     monkeypatch.setenv("PATH", "")
-    assert git_facts(tmp_path) == {}
+    assert git_metadata(tmp_path) == {}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")

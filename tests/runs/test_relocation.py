@@ -176,7 +176,7 @@ def test_rm_removes_a_run_everywhere(runs: Path) -> None:
 def test_rm_is_whole_or_not_at_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with locked(runs / "tiny_v1"), pytest.raises(RunError, match="is in use"):
         remove_run(RunDirectory(runs / "tiny_v1"))
-    with pytest.raises(RunError, match="is no run directory"):
+    with pytest.raises(RunError, match="is not a run directory"):
         remove_run(RunDirectory(runs))
 
     def fail(path: Path, *_: object) -> None:
@@ -199,7 +199,7 @@ def test_rm_is_whole_or_not_at_all(runs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_rm_asks_and_needs_an_answer(runs: Path) -> None:
     run = runs / "tiny_v1"
     for answer, code, told in (
-        ("", 2, "Nobody answers on standard input; give --yes to remove without asking."),
+        ("", 2, "Standard input is closed; give --yes to remove without asking."),
         ("\n", 0, "[y/N]: "),
         ("no\n", 0, "[y/N]: "),
         ("y\n", 0, f"Removed {run}."),

@@ -158,7 +158,9 @@ def test_a_torn_checkpoint_is_passed_over(tiny: Make, caplog: pytest.LogCaptureF
     whole = Pix2pixTrainer(tiny(**options))
     whole.train()
     assert_same(resumed(run), whole)
-    assert any("is damaged. Going on from one before it." in r.message for r in caplog.records)
+    assert any(
+        "is damaged. An earlier checkpoint is used instead." in r.message for r in caplog.records
+    )
 
 
 def test_nothing_to_go_on_from(tiny: Make, tmp_path: Path) -> None:
@@ -191,7 +193,9 @@ def test_what_would_make_it_another_run_is_refused(
 ) -> None:
     run = stopped(tiny(), 2)
     before = {path: path.read_bytes() for path in run.rglob("*.csv")}
-    with pytest.raises(ConfigError, match=f"cannot be resumed with a change of {told}: that"):
+    with pytest.raises(
+        ConfigError, match=f"cannot be resumed with a change of {told}: start a new run instead"
+    ):
         resumed(run, **{key: value})
     assert {path: path.read_bytes() for path in run.rglob("*.csv")} == before
 
@@ -260,8 +264,8 @@ def explode(config: Config, at: int, value: float) -> Pix2pixTrainer:
     entry = trainer.losses.get_registered_losses()["G_L1"]
     l1 = entry.function
 
-    def function(made: Tensor, target: Tensor) -> Tensor:
-        loss = l1(made, target)
+    def function(generated: Tensor, target: Tensor) -> Tensor:
+        loss = l1(generated, target)
         return loss + value if trainer.step == at else loss
 
     entry.function = function

@@ -120,8 +120,8 @@ def test_a_server_that_stays_away_is_one_sentence(unsent: Path) -> None:
 def test_a_run_that_died_is_marked(unsent: Path, tmp_path: Path) -> None:
     RunDirectory(unsent).write_status("RUNNING")
     (summary,) = summarize_runs(unsent.parent)
-    assert (summary.status, summary.reason) == ("KILLED", "it died without a word")
-    assert RunDirectory(unsent).read_status() == ("KILLED", "it died without a word")
+    assert (summary.status, summary.reason) == ("KILLED", "the process ended unexpectedly")
+    assert RunDirectory(unsent).read_status() == ("KILLED", "the process ended unexpectedly")
     synchronize(RunDirectory(unsent))
     assert sent(f"sqlite:///{tmp_path / 'later.db'}")[2] == "KILLED"
 
@@ -148,7 +148,9 @@ def test_runs_are_summed_up(tiny: Make) -> None:
     head, rows = text.split("\n", 1)
     (run / "metrics.csv").write_text(f"{head}\n1,1,1,val/ssim,nan\n{rows}")
     assert summarize_runs(run.path.parent)[0].best == summary.best, "NaN is not the best"
-    with pytest.raises(RunError, match="nowhere' is no directory"):
+    with pytest.raises(
+        RunError, match="nowhere' is not a directory; give the directory of the runs"
+    ):
         summarize_runs(run / "nowhere")
 
 

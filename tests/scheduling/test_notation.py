@@ -118,7 +118,7 @@ def test_configs_take_it_wherever_they_take_a_schedule() -> None:
     [
         ("lineal 0->1 @ 1-20", "Did you mean 'linear'"),
         ("linear 0->1 @ 20-1", "before it starts"),
-        ("much", "'much' is no schedule"),
+        ("much", "'much' is not a schedule"),
     ],
 )
 def test_a_config_says_what_is_wrong_with_it(text: str, expected: str) -> None:

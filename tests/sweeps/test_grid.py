@@ -15,12 +15,12 @@ from nectargan.record.lock import locked
 from nectargan.record.run_directory import RunDirectory, list_runs
 from nectargan.runs.resume import Resumption
 from nectargan.sweeps.axes import parse_axes
-from nectargan.sweeps.grid import Cell, Resolve, check_cells, find_run, grid, run_cell
+from nectargan.sweeps.grid import GridPoint, Resolve, check_grid, find_run, grid, run_grid_point
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 from ..conftest import draw_pairs
 
-Grid = Callable[..., list[Cell]]
+Grid = Callable[..., list[GridPoint]]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def resolve(tiny: Callable[..., Config]) -> Resolve:
 
 
 @pytest.fixture
-def cells_of(resolve: Resolve) -> Grid:
-    def make(*texts: str, **options: Any) -> list[Cell]:
+def points_of(resolve: Resolve) -> Grid:
+    def make(*texts: str, **options: Any) -> list[GridPoint]:
         more = [(key.replace("__", "."), value) for key, value in options.items()]
         return grid(parse_axes(texts), lambda overrides: resolve([*more, *overrides]))
 
@@ -48,50 +48,50 @@ def never(config: Config, resumption: Resumption | None) -> RunDirectory:
     raise AssertionError("there is nothing to train")
 
 
-def test_a_grid_has_all_combinations_in_order(cells_of: Grid) -> None:
-    cells = cells_of("train.loss.G_L1=10,50", "train.loss.G_GAN=linear 0->1 @ 1-20,1.0")
-    assert [cell.name for cell in cells] == [
+def test_a_grid_has_all_combinations_in_order(points_of: Grid) -> None:
+    points = points_of("train.loss.G_L1=10,50", "train.loss.G_GAN=linear 0->1 @ 1-20,1.0")
+    assert [point.name for point in points] == [
         "G_L1=10  G_GAN=linear 0->1 @ 1-20",
         "G_L1=10  G_GAN=1.0",
         "G_L1=50  G_GAN=linear 0->1 @ 1-20",
         "G_L1=50  G_GAN=1.0",
     ]
-    assert [cell.config.train.loss["G_L1"] for cell in cells] == [10, 10, 50, 50]
-    assert {cell.config.logging.mlflow.group for cell in cells} == {"tiny_sweep_G_L1_G_GAN"}
+    assert [point.config.train.loss["G_L1"] for point in points] == [10, 10, 50, 50]
+    assert {point.config.logging.mlflow.group for point in points} == {"tiny_sweep_G_L1_G_GAN"}
 
 
-def test_the_group_may_be_named_and_always_is_a_name(cells_of: Grid) -> None:
-    (cell,) = cells_of("train.loss.G_L1=10", logging__mlflow__group="mine")
-    assert cell.config.logging.mlflow.group == "mine"
+def test_the_group_may_be_named_and_always_is_a_name(points_of: Grid) -> None:
+    (point,) = points_of("train.loss.G_L1=10", logging__mlflow__group="mine")
+    assert point.config.logging.mlflow.group == "mine"
     term = {"function": "torch.nn.MSELoss"}
-    (cell,) = cells_of("train.loss.G é/x.weight=1", **{"train__loss__G é/x": term})
-    assert cell.config.logging.mlflow.group == "tiny_sweep_weight"
-    (cell,) = cells_of("train.loss.G_L1=10", common__experiment_name="e" * 100)
-    assert cell.config.logging.mlflow.group == "e" * 100
+    (point,) = points_of("train.loss.G é/x.weight=1", **{"train__loss__G é/x": term})
+    assert point.config.logging.mlflow.group == "tiny_sweep_weight"
+    (point,) = points_of("train.loss.G_L1=10", common__experiment_name="e" * 100)
+    assert point.config.logging.mlflow.group == "e" * 100
 
 
-def test_a_cell_is_recognised_by_its_run(cells_of: Grid, tmp_path: Path) -> None:
-    one, other = cells_of("train.loss.G_L1=10,50")
+def test_a_grid_point_is_recognised_by_its_run(points_of: Grid, tmp_path: Path) -> None:
+    one, other = points_of("train.loss.G_L1=10,50")
     assert find_run(one)[1:3] == ("NEW", None)
-    outcome = run_cell(one, start)
+    outcome = run_grid_point(one, start)
     run = tmp_path / "runs" / "tiny_v1"
     assert outcome == (one, "FINISHED", run, "")
     assert find_run(one)[1:3] == ("FINISHED", run)
     assert find_run(other)[1:3] == ("NEW", None)
-    assert run_cell(one, never) == outcome
+    assert run_grid_point(one, never) == outcome
 
     # What only says where and how it runs makes no other run of it; the data does.
-    (same,) = cells_of("train.loss.G_L1=10", logging__window_steps=7, save__keep_last=2)
+    (same,) = points_of("train.loss.G_L1=10", logging__window_steps=7, save__keep_last=2)
     assert find_run(same)[1:3] == ("FINISHED", run)
-    (elsewhere,) = cells_of("train.loss.G_L1=10", dataloader__dataroot=str(tmp_path))
+    (elsewhere,) = points_of("train.loss.G_L1=10", dataloader__dataroot=str(tmp_path))
     assert find_run(elsewhere).state == "NEW"
     # Unless that is what is swept.
-    seven, _ = cells_of("logging.window_steps=7,50", train__loss__G_L1=10)
+    seven, _ = points_of("logging.window_steps=7,50", train__loss__G_L1=10)
     assert find_run(seven).state == "NEW"
 
 
-def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> None:
-    (cell,) = cells_of("train.loss.G_L1=10", save__model_save_rate=1)
+def test_an_unfinished_run_is_gone_on_with(points_of: Grid, tmp_path: Path) -> None:
+    (point,) = points_of("train.loss.G_L1=10", save__model_save_rate=1)
 
     class Stopped(Pix2pixTrainer):
         def on_epoch_start(self, epoch: int) -> Any:
@@ -100,17 +100,17 @@ def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> No
             return super().on_epoch_start(epoch)
 
     with pytest.raises(KeyboardInterrupt):
-        run_cell(cell, lambda config, resumption: Stopped(config, resumption).train())
+        run_grid_point(point, lambda config, resumption: Stopped(config, resumption).train())
     run = tmp_path / "runs" / "tiny_v1"
-    assert find_run(cell)[1:3] == ("UNFINISHED", run)
+    assert find_run(point)[1:3] == ("UNFINISHED", run)
     resumed = []
 
-    def go_on(config: Config, resumption: Resumption | None) -> RunDirectory:
+    def resume_it(config: Config, resumption: Resumption | None) -> RunDirectory:
         assert resumption is not None
         resumed.append(resumption.state.epoch)
         return start(config, resumption)
 
-    assert run_cell(cell, go_on)[1:3] == ("FINISHED", run)
+    assert run_grid_point(point, resume_it)[1:3] == ("FINISHED", run)
     assert resumed == [1]
     assert list_runs(tmp_path / "runs", "tiny") == [run]
 
@@ -118,45 +118,50 @@ def test_an_unfinished_run_is_gone_on_with(cells_of: Grid, tmp_path: Path) -> No
     RunDirectory(run).write_status("KILLED")
     for checkpoint in run.glob("checkpoints/*"):
         checkpoint.write_bytes(b"torn")
-    assert run_cell(cell, start)[1:3] == ("FINISHED", tmp_path / "runs" / "tiny_v2")
+    assert run_grid_point(point, start)[1:3] == ("FINISHED", tmp_path / "runs" / "tiny_v2")
 
 
 def test_a_run_whose_weights_changed_on_the_way_is_not_that_of_the_cell(
-    cells_of: Grid, tmp_path: Path
+    points_of: Grid, tmp_path: Path
 ) -> None:
-    (cell,) = cells_of("train.loss.G_L1=10")
-    run = run_cell(cell, start).directory
+    (point,) = points_of("train.loss.G_L1=10")
+    run = run_grid_point(point, start).directory
     assert run is not None
 
     def resumed_with(**changes: Any) -> str:
         line = {"time": 0, "epoch": 1, "step": 3, "changes": {k: [1, 2] for k in changes}}
         (run / "resumptions.jsonl").write_text(json.dumps(line) + "\n")
-        return find_run(cell).state
+        return find_run(point).state
 
     assert resumed_with() == "FINISHED"
     assert resumed_with(**{"logging.window_steps": 3, "dataloader.dataroot": 3}) == "FINISHED"
     assert resumed_with(**{"train.loss.G_L1": 3}) == "NEW"
 
 
-def test_what_fails_is_told_and_stops_nothing(cells_of: Grid, tmp_path: Path) -> None:
+def test_what_fails_is_told_and_stops_nothing(points_of: Grid, tmp_path: Path) -> None:
     rates = "train.generator.learning_rate.initial=0.001,1e30"
-    good, bad = cells_of(rates, logging__window_steps=1)
-    outcome = run_cell(bad, start)
+    good, bad = points_of(rates, logging__window_steps=1)
+    outcome = run_grid_point(bad, start)
     assert (outcome.state, outcome.directory) == ("FAILED", tmp_path / "runs" / "tiny_v1")
     assert outcome.reason.startswith("Loss 'G_GAN' is nan with weight 1 in epoch 1, step 1; ")
     assert RunDirectory(tmp_path / "runs" / "tiny_v1").status == "FAILED"
-    assert run_cell(good, start).state == "FINISHED"
+    assert run_grid_point(good, start).state == "FINISHED"
 
     def crash(config: Config, resumption: Resumption | None) -> RunDirectory:
         raise RuntimeError("CUDA out of\nmemory")
 
-    (other,) = cells_of("train.loss.G_L1=3")
-    assert run_cell(other, crash) == (other, "FAILED", None, "RuntimeError: CUDA out of memory")
+    (other,) = points_of("train.loss.G_L1=3")
+    assert run_grid_point(other, crash) == (
+        other,
+        "FAILED",
+        None,
+        "RuntimeError: CUDA out of memory",
+    )
 
 
-def test_a_cell_is_never_run_by_two(cells_of: Grid, tmp_path: Path) -> None:
+def test_a_grid_point_is_never_run_by_two(points_of: Grid, tmp_path: Path) -> None:
     """Also not in the moments before the first one has made its run directory."""
-    (cell,) = cells_of("train.loss.G_L1=10")
+    (point,) = points_of("train.loss.G_L1=10")
     entered, leave = threading.Event(), threading.Event()
     outcomes = []
 
@@ -165,21 +170,21 @@ def test_a_cell_is_never_run_by_two(cells_of: Grid, tmp_path: Path) -> None:
         assert leave.wait(20)
         return start(config)
 
-    thread = threading.Thread(target=lambda: outcomes.append(run_cell(cell, slow)))
+    thread = threading.Thread(target=lambda: outcomes.append(run_grid_point(point, slow)))
     thread.start()
     assert entered.wait(20)
-    second = run_cell(cell, never)
+    second = run_grid_point(point, never)
     leave.set()
     thread.join()
-    assert second == (cell, "RUNNING", None, "in use by another process")
+    assert second == (point, "RUNNING", None, "in use by another process")
     assert outcomes[0].state == "FINISHED"
-    assert run_cell(cell, never).state == "FINISHED"
+    assert run_grid_point(point, never).state == "FINISHED"
 
     # And not while it is gone on with by hand.
     run = outcomes[0].directory
     RunDirectory(run).write_status("RUNNING")
     with locked(run):
-        assert run_cell(cell, never)[1:] == ("RUNNING", run, "in use by another process")
+        assert run_grid_point(point, never)[1:] == ("RUNNING", run, "in use by another process")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +226,7 @@ def test_a_cell_is_never_run_by_two(cells_of: Grid, tmp_path: Path) -> None:
     ],
 )
 def test_every_cell_is_checked_before_the_first(
-    cells_of: Grid,
+    points_of: Grid,
     tmp_path: Path,
     texts: list[str],
     options: dict[str, Any],
@@ -229,33 +234,33 @@ def test_every_cell_is_checked_before_the_first(
     sentence: str,
 ) -> None:
     with pytest.raises(error) as caught:
-        check_cells(cells_of(*texts, **options))
+        check_grid(points_of(*texts, **options))
     assert sentence in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_metric_needs_something_to_measure(cells_of: Grid, tmp_path: Path) -> None:
+def test_a_metric_needs_something_to_measure(points_of: Grid, tmp_path: Path) -> None:
     draw_pairs(tmp_path / "no_val", "train", 2)
-    cells = cells_of("common.seed=1,2", dataloader__dataroot=str(tmp_path / "no_val"))
-    check_cells(cells)
+    points = points_of("common.seed=1,2", dataloader__dataroot=str(tmp_path / "no_val"))
+    check_grid(points)
     with pytest.raises(ConfigError, match="--metric val/ssim needs validation images"):
-        check_cells(cells, "val/ssim")
+        check_grid(points, "val/ssim")
     with pytest.raises(ConfigError, match=r"--metric val/ssim is read from .* logging\.csv=false"):
-        check_cells(cells_of("common.seed=1,2", logging__csv=False), "val/ssim")
+        check_grid(points_of("common.seed=1,2", logging__csv=False), "val/ssim")
 
 
-def test_the_output_directory_may_be_unwritable(cells_of: Grid, tmp_path: Path) -> None:
+def test_the_output_directory_may_be_unwritable(points_of: Grid, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    (cell,) = cells_of("common.seed=1")
-    outcome = run_cell(cell, never)
+    (point,) = points_of("common.seed=1")
+    outcome = run_grid_point(point, never)
     assert outcome.state == "FAILED"
     assert outcome.reason.startswith(f"'{tmp_path / 'runs'}' cannot be written: ")
 
 
-def test_a_claim_is_an_error_of_ours_only(cells_of: Grid) -> None:
-    (cell,) = cells_of("common.seed=1")
+def test_a_claim_is_an_error_of_ours_only(points_of: Grid) -> None:
+    (point,) = points_of("common.seed=1")
 
     def fails(config: Config, resumption: Resumption | None) -> RunDirectory:
         raise RunError("'runs' is full.")
 
-    assert run_cell(cell, fails).reason == "'runs' is full."
+    assert run_grid_point(point, fails).reason == "'runs' is full."

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from nectargan.config.schema import Config
 from nectargan.record.ledger import MetricRow
 from nectargan.record.run_directory import RunDirectory
-from nectargan.sweeps.grid import Cell, Outcome
-from nectargan.sweeps.results import Result, ranked, result_of_cell, result_of_trial
+from nectargan.sweeps.grid import GridOutcome, GridPoint
+from nectargan.sweeps.results import Result, ranked, result_of_grid_point, result_of_trial
 from nectargan.sweeps.search import Trial
 
 VALUES = st.none() | st.floats(allow_infinity=False)
@@ -56,11 +56,11 @@ def test_a_cell_has_the_best_value_of_its_run(
     text = "".join(",".join(map(str, row)) + "\n" for row in rows)
     run = RunDirectory(tmp_path)
     run.metrics.write_text("step,epoch,time,metric,value\n" + text)
-    cell = Cell({"train.loss.G_L1": "1"}, tiny())
-    found = result_of_cell(Outcome(cell, "FINISHED", run), metric)
-    assert found == Result(cell.values, "FINISHED", "", best, run)
-    assert result_of_cell(Outcome(cell, "FAILED", None, "no room"), metric) == Result(
-        cell.values, "FAILED", "no room", None, None
+    point = GridPoint({"train.loss.G_L1": "1"}, tiny())
+    found = result_of_grid_point(GridOutcome(point, "FINISHED", run), metric)
+    assert found == Result(point.values, "FINISHED", "", best, run)
+    assert result_of_grid_point(GridOutcome(point, "FAILED", None, "no room"), metric) == Result(
+        point.values, "FAILED", "no room", None, None
     )
 
 

@@ -14,7 +14,7 @@ from nectargan.errors import ConfigError, RunError
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.resume import Resumption
 from nectargan.sweeps.axes import parse_axes
-from nectargan.sweeps.grid import Outcome, Resolve, check_cells
+from nectargan.sweeps.grid import GridOutcome, Resolve, check_grid
 from nectargan.sweeps.search import Search
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
@@ -38,10 +38,10 @@ def searched(
     metric: str = "val/ssim",
     train: Any = start,
     storage: str | None = None,
-) -> tuple[Search, list[Outcome]]:
+) -> tuple[Search, list[GridOutcome]]:
     search = Search(parse_axes(axes), resolve, metric, storage)
     search.open()
-    return search, list(search.run(trials, train, lambda number, cell: None))
+    return search, list(search.run(trials, train, lambda number, point: None))
 
 
 def best_in_csv(run: Path, metric: str) -> tuple[float, float]:
@@ -164,13 +164,13 @@ def test_whole_numbers_where_the_option_takes_no_others(
 
 def test_the_corners_are_checked_first(resolve: Resolve, tmp_path: Path) -> None:
     search = Search(parse_axes([*AXES, "dataloader.batch_size=1..4"]), resolve, "val/ssim")
-    assert [cell.name for cell in search.corners] == [
+    assert [point.name for point in search.corners] == [
         "G_L1=1  gan_mode=lsgan  batch_size=1",
         "G_L1=100  gan_mode=lsgan  batch_size=1",
         "G_L1=1  gan_mode=vanilla  batch_size=1",
         "G_L1=1  gan_mode=lsgan  batch_size=4",
     ]
-    check_cells(search.corners, "val/ssim")
+    check_grid(search.corners, "val/ssim")
     with pytest.raises(ConfigError, match=r"--sweep dataloader\.batch_size cannot be 0\.5"):
         Search(parse_axes(["dataloader.batch_size=0.5..3"]), resolve, "val/ssim")
     assert not (tmp_path / "runs").exists()

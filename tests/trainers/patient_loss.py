@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class PatientLoss(nn.Module):
     """L1, after as many seconds as the variable ``PATIENT_LOSS_SECONDS`` says."""
 
-    def forward(self, made: Tensor, target: Tensor) -> Tensor:
+    def forward(self, generated: Tensor, target: Tensor) -> Tensor:
         """The mean absolute difference."""
         time.sleep(float(os.environ.get("PATIENT_LOSS_SECONDS", "0")))
-        return (made - target).abs().mean()
+        return (generated - target).abs().mean()

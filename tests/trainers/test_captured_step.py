@@ -154,11 +154,11 @@ def test_a_run_that_gives_up_says_so_in_its_tags(tiny: Make, graphs: CpuGraphs) 
     trainer = Pix2pixTrainer(tiny(), graphs=graphs)
     trainer.losses.get_registered_losses()["G_L1"].function = waits
     directory = trainer.train()
-    tags = json.loads((directory / "facts.json").read_text())["tags"]
+    tags = json.loads((directory / "metadata.json").read_text())["tags"]
     assert tags["cuda_graph"] == "off"
     assert "_local_scalar_dense" in str(trainer.graph_obstacle)
     other = Pix2pixTrainer(tiny(), graphs=graphs).train()
-    assert json.loads((other / "facts.json").read_text())["tags"]["cuda_graph"] == "on"
+    assert json.loads((other / "metadata.json").read_text())["tags"]["cuda_graph"] == "on"
 
 
 def test_parameters_have_the_gradients_of_the_last_update(tiny: Make, graphs: CpuGraphs) -> None:
@@ -216,9 +216,9 @@ class Small:
         self.count = 0
 
     def eager(self, source: Tensor, target: Tensor) -> None:
-        made = self.network(source)
+        generated = self.network(source)
         names = self.losses.get_registered_losses()
-        loss = torch.stack([self.losses.compute_loss(n, made, target) for n in names]).sum()
+        loss = torch.stack([self.losses.compute_loss(n, generated, target) for n in names]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -312,11 +312,15 @@ def test_losses_that_share_a_schedule_have_the_weight_of_their_own_keywords_on_r
             small.losses.register_loss_fn(name, nn.L1Loss(), schedule=shared)
 
         def step(source: Tensor, target: Tensor) -> None:
-            made, compute = small.network(source), small.losses.compute_loss
-            loss = compute("a", made, target, loss_kwargs={"weight_kwargs": {"factor": 2.0}})
-            loss = loss + compute("b", made, target, loss_kwargs={"weight_kwargs": {"factor": 3.0}})
+            generated, compute = small.network(source), small.losses.compute_loss
+            loss = compute("a", generated, target, loss_kwargs={"weight_kwargs": {"factor": 2.0}})
+            loss = loss + compute(
+                "b", generated, target, loss_kwargs={"weight_kwargs": {"factor": 3.0}}
+            )
             # Once more in the same step, under a weight of its own.
-            loss = loss + compute("a", made, target, loss_kwargs={"weight_kwargs": {"factor": 5.0}})
+            loss = loss + compute(
+                "a", generated, target, loss_kwargs={"weight_kwargs": {"factor": 5.0}}
+            )
             small.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             small.optimizer.step()
@@ -370,10 +374,10 @@ def test_a_step_that_does_not_compute_every_loss_each_time_is_run_eagerly() -> N
         def eager(
             source: Tensor, target: Tensor, each: Small = each, calls: object = calls
         ) -> None:
-            made = each.network(source)
-            loss = each.losses.compute_loss("L1", made, target)
+            generated = each.network(source)
+            loss = each.losses.compute_loss("L1", generated, target)
             if next(calls) % 2:  # type: ignore[call-overload]
-                loss = loss + each.losses.compute_loss("rare", made, target)
+                loss = loss + each.losses.compute_loss("rare", generated, target)
             each.optimizer.zero_grad()
             loss.backward()
             each.optimizer.step()

@@ -141,11 +141,15 @@ def test_workers_may_be_used_where_images_are_not_kept(cache: str) -> None:
         (100, 200, None),
         (0, 200, None),
         (1, 201, None),
-        (200, 300, "moves from epoch 200 to epoch 300, and the run has 200 epochs: it is 100 all"),
-        (300, 400, "it is 100 all the time"),
-        (-10, 0, "it is 10 all the time"),
-        (100, 300, "goes from 100 to 55 in them"),
-        (-100, 100, "goes from 54.55 to 10 in them"),
+        (
+            200,
+            300,
+            "moves from epoch 200 to epoch 300, but the run has 200 epochs: its value is always",
+        ),
+        (300, 400, "its value is always 100"),
+        (-10, 0, "its value is always 10"),
+        (100, 300, "in them it goes from 100 to 55"),
+        (-100, 100, "in them it goes from 54.55 to 10"),
     ],
 )
 def test_a_schedule_outside_the_run(start: int, end: int, told: str | None) -> None:
@@ -168,8 +172,10 @@ def test_negative_weights() -> None:
     schedule = {**LINEAR, "target_value": -8.0, "end_epoch": 10}
     found = doubts(**{"train.loss.G_GAN": -2.5, "train.loss.G_L1": schedule})
     assert found == [
-        "train.loss.G_GAN has the weight -2.5 in epoch 1: below 0, training makes the loss larger.",
-        "train.loss.G_L1 has the weight -8 in epoch 10: below 0, training makes the loss larger.",
+        "train.loss.G_GAN has the weight -2.5 in epoch 1: with a negative weight, "
+        "training increases the loss.",
+        "train.loss.G_L1 has the weight -8 in epoch 10: with a negative weight, "
+        "training increases the loss.",
     ]
 
 
@@ -194,7 +200,10 @@ def test_what_needs_validation_images_is_refused_without_them(
     shutil.copytree(pairs_root / "train", root / "train")
     shutil.copytree(pairs_root / "val", root / folder)
     config = tiny(dataloader__dataroot=str(root), save__keep_best="val/ssim")
-    with pytest.raises(ConfigError, match=r"^save.keep_best needs validation images, .* has none"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^save.keep_best needs validation images to find the best .*, but .* has none",
+    ):
         Pix2pixTrainer(config)
     (told,) = [r.message for r in caplog.records]
     assert told == (

@@ -39,9 +39,10 @@ class Huge(nn.Module):
 
 
 SIZES = (
-    r"Out of memory: 4,194,304.00 GiB more could not be had; \d+\.\d\d GiB were in use on cpu "
-    r"\([\d,]+ parameters, batches of 2 pairs of 32 x 32 pixels\); lower dataloader.batch_size, "
-    r"dataloader.load.crop_size, train.generator.features or train.discriminator.base_channels"
+    r"Out of memory: 4,194,304.00 GiB more could not be allocated; \d+\.\d\d GiB were in use on "
+    r"cpu \([\d,]+ parameters, batches of 2 pairs of 32 x 32 pixels\); lower "
+    r"dataloader.batch_size, dataloader.load.crop_size, train.generator.features or "
+    r"train.discriminator.base_channels"
 )
 
 
@@ -114,7 +115,7 @@ def test_a_script_without_a_guard(tiny: Callable[..., Config], tmp_path: Path) -
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "nectargan.errors.RunError: A worker process, which begins with the script anew, came upon "
-        "the training in it; put what it does below 'if __name__ == \"__main__\":' and start again."
+        "nectargan.errors.RunError: A worker process, which imports the main script, started the "
+        "training again; put what it does below 'if __name__ == \"__main__\":' and start again."
     )
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny_v1"]

@@ -72,8 +72,8 @@ def test_a_run_keeps_those_of_its_epochs(tiny: Make) -> None:
     assert [name[:10] for name in names] == ["epoch_0000", "epoch_0002", "epoch_0003"]
     found = load_histograms(run / "histograms" / names[-1])
     with evaluating(trainer.generator), torch.no_grad():
-        made = generate_examples(trainer.generate, trainer.data.examples, trainer.device)
-    expected = {"output/generator": (IMAGE_EDGES, made)}
+        generated = generate_examples(trainer.generate, trainer.data.examples, trainer.device)
+    expected = {"output/generator": (IMAGE_EDGES, generated)}
     for name in ("generator", "discriminator"):
         parameters = list(getattr(trainer, name).parameters())
         assert all(p.grad is not None for p in parameters)

@@ -32,11 +32,11 @@ def ramp(slope: float, side: int = 8) -> Tensor:
 def test_maps_of_a_ramp_have_closed_forms() -> None:
     # Against a target of zeros. 127.5 is no uint8: 128 is 1/255 above the middle.
     target = torch.full((1, 8, 8), 128, dtype=torch.uint8)
-    made = ramp(0.1) + 1 / 255
+    generated = ramp(0.1) + 1 / 255
     maps = loss_maps(
         losses(a=nn.L1Loss(), b=nn.MSELoss(), c=SobelLoss(), d=LaplacianLoss()),
         [(target, target)],
-        [made],
+        [generated],
     )
     assert list(maps) == ["a", "b", "c", "d"]
     x = np.tile(0.1 * np.arange(8), (8, 1))
@@ -54,13 +54,13 @@ def test_maps_of_a_ramp_have_closed_forms() -> None:
 def test_the_mean_of_a_map_is_the_loss(function: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(0, 256, (3, 16, 12), dtype=torch.uint8, generator=generator)
-    made = torch.rand((3, 16, 12), generator=generator) * 2 - 1
-    ((shown,),) = loss_maps(losses(x=function), [(target, target)], [made]).values()
-    expected = function(made[None], normalize(target[None])).item()
+    generated = torch.rand((3, 16, 12), generator=generator) * 2 - 1
+    ((shown,),) = loss_maps(losses(x=function), [(target, target)], [generated]).values()
+    expected = function(generated[None], normalize(target[None])).item()
     assert shown.shape == (16, 12)
     assert shown.mean() == pytest.approx(expected, rel=1e-5)
     # What the training uses still returns its mean.
-    assert function(made[None], made[None]).shape == ()
+    assert function(generated[None], generated[None]).shape == ()
 
 
 class Scalar(nn.L1Loss):
@@ -93,9 +93,9 @@ def test_a_run_draws_them(tiny: Make) -> None:
 
 def test_a_map_of_nothing_finite_or_of_zeros_is_drawn(tmp_path: Path) -> None:
     pixels = torch.zeros(1, 6, 9, dtype=torch.uint8)
-    made = [torch.full((1, 6, 9), value) for value in (-1.0, float("nan"))]
-    maps = loss_maps(losses(a=nn.L1Loss()), [(pixels, pixels)] * 2, made)
+    generated = [torch.full((1, 6, 9), value) for value in (-1.0, float("nan"))]
+    maps = loss_maps(losses(a=nn.L1Loss()), [(pixels, pixels)] * 2, generated)
     assert np.isnan(maps["a"][1]).all()
     assert not maps["a"][0].any()
-    save_loss_maps(maps, [(pixels, pixels)] * 2, made, tmp_path / "loss_maps" / "x.png")
+    save_loss_maps(maps, [(pixels, pixels)] * 2, generated, tmp_path / "loss_maps" / "x.png")
     assert Image.open(tmp_path / "loss_maps" / "x.png").format == "PNG"

@@ -11,7 +11,7 @@ from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 from nectargan.models import convolutions
-from nectargan.trainers.memory import check_memory, memory_limit, needed_memory
+from nectargan.trainers.memory import check_memory, device_memory, needed_memory
 
 Make = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_a_run_that_cannot_fit_is_refused_with_both_figures(tiny: Make) -> None:
         check_memory(needed_memory(config, "fp32"), config, CPU)
     said = str(caught.value)
     assert "batches of 65536 pairs of 8192 x 8192 pixels" in said
-    assert f"this machine has {memory_limit(CPU) / 2**30:,.0f}"[:20] in said
+    assert f"this machine has {device_memory(CPU) / 2**30:,.0f}"[:20] in said
     assert "lower dataloader.batch_size" in said
     check_memory(needed_memory(tiny(), "fp32"), tiny(), CPU)
 
@@ -78,10 +78,10 @@ def test_the_operations_of_a_step() -> None:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         g, d = build_generator(config), build_discriminator(config)
         x = torch.empty(1, 3, 256, 256)
-        made = g(x)
-        (d(x, x).sum() + d(x, made.detach()).sum()).backward()
+        generated = g(x)
+        (d(x, x).sum() + d(x, generated.detach()).sum()).backward()
         d.requires_grad_(False)
-        d(x, made).sum().backward()
+        d(x, generated).sum().backward()
     assert need.parameters == 54_404_675 + 665_665
     # The counter leaves out the gradients of images, which nobody asks for.
     assert need.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
@@ -91,7 +91,7 @@ def test_the_operations_of_a_step() -> None:
 def test_images_that_cannot_fit_are_refused_before_they_are_resized(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nectargan.trainers.memory.memory_limit", lambda device: 8 * 2**30)
+    monkeypatch.setattr("nectargan.trainers.memory.device_memory", lambda device: 8 * 2**30)
     config = tiny(dataloader__load__load_size=[2**16, 2**14])  # 2^30 pixels of 9 bytes
     with pytest.raises(ConfigError) as caught:
         check_memory(needed_memory(config, "fp32"), config, CPU)

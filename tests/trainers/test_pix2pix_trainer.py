@@ -222,7 +222,7 @@ def test_checkpoints_come_every_so_often_and_at_the_end(tiny: Make) -> None:
 
 def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
-    own = {".lock", "config.json", "status.json", "facts.json"}
+    own = {".lock", "config.json", "status.json", "metadata.json"}
     record = {"losses.csv", "losses.json", "metrics.csv"}
     assert {path.name for path in run.path.iterdir()} == own | record
 

@@ -132,7 +132,7 @@ def test_without_csv_there_is_no_ledger_but_the_display_has_values(tiny: Make) -
 
     config = tiny(logging__csv=False, logging__window_steps=1, save__save_model=False)
     run = Toy(config).train(Peek())
-    own = {".lock", "config.json", "status.json", "facts.json"}
+    own = {".lock", "config.json", "status.json", "metadata.json"}
     assert {path.name for path in run.path.iterdir()} == own
     assert len(seen) > 0
 

@@ -90,8 +90,8 @@ def test_the_grid_shows_input_generated_and_target(
     target = torch.randint(0, 256, (target_nc, 10, 12), dtype=torch.uint8)
     path = tmp_path / "examples" / "grid.png"
     pairs = [(source, target)] * 2
-    made = generate_examples(lambda x: torch.ones(1, target_nc, 10, 12), pairs, CPU)
-    save_grid(pairs, made, path)
+    generated = generate_examples(lambda x: torch.ones(1, target_nc, 10, 12), pairs, CPU)
+    save_grid(pairs, generated, path)
     grid = np.asarray(Image.open(path))
     assert grid.shape == (2 * 10 + 2, 3 * 12 + 4, 3)
 
@@ -107,8 +107,8 @@ def test_the_grid_shows_input_generated_and_target(
 
 def test_examples_are_generated_one_by_one_from_normalized_inputs() -> None:
     pairs = [(torch.full((3, 4, 5), value, dtype=torch.uint8),) * 2 for value in (0, 255)]
-    made = generate_examples(lambda x: x.half() / 2, pairs, CPU)
-    assert [(m.shape, m.dtype, m.unique().tolist()) for m in made] == [
+    generated = generate_examples(lambda x: x.half() / 2, pairs, CPU)
+    assert [(m.shape, m.dtype, m.unique().tolist()) for m in generated] == [
         ((3, 4, 5), torch.float32, [-0.5]),
         ((3, 4, 5), torch.float32, [0.5]),
     ]

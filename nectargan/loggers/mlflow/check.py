@@ -109,8 +109,8 @@ def check_run(
     steps = {step for key, each in histories.items() if _is_loss(key) for step in each.steps}
     for point in stored(_points(directory, every_n_steps, steps, is_old)):
         history = histories.get(point.series)
-        is_there = history is not None and history.has(point)
-        if not is_there and point.step < end:
+        is_stored = history is not None and history.has(point)
+        if not is_stored and point.step < end:
             lacks |= not _is_loss(point.series) or point.step not in steps
     differs = _surplus(histories)
     pictures, files = _steps_of_pictures(client, run), _steps_of_files(directory)

@@ -14,7 +14,7 @@ from nectargan.errors import RunError
 from nectargan.loggers.mlflow.answers import CheckedClient
 from nectargan.loggers.mlflow.artifact_places import follow_move
 from nectargan.loggers.mlflow.store import database_of, prepare_database
-from nectargan.wording import in_short
+from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
 
@@ -68,11 +68,6 @@ def login_hint(error: BaseException) -> str:
         " User and password of an address are never kept: give it again with --mlflow-uri or "
         "MLFLOW_TRACKING_URI, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
     )
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error in one line."""
-    return in_short(error)
 
 
 @contextmanager

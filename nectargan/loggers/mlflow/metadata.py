@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 Draw = Callable[[Path], object]
 
 
-class DatasetFacts(NamedTuple):
+class DatasetMetadata(NamedTuple):
     """A data set that a run reads.
 
     Attributes:
@@ -36,8 +36,8 @@ class ModelExport(NamedTuple):
             last argument. A program of its own: what `torch.export` does to torch's global state
             must not reach a training.
         model_folder: Name of the model's folder in that one.
-        about_file: Name of the file: JSON with "step", "checkpoint", "input" (channels, height,
-            width) and "multiple" (of which the sides of an image must be).
+        about_file: Name of the file: JSON with "step", "checkpoint", "input" (channels, and height
+            and width in training), and "card" (Markdown about the training).
     """
 
     command: Sequence[str]
@@ -46,7 +46,7 @@ class ModelExport(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunMetadata:
     """The story of a run.
 
     Attributes:
@@ -62,7 +62,7 @@ class RunFacts:
     params: Mapping[str, object] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-    datasets: Sequence[DatasetFacts] = ()
+    datasets: Sequence[DatasetMetadata] = ()
     first_pictures: Mapping[str, Draw] = field(default_factory=dict)
     last_pictures: Mapping[str, Draw] = field(default_factory=dict)
     export: ModelExport | None = None

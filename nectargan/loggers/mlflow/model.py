@@ -17,15 +17,17 @@ from typing import Any
 
 from nectargan.credentials import public_address
 from nectargan.loggers.mlflow.client import RunClient, as_default
-from nectargan.loggers.mlflow.metadata import DatasetFacts, ModelExport
+from nectargan.loggers.mlflow.metadata import DatasetMetadata, ModelExport
 from nectargan.record.ledger import MetricRow, read_rows
 from nectargan.record.run_directory import RunDirectory
+from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
 
 _VERSIONS_TAG = "mlflow.modelVersions"
 _NOTE_TAG = "mlflow.note.content"
 _STEP_TAG, _EARLIER_STEP_TAG = "model_step", "nectargan.model_step"
+_MOST_CHARACTERS = 5000  # of the description of a registered model, in MLflow's tables
 _NO_NAME = re.compile(r"[/:.%\"']")  # what MLflow allows in no name of a model
 
 
@@ -33,7 +35,7 @@ def log_model(
     run: RunClient,
     directory: RunDirectory,
     export: ModelExport,
-    datasets: Sequence[DatasetFacts],
+    datasets: Sequence[DatasetMetadata],
     tracking_uri: str,
     register: str | None,
 ) -> None:
@@ -54,7 +56,7 @@ def log_model(
         try:
             _run([*export.command, folder])
         except subprocess.CalledProcessError as error:
-            reason = " ".join(error.stderr.split())[-300:] or f"exit code {error.returncode}"
+            reason = one_line(error.stderr)[-300:] or f"exit code {error.returncode}"
             log.warning("The generator cannot be logged as a model: %s", reason)
             return
         about = json.loads((Path(folder) / export.about_file).read_text("utf-8"))
@@ -128,7 +130,7 @@ def _log_metrics(
     model_id: str,
     directory: RunDirectory,
     step: int,
-    datasets: Sequence[DatasetFacts],
+    datasets: Sequence[DatasetMetadata],
 ) -> None:
     """Shows the validation of a step beside the model, with the data set that it is of. The points
     are those that the run has: MLflow keeps each once."""
@@ -152,10 +154,10 @@ def _log_metrics(
 
 def _note(name: str, model_id: str, about: dict[str, Any], tracking_uri: str) -> str:
     channels, height, width = about["input"]
-    return textwrap.dedent(f"""\
+    usage = textwrap.dedent(f"""\
         The generator of run {name}, from its checkpoint {about["checkpoint"]}. It takes images
-        `(N, {channels}, H, W)`, float32 in [0, 1], whose sides are multiples of
-        {about["multiple"]} pixels ({height} x {width} in training), and returns images in [0, 1].
+        `(N, {channels}, H, W)`, float32 in [0, 1], of any size ({height} x {width} in training),
+        and returns images alike.
 
         ```python
         import mlflow
@@ -167,6 +169,9 @@ def _note(name: str, model_id: str, about: dict[str, Any], tracking_uri: str) ->
         generated = model(images)
         ```
         """)
+    note = f"{usage}\n{about['card']}\n"
+    # A store may refuse a longer one.
+    return note if len(note) <= _MOST_CHARACTERS else usage
 
 
 def _register(run: RunClient, model_id: str, name: str, note: str, tracking_uri: str) -> None:

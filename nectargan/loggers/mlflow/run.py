@@ -14,10 +14,11 @@ from nectargan.credentials import public_address
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow.artifact_places import ARTIFACTS
-from nectargan.loggers.mlflow.client import check_reachable, connect, one_line
+from nectargan.loggers.mlflow.client import check_reachable, connect
 from nectargan.loggers.mlflow.store import database_of
 from nectargan.record.ledger import LossRow, read_rows
 from nectargan.record.run_directory import RunDirectory
+from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
 
@@ -192,10 +193,10 @@ class RunFinder:
             if found := self._oldest(f"tags.`{tag}` = '{group}'"):
                 return found
         note = f"No training: it only holds the runs of the group '{group}', listed under it."
-        made = self._client.create_run(
+        created = self._client.create_run(
             self._experiment_id(), run_name=group, tags={GROUP_TAG: group, _NOTE_TAG: note}
         )
-        self._client.set_terminated(made.info.run_id, "FINISHED")
+        self._client.set_terminated(created.info.run_id, "FINISHED")
         # Another process may have made one in the same moment: all take the oldest.
         return str(self._oldest(f"tags.`{GROUP_TAG}` = '{group}'"))
 

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from nectargan.credentials import public_address
+from nectargan.defaults import MLFLOW_EVERY_N_STEPS
 from nectargan.loggers.mlflow.check import IMAGES, PICTURES, Check, check_run, stored
-from nectargan.loggers.mlflow.client import RunClient, connect, one_line
-from nectargan.loggers.mlflow.metadata import DatasetFacts, Draw, RunFacts
+from nectargan.loggers.mlflow.client import RunClient, connect
+from nectargan.loggers.mlflow.metadata import DatasetMetadata, Draw, RunMetadata
 from nectargan.loggers.mlflow.model import log_model
 from nectargan.loggers.mlflow.run import RunFinder, read_run_file
 from nectargan.loggers.mlflow.system_metrics import SystemMetrics
 from nectargan.record.points import Point
 from nectargan.record.run_directory import RunDirectory, RunStatus
+from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
 
 CHANGED_TAG = "changed_parameters"
-_THUMBNAIL = 1024  # pixels of what the image grid shows; at MLflow's own 256, nobody sees a thing
+_THUMBNAIL = 1024  # pixels in the image grid; details are lost at the 256 of MLflow
 
 
 class MLflowSink:
@@ -36,11 +38,11 @@ class MLflowSink:
         experiment: Name of the experiment; made if there is none.
         directory: The run directory; its name is the run's. The config and the CSV files in it
             become artifacts.
-        facts: What the run is told besides its points.
+        metadata: What the run is told besides its points.
         every_n_steps: Steps from one point of a loss, their mean, to the next.
         group: Name of a parent run, made or found, to list the run under.
         system_metrics: Whether the use of this machine is logged as well.
-        register_model: Name in the model registry for the model of ``facts``.
+        register_model: Name in the model registry for the model of ``metadata``.
 
     Attributes:
         run_id: The id of the MLflow run, once there is one.
@@ -54,8 +56,8 @@ class MLflowSink:
         tracking_uri: str,
         experiment: str,
         directory: str | PathLike[str],
-        facts: RunFacts | None = None,
-        every_n_steps: int = 50,
+        metadata: RunMetadata | None = None,
+        every_n_steps: int = MLFLOW_EVERY_N_STEPS,
         group: str | None = None,
         system_metrics: bool = False,
         register_model: str | None = None,
@@ -65,7 +67,7 @@ class MLflowSink:
         self.run_id: str | None = None
         self._experiment = experiment
         self._directory = RunDirectory(directory).resolve()
-        self._facts = RunFacts() if facts is None else facts
+        self._metadata = RunMetadata() if metadata is None else metadata
         self._group = group
         self._register_model = register_model
         self._wants_system = system_metrics and find_spec("psutil") is not None
@@ -103,8 +105,8 @@ class MLflowSink:
             log.warning("MLflow has no run of '%s': a new one gets everything.", self._directory)
         if run is None:
             begin = 0
-            note = {"mlflow.note.content": self._facts.note} if self._facts.note else {}
-            run = finder.create({**self._facts.tags, **note}, self._group, old)
+            note = {"mlflow.note.content": self._metadata.note} if self._metadata.note else {}
+            run = finder.create({**self._metadata.tags, **note}, self._group, old)
         else:
             # Whatever the cursor says: an earlier process may have died before it wrote it.
             finder.claim(run)
@@ -112,8 +114,8 @@ class MLflowSink:
         self.run_id = str(run.info.run_id)
         self._run = RunClient(client, self.run_id)
         self._log_params()
-        self._log_datasets(self._facts.datasets)
-        self._draw(self._facts.first_pictures)
+        self._log_datasets(self._metadata.datasets)
+        self._draw(self._metadata.first_pictures)
         self._run.keep(self._directory.config)
         if self._wants_system:
             self._system = SystemMetrics(self.tracking_uri, self.run_id)
@@ -137,7 +139,7 @@ class MLflowSink:
         from mlflow.entities import Param, RunTag
 
         data = self._run.client.get_run(self.run_id).data
-        mine = {key: str(value) for key, value in self._facts.params.items()}
+        mine = {key: str(value) for key, value in self._metadata.params.items()}
         new = [Param(key, value) for key, value in mine.items() if key not in data.params]
         self._run.log("params", new)
         pairs = [(key, data.params.get(key, value), value) for key, value in mine.items()]
@@ -145,7 +147,7 @@ class MLflowSink:
         if changed != data.tags.get(CHANGED_TAG, ""):
             self._run.log("tags", [RunTag(CHANGED_TAG, changed or "none any more")])
 
-    def _log_datasets(self, datasets: Sequence[DatasetFacts]) -> None:
+    def _log_datasets(self, datasets: Sequence[DatasetMetadata]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = [
@@ -171,7 +173,7 @@ class MLflowSink:
                 try:
                     draw(Path(folder) / name)
                 except Exception as error:
-                    # A picture less is no reason to be behind for ever.
+                    # A missing figure must not block the sink.
                     log.warning("MLflow gets no %s: %s", name, one_line(error)[:200])
                 self._run.keep(Path(folder) / name)
 
@@ -225,13 +227,13 @@ class MLflowSink:
             self._run.tag("reason", reason)
         self._run.client.set_terminated(self.run_id, status, self._last_time or None)
         # The rest takes its time, and may be cut off: the status is true already.
-        self._draw(self._facts.last_pictures)
-        if status == "FINISHED" and self._facts.export is not None:
+        self._draw(self._metadata.last_pictures)
+        if status == "FINISHED" and self._metadata.export is not None:
             log_model(
                 self._run,
                 self._directory,
-                self._facts.export,
-                self._facts.datasets,
+                self._metadata.export,
+                self._metadata.datasets,
                 self.tracking_uri,
                 self._register_model,
             )

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from nectargan.metrics import METRICS as BUILT_IN
+from nectargan.metrics import USUAL
 
-METRICS = tuple(f"val/{name}" for name in BUILT_IN)
+METRIC_TAGS = tuple(f"val/{name}" for name in USUAL)
 
 Charts = dict[str, dict[str, list[Any]]]
 
@@ -39,7 +39,7 @@ def charts(discriminator_losses: Collection[str]) -> Charts:
             "weights": _chart("^(?:loss/.+/weight|weight/.+)$"),
             "learning rates": _chart("^lr/.+$"),
         },
-        "Validation": {name: _chart(f"^{re.escape(name)}$") for name in METRICS},
+        "Validation": {name: _chart(f"^{re.escape(name)}$") for name in METRIC_TAGS},
     }
 
 
@@ -71,7 +71,7 @@ def hparams_summaries(
     kinds = {**columns, **{name: type(value) for name, value in values.items()}}
     experiment = api_pb2.Experiment(
         hparam_infos=[column(name, kind) for name, kind in kinds.items()],
-        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in METRICS],
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in METRIC_TAGS],
     )
     start = plugin_data_pb2.SessionStartInfo()
     for name, value in values.items():

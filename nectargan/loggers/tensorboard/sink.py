@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nectargan.defaults import TENSORBOARD_EVERY_N_STEPS
 from nectargan.loggers.tensorboard.event_file import EventFile
 from nectargan.loggers.tensorboard.layout import charts, hparams_summaries, success_summary
 from nectargan.record.histogram_file import load_histograms
@@ -33,7 +34,7 @@ class TensorBoardSink:
     def __init__(
         self,
         directory: Path,
-        every_n_steps: int = 10,
+        every_n_steps: int = TENSORBOARD_EVERY_N_STEPS,
         discriminator_losses: Collection[str] = (),
         hparams: Mapping[str, str | float | bool] | None = None,
         hparams_columns: Mapping[str, type] | None = None,

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from nectargan.analysis.trackers import MLflowSource
 from nectargan.errors import RunError
 from nectargan.loggers.mlflow.client import check_reachable
-from nectargan.loggers.mlflow.metadata import RunFacts
+from nectargan.loggers.mlflow.metadata import RunMetadata
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.record.follower import Point
 from tests.loggers.gate import gate_to
@@ -70,7 +70,7 @@ def test_an_empty_id_that_was_once_believed(directory: Path, store: str) -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_nothing_is_lost_to_a_login_page(server: Server, directory: Path) -> None:
     with gate_to(server.uri) as gate:
-        sink = MLflowSink(gate.uri, "faces", directory, RunFacts({"a": 1}))
+        sink = MLflowSink(gate.uri, "faces", directory, RunMetadata({"a": 1}))
         check_reachable(gate.uri)
         sink.open(0)
         one, two, three = (Point("loss/a/raw", step / 8, step, step) for step in (1, 2, 3))

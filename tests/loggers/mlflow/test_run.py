@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nectargan.loggers.mlflow.metadata import DatasetFacts, RunFacts
+from nectargan.loggers.mlflow.metadata import DatasetMetadata, RunMetadata
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.record.points import Point
 
@@ -65,13 +65,13 @@ def test_runs_that_follow_each_other_have_other_colors(store: str, tmp_path: Pat
 
 
 def test_data_sets_note_and_pictures_are_told_once(store: str, tmp_path: Path) -> None:
-    data = DatasetFacts("fronts", "training", "/data/fronts", "0123", {"pairs": 7})
+    data = DatasetMetadata("fronts", "training", "/data/fronts", "0123", {"pairs": 7})
     val = data._replace(context="validation", digest="4567")
 
     def fail(path: Path) -> None:
         raise ValueError("no ink")
 
-    facts = RunFacts(
+    metadata = RunMetadata(
         note="# A run",
         datasets=[data, val],
         first_pictures={"weights.svg": lambda path: path.write_text("<svg/>")},
@@ -80,7 +80,7 @@ def test_data_sets_note_and_pictures_are_told_once(store: str, tmp_path: Path) -
     run_directory = tmp_path / "run"
     run_directory.mkdir()
     for _ in range(2):
-        sink = MLflowSink(store, "faces", run_directory, facts)
+        sink = MLflowSink(store, "faces", run_directory, metadata)
         sink.open(0)
         sink.close("FINISHED", "")
     run = runs_of(store)["run"]

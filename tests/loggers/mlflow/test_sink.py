@@ -21,7 +21,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from nectargan.loggers.mlflow.metadata import RunFacts
+from nectargan.loggers.mlflow.metadata import RunMetadata
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import find_store
 from nectargan.loggers.tracking import Tracker
@@ -56,7 +56,7 @@ def directory(tmp_path: Path) -> Path:
 
 def test_a_run_has_its_points_params_tags_and_files(store: str, directory: Path) -> None:
     params = {f"p{i}": i for i in range(230)} | {"train.loss.G_L1.schedule": "linear"}
-    sink = MLflowSink(store, "faces", directory, RunFacts(params, {"git.commit": "abc"}))
+    sink = MLflowSink(store, "faces", directory, RunMetadata(params, {"git.commit": "abc"}))
     sink.open(0)
     # More than MLflow takes in one call.
     points = [Point("loss/a/raw", step / 7, step, 5000 + step) for step in range(1, 1500)]
@@ -138,7 +138,7 @@ def test_two_runs_share_an_experiment(store: str, directory: Path, tmp_path: Pat
 
 
 def test_opening_again_does_not_make_a_second_run(store: str, directory: Path) -> None:
-    sink = MLflowSink(store, "faces", directory, RunFacts({"a": 1}))
+    sink = MLflowSink(store, "faces", directory, RunMetadata({"a": 1}))
     sink.open(0)
     first = sink.run_id
     sink.open(0)
@@ -197,7 +197,7 @@ def server(empty_store: Path, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 def test_a_real_server(server: Server, directory: Path, tmp_path: Path) -> None:
-    sink = MLflowSink(server.uri, "faces", directory, RunFacts({"a": 1}))
+    sink = MLflowSink(server.uri, "faces", directory, RunMetadata({"a": 1}))
     sink.open(0)
     sink.write([Point("loss/a/raw", 0.5, 10, 1234)])
     sink.close("KILLED", "")
@@ -284,7 +284,7 @@ def test_one_refused_metric_or_param_takes_no_others_with_it(
     store: str, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     params = {f"p{i}": i for i in range(150)} | {"a//b": 1, "fine": 2}
-    sink = MLflowSink(store, "faces", directory, RunFacts(params))
+    sink = MLflowSink(store, "faces", directory, RunMetadata(params))
     sink.open(0)
     good = [Point("good", i, i, i) for i in range(1, 8)]
     sink.write([*good[:3], Point("bad//name", 1.0, 1, 1), *good[3:], Point("../x", 1.0, 1, 1)])
@@ -300,19 +300,19 @@ def test_one_refused_metric_or_param_takes_no_others_with_it(
 def test_a_resumed_run_goes_on_in_the_same_run(store: str, directory: Path) -> None:
     def measure(steps: range) -> list[Point]:
         rows = [MetricRow(i, 1, 100 + i, "a", i / 3) for i in steps]
-        ledger = Ledger(directory / "metrics.csv", MetricRow, go_on=True)
+        ledger = Ledger(directory / "metrics.csv", MetricRow, resume=True)
         ledger.append(rows)
         ledger.close()
         return [Point(row.metric, row.value, row.step, row.time) for row in rows]
 
-    first = MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 5}))
+    first = MLflowSink(store, "faces", directory, RunMetadata({"lr": 1, "same": 5}))
     first.open(0)
     first.write(measure(range(1, 6)))
     first.close("KILLED", "out of patience")
     run = only_run(store, "faces")
     assert run.data.tags["reason"] == "out of patience"
 
-    again = MLflowSink(store, "faces", directory, RunFacts({"lr": 2, "same": 5, "new": 3}))
+    again = MLflowSink(store, "faces", directory, RunMetadata({"lr": 2, "same": 5, "new": 3}))
     assert again.open(6) is None
     assert only_run(store, "faces").info.status == "RUNNING"
     again.write(measure(range(6, 9)))
@@ -322,9 +322,9 @@ def test_a_resumed_run_goes_on_in_the_same_run(store: str, directory: Path) -> N
     assert history(store, run, "a") == [(i, i / 3, 100 + i) for i in range(1, 9)]
     assert again_run.data.params == {"lr": "1", "same": "5", "new": "3"}
     assert again_run.data.tags["changed_parameters"] == "lr: 1 → 2"
-    MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 6})).open(9)
+    MLflowSink(store, "faces", directory, RunMetadata({"lr": 1, "same": 6})).open(9)
     assert only_run(store, "faces").data.tags["changed_parameters"] == "same: 5 → 6"
-    MLflowSink(store, "faces", directory, RunFacts({"lr": 1, "same": 5})).open(9)
+    MLflowSink(store, "faces", directory, RunMetadata({"lr": 1, "same": 5})).open(9)
     assert only_run(store, "faces").data.tags["changed_parameters"] == "none any more"
 
 
@@ -375,7 +375,7 @@ def test_a_server_that_answers_500_is_told_of_once(
 
 def test_a_run_of_an_earlier_version_stays_until_it_goes_on(store: str, directory: Path) -> None:
     """It has single steps, and weights apart."""
-    ledger = Ledger(directory / "losses.csv", LossRow, go_on=True)
+    ledger = Ledger(directory / "losses.csv", LossRow, resume=True)
     rows = [LossRow(i, 1, 100 + i, "a", i / 3, 2.0, i / 1.5) for i in range(1, 8)]
     ledger.append(rows)
     ledger.close()

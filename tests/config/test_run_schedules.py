@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.config.schedules import all_schedules, loss_weights, lr_schedules
+from nectargan.config.run_schedules import all_schedules, loss_weights, lr_schedules
 from nectargan.config.schema import Config
 
 

@@ -7,7 +7,15 @@ import math
 import pytest
 import torch
 
-from nectargan.metrics import METRICS, USUAL_SERIES, is_lower_better, label_of, psnr, ssim
+from nectargan.metrics import (
+    METRICS,
+    OF_VALIDATION,
+    USUAL_SERIES,
+    is_lower_better,
+    label_of,
+    psnr,
+    ssim,
+)
 from nectargan.metrics import l1 as mean_difference
 from tests.test_architecture import PACKAGE
 
@@ -19,13 +27,13 @@ def test_closed_forms() -> None:
     assert ssim(grey, grey).tolist() == pytest.approx([1.0, 1.0])
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", OF_VALIDATION)
 def test_the_direction_is_that_of_the_values(name: str) -> None:
     """The better image has the better value."""
     metric = METRICS[name]
     torch.manual_seed(0)
-    target = torch.rand(1, 3, 32, 32)
-    noise = torch.randn(1, 3, 32, 32)
+    target = torch.rand(1, 3, 176, 176)
+    noise = torch.randn(1, 3, 176, 176)
     near, far = ((target + part * noise).clamp(0, 1) for part in (0.05, 0.4))
     good, bad = (metric.function(each, target).item() for each in (near, far))
     assert (good > bad) == metric.higher_is_better
@@ -47,7 +55,7 @@ def test_directions_of_others() -> None:
 
 def test_nobody_else_lists_metrics() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path.name not in ("metrics.py", "metric_options.py"):
+        if path.parent.name != "metrics" and path.name != "metric_options.py":
             text = path.read_text(encoding="utf-8")
             assert '"val/l1"' not in text, path
             assert '"val/psnr"' not in text, path

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nectargan.analysis.names import distinct_parts, short_keys
+from nectargan.analysis.short_names import distinct_parts, short_keys
 
 
 @pytest.mark.parametrize(

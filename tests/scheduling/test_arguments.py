@@ -10,9 +10,9 @@ from pydantic import Field
 
 from nectargan.config.loss_options import ScheduleConfig
 from nectargan.errors import ScheduleError
+from nectargan.scheduling.arguments import check_arguments, declared_parameters
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.notation import format_number, notation_of, parse_notation
-from nectargan.scheduling.parameters import check_arguments, parameters_of
 from nectargan.scheduling.schedules import schedule_map
 
 
@@ -40,12 +40,12 @@ def test_the_signature_says_it_all() -> None:
     ) -> float:
         return 0.0
 
-    (parameter,) = (parameters_of(short) or {}).values()
+    (parameter,) = (declared_parameters(short) or {}).values()
     assert (parameter.type, parameter.default) == (int, 10)
     assert parameter.bounds == {"ge": 2, "le": 50}
     assert parameter.description == "Epochs of a wave."
-    assert parameters_of(lambda schedule, epoch, **given: 0.0) is None
-    assert parameters_of(schedule_map["linear"]) == {}
+    assert declared_parameters(lambda schedule, epoch, **given: 0.0) is None
+    assert declared_parameters(schedule_map["linear"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_the_signature_says_it_all() -> None:
         ({"gain": 8.0}, "gain is 8.0"),
         ({"field": 2}, "field is 2; it must be above 2"),
         ({"shape": "square"}, "shape is 'square'; it must be 'saw' or 'sine'"),
-        ({"perod": 3}, "takes no perod .given: 3.* Did you mean 'period'"),
-        ({"epoch": 3}, "takes no epoch"),
+        ({"perod": 3}, "has no argument perod .given: 3.* Did you mean 'period'"),
+        ({"epoch": 3}, "has no argument epoch"),
     ],
 )
 def test_arguments_are_held_to_it(arguments: dict[str, Any], sentence: str) -> None:
@@ -90,7 +90,7 @@ def test_arguments_are_held_to_it(arguments: dict[str, Any], sentence: str) -> N
 
 def test_an_annotation_that_cannot_be_evaluated_is_no_trouble() -> None:
     assert check_arguments("mine", declared, {"period": -5})["period"] == -5
-    with pytest.raises(ScheduleError, match="takes no nothing"):
+    with pytest.raises(ScheduleError, match="has no argument nothing"):
         check_arguments("mine", declared, {"nothing": 1})
 
 
@@ -106,10 +106,10 @@ def test_what_a_call_must_give_need_not_be_given_before() -> None:
 @pytest.mark.parametrize("name", sorted(schedule_map))
 def test_config_and_notation_know_every_parameter(name: str) -> None:
     """Nothing but the function had to be told of them."""
-    for key, parameter in (parameters_of(schedule_map[name]) or {}).items():
+    for key, parameter in (declared_parameters(schedule_map[name]) or {}).items():
         assert parameter.description
         option = ScheduleConfig.model_fields[key]
-        assert option.description == f'{parameter.description} Of "{name}".'
+        assert option.description == f'{parameter.description} Only for "{name}".'
         if key == "points":
             continue
         other = parameter.default / 2 if parameter.type is float else parameter.default + 1

@@ -1,6 +1,6 @@
-"""What a schedule function declares about its own parameters, and whether values keep to it.
+"""Reads the parameters that a schedule function declares, and checks values against them.
 
-A parameter is a keyword of the function, annotated as `nectargan.parameters` says.
+A parameter is a keyword argument of the function, annotated as `nectargan.parameters` describes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from nectargan.errors import ScheduleError, did_you_mean
 from nectargan.parameters import REQUIRED, Parameter
 
 
-def parameters_of(function: Callable[..., float]) -> dict[str, Parameter] | None:
-    """The parameters of a schedule function by name: all but its first two.
+def declared_parameters(function: Callable[..., float]) -> dict[str, Parameter] | None:
+    """The parameters of a schedule function by name, without ``schedule`` and ``epoch``.
 
     Returns:
-        ``None`` if it takes any keyword, or nothing is known about it.
+        ``None`` if the function takes ``**kwargs`` or has no readable signature.
     """
     try:
         declared = list(inspect.signature(function).parameters.values())[2:]
@@ -38,31 +38,33 @@ def parameters_of(function: Callable[..., float]) -> dict[str, Parameter] | None
 
 
 def _hints(function: Callable[..., float], names: list[str]) -> dict[str, Any]:
-    """The annotations of some parameters, without evaluating those of others."""
+    """The evaluated annotations of the named parameters only."""
     written = getattr(function, "__annotations__", {})
     some = SimpleNamespace(__annotations__={n: written[n] for n in names if n in written})
     try:
         scope = getattr(function, "__globals__", {})
         return get_type_hints(some, globalns=scope, include_extras=True)
-    except Exception:  # what stands there is for the author's type checker, not for us
+    except Exception:  # an annotation may only be valid for a type checker
         return {}
 
 
 def check_arguments(
     name: str, function: Callable[..., float], arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a schedule function, with the defaults of those that are not given.
+    """Checks the arguments of a schedule function and adds the defaults of missing ones.
 
     Raises:
-        ScheduleError: one is unknown, of the wrong type or out of its bounds.
+        ScheduleError: If an argument is unknown, has the wrong type or is out of bounds.
     """
-    parameters = parameters_of(function)
+    parameters = declared_parameters(function)
     if parameters is None:
         return dict(arguments)
     for key, value in arguments.items():
         if key not in parameters:
             hint = did_you_mean(key, parameters) if parameters else ""
-            raise ScheduleError(f"Schedule {name!r} takes no {key} (given: {value!r}).{hint}")
+            raise ScheduleError(
+                f"Schedule {name!r} has no argument {key} (given: {value!r}).{hint}"
+            )
         _check_value(key, value, parameters[key])
     defaults = {key: each.default for key, each in parameters.items()}
     return {**{k: v for k, v in defaults.items() if v is not REQUIRED}, **arguments}
@@ -87,7 +89,7 @@ def _check_value(key: str, value: Any, parameter: Parameter) -> None:
 
 
 def require_finite(name: str, value: object) -> None:
-    """Raises `ScheduleError` for what is no finite number."""
+    """Raises `ScheduleError` if a value is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ScheduleError(f"Schedule {name} is {value!r}; it must be a finite number.")
 

@@ -1,4 +1,4 @@
-"""What moves over the epochs of a run: the weights of its losses and its learning rates."""
+"""The schedules of a run: the weights of its losses and its learning rates over the epochs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nectargan.scheduling.data import Schedule
 
 
 def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
-    """Weights and learning rates over the epochs, under the names of their series.
+    """The schedules of all loss weights and learning rates, by the names of their series.
 
     Args:
         config: The config.
-        imports: Whether functions that it names are imported; else their schedules have no values.
+        imports: Whether to import custom functions. Without it, their schedules have no values.
 
     Raises:
-        ConfigError: see `usable`.
+        ConfigError: If a custom function cannot be used; see `usable`.
     """
     weights, rates = (
         (loss_weights(config), lr_schedules(config))
@@ -32,10 +32,10 @@ def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
 
 
 def loss_weights(config: Config) -> dict[str, Schedule]:
-    """The weight of every loss of the run over the epochs.
+    """The schedule of the weight of each loss, by the name of the loss.
 
     Raises:
-        ConfigError: see `usable`.
+        ConfigError: If a custom function cannot be used; see `usable`.
     """
     return {
         name: usable(weight, f"train.loss.{name}", config.train.epochs)
@@ -44,10 +44,10 @@ def loss_weights(config: Config) -> dict[str, Schedule]:
 
 
 def lr_schedules(config: Config) -> dict[str, Schedule]:
-    """The learning rate of each network over the epochs.
+    """The schedule of the learning rate of ``generator`` and ``discriminator``.
 
     Raises:
-        ConfigError: see `usable`; or it would be below 0.
+        ConfigError: If a custom function cannot be used (see `usable`) or returns a negative rate.
     """
     return {
         name: usable(rate, f"train.{name}.learning_rate", config.train.epochs, least=0.0)
@@ -56,16 +56,17 @@ def lr_schedules(config: Config) -> dict[str, Schedule]:
 
 
 def usable(schedule: Schedule, place: str, epochs: int, least: float = -math.inf) -> Schedule:
-    """A schedule that has values; a function of one's own is imported and tried out.
+    """Imports the custom function of a schedule and tries it in every epoch of the run.
 
     Args:
-        schedule: From a config.
-        place: Its key, for messages.
+        schedule: A schedule of a config. A built-in one is returned unchanged.
+        place: The config key of the schedule, for error messages.
         epochs: Length of the run.
-        least: Lowest value that is allowed.
+        least: The lowest allowed value.
 
     Raises:
-        ConfigError: the function cannot be imported, fails in an epoch of the run, or has a memory.
+        ConfigError: If the function cannot be imported, fails in an epoch, returns a value that is
+            not allowed, or returns different values for the same epoch.
     """
     if schedule.is_imported:
         return schedule
@@ -85,18 +86,18 @@ def usable(schedule: Schedule, place: str, epochs: int, least: float = -math.inf
         if value != again[epoch]:
             raise ConfigError(
                 f"{place}: schedule '{schedule.name}' returned {value:g} and then "
-                f"{again[epoch]:g} for epoch {epoch}; its value must depend on the epoch alone."
+                f"{again[epoch]:g} for epoch {epoch}; its value must depend only on the epoch."
             )
     return schedule
 
 
 def _weights(config: Config) -> dict[str, Schedule]:
-    """The weights as the config has them: nothing is imported."""
+    """The schedules of the weights; custom functions are not imported."""
     return {name: _schedule(weight_of(option)) for name, option in config.train.loss.items()}
 
 
 def _rates(config: Config) -> dict[str, Schedule]:
-    """The learning rates as the config has them: nothing is imported."""
+    """The schedules of the learning rates; custom functions are not imported."""
     train = config.train
     shared = train.generator if not train.separate_lr_schedules else train.discriminator
     return {

@@ -1,0 +1,203 @@
+"""``nectargan test``: measure what was trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nectargan.cli.common import LongCommand, WholeNumber
+from nectargan.cli.options import option
+from nectargan.cli.paths import UserPath
+from nectargan.errors import ConfigError
+from nectargan.metrics import METRICS
+from nectargan.output import make_console, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nectargan.inference.testing import Tested
+    from nectargan.record.run_directory import RunDirectory
+
+_DEFAULT = ",".join(name for name in METRICS if name != "lpips_vgg")
+_FOLDER = UserPath()
+
+
+@click.command(
+    cls=LongCommand,
+    examples=(
+        "nectargan test runs/facades_v1 -d data/facades",
+        "nectargan test runs/facades_v* -d data/facades --metrics lpips,kid --weights weights",
+        "nectargan test runs/facades_v1 -d data/facades --protocol pix2pix",
+    ),
+)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@option(*("-d", "--data"), required=True, type=_FOLDER, metavar="DIR", help="The data set.")
+@option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    default="test",
+    show_default=True,
+    help="Which of its images to use.",
+)
+@option(
+    "--metrics",
+    default=_DEFAULT,
+    metavar="NAMES",
+    help=f"What to measure, with commas between: {', '.join(METRICS)}.",
+    show_default="all but lpips_vgg",
+)
+@option(
+    "--weights",
+    type=_FOLDER,
+    metavar="DIR",
+    help="Folder with the weights of the networks of LPIPS, DISTS, FID and KID.",
+)
+@option(
+    "--protocol",
+    type=click.Choice(["pix2pix"]),
+    help="As in the paper: dropout on, images of 256 x 256, one by one.",
+)
+@option("--size", metavar="H[xW]", help="Resize images to this size, not to that of training.")
+@option("--dropout", is_flag=True, help="Keep dropout on.")
+@option("--seed", type=WholeNumber(min=0, max=2**31), default=0, help="Of dropout.")
+@option("--checkpoint", metavar="NAME", help="Of run directories: best, last, epoch_0100, ...")
+@option("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N.")
+@option("--trust", is_flag=True, help="Import a generator of somebody else's.")
+@option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
+def test(models: tuple[str, ...], **options: Any) -> None:
+    """Measure each MODEL on images that it was not trained on.
+
+    MODEL is what nectargan apply takes. Of a run directory, the values of each image go to
+    test/SPLIT.csv in it, the summary to test/SPLIT.json and to its MLflow run. Intervals are
+    bootstrap 95 % intervals over the images. Several models are compared on the same images: the
+    difference to the best one with its interval, and the probability of being better than it.
+    """
+    # Not above: torch takes a second to import, and a help text needs none of it.
+    from nectargan.dataset.pairs import check_data
+    from nectargan.inference import testing
+    from nectargan.inference.model import load_model
+    from nectargan.record.test_record import write_test
+    from nectargan.runs.describe import digest_of_pairs
+    from nectargan.runs.test_metrics import send_test
+
+    chosen = testing.select_metrics([n.strip() for n in options["metrics"].split(",") if n.strip()])
+    if not chosen:
+        raise ConfigError(f"--metrics names no metric; allowed: {', '.join(METRICS)}.")
+    is_paper = options["protocol"] == "pix2pix"
+    if is_paper and options["size"]:
+        raise ConfigError("--protocol pix2pix is of 256 x 256 images; leave out --size.")
+    side = testing.PIX2PIX_SIDE
+    protocol = testing.Protocol(
+        (side, side) if is_paper else _size(options["size"]),
+        is_paper or options["dropout"],
+        options["protocol"],
+        options["seed"],
+    )
+    root = Path(options["data"])
+    split = check_data(root, (options["split"],), ())[options["split"]]
+    names = ("checkpoint", "device", "trust")
+    loaded = [
+        load_model(name, dropout=protocol.dropout, **{n: options[n] for n in names})
+        for name in models
+    ]
+    testing.check_comparable(loaded, protocol)
+    size = testing.size_of(loaded[0], protocol)
+    ruler = testing.open_ruler(chosen, options["weights"], size, len(split.pairs), loaded[0].device)
+    for sentence in ruler.left_out:
+        say(sentence, err=True)
+    dataset = root.resolve().name, digest_of_pairs(split.pairs, root.resolve())
+    tested = [testing.measure(model, split, ruler, protocol, dataset) for model in loaded]
+    kept: list[RunDirectory] = []
+    runs = [each.model.run.resolve() for each in tested if each.model.run is not None]
+    for each in tested:
+        run, model = each.model.run, each.model
+        if run is not None and runs.count(run.resolve()) > 1:
+            say(f"Not kept, as '{run}' was named more than once: {model.name}.", err=True)
+        elif run is not None:
+            kept.append(run)
+            lists = {name: values.tolist() for name, values in each.values.items()}
+            write_test(run, each.record, each.names, lists)
+            if model.checkpoint is not None:
+                send_test(run, model.config, each.record, model.checkpoint)
+    _print(tested, options["form"])
+    for run in kept if options["form"] == "table" else ():
+        say(f"Wrote {run.test_values(split.split)}")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None or 0 in (sides := (int(match[1]), int(match[2] or match[1]))):
+        raise ConfigError(f"--size is '{text}'; allowed: pixels such as 256, or 256x512 (H x W).")
+    return sides
+
+
+def _print(tested: list[Tested], form: str) -> None:
+    if form == "json":
+        found = [
+            {"model": t.model.name, "source": t.model.source} | asdict(t.record) for t in tested
+        ]
+        say(json.dumps(found, indent=4, ensure_ascii=False))
+        return
+    record = tested[0].record
+    console = make_console()
+    how = f"{record.n} images of {record.split}, {record.size[0]} x {record.size[1]}, dropout "
+    say(how + ("on" if record.dropout else "off"))
+    if len(tested) == 1:
+        console.print(_table_of(tested[0]))
+    else:
+        for metric in record.metrics:
+            console.print(_comparison(tested, metric))
+            say("")
+        say("P: the probability, over samples of the images, of being better than the best.")
+    for warning in record.warnings:
+        say(warning, err=True)
+
+
+def _table_of(tested: Tested) -> Table:
+    from rich.table import Table
+
+    table = Table("metric", "value", "95 % interval", "better")
+    for name, found in tested.record.metrics.items():
+        unit = f" {METRICS[name].unit}" if METRICS[name].unit else ""
+        ends = _ends(found.low, found.high)
+        better = "higher" if found.higher_is_better else "lower"
+        table.add_row(METRICS[name].label, f"{found.value:.4g}{unit}", ends, better)
+    return table
+
+
+def _comparison(tested: list[Tested], metric: str) -> Table:
+    """The models from the best to the worst."""
+    from rich.table import Table
+
+    from nectargan.inference.testing import against_best
+
+    # Without lines, so that all fits into 80 columns.
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(METRICS[metric].label, max_width=17, overflow="fold")
+    for heading in ("value", "95 % interval", "vs best", "95 % interval", "P"):
+        table.add_column(heading, no_wrap=True)
+    for each, than in against_best(tested, metric):
+        found = each.record.metrics[metric]
+        row = [each.model.name, f"{found.value:.3g}", _ends(found.low, found.high, ".3g")]
+        if than is not None:
+            row += [f"{than.value:+.2g}", _ends(than.low, than.high, "+.1g"), f"{than.chance:.2f}"]
+        table.add_row(*row)
+    return table
+
+
+def _ends(low: float | None, high: float | None, form: str = ".4g") -> str:
+    return "" if low is None or high is None else f"{low:{form}} to {high:{form}}"

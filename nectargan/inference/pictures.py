@@ -1,0 +1,372 @@
+"""Image files as a generator takes them, and files like them with what it made.
+
+Colour profile, EXIF, resolution, alpha and 16 bits are read beside the pixels and written beside
+what is made of them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from nectargan.dataset.decoding import (
+    IMAGE_SUFFIXES,
+    MODES,
+    full_scale,
+    in_8_bits,
+    in_mode,
+    opened,
+    orientation_of,
+    turned,
+)
+from nectargan.errors import DataError
+from nectargan.files import replacing
+
+Pixels = npt.NDArray[Any]
+
+_JPEGS = (".jpg", ".jpeg", ".jfif")
+_TIFFS = (".tif", ".tiff")
+_PORTABLE = (".pbm", ".pgm", ".ppm", ".pnm")
+_WITH_ALPHA = (".png", ".webp", ".gif", ".bmp", ".avif", *_TIFFS)
+_WITH_16_BITS = (".png", *_TIFFS)
+_WITH_PROFILE = (".png", ".webp", ".avif", *_JPEGS, *_TIFFS)
+# Quality where a format has one: what is lost is below what a network makes of noise.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    **{suffix: {"quality": 95, "subsampling": 0} for suffix in _JPEGS},
+    ".webp": {"quality": 95},
+    ".avif": {"quality": 90},
+    ".png": {"compress_level": 3},  # twice as fast as Pillow's own choice, files a tenth larger
+    **{suffix: {"compression": "tiff_deflate"} for suffix in _TIFFS},
+}
+# Of a TIFF file, whose other tags describe its pixels.
+_TEXTS = frozenset([269, 270, 271, 272, 305, 306, 315, 316, 33432])
+_LUMA = np.array([299, 587, 114], np.uint64)  # ITU-R 601, as Pillow has it
+_PROFILE_KINDS = {b"GRAY": (1, 2), b"RGB ": (3, 4)}
+
+
+@dataclass(frozen=True, eq=False)
+class Metadata:
+    """What a file has beside its pixels.
+
+    Attributes:
+        icc: The colour profile.
+        exif: EXIF without its orientation: the pixels are turned.
+        dpi: Pixels per inch across and down.
+        notes: What of the file is not read, in words.
+    """
+
+    icc: bytes = b""
+    exif: bytes = b""
+    dpi: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image as a generator takes or makes it.
+
+    Attributes:
+        pixels: ``(H, W, C)``, uint8 or uint16 over the whole range of the type.
+        alpha: ``(H, W)`` alike, where there is one and the generator does not take it.
+        metadata: What the file has besides.
+    """
+
+    pixels: Pixels
+    alpha: Pixels | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def half(self, side: str) -> Picture:
+        """The left half for "A", the right one for "B".
+
+        Raises:
+            DataError: the width is odd.
+        """
+        width = self.size[1]
+        if width % 2:
+            raise DataError(f"the width {width} is odd, two equal halves were expected")
+        part = slice(0, width // 2) if side == "A" else slice(width // 2, width)
+        alpha = None if self.alpha is None else self.alpha[:, part]
+        return replace(self, pixels=self.pixels[:, part], alpha=alpha)
+
+    def resized(self, size: tuple[int, int], resampling: Image.Resampling) -> Picture:
+        """Brought to (height, width), as training does it."""
+        if size == self.size:
+            return self
+        alpha = None if self.alpha is None else resized(self.alpha[..., None], size, resampling)
+        return replace(
+            self,
+            pixels=resized(self.pixels, size, resampling),
+            alpha=None if alpha is None else alpha[..., 0],
+        )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_picture(path: Path, channels: int) -> Picture:
+    """The picture in a file as it is displayed, with as many channels as a generator takes.
+
+    Channels are converted as for training: what is transparent is laid over black where the
+    generator takes no alpha, which is then kept beside.
+
+    Raises:
+        DataError: what is wrong with the file, after its name.
+    """
+    with opened(path) as file:
+        full = full_scale(file)
+        notes = _notes(file)
+        kind, dpi, icc = file.format, file.info.get("dpi"), file.info.get("icc_profile")
+        orientation = orientation_of(file)  # that of a TIFF file is gone once it is loaded
+        file.load()
+        wide, note = _wide(path, kind, file, full, orientation) if full > 255 else (None, "")
+        if wide is None:
+            picture = from_image(in_8_bits(turned(file), full), channels)
+        else:
+            picture = from_wide(wide, channels)
+        exif = _exif(file)
+    notes += (note,) if note else ()
+    is_resolution = isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < each < 1e6 for each in dpi)
+    metadata = Metadata(
+        icc if isinstance(icc, bytes) else b"",
+        exif,
+        (float(dpi[0]), float(dpi[1])) if dpi is not None and is_resolution else None,
+        notes,
+    )
+    return replace(picture, metadata=metadata)
+
+
+def pixels_in(path: Path) -> int:
+    """How many pixels a file says it has; 0 for one that cannot be read."""
+    try:
+        with opened(path) as file:
+            return file.width * file.height
+    except DataError:
+        return 0
+
+
+def from_image(image: Image.Image, channels: int) -> Picture:
+    """A picture of 8 bits, its mode one of `MODES`, with as many channels as a generator takes."""
+    alpha = None
+    if channels in (1, 3) and image.mode in ("LA", "RGBA"):
+        alpha = np.asarray(image.getchannel("A"))
+    pixels = np.asarray(in_mode(image, MODES[channels]))
+    return Picture(pixels.reshape(image.height, image.width, channels), alpha)
+
+
+def from_wide(pixels: Pixels, channels: int) -> Picture:
+    """The same of ``(H, W, 1 to 4)`` in 16 bits."""
+    colours, alpha = pixels, None
+    if pixels.shape[2] in (2, 4):
+        colours, alpha = pixels[..., :-1], pixels[..., -1]
+    if alpha is not None and channels in (1, 3):
+        product = colours.astype(np.uint32) * alpha[..., None]
+        colours = ((product + 32767) // 65535).astype(np.uint16)
+    if channels in (1, 2) and colours.shape[2] == 3:
+        grey = (colours.astype(np.uint64) @ _LUMA + 500) // 1000
+        colours = grey.astype(np.uint16)[..., None]
+    if channels in (3, 4) and colours.shape[2] == 1:
+        colours = np.repeat(colours, 3, axis=2)
+    if channels in (1, 3):
+        return Picture(colours, alpha)
+    if alpha is None:
+        alpha = np.full(colours.shape[:2], 65535, np.uint16)
+    return Picture(np.concatenate([colours, alpha[..., None]], axis=2))
+
+
+def _notes(file: Image.Image) -> tuple[str, ...]:
+    frames = getattr(file, "n_frames", 1) if file.format not in ("JPEG", "MPO") else 1
+    return (f"the first of its {frames} frames is used",) if frames > 1 else ()
+
+
+def _exif(file: Image.Image) -> bytes:
+    try:
+        exif = file.getexif()
+        for tag in list(exif):
+            is_text = tag in _TEXTS or file.format != "TIFF"
+            if tag == ExifTags.Base.Orientation or not is_text:
+                del exif[tag]
+        return exif.tobytes() if len(exif) else b""
+    except Exception:
+        return b""  # damaged metadata beside a sound picture may raise anything
+
+
+def _wide(
+    path: Path, kind: str | None, file: Image.Image, full: int, orientation: object
+) -> tuple[Pixels | None, str]:
+    """``(H, W, C)`` in 16 bits as displayed; ``None`` with a note where only 8 can be read."""
+    if file.mode.startswith("I"):
+        grey = np.asarray(turned(file)).astype(np.int64)
+        if grey.min() < 0 or grey.max() > full:
+            return None, ""  # `in_8_bits` has the sentence
+        return ((grey * 65535 + full // 2) // full).astype(np.uint16)[..., None], ""
+    if kind not in ("PNG", "TIFF") or "transparency" in file.info:
+        return None, "its 16 bits are read as 8"
+    mode = {"RGB": "rgb", "RGBA": "rgba"}.get(file.mode, "")
+    try:
+        # Pillow cuts several channels of 16 bits to 8.
+        from kornia_rs import io
+
+        read = io.read_image_png_u16 if kind == "PNG" else io.read_image_tiff_u16
+        wide = np.asarray(read(str(path), mode))
+    except Exception:
+        return None, "its 16 bits are read as 8"  # foreign code may raise anything
+    bands = [
+        np.asarray(turned(Image.fromarray(band.astype(np.int32)), orientation or 1))
+        for band in np.moveaxis(wide, 2, 0)
+    ]
+    return np.stack(bands, axis=2).astype(np.uint16), ""
+
+
+def resized(pixels: Any, size: tuple[int, int], resampling: Image.Resampling) -> Any:
+    """``(H, W, C)`` of uint8, uint16 or float32 brought to (height, width)."""
+    height, width = size
+    if pixels.dtype == np.uint8:
+        mode = MODES[pixels.shape[2]]
+        image = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0], mode)
+        return np.asarray(image.resize((width, height), resampling)).reshape(height, width, -1)
+    bands = [
+        np.asarray(Image.fromarray(band.astype(np.float32)).resize((width, height), resampling))
+        for band in np.moveaxis(pixels, 2, 0)
+    ]
+    stacked = np.stack(bands, axis=2)
+    if pixels.dtype == np.uint16:
+        return stacked.round().clip(0, 65535).astype(np.uint16)
+    return stacked
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def suffix_for(suffix: str, channels: int) -> str:
+    """The suffix of a file for so many channels: the portable formats have one for grey and one for
+    colour."""
+    if suffix in (".pbm", ".pgm", ".ppm"):
+        return ".pgm" if channels < 3 else ".ppm"
+    return suffix
+
+
+def as_suffix(name: str) -> str:
+    """The suffix of a format that a user named.
+
+    Raises:
+        DataError: no such format is written.
+    """
+    suffix = f".{name.lower().removeprefix('.')}"
+    if suffix not in IMAGE_SUFFIXES:
+        allowed = ", ".join(sorted(each[1:] for each in IMAGE_SUFFIXES))
+        raise DataError(f"format is '{name}'; allowed: {allowed}.")
+    return suffix
+
+
+def write_picture(path: Path, picture: Picture, suffix: str | None = None) -> list[str]:
+    """Writes a file, whole or not at all.
+
+    Args:
+        path: The file.
+        picture: What is to be in it.
+        suffix: Says the format; that of ``path`` if it is left out.
+
+    Returns:
+        What the format could not hold, in words.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    suffix = (suffix or path.suffix).lower()
+    pixels, alpha, lost = picture.pixels, picture.alpha, list[str]()
+    if alpha is not None:
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=2)
+    if pixels.shape[2] in (2, 4) and suffix not in _WITH_ALPHA:
+        pixels, lost = pixels[..., :-1], ["transparency"]
+    if pixels.dtype != np.uint8 and suffix not in _WITH_16_BITS:
+        pixels, lost = _in_8_bits(pixels), [*lost, "16 bits"]
+    options = _OPTIONS.get(suffix, {}) | _extras(picture.metadata, suffix, pixels.shape[2])
+    with replacing(path, or_stream=True) as part:
+        if pixels.dtype == np.uint8 or pixels.shape[2] == 1:
+            image = Image.fromarray(
+                np.ascontiguousarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+            )
+            image.save(part, format=Image.registered_extensions()[suffix], **options)
+        else:
+            write = _write_png if suffix == ".png" else _write_tiff
+            write(part, pixels, options)
+    return lost
+
+
+def _in_8_bits(pixels: Pixels) -> Pixels:
+    return ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _extras(metadata: Metadata, suffix: str, channels: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if suffix in _WITH_PROFILE:
+        # That of a CMYK file, say, would be wrong for RGB.
+        if channels in _PROFILE_KINDS.get(metadata.icc[16:20], ()):
+            found["icc_profile"] = metadata.icc
+        if metadata.exif:
+            found["exif"] = metadata.exif
+    if metadata.dpi is not None and suffix not in (".webp", ".avif", ".gif", *_PORTABLE):
+        found["dpi"] = metadata.dpi
+    return found
+
+
+def _write_png(path: Path, pixels: Pixels, options: Mapping[str, Any]) -> None:
+    """A PNG of 16 bits with 2 to 4 channels, which Pillow does not write; see ISO/IEC 15948."""
+    height, width, channels = pixels.shape
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
+    # Each row as the difference to the row above it (filter 2), which smooth images pack well.
+    above = np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
+    filtered = np.concatenate([np.full((height, 1), 2, np.uint8), rows - above], axis=1)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header)]
+    if "icc_profile" in options:
+        packed = zlib.compress(options["icc_profile"])
+        chunks.append(chunk(b"iCCP", b"ICC Profile\0\0" + packed))
+    if "dpi" in options:
+        across, down = (round(each / 0.0254) for each in options["dpi"])
+        chunks.append(chunk(b"pHYs", struct.pack(">IIB", across, down, 1)))
+    if "exif" in options:
+        chunks.append(chunk(b"eXIf", options["exif"].removeprefix(b"Exif\0\0")))
+    packed = zlib.compress(filtered.tobytes(), options["compress_level"])
+    path.write_bytes(b"".join([*chunks, chunk(b"IDAT", packed), chunk(b"IEND", b"")]))
+
+
+def _write_tiff(path: Path, pixels: Pixels, options: Mapping[str, Any]) -> None:
+    """A TIFF of 16 bits with 2 to 4 channels, which Pillow does not write; see TIFF 6.0."""
+    height, width, channels = pixels.shape
+    packed = zlib.compress(pixels.astype("<u2").tobytes(), 3)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
+    values: dict[int, Any] = {
+        **{256: width, 257: height, 258: (16,) * channels, 259: 8},  # deflate
+        262: 1 if channels == 2 else 2,
+        **{273: 0, 277: channels, 278: height, 279: len(packed), 339: (1,) * channels},
+    }
+    if channels in (2, 4):
+        values[338] = 2  # alpha that is not multiplied in
+    if "dpi" in options:
+        values |= {282: options["dpi"][0], 283: options["dpi"][1], 296: 2}
+    if "icc_profile" in options:
+        tags.tagtype[34675] = 7  # bytes
+        values[34675] = options["icc_profile"]
+    for tag, value in values.items():
+        tags[tag] = value
+    # Pillow takes the offset of the strip from the end of the tags.
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + tags.tobytes(8) + packed)

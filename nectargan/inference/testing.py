@@ -1,0 +1,334 @@
+"""Measuring trained models on a split of a data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nectargan.build import height_and_width
+from nectargan.dataset.loader import PairLoader
+from nectargan.dataset.paired_dataset import PairedDataset
+from nectargan.dataset.pairs import SplitSummary
+from nectargan.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from nectargan.inference.bootstrap import (
+    RESAMPLES,
+    Difference,
+    Floats,
+    counts_of,
+    difference,
+    draw_samples,
+    interval,
+    means_of,
+)
+from nectargan.inference.model import Model
+from nectargan.metrics import METRICS, Metric
+from nectargan.metrics.networks import LoadedNetwork, load_network
+from nectargan.record.test_record import Measured, TestRecord
+
+# Below so many images FID says more of their number than of the model.
+_FEW_FOR_FID = 2000
+PIX2PIX_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are generated and compared.
+
+    Attributes:
+        size: (height, width) to which images are resized; ``None`` for the size of training.
+        dropout: Whether dropout is on; the model must have been loaded so.
+        name: "pix2pix", or ``None``.
+        seed: Of dropout.
+    """
+
+    size: tuple[int, int] | None = None
+    dropout: bool = False
+    name: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class Ruler:
+    """The metrics that can be measured, with their networks.
+
+    Attributes:
+        metrics: The metrics.
+        networks: What they look through, by name.
+        left_out: A sentence for each metric that cannot be measured.
+    """
+
+    metrics: list[Metric]
+    networks: dict[str, LoadedNetwork]
+    left_out: list[str]
+
+
+@dataclass
+class Tested:
+    """What was measured of a model.
+
+    Attributes:
+        model: The model.
+        record: Values and how they were measured.
+        names: Names of the pairs.
+        values: Of each metric of single images, a value for each, ``(N,)``.
+        samples: Of each metric with an interval, its value in each sample of the bootstrap.
+    """
+
+    model: Model
+    record: TestRecord
+    names: list[str]
+    values: dict[str, Floats] = field(default_factory=dict)
+    samples: dict[str, Floats] = field(default_factory=dict)
+
+
+def open_ruler(
+    metrics: Sequence[Metric],
+    weights: Path | None,
+    size: tuple[int, int],
+    count: int,
+    device: torch.device,
+) -> Ruler:
+    """Loads what the metrics need, and leaves out those that cannot be measured.
+
+    Args:
+        metrics: What to measure.
+        weights: A folder with files of weights; see `nectargan.metrics.weights.find_weights`.
+        size: (height, width) of the images.
+        count: Number of images.
+        device: Where to compute.
+
+    Raises:
+        ConfigError: no metric is left; says why.
+    """
+    ruler = Ruler([], {}, [])
+    missing: dict[str, str] = {}
+    for metric in metrics:
+        if min(size) < metric.least_side:
+            sides = f"{metric.least_side} x {metric.least_side}"
+            reason = f"it needs images of at least {sides}; these are {size[0]} x {size[1]}."
+        elif metric.of_set and count < 2:
+            reason = "it needs at least two images."
+        else:
+            reason = _load(metric.network, ruler, missing, weights, device)
+        if reason:
+            ruler.left_out.append(f"{metric.name} is left out: {reason}")
+        else:
+            ruler.metrics.append(metric)
+    if not ruler.metrics:
+        raise ConfigError(f"Nothing can be measured. {' '.join(ruler.left_out)}")
+    return ruler
+
+
+def _load(
+    network: str, ruler: Ruler, missing: dict[str, str], weights: Path | None, device: torch.device
+) -> str:
+    """Loads a network, once; why that cannot be done, or nothing."""
+    if network and network not in ruler.networks and network not in missing:
+        try:
+            ruler.networks[network] = load_network(network, weights, device)
+        except CheckpointError as error:
+            missing[network] = str(error)
+    return missing.get(network, "")
+
+
+def open_pairs(model: Model, split: SplitSummary, size: tuple[int, int]) -> PairedDataset:
+    """The pairs of a split as the model takes them: resized as in training, and not augmented."""
+    options, load = model.config.dataloader, model.config.dataloader.load
+    return PairedDataset(
+        split.pairs,
+        direction=options.direction,
+        input_nc=load.input_nc,
+        output_nc=load.output_nc,
+        load_size=size,
+        resize=load.resize,
+        crop_size=size,
+        seed=0,
+        augment=False,
+    )
+
+
+def size_of(model: Model, protocol: Protocol) -> tuple[int, int]:
+    """(height, width) of the images that a model is tested on."""
+    return protocol.size or height_and_width(model.config.dataloader.load.crop_size)
+
+
+@torch.no_grad()
+def measure(
+    model: Model,
+    split: SplitSummary,
+    ruler: Ruler,
+    protocol: Protocol,
+    dataset: tuple[str, str],
+    batch_size: int = 0,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Tested:
+    """Measures a model on a split.
+
+    Args:
+        model: The model.
+        split: The pairs.
+        ruler: The metrics.
+        protocol: How images are generated.
+        dataset: Name and digest of the data set.
+        batch_size: Images at once; 0: as in training. With dropout on, always one.
+        advance: Called with the number of images after each batch.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    size = size_of(model, protocol)
+    pairs = open_pairs(model, split, size)
+    # As the paper: one by one, so that what is drawn for an image depends on no other.
+    batch = 1 if protocol.dropout else batch_size or model.config.dataloader.batch_size
+    values: dict[str, list[Tensor]] = {m.name: [] for m in ruler.metrics if not m.of_set}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {
+        m.network: [] for m in ruler.metrics if m.of_set
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(protocol.seed)
+        for source, target in PairLoader(pairs, batch, model.device).epoch():
+            made = model.generate(source).add(1).div(2).clamp(0, 1)
+            wanted = target.to(made.device).add(1).div(2)
+            looks = {
+                name: (network.see(made), network.see(wanted))
+                for name, network in ruler.networks.items()
+            }
+            for metric in ruler.metrics:
+                if not metric.of_set:
+                    compared = looks.get(metric.network, (made, wanted))
+                    value = metric.function(*compared).double().cpu()
+                    values[metric.name].append(value.expand(len(made)))
+            for name, kept in seen.items():
+                kept.append((looks[name][0].cpu(), looks[name][1].cpu()))
+            advance(len(made))
+    arrays = {name: torch.cat(parts).numpy() for name, parts in values.items()}
+    sets = {
+        name: (torch.cat([a for a, _ in kept]), torch.cat([b for _, b in kept]))
+        for name, kept in seen.items()
+    }
+    return _summarized(model, split, ruler, protocol, dataset, size, arrays, sets)
+
+
+def _summarized(
+    model: Model,
+    split: SplitSummary,
+    ruler: Ruler,
+    protocol: Protocol,
+    dataset: tuple[str, str],
+    size: tuple[int, int],
+    arrays: dict[str, Floats],
+    sets: dict[str, tuple[Tensor, Tensor]],
+) -> Tested:
+    """What was measured, with the intervals of the bootstrap."""
+    count = len(split.pairs)
+    samples = draw_samples(count)
+    measured: dict[str, Measured] = {}
+    resampled: dict[str, Floats] = {}
+    for metric in ruler.metrics:
+        if not metric.of_set:
+            value = float(arrays[metric.name].mean())
+            resampled[metric.name] = means_of(arrays[metric.name], samples)
+        else:
+            features = sets[metric.network]
+            value = float(metric.function(*features))
+            if metric.name == "kid":
+                counts = torch.from_numpy(counts_of(samples))
+                function: Callable[..., Tensor] = metric.function
+                resampled[metric.name] = function(*features, counts).numpy()
+        low, high = None, None
+        if metric.name in resampled:
+            low, high = interval(resampled[metric.name])
+        measured[metric.name] = Measured(value, low, high, metric.higher_is_better)
+    used = {metric.network for metric in ruler.metrics}
+    load = model.config.dataloader.load
+    record = TestRecord(
+        split=split.split,
+        n=count,
+        dataset=dataset[0],
+        digest=dataset[1],
+        checkpoint=model.checkpoint.name if model.checkpoint else None,
+        epoch=model.epoch,
+        size=size,
+        resizer=_resizer(load.resize, "inception" in used),
+        format="float32 in [0, 1]" + ("; uint8 for FID and KID" if "inception" in used else ""),
+        dropout=protocol.dropout,
+        protocol=protocol.name,
+        seed=protocol.seed,
+        resamples=RESAMPLES,
+        weights={n.file: n.digest for name, n in ruler.networks.items() if name in used},
+        metrics=measured,
+        warnings=_warnings(measured, count),
+        time=time.time_ns() // 1_000_000,
+    )
+    return Tested(model, record, [pair.name for pair in split.pairs], arrays, resampled)
+
+
+def _resizer(resize: Any, has_inception: bool) -> str:
+    names = [resize] if isinstance(resize, str) else list(resize)
+    text = f"{' and '.join(dict.fromkeys(names))} (Pillow)"
+    return text + ("; bilinear with antialiasing to 299 x 299 for FID and KID" * has_inception)
+
+
+def _warnings(measured: dict[str, Measured], count: int) -> list[str]:
+    if "fid" not in measured or count >= _FEW_FOR_FID:
+        return []
+    return [
+        f"FID of {count} images is biased: compare it only with that of as many images; KID and "
+        "LPIPS with their intervals tell more."
+    ]
+
+
+def check_comparable(models: Sequence[Model], protocol: Protocol) -> None:
+    """Raises `DataError` unless all models make images of the same kind from the same pairs."""
+    first = models[0]
+
+    def kind(model: Model) -> tuple[object, ...]:
+        return size_of(model, protocol), model.config.dataloader.direction, model.out_channels
+
+    for model in models[1:]:
+        if kind(model) != kind(first):
+            told = [
+                f"'{each.name}' has size {size_of(each, protocol)}, direction "
+                f"{each.config.dataloader.direction} and {each.out_channels} channels"
+                for each in (first, model)
+            ]
+            raise DataError(
+                f"The models cannot be compared: {told[0]}; {told[1]} (sizes: give --size)."
+            )
+
+
+def against_best(tested: Sequence[Tested], metric: str) -> list[tuple[Tested, Difference | None]]:
+    """The models from the best to the worst, each with its difference to the best one.
+
+    Args:
+        tested: The models, on the same images.
+        metric: Name of a metric that all of them have.
+
+    Returns:
+        The models; ``None`` for the best one, and for metrics without samples.
+    """
+    is_higher = tested[0].record.metrics[metric].higher_is_better
+    order = sorted(tested, key=lambda t: t.record.metrics[metric].value, reverse=is_higher)
+
+    def both(each: Tested) -> tuple[float, Floats]:
+        return each.record.metrics[metric].value, each.samples[metric]
+
+    found: list[tuple[Tested, Difference | None]] = [(order[0], None)]
+    for each in order[1:]:
+        has = metric in each.samples and metric in order[0].samples
+        found.append((each, difference(both(each), both(order[0]), is_higher) if has else None))
+    return found
+
+
+def select_metrics(names: Sequence[str]) -> list[Metric]:
+    """The built-in metrics of these names; raises `ConfigError` for others."""
+    for name in names:
+        if name not in METRICS:
+            raise ConfigError(f"--metrics: '{name}' is no metric.{did_you_mean(name, METRICS)}")
+    return [METRICS[name] for name in dict.fromkeys(names)]

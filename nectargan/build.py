@@ -83,6 +83,7 @@ def check_features(config: Config, discriminator: nn.Module) -> None:
 
 def _checked(network: nn.Module, config: Config) -> nn.Module:
     height, width = height_and_width(config.dataloader.load.crop_size)
+    # Every network has this method; to mypy an attribute of a module may be a tensor.
     network.check_size(height, width)  # type: ignore[operator]
     return network
 

@@ -394,7 +394,7 @@ def test_metrics_that_cannot_be_used(tiny: Make, mine: Path, option: Any, senten
         (["a.ssim"], "needs a name other than 'ssim'"),
         ([5], "it must be a name, an import path, or a section with a function"),
         ([{"name": "x"}], r"metrics\.0\.function .* is missing"),
-        ([{"function": "x"}], r"metrics\.0\.function .* must have the form package.module.name"),
+        ([{"function": "x"}], r"metrics\.0\.function .* must have the form package.module.Name"),
         ([{"function": "a.b", "name": "a,b"}], "the name 'a,b' must be 1 to 60 letters"),
         ([{"function": "a.b", "higher": True}], r"metrics\.0\.higher .* is not a known key"),
         ("[1", "it is not a JSON list"),

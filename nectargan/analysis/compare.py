@@ -246,6 +246,7 @@ def _cell_text(value: object) -> str:
 
     if pd.api.types.is_float(value) and not pd.isna(value):
         return f"{value:.4g}"
+    # pandas declares isna without `object`, but it takes any value.
     return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nectargan.cli.common import LongCommand, WholeNumber
+from nectargan.cli.common import LongCommand, WholeNumber, dropout_seed
 from nectargan.cli.options import option
 from nectargan.errors import DataError
 from nectargan.output import say
@@ -59,7 +59,13 @@ _MOST_NAMED = 20
 @option(
     "--dropout", is_flag=True, group="Model", help="Keep dropout on, as the pix2pix paper does."
 )
-@option("--seed", type=WholeNumber(min=0, max=2**31), default=0, group="Model", help="Of dropout.")
+@option(
+    "--seed",
+    type=WholeNumber(min=0, max=2**31),
+    group="Model",
+    show_default="0",
+    help="Of dropout.",
+)
 @option("--trust", is_flag=True, group="Model", help="Import a generator of somebody else's.")
 @option(
     "--tile",
@@ -106,7 +112,7 @@ def apply(**options: Any) -> None:
     from nectargan.inference.apply import Reading, apply_model
     from nectargan.inference.inputs import STREAM, find_inputs
     from nectargan.inference.model import load_model
-    from nectargan.inference.pictures import as_suffix
+    from nectargan.inference.picture_files import as_suffix
     from nectargan.inference.pixels import PixelGenerator, Tiling
 
     if any(c in options["suffix"] for c in "/\\\0"):
@@ -132,7 +138,7 @@ def apply(**options: Any) -> None:
         options["overwrite"],
         suffix,
         options["batch"],
-        options["seed"],
+        dropout_seed(options["seed"], options["dropout"]),
     )
     with _progress(len(found.jobs)) as advance:
         outcome = apply_model(model, found.jobs, reading, generate, advance)
@@ -182,7 +188,8 @@ def _report(outcome: Outcome, output: str, to_stderr: bool) -> None:
     if outcome.kept:
         is_are = "is" if outcome.kept == 1 else "are"
         line += f"; {counted(outcome.kept, 'file')} {is_are} there already (--overwrite)"
-    say(f"{line}.", err=to_stderr)
+    if outcome.done or outcome.kept:
+        say(f"{line}.", err=to_stderr)
     for bad in outcome.bad[:_MOST_NAMED]:
         say(bad, err=True)
     if len(outcome.bad) > _MOST_NAMED:

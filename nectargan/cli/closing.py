@@ -38,8 +38,9 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
         told = best or f"its checkpoint was not kept (save.keep_best={metric} keeps it)"
         yield _labelled_line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
     if usable.is_file():
-        yield _labelled_line("Use it", "from nectargan.runs.checkpoint import load_generator")
-        yield _labelled_line("", f"generator = load_generator({_quoted_path(usable)})")
+        used = f"{program('nectargan')} apply {quoted(usable)} IMAGE... -o OUT"
+        yield _labelled_line("Use it", used)
+        yield _labelled_line("Python", f"nectargan.load_model({_quoted_path(usable)})")
     logging = config.logging
     if logging.tensorboard.enable or logging.mlflow.enable:
         yield _labelled_line("Look", f"{program('nectargan')} ui {quoted(directory.path.parent)}")

@@ -108,6 +108,13 @@ class Command(click.Command):
             ctx.exit(NectarGANError.exit_code)
 
 
+def dropout_seed(seed: int | None, has_dropout: bool) -> int:
+    """The value of ``--seed``, by default 0; warns if it was given and nothing uses it."""
+    if seed is not None and not has_dropout:
+        say("--seed is not used: dropout is off; --dropout keeps it on.", err=True)
+    return seed or 0
+
+
 def _require_working_directory() -> None:
     try:
         Path.cwd()

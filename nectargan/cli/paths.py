@@ -13,6 +13,7 @@ from nectargan.shell import expanded, is_pattern, matches, stands_for_nothing
 _MOST_NAMED = 5
 
 
+# Click declares the class as generic, but older versions cannot subscript it.
 class UserPath(click.ParamType):  # type: ignore[type-arg]
     """A path given by the user.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nectargan.cli.common import LongCommand, WholeNumber
+from nectargan.cli.common import LongCommand, WholeNumber, dropout_seed
 from nectargan.cli.options import option
 from nectargan.cli.paths import UserPath
 from nectargan.errors import ConfigError
@@ -64,7 +64,7 @@ _FOLDER = UserPath()
 )
 @option("--size", metavar="H[xW]", help="Resize images to this size, not to that of training.")
 @option("--dropout", is_flag=True, help="Keep dropout on.")
-@option("--seed", type=WholeNumber(min=0, max=2**31), default=0, help="Of dropout.")
+@option("--seed", type=WholeNumber(min=0, max=2**31), show_default="0", help="Of dropout.")
 @option("--checkpoint", metavar="NAME", help="Of run directories: best, last, epoch_0100, ...")
 @option("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N.")
 @option("--trust", is_flag=True, help="Import a generator of somebody else's.")
@@ -95,6 +95,8 @@ def test(models: tuple[str, ...], **options: Any) -> None:
     chosen = testing.select_metrics([n.strip() for n in options["metrics"].split(",") if n.strip()])
     if not chosen:
         raise ConfigError(f"--metrics names no metric; allowed: {', '.join(METRICS)}.")
+    if options["weights"] is not None and not Path(options["weights"]).is_dir():
+        raise ConfigError(f"--weights is '{options['weights']}', which is not a directory.")
     is_paper = options["protocol"] == "pix2pix"
     if is_paper and options["size"]:
         raise ConfigError("--protocol pix2pix is of 256 x 256 images; leave out --size.")
@@ -103,7 +105,7 @@ def test(models: tuple[str, ...], **options: Any) -> None:
         (side, side) if is_paper else _size(options["size"]),
         is_paper or options["dropout"],
         options["protocol"],
-        options["seed"],
+        dropout_seed(options["seed"], is_paper or options["dropout"]),
     )
     root = Path(options["data"])
     split = check_data(root, (options["split"],), ())[options["split"]]
@@ -141,7 +143,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if match is None or 0 in (sides := (int(match[1]), int(match[2] or match[1]))):
-        raise ConfigError(f"--size is '{text}'; allowed: pixels such as 256, or 256x512 (H x W).")
+        raise ConfigError(
+            f"--size is '{text}'; allowed: 1 to 99999 pixels, as 256 or 256x512 (H x W)."
+        )
     return sides
 
 

@@ -7,31 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, create_model, field_validator, model_validator
+from pydantic import Field, create_model, model_validator
 
-from nectargan.config.base import Chance, Section
+from nectargan.config.base import Chance, ImportPath, Section
 from nectargan.dataset.augmentation import Augmentation
 from nectargan.dataset.built_in_augmentations import ON_BOTH, ON_INPUT
-from nectargan.imports import is_import_path
 
 
 class OwnAugmentation(Section):
     """An augmentation of your own; see `nectargan.dataset.augmentation.Augmentation`."""
 
-    function: str
+    function: ImportPath
     """Import path, "package.module.Name", of a class with the methods draw and apply. The class is
     imported when a run starts."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
     chance: Chance
     """Probability that a pair is changed."""
-
-    @field_validator("function")
-    @classmethod
-    def _is_an_import_path(cls, path: str) -> str:
-        if not is_import_path(path):
-            raise ValueError("it must have the form package.module.Name")
-        return path
 
 
 class _Augmentations(Section):

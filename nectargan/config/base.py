@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from nectargan.config import choices
+from nectargan.imports import is_import_path
 from nectargan.names import FORMULA
 from nectargan.scheduling.schedules import FLOAT32_MAX
 from nectargan.shell import expanded
@@ -66,6 +67,12 @@ def _name(name: str) -> str:
     return name
 
 
+def _import_path(path: str) -> str:
+    if not is_import_path(path):
+        raise ValueError("it must have the form package.module.Name")
+    return path
+
+
 def on_or_off(value: object) -> object:
     """Turns a boolean back into "on" or "off", because YAML reads these words as booleans."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
@@ -97,6 +104,7 @@ Resize = Annotated[
     WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Interpolation))})),
 ]
 PathText = Annotated[str, AfterValidator(_path)]
+ImportPath = Annotated[str, AfterValidator(_import_path)]
 # YAML reads a name such as 12 as a number.
 Text = Annotated[str, BeforeValidator(_number_as_text, json_schema_input_type=str | float)]
 Name = Annotated[Text, AfterValidator(_name)]  # part of file names, and of names in a tracker

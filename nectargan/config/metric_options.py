@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from nectargan.config.base import Section
+from nectargan.config.base import ImportPath, Section
 from nectargan.errors import did_you_mean
 from nectargan.imports import is_import_path
 from nectargan.metrics import METRICS, OF_VALIDATION, is_lower_better
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,59}")
 class OwnMetric(Section):
     """A metric of your own; see `nectargan.metrics.Metric`."""
 
-    function: str
+    function: ImportPath
     """Import path, "package.module.name", of a function of (generated, target), or of a class whose
     instances are such functions. It is imported when a run starts."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -29,13 +29,6 @@ class OwnMetric(Section):
     name: str | None = None
     """Name of the metric, whose series is val/<name>: letters, digits, _ and -. Default: the last
     part of the import path."""
-
-    @field_validator("function")
-    @classmethod
-    def _is_an_import_path(cls, path: str) -> str:
-        if not is_import_path(path):
-            raise ValueError("it must have the form package.module.name")
-        return path
 
     @property
     def series_name(self) -> str:

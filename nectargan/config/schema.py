@@ -18,6 +18,7 @@ from nectargan.config.base import (
     Count,
     CountOrZero,
     ImageSize,
+    ImportPath,
     Name,
     PathText,
     Resize,
@@ -43,7 +44,6 @@ from nectargan.defaults import (
     WINDOW_STEPS,
 )
 from nectargan.errors import did_you_mean
-from nectargan.imports import is_import_path
 from nectargan.metrics import USUAL_SERIES
 from nectargan.names import EXPERIMENT_NAMES, SINK_NAMES, is_experiment_name, is_sink_name
 
@@ -250,20 +250,13 @@ class MLflowLogging(Section):
 class OwnSink(Section):
     """A sink of your own; see `nectargan.record.follower.Sink`."""
 
-    function: str
+    function: ImportPath
     """Import path, "package.module.Name", of a class with the methods of a sink. The class is
     imported when a run starts, and by nectargan sync."""
     every_n_steps: Count = 10
     """Steps between two points of a loss."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
-
-    @field_validator("function")
-    @classmethod
-    def _is_an_import_path(cls, path: str) -> str:
-        if not is_import_path(path):
-            raise ValueError("it must have the form package.module.Name")
-        return path
 
 
 class Logging(Section):

@@ -33,6 +33,7 @@ def init_worker(worker_id: int) -> None:
     ignore_signals()
     torch.set_num_threads(1)
     sys.stderr = _Silence()
+    # Python prints a traceback here if an item cannot be sent to the main process.
     queues.Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
 
 

@@ -21,7 +21,8 @@ from nectargan.errors import DataError
 from nectargan.files import is_stream
 from nectargan.inference.inputs import Job
 from nectargan.inference.model import Model
-from nectargan.inference.pictures import Picture, Pixels, pixels_in, read_picture, write_picture
+from nectargan.inference.picture_files import write_picture
+from nectargan.inference.pictures import Picture, Pixels, pixels_in, read_picture
 
 # Pixels that wait to be computed or written; more would only fill the memory.
 _MOST_WAITING = 2**25

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from nectargan.dataset.decoding import IMAGE_SUFFIXES
 from nectargan.dataset.listing import SUFFIX_LIST, list_folder, passed_over
 from nectargan.errors import DataError
-from nectargan.inference.pictures import suffix_for
+from nectargan.inference.picture_files import suffix_for
 from nectargan.shell import expanded, is_pattern, matches
 
 STREAM = "-"
@@ -138,7 +138,7 @@ def _in_folder(folder: Path, recursive: bool, out: Path, notes: list[str]) -> It
 def _no_image(folder: Path, recursive: bool) -> str:
     listing = list_folder(folder)
     advice = " Its folders are read with --recursive." if listing.folders and not recursive else ""
-    return f"'{folder}' holds no image, but {listing}; read are {SUFFIX_LIST}.{advice}"
+    return f"'{folder}' contains no image; found: {listing}. Images end in {SUFFIX_LIST}.{advice}"
 
 
 def _checked(job: Job) -> Job:

@@ -180,7 +180,7 @@ def load_model(
         return _of_exported(path, kind, named, device, precision, dropout)
     content = read_safetensors(path) if kind else load_checkpoint(path)
     if not trust:
-        check_generator_trust(content, path)
+        check_generator_trust(content, path, "pass trust=True (--trust in a command)")
     config = ConfigManager(content["config"]).data
     where, how = _place(device, precision, config)
     run = RunDirectory(path.absolute().parent.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from nectargan.errors import CheckpointError, LossError, check_choice
 from nectargan.files import TORCH_LOAD_ERRORS, open_regular
+from nectargan.frozen import Frozen
 from nectargan.losses.losses import check_same_shape, full_precision
 
 VGG19_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
@@ -31,7 +32,7 @@ PERCEPTUAL_WEIGHTS = {
 _SMALLEST = 16
 
 
-class VGG19Features(nn.Module):
+class VGG19Features(Frozen):
     """The convolutions of VGG19 up to the deepest requested layer, with frozen weights.
 
     The weights are torchvision's official state dict, with its parameter names
@@ -66,27 +67,7 @@ class VGG19Features(nn.Module):
 
         source = str(weights or VGG19_URL)
         state = _read(Path(weights)) if weights else _download()
-        self.load_state_dict(self._select(state, source), assign=True)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> VGG19Features:
-        """Does nothing: the network is frozen and stays in eval mode."""
-        return super().train(False)
-
-    def _select(self, state: object, source: str) -> dict[str, Tensor]:
-        """The tensors of ``state`` that this network needs; raises `CheckpointError` if any is
-        missing or has the wrong shape."""
-        found = state if isinstance(state, Mapping) else {}
-        for name, own in self.state_dict().items():
-            value = found.get(name)
-            if not isinstance(value, Tensor) or value.shape != own.shape:
-                has = f"one of {tuple(value.shape)}" if isinstance(value, Tensor) else "none"
-                raise CheckpointError(
-                    f"'{source}' is not torchvision's state dict of VGG19: it must have a tensor "
-                    f"'{name}' of shape {tuple(own.shape)}, but has {has}."
-                )
-        return {name: found[name].float() for name in self.state_dict()}
+        self.load(state, source)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Computes the features of images.

@@ -5,49 +5,16 @@ Names of parameters are those of the official files of weights, which they load 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nectargan.errors import CheckpointError
+from nectargan.frozen import Frozen
 
 # (convolutions, channels) of each block of VGG16.
 _VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-
-
-class Frozen(nn.Module):
-    """A network with weights of a file, which are never trained.
-
-    It is always in eval mode.
-    """
-
-    def load(self, state: object, source: str) -> None:
-        """Takes the tensors of a state dict that the network has; others in it are ignored.
-
-        Args:
-            state: The state dict.
-            source: Where it is from, for the error.
-
-        Raises:
-            CheckpointError: one is missing, or of another shape.
-        """
-        found = state if isinstance(state, Mapping) else {}
-        for name, own in self.state_dict().items():
-            value = found.get(name)
-            if not isinstance(value, Tensor) or value.shape != own.shape:
-                has = f"one of {tuple(value.shape)}" if isinstance(value, Tensor) else "none"
-                raise CheckpointError(
-                    f"'{source}' holds no weights of this network: it must have a tensor '{name}' "
-                    f"of shape {tuple(own.shape)} and has {has}."
-                )
-        self.load_state_dict({name: found[name] for name in self.state_dict()}, assign=True)
-        self.float().requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> Frozen:
-        """Leaves the network in eval mode."""
-        return super().train(False)
 
 
 def alexnet_layers() -> nn.Sequential:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nectargan.errors import CheckpointError
-from nectargan.metrics.backbones import Frozen, InceptionV3, alexnet_layers, taps, vgg16_layers
+from nectargan.frozen import Frozen
+from nectargan.metrics.backbones import InceptionV3, alexnet_layers, taps, vgg16_layers
 from nectargan.metrics.weights import ALEXNET, INCEPTION, VGG16, WeightFile, find_weights
 from nectargan.wording import one_line
 

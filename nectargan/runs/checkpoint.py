@@ -109,20 +109,25 @@ def load_generator(
     return generator_of(content, path).to(device).eval()
 
 
-def check_generator_trust(content: Mapping[str, Any], path: str | PathLike[str]) -> None:
+def check_generator_trust(
+    content: Mapping[str, Any],
+    path: str | PathLike[str],
+    advice: str = "pass trust=True to load_generator",
+) -> None:
     """Raises `RunError` if the generator of a checkpoint is not part of NectarGAN and this user did
     not train it on this machine.
 
     Args:
         content: The content of the checkpoint.
         path: The checkpoint in a run directory, or the run directory.
+        advice: What the user can do, for the error message.
     """
     train = content["config"].get("train")
     generator = train.get("generator") if isinstance(train, Mapping) else None
     if foreign_functions({"train": {"generator": generator}}):
         place = Path(path).resolve()
         directory = place if place.is_dir() else place.parent.parent
-        check_trust(RunDirectory(directory), content["config"], "pass trust=True to load_generator")
+        check_trust(RunDirectory(directory), content["config"], advice)
 
 
 def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Module:

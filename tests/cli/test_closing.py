@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+import nectargan
 from nectargan.analysis import load_runs
 from nectargan.cli.closing import closing_lines
 from nectargan.record.run_directory import RunDirectory
@@ -43,9 +44,11 @@ def test_the_end_of_a_run_says_what_it_came_to(run: Run, config_file: Path, tmp_
     program, *arguments = shlex.split(lines["Look:"])
     assert shutil.which(program)
     assert arguments == ["ui", str(odd)]
-    names: dict[str, Any] = {}
-    exec(lines["Use it:"] + "\n" + lines[""], names)  # noqa: S102 - what we print
-    assert names["generator"](torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
+    program, *arguments = shlex.split(lines["Use it:"])
+    assert shutil.which(program)
+    assert arguments == ["apply", str(best), "IMAGE...", "-o", "OUT"]
+    model = eval(lines["Python:"], {"nectargan": nectargan})  # noqa: S307 - what we print
+    assert model.generate(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
     losses = eval(lines["pandas:"], {"pandas": pd})  # noqa: S307 - what we print
     assert losses["step"].max() == 6
     assert os.listdir() == [], "nothing belongs in the current directory"
@@ -75,7 +78,7 @@ def test_what_was_not_kept_is_not_promised(tiny: Any, tmp_path: Path, has_checkp
     told = "\n".join(closing_lines(trainer, 3725.0))
     assert "(epoch 2 of 2, 1:02:05)" in told
     assert "val/ssim 0.5 in epoch 1: its checkpoint was not kept" in told
-    assert ("last.pt" in told) == ("load_generator" in told) == has_checkpoint
+    assert ("last.pt" in told) == ("load_model" in told) == has_checkpoint
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the shell's quotes are those of POSIX")

@@ -304,7 +304,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
     for words, told in [
         ((tmp_path / "none.png", "-o", out), "none.png' does not exist"),
         ((tmp_path / "*.jpg", "-o", out), "matches nothing"),
-        ((tmp_path / "empty", "-o", out), "holds no image, but 1 .txt"),
+        ((tmp_path / "empty", "-o", out), "contains no image; found: 1 .txt. Images end in"),
         ((tmp_path / "a.png", tmp_path / "a.bmp", "-o", out, "--format", "png"), "both be written"),
         ((tmp_path / "a.png", "-o", tmp_path), "written over itself"),
         ((tmp_path / "a.png", tmp_path / "a.bmp", "-o", "-"), "takes one image"),
@@ -321,3 +321,7 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
     result = apply(trained, odd, "-o", out, "--side", "A")
     assert result.exit_code == 1
     assert "the width 25 is odd" in result.output
+    assert "images in" not in result.output, "nothing was written"
+    result = apply(trained, tmp_path / "a.png", "-o", out, "--seed", "3")
+    assert result.exit_code == 0
+    assert "--seed is not used: dropout is off; --dropout keeps it on." in result.output

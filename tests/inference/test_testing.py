@@ -134,6 +134,8 @@ def test_what_is_missing_is_left_out(run: RunDirectory, pairs_root: Path) -> Non
         (("--metrics", "lpisp"), "'lpisp' is no metric. Did you mean 'lpips'?"),
         (("--metrics", ","), "names no metric"),
         (("--size", "0"), "--size is '0'"),
+        (("--size", "100000"), "--size is '100000'; allowed: 1 to 99999 pixels"),
+        (("--weights", "nowhere"), "--weights is 'nowhere', which is not a directory."),
         (("--size", "8", "--protocol", "pix2pix"), "leave out --size"),
         (("--split", "test"), "'test' is missing"),
     ],

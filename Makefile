@@ -19,6 +19,8 @@ $(DEMO)/data: | install
 
 demo: install $(DEMO)/data
 	$(BIN)/nectargan-train -c configs/demo.json -d $(DEMO)/data -o $(DEMO)/runs
+	$(BIN)/nectargan report '$(DEMO)/runs/*' -o $(DEMO)/report.html
+	@echo "Open $(DEMO)/report.html in a browser: it shows all runs of the demo."
 
 check: install
 	$(BIN)/ruff format --check nectargan tests tools

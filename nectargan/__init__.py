@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nectargan.version import __version__
 
 if TYPE_CHECKING:
-    from nectargan.analysis.frames import load_losses, load_metrics, load_runs
+    from nectargan.analysis.frames import load_gradients, load_losses, load_metrics, load_runs
     from nectargan.config.config_manager import load_config
     from nectargan.config.schema import Config
     from nectargan.errors import NectarGANError
@@ -41,6 +41,7 @@ __all__ = [
     "__version__",
     "load_config",
     "load_generator",
+    "load_gradients",
     "load_losses",
     "load_metrics",
     "load_model",
@@ -61,6 +62,7 @@ _MODULES = {
     "Tracker": "record.tracker",
     "load_config": "config.config_manager",
     "load_generator": "runs.checkpoint",
+    "load_gradients": "analysis.frames",
     "load_losses": "analysis.frames",
     "load_metrics": "analysis.frames",
     "load_model": "inference.model",

@@ -6,27 +6,30 @@ These are the only modules that turn a config into objects.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nectargan.config.loss_options import LossTerm, ScheduleConfig, weight_of
+from nectargan.config.balancing_options import BalancerConfig
+from nectargan.config.loss_options import LossTerm, ScheduleConfig, ShareConfig, weight_of
 from nectargan.config.network_options import Discriminator, Generator, OwnNetwork
-from nectargan.config.objectives import ADVERSARIAL, OPTIONAL
-from nectargan.config.run_schedules import usable
+from nectargan.config.objectives import ADVERSARIAL, DISCRIMINATOR, OPTIONAL, PENALTY
+from nectargan.config.run_schedules import loss_shares, usable
 from nectargan.config.schema import Config
-from nectargan.errors import ConfigError
+from nectargan.errors import ConfigError, LossError
 from nectargan.imports import call_imported, import_path
+from nectargan.losses.balancing import BALANCERS, Balancer, Share, ShareRule
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.losses import FeatureMatchingLoss
 from nectargan.losses.pix2pix_objective import pix2pix
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.models.registry import DISCRIMINATORS, GENERATORS
 from nectargan.scheduling.data import Schedule
-from nectargan.tryout import try_discriminator, try_features, try_generator, try_loss
+from nectargan.tryout import try_balancer, try_discriminator, try_features, try_generator, try_loss
+from nectargan.wording import one_line
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
@@ -164,22 +167,74 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
         config.dataloader.load.output_nc,
         functions,
         [name for name in OPTIONAL if name in options and name not in functions],
+        train.label_smoothing,
     )
+    shares = loss_shares(config)
     for name, option in options.items():
         if name not in losses:
             losses[name] = LMLoss(name, functions[name], tags=["G"])
         if isinstance(option, LossTerm) and option.tags is not None:
             losses[name] = replace(losses[name], tags=option.tags)
         weight = weight_of(option)
-        if isinstance(weight, ScheduleConfig):
+        if isinstance(weight, ShareConfig):
+            share = Share(shares[name], weight.smoothing, weight.min, weight.max)
+            losses[name] = replace(losses[name], loss_weight=1.0, schedule=Schedule(), share=share)
+        elif isinstance(weight, ScheduleConfig):
             schedule = usable(weight.build(), f"train.loss.{name}", train.epochs)
             losses[name] = replace(losses[name], schedule=schedule)
         else:
             losses[name] = replace(losses[name], loss_weight=weight, schedule=Schedule())
+        if name == PENALTY:
+            losses[name] = replace(losses[name], every=train.r1_every_n_steps)
         function = losses[name].function
         if isinstance(function, VGGPerceptualLoss):
             function.check_size(*height_and_width(config.dataloader.load.crop_size))
     return losses
+
+
+def build_balancer(config: Config, losses: Mapping[str, LMLoss]) -> Balancer | None:
+    """Builds the rule that sets the weights of the generator's losses; ``None`` if there is none.
+
+    Args:
+        config: The config.
+        losses: The losses that were built from it.
+
+    Raises:
+        ConfigError: If the rule cannot be used.
+    """
+    names = [name for name in losses if name not in DISCRIMINATOR]
+    shares = {n: losses[n].share for n in names}
+    found = {name: share for name, share in shares.items() if isinstance(share, Share)}
+    if found:
+        return ShareRule(names, found)
+    options = config.train.balancer
+    if options is None:
+        return None
+    balancer = _make_balancer(options, names)
+    try_balancer(f"train.balancer '{options.name or options.function}'", balancer)
+    return balancer
+
+
+def _make_balancer(options: BalancerConfig, losses: list[str]) -> Balancer:
+    place, name = "train.balancer.arguments", options.name
+    if name is not None:
+        try:
+            return BALANCERS[name](losses, **options.arguments)
+        except LossError as error:
+            raise ConfigError(f"train.balancer '{name}': {error}") from None
+        except TypeError as error:
+            raise ConfigError(
+                f"{place} are {options.arguments}, which '{name}' refuses: {one_line(error)}."
+            ) from None
+    path = options.function or ""
+    found = import_path("train.balancer.function", path)
+    if not (isinstance(found, type) and issubclass(found, Balancer)):
+        raise ConfigError(
+            f"train.balancer.function is '{path}', which is not a class derived from "
+            "nectargan.losses.balancing.Balancer."
+        )
+    balancer: Balancer = call_imported(place, path, found, options.arguments, {"losses": losses})
+    return balancer
 
 
 def _build_function(name: str, term: LossTerm, config: Config) -> nn.Module:

@@ -18,12 +18,14 @@ from nectargan.config.schema import Config
 from nectargan.dataset.augmentation import Augmentation
 from nectargan.dataset.augmentations import Chosen, PairAugmentation
 from nectargan.dataset.cache import choose_place
+from nectargan.dataset.data_check import SplitSummary, check_data
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
-from nectargan.dataset.pairs import Pair, SplitSummary, check_data, unread_splits
+from nectargan.dataset.pairs import Pair, unread_splits
 from nectargan.errors import ConfigError
 from nectargan.imports import call_imported, import_path
 from nectargan.metrics import METRICS, Metric
+from nectargan.metrics.networks import load_network
 from nectargan.tryout import try_augmentation, try_metric
 from nectargan.wording import counted
 
@@ -43,18 +45,60 @@ def build_metrics(config: Config, device: torch.device | None = None) -> list[Me
     Raises:
         ConfigError: If a custom metric cannot be imported, rejects its arguments, or does not
             return a tensor ``(N,)`` or a scalar for N images.
+        CheckpointError: If the weights of a metric's network cannot be found or downloaded.
     """
     options = [(option, as_own(option)) for option in config.validation.metrics]
     # A metric may draw random numbers; the training must not depend on that.
     with torch.random.fork_rng(devices=[]):
         return [
-            METRICS[str(option)] if own is None else _own_metric(own, config, device)
+            _built_in_metric(str(option), device)
+            if own is None
+            else _own_metric(own, config, device)
             for option, own in options
         ]
 
 
+def _built_in_metric(name: str, device: torch.device | None) -> Metric:
+    metric = METRICS[name]
+    if not metric.network:
+        return metric
+    see = load_network(metric.network, None, device or torch.device("cpu")).see
+    return metric._replace(function=lambda x, y: metric.function(see(x), see(y)))
+
+
 def _own_metric(own: OwnMetric, config: Config, device: torch.device | None) -> Metric:
-    place, path = f"The metric '{own.series_name}' of validation.metrics", own.function
+    place, load = f"The metric '{own.series_name}' of validation.metrics", config.dataloader.load
+    shape = (2, load.output_nc, *height_and_width(load.crop_size))
+    metric = build_own_metric(own, place, shape, device)
+    if metric.higher_is_better != own.higher_is_better:
+        says = metric.higher_is_better
+        raise ConfigError(
+            f"{place} has higher_is_better {own.higher_is_better} in the config, but "
+            f"'{own.function}' says {says}; name it as {{function: {own.function}, "
+            f"higher_is_better: {str(says).lower()}}}."
+        )
+    return metric
+
+
+def build_own_metric(
+    own: OwnMetric, place: str, shape: tuple[int, ...], device: torch.device | None = None
+) -> Metric:
+    """Builds a custom metric and tries it.
+
+    Args:
+        own: The metric.
+        place: Where it is named, to begin an error message with: "The metric ...".
+        shape: Of the images to try it on, ``(N, C, H, W)``.
+        device: See `build_metrics`.
+
+    Returns:
+        The metric; its direction is that of the function's attribute ``higher_is_better``, if it
+        has one.
+
+    Raises:
+        ConfigError: See `build_metrics`.
+    """
+    path = own.function
     found = import_path(place, path)
     if isinstance(found, type):
         function = call_imported(f"The arguments of {place[4:]}", path, found, own.arguments)
@@ -64,18 +108,11 @@ def _own_metric(own: OwnMetric, config: Config, device: torch.device | None) -> 
         raise ConfigError(
             f"{place} is '{path}', which is neither a function nor a class with callable instances."
         )
-    says = getattr(found, "higher_is_better", own.higher_is_better)
-    if says != own.higher_is_better:
-        raise ConfigError(
-            f"{place} has higher_is_better {own.higher_is_better} in the config, but '{path}' says "
-            f"{says}; name it as {{function: {path}, higher_is_better: {str(says).lower()}}}."
-        )
     if isinstance(function, nn.Module):
         function = function.to(device or "cpu").eval()
-    load = config.dataloader.load
-    shape = (2, load.output_nc, *height_and_width(load.crop_size))
     try_metric(place, function, torch.rand(shape, device=device))
-    return Metric(own.series_name, function, higher_is_better=own.higher_is_better)
+    says = getattr(found, "higher_is_better", own.higher_is_better)
+    return Metric(own.series_name, function, higher_is_better=says)
 
 
 def build_augmentation(config: Config) -> PairAugmentation:
@@ -181,6 +218,11 @@ def build_data(config: Config, device: torch.device) -> Data:
         by = "save.keep_best" if config.save.keep_best else "logging.mlflow.register_model"
         raise ConfigError(
             f"{by} needs validation images to find the best epoch by {config.best_by}, but "
+            f"'{options.dataroot}' has none."
+        )
+    if config.train.stop is not None and "val" not in splits:
+        raise ConfigError(
+            f"train.stop needs validation images to measure {config.train.stop.metric}, but "
             f"'{options.dataroot}' has none."
         )
     for series in config.validation.series if "val" in splits else ():

@@ -31,6 +31,11 @@ ALLOCATOR = (
 # threads spend as long waiting for each other, some thousand times a step, as on the work.
 FLOPS_PER_THREAD = 4e9
 
+# How often an idle thread of GNU OpenMP looks for work before it sleeps, which takes about 0.1 ms.
+# Most gaps between two kernels are shorter, so that idle cores lose little; a busy core is given up
+# a hundred times earlier than by default. `tools/bench_train.py --contended` measures both.
+SPINS = 3000
+
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -41,8 +46,8 @@ _done: set[str] = set()
 def prepare(memory: bool = True) -> None:
     """Sets the environment and the allocator of this process for training on the CPU.
 
-    - Idle threads sleep. By default they spin for a while; on a busy machine they then occupy the
-      cores that the working thread needs.
+    - Idle threads sleep after a short while. By default they spin much longer; on a busy machine
+      they then occupy the cores that the working thread needs.
     - OpenMP starts no more threads than there are usable cores.
     - Freed memory is kept for the next step (glibc only). Otherwise each step allocates its
       gradients in new pages, which the kernel must first fill with zeros. The memory of the
@@ -56,6 +61,7 @@ def prepare(memory: bool = True) -> None:
     if "torch" not in sys.modules:
         if chosen_by_user(WAITING) is None:
             _set("OMP_WAIT_POLICY", "PASSIVE")
+            _set("GOMP_SPINCOUNT", str(SPINS))
         if chosen_by_user(THREADS) is None and usable_cores() < _affinity():
             _set("OMP_NUM_THREADS", str(usable_cores()))
     if memory and chosen_by_user(ALLOCATOR) is None and _keep_freed_memory():

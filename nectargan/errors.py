@@ -65,6 +65,10 @@ class RunError(NectarGANError, ValueError):
     """A run directory, or a ledger in it, cannot be created, read or used."""
 
 
+class PrunedError(NectarGANError):
+    """A run of a sweep is ended because its metric is worse than that of other runs."""
+
+
 class OutputError(NectarGANError, OSError):
     """A command that only prints cannot write to standard output."""
 

@@ -18,7 +18,7 @@ from nectargan.errors import NectarGANError
 Kind = Literal["memory", "room", "files", "processes", "workers", "guard"]
 
 # The exit code of a worker process that has started the training itself; see `no_worker`.
-IMPORTED_ANEW = 113
+IMPORTED_AGAIN = 113
 
 _OF_ERRNO: dict[int | None, Kind] = {
     errno.ENOMEM: "memory",
@@ -33,7 +33,7 @@ _OF_ERRNO: dict[int | None, Kind] = {
 # Patterns for the messages of other errors, such as torch's RuntimeError and the linker's
 # ImportError.
 _OF_TEXT: tuple[tuple[Kind, str], ...] = (
-    ("guard", rf"DataLoader worker .*exit code {IMPORTED_ANEW}\b"),
+    ("guard", rf"DataLoader worker .*exit code {IMPORTED_AGAIN}\b"),
     ("workers", r"DataLoader worker \(pid"),
     ("files", r"[Tt]oo many open files"),
     ("room", r"No space left on device|No usable temporary directory|File too large"),
@@ -46,7 +46,7 @@ _OF_TEXT: tuple[tuple[Kind, str], ...] = (
     ),
 )
 _SIZE = re.compile(r"(?:[Tt]ried to allocate|Unable to allocate) ([\d.]+) ?(bytes|[KMGTP]?i?B)")
-_TOLD = {
+_TEXTS = {
     "memory": "Out of memory",
     "room": "There is no space left to write a file",
     "files": "Too many files are open",
@@ -61,11 +61,11 @@ class Shortage(NamedTuple):
 
     Attributes:
         kind: The resource.
-        told: A sentence that describes it, without the full stop.
+        text: A sentence that describes it, without the full stop.
     """
 
     kind: Kind
-    told: str
+    text: str
 
 
 def shortage_of(error: BaseException | None, place: object = None) -> Shortage | None:
@@ -115,7 +115,7 @@ def no_worker() -> None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        os._exit(IMPORTED_ANEW)
+        os._exit(IMPORTED_AGAIN)
 
 
 def _what_is_short(kind: Kind, error: BaseException, place: object) -> str:
@@ -126,7 +126,7 @@ def _what_is_short(kind: Kind, error: BaseException, place: object) -> str:
         place = error.filename or place
         return f"{repr(str(place)) if place else 'A file'} cannot be written: {error.strerror}"
     signal = re.search(r"is killed by signal: (\w+)", str(error))
-    return f"{_TOLD[kind]} ({signal[1]})" if signal else _TOLD[kind]
+    return f"{_TEXTS[kind]} ({signal[1]})" if signal else _TEXTS[kind]
 
 
 def _amount(number: float, unit: str) -> str:

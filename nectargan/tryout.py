@@ -5,6 +5,7 @@ So errors in them are reported early.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,13 +35,13 @@ def try_generator(place: str, generator: nn.Module, shape: Shape, channels: int)
     """
     wanted = (shape[0], channels, *shape[2:])
     output = _try_network(place, generator, [torch.zeros(shape)])
-    told = (
+    sentence = (
         f"{place} returns {_described(output)} for images {shape}; it must return a tensor {wanted}"
     )
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
-        raise ConfigError(f"{told}.")
+        raise ConfigError(f"{sentence}.")
     if not output.requires_grad:
-        raise ConfigError(f"{told} with a gradient.")
+        raise ConfigError(f"{sentence} with a gradient.")
 
 
 def try_discriminator(place: str, discriminator: nn.Module, shape: Shape, channels: int) -> None:
@@ -118,6 +119,33 @@ def try_loss(place: str, function: Callable[..., Any], inputs: Sequence[Any]) ->
     value = _call(place, function, inputs)
     if not isinstance(value, Tensor) or not value.requires_grad:
         raise ConfigError(f"{place} must return a tensor with a gradient.")
+
+
+def try_balancer(place: str, balancer: Any) -> None:
+    """Checks that a rule returns a weight for each loss.
+
+    Args:
+        place: Name of the rule in messages.
+        balancer: A `nectargan.losses.balancing.Balancer`. It is not changed.
+
+    Raises:
+        ConfigError: If it fails or returns anything else.
+    """
+    losses = balancer.losses
+    values = dict(zip(losses, torch.ones(len(losses)), strict=True))
+    random = torch.get_rng_state()
+    try:
+        rule = copy.deepcopy(balancer)
+        rule.start_step(1, {"epoch": 1.0, "step": 1.0})
+        factors = rule.factors(losses, torch.eye(len(losses)).expand(2, -1, -1), values)
+        for name, factor in factors.items():
+            if not factor.isfinite():
+                raise ValueError(f"it returns the weight {factor.item()} for {name}")
+    except Exception as error:
+        # The custom code may raise any exception.
+        raise ConfigError(f"{place} cannot be used: {one_line(error)[:200].rstrip('.')}.") from None
+    finally:
+        torch.set_rng_state(random)
 
 
 def try_metric(place: str, function: Callable[..., Any], images: Tensor) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+# They change the shape of a tensor in place, once for all replays.
+RESHAPES = ("unsqueeze_", "squeeze_")
 READS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero")
 
 
@@ -41,7 +43,8 @@ class _Noting(TorchDispatchMode):
         result = func(*args, **kwargs)
         # What was made here needs no putting back; views of what went in were not made here.
         self.made |= _storages(result) - _storages((args, kwargs))
-        self.operations.append((func, args, kwargs, result))
+        if name not in RESHAPES:
+            self.operations.append((func, args, kwargs, result))
         return result
 
     @staticmethod
@@ -107,4 +110,4 @@ def _carry_out(func: Any, args: Any, kwargs: Any, result: Any) -> None:
         return
     for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
         if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-            old.copy_(new)
+            old.copy_(new.reshape(old.shape))

@@ -59,11 +59,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "analysis": {"record", "loggers", "scheduling", "config", "metrics"},
     "build": {"scheduling", "models", "config", "losses", "tryout"},
     "build_data": {"dataset", "config", "metrics", "build", "tryout"},
+    "data_preview": {"build_data", "config", "dataset"},
     "runs": LOWER - {"trainers"},
     "trainers": LOWER - {"loggers", "analysis"},
     "inference": LOWER,
-    "sweeps": LOWER,
-    "cli": LOWER | {"inference", "sweeps", "servers"},
+    "sweeps": LOWER - {"analysis"},
+    "cli": LOWER | {"data_preview", "inference", "sweeps", "servers"},
 }
 # The only module that one package may import of another.
 ONLY = {

@@ -51,7 +51,7 @@ def test_options_reach_the_networks(tiny: Make) -> None:
     assert discriminator(x, generator(x)).shape[:2] == (1, 1)
 
 
-def test_a_size_that_does_not_fit_is_refused_with_those_that_would(tiny: Make) -> None:
+def test_a_size_that_does_not_fit_is_refused_with_possible_ones(tiny: Make) -> None:
     config = tiny(dataloader__load__crop_size=[32, 36], dataloader__load__load_size=40)
     with pytest.raises(ModelError, match=r"32 x 36.*multiple of 8.*32 x 32.*32 x 40"):
         build_generator(config)

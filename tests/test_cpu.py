@@ -26,7 +26,7 @@ def run(code: str, **variables: str) -> str:
     return done.stdout.strip()
 
 
-def test_what_is_prepared_before_torch_is_imported() -> None:
+def test_settings_before_torch_is_imported() -> None:
     said = run("cpu.prepare()\nprint(os.environ['OMP_WAIT_POLICY'], cpu.describe(2), sep='|')")
     policy, line = said.split("|")
     assert policy == "PASSIVE"
@@ -72,7 +72,7 @@ def test_a_user_who_imports_torch_first_is_told() -> None:
     assert said.endswith("freed memory kept") == GLIBC
 
 
-def test_a_single_thread_waits_for_nobody() -> None:
+def test_a_single_thread_does_not_wait() -> None:
     assert "waiting" not in cpu.describe(1)
 
 

@@ -71,12 +71,12 @@ FORMS = [
 
 
 @given(user=WORD, password=PASSWORD, host=WORD)
-def test_what_is_before_the_host_is_not_shown(user: str, password: str, host: str) -> None:
+def test_user_and_password_are_not_shown(user: str, password: str, host: str) -> None:
     assert public_address(f"postgresql://{user}:{password}@{host}/db") == f"postgresql://{host}/db"
 
 
 @given(user=WORD, password=WORD, host=WORD, before=st.text(), after=st.text())
-def test_they_are_gone_from_any_text(
+def test_secrets_are_removed_from_any_text(
     user: str, password: str, host: str, before: str, after: str
 ) -> None:
     secret = f"{user}:{password}@{host}/db"
@@ -125,7 +125,7 @@ def test_the_store_is_named_in_full_where_it_has_no_secret(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("address", [" ", "a", "?", "\t\n"])
-def test_what_is_no_address_leaves_texts_as_they_are(address: str) -> None:
+def test_text_without_addresses_is_unchanged(address: str) -> None:
     assert public_address(address) == "***"
     assert without_credentials("A plain text? Of words.\t\n") == "A plain text? Of words.\t\n"
 
@@ -164,7 +164,7 @@ def places_of(secret: str, *folders: Path) -> list[str]:
         f"mssql+pyodbc://user:{SECRET}@127.0.0.1\\instance/db",
     ],
 )
-def test_the_password_of_one_that_is_away_is_nowhere(
+def test_the_password_of_an_unreachable_server_is_nowhere(
     uri: str,
     tiny: Callable[..., Config],
     tmp_path: Path,

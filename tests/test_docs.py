@@ -75,6 +75,24 @@ def test_the_page_about_extending(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_the_page_about_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran, _ = run_blocks("docs/gradients.md")
+    kinds = [kind for kind, _ in blocks_of("docs/gradients.md")]
+    assert ran == len(kinds) - kinds.count("yaml") - kinds.count("text") > 5
+    assert "G_SOBEL" in capsys.readouterr().out
+    for run, losses in (("runs/pull_v1", 5), ("my_runs/pull", 2)):
+        gradients = pd.read_csv(Path(run) / "gradients.csv")
+        shares = gradients.groupby("step")["share"].agg(["sum", "size"])
+        assert shares["sum"].to_numpy() == pytest.approx(1)
+        assert set(shares["size"]) == {losses}
+    rows = pd.read_csv("runs/fifth_v1/gradients.csv").set_index("loss")
+    assert rows.loc["G_GAN", "share"].to_numpy() == pytest.approx(0.2, abs=1e-3)
+    assert rows.loc["G_SOBEL", "share"].tolist() == pytest.approx([0.0] * 8 + [0.1] * 8, abs=1e-3)
+
+
 def test_the_page_about_using(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ran, printed = run_blocks("docs/using.md")
@@ -84,6 +102,7 @@ def test_the_page_about_using(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         *("README.md", "fronts_v1.onnx", "fronts_v1.onnx.png")
     }
     assert {path.name for path in Path("generated").glob("*.png")}
+    assert all(Path(page).stat().st_size > 4e6 for page in ("report.html", "all.html"))
 
 
 def headings(page: Path) -> set[str]:
@@ -92,7 +111,7 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_the_guides_link_to_what_is_there() -> None:
+def test_links_in_the_guides_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         text = page.read_text(encoding="utf-8")
         for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):

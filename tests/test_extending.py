@@ -241,7 +241,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_si
     ),
     ends=st.none() | st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)),
 )
-def test_notation_of_ones_own_there_and_back(arguments: dict[str, Any], ends: Any) -> None:
+def test_the_notation_of_custom_functions_round_trips(arguments: dict[str, Any], ends: Any) -> None:
     values = {} if ends is None else {"initial_value": ends[0], "target_value": ends[1]}
     end = {} if ends is None else {"end_epoch": 7}
     schedule = Schedule("a.b", **values, **end, arguments=arguments)
@@ -263,7 +263,7 @@ def values_of(run: Path, metric: str) -> list[float]:
     return list(metrics[metrics["metric"] == metric]["value"])
 
 
-def test_metrics_of_ones_own(tiny: Make, mine: Path) -> None:
+def test_custom_metrics(tiny: Make, mine: Path) -> None:
     """They are measured, kept the best by and shown, in both directions."""
     config = tiny(
         validation__metrics=["l1", ERROR, "mine.likeness", SCALED],
@@ -425,7 +425,7 @@ def own_on(side: str, function: str, chance: float = 1.0, **arguments: Any) -> d
     return {f"dataloader__augmentations__{side}__own__mine": term}
 
 
-def test_an_augmentation_of_ones_own(tiny: Make, mine: Path) -> None:
+def test_a_custom_augmentation(tiny: Make, mine: Path) -> None:
     """On both images of a pair it does the same, on one alone it leaves the other."""
     a, b = (torch.rand(4, 3, 32, 32) * 1.8 - 0.9 for _ in range(2))
 
@@ -540,7 +540,7 @@ def steps_of(run: Path, series: str) -> list[int]:
     return [int(line[2]) for line in lines_of(run, f"point {series} ")]
 
 
-def test_a_sink_of_ones_own_follows_the_ledger(tiny: Make, mine: Path) -> None:
+def test_a_custom_sink_follows_the_ledger(tiny: Make, mine: Path) -> None:
     run = Pix2pixTrainer(tiny(logging__sinks__mine=LINES)).train()
     lines = lines_of(run)
     assert lines[0] == ["open", "0", "mine", "2"]
@@ -589,7 +589,7 @@ def test_it_catches_up_when_it_is_back(
     assert steps_of(run, "loss/G_L1/raw") == [1, 2, 4, 6]
 
 
-def test_a_resumed_run_goes_on_with_it(tiny: Make, mine: Path) -> None:
+def test_a_resumed_run_continues_with_it(tiny: Make, mine: Path) -> None:
     run = Pix2pixTrainer(tiny(logging__sinks__mine=LINES)).train()
     forget(mine)
     assert call(train, "--resume", run, "--epochs", 3).exit_code == 0

@@ -119,7 +119,7 @@ def test_a_file_of_a_run_is_no_pipe_and_no_device(
 
 @pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
-def test_standard_output_goes_on_where_it_is(tmp_path: Path, name: str) -> None:
+def test_standard_output_is_appended_to(tmp_path: Path, name: str) -> None:
     """Also where it is a file: its other lines stay, and so does the file."""
     if name.startswith("/proc") and not Path(name).parent.is_dir():
         pytest.skip("no /proc here")
@@ -174,7 +174,7 @@ def test_a_regular_file_is_read_whole_through_links(tmp_path: Path) -> None:
     assert read_regular_text(link, 8) == "one\r\ntwo"
 
 
-def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
         file.truncate(10 << 30)

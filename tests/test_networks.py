@@ -153,7 +153,9 @@ def parameters(trainer: Pix2pixTrainer, name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_a_run_with_spectral_norm_goes_on_as_if_it_had_not_stopped(tiny: Make, name: str) -> None:
+def test_a_resumed_run_with_spectral_norm_equals_an_uninterrupted_one(
+    tiny: Make, name: str
+) -> None:
     options = {"name": name, **SMALL[name], "spectral_norm": True}
     make = {"train__discriminator": options}
     whole = Pix2pixTrainer(tiny(**make))
@@ -249,7 +251,7 @@ def test_an_own_network_from_training_to_its_export(
     assert result.exit_code == 2
     assert "names 'own_networks.Judge', 'own_networks.Net'" in result.stderr
     for call in (lambda: load_generator(run), lambda: save_model(run, tmp_path)):
-        with pytest.raises(RunError, match=r"look at it, then pass trust=True to load_generator"):
+        with pytest.raises(RunError, match=r"check it, then pass trust=True to load_generator"):
             call()
     assert not (module / "imported").exists()
     assert torch.equal(load_generator(run, trust=True)(x), wanted)
@@ -312,7 +314,7 @@ def test_frozen_parameters_are_not_given_to_the_optimiser(tiny: Make, module: Pa
         ("discriminator", "own_networks.Nothing", {}, "has no parameters to train"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_told_in_a_sentence(
+def test_unusable_input_is_one_sentence(
     tiny: Make, module: Path, place: str, function: str, arguments: dict[str, Any], sentence: str
 ) -> None:
     config = tiny(**{f"train__{place}": {"function": function, "arguments": arguments}})

@@ -43,8 +43,10 @@ def test_nothing_lands_beside_the_package(wheel: Path) -> None:
         tops = {name.split("/")[0] for name in archive.namelist()}
         names = set(archive.namelist())
     assert {top for top in tops if not top.endswith(".dist-info")} == {"nectargan"}
-    modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "nectargan").rglob("*.py")}
-    assert modules <= names
+    kinds = ("py", "html", "css", "js")
+    files = {p for kind in kinds for p in (ROOT / "nectargan").rglob(f"*.{kind}")}
+    assert {p.suffix for p in files} == {f".{kind}" for kind in kinds}
+    assert {p.relative_to(ROOT).as_posix() for p in files} <= names
     assert "nectargan/py.typed" in names
     configs = {f"nectargan/configs/{file.name}" for file in (ROOT / "configs").iterdir()}
     assert configs == {name for name in names if name.startswith("nectargan/configs/")}

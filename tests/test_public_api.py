@@ -27,7 +27,7 @@ def test_the_exported_members_are_those_of_all() -> None:
     assert set(nectargan.__all__) <= set(dir(nectargan))
 
 
-def test_type_checkers_see_what_is_loaded() -> None:
+def test_type_checkers_see_the_lazy_names() -> None:
     tree = ast.parse(inspect.getsource(nectargan))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {

@@ -112,13 +112,13 @@ def test_why_a_server_does_not_answer(tmp_path: Path, code: str, reason: str) ->
         assert list(wait_until_ready([server], limit)) == [(server, reason)]
 
 
-def test_a_page_that_is_missing_is_no_answer(tmp_path: Path) -> None:
+def test_a_missing_page_is_not_an_answer(tmp_path: Path) -> None:
     with running(served(tmp_path, page="/nowhere")) as server:
         wait_until(lambda: "404" in server.last_line() or server.answers())
         assert not server.answers()
 
 
-def test_each_is_told_as_it_comes_and_as_it_goes(tmp_path: Path) -> None:
+def test_each_resource_is_reported_when_it_starts_and_ends(tmp_path: Path) -> None:
     done: list[int] = []
     with ExitStack() as stack:
         lives = stack.enter_context(running(served(tmp_path)))

@@ -68,7 +68,7 @@ def _methods(value: type) -> Iterator[tuple[str, Any]]:
 
 
 def signature(value: Any, title: str, is_method: bool = False) -> str:
-    """How something is called: one line, or a line for each parameter where that is too long."""
+    """The signature in one line, or with one parameter per line if that is too long."""
     found = inspect.signature(value)
     shown = list(_parameters(list(found.parameters.values())[is_method:]))
     returns = found.return_annotation
@@ -108,7 +108,8 @@ def _default(value: Any) -> str:
 
 
 def markdown(doc: str) -> str:
-    """A Google-style docstring as Markdown: sections become lists, literal blocks code blocks."""
+    """Converts a Google-style docstring to Markdown: sections become lists, literal blocks become
+    code blocks."""
     blocks: list[str] = []
     title = ""
     for lines in _blocks(doc.replace("``", "`").splitlines()):
@@ -128,7 +129,7 @@ def markdown(doc: str) -> str:
 
 
 def _blocks(lines: list[str]) -> Iterator[list[str]]:
-    """The paragraphs; a blank line within a literal block divides it as well."""
+    """The paragraphs; blank lines also split literal blocks."""
     block: list[str] = []
     for line in [*lines, ""]:
         if line.strip():
@@ -144,7 +145,7 @@ def _dedented(lines: list[str]) -> list[str]:
 
 
 def _list(lines: list[str]) -> Iterator[str]:
-    """``name: text`` entries as a list, the lines of a long one joined."""
+    """Formats ``name: text`` entries as a list; the lines of an entry are joined."""
     entries: list[str] = []
     for line in lines:
         if line.startswith(" ") and entries:

@@ -1,5 +1,5 @@
-"""Measures what tables of runs cost: loading, exporting, comparing. Each in a process of its own,
-its start included.
+"""Measures loading, exporting and comparing of runs. Each case runs in a new process, whose start
+is included.
 
 python tools/bench_analysis.py
 python tools/bench_analysis.py --json figures.json
@@ -36,14 +36,14 @@ assert len(load_losses({run!r})) == {rows}
 
 
 class Case(NamedTuple):
-    """Something to measure.
+    """A case to measure.
 
     Attributes:
-        name: What the rows are called.
-        code: Python that does it.
-        seconds: Limit of the time.
-        megabytes: Limit of the peak memory.
-        rows: Rows that are read, for a rate; 0 for none.
+        name: Name of the rows.
+        code: Python code.
+        seconds: Limit for the time; ``None`` for none.
+        megabytes: Limit for the peak memory; ``None`` for none.
+        rows: Number of rows that are read, to compute a rate; 0 for no rate.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Case(NamedTuple):
 
 
 def command(*arguments: object) -> str:
-    """Python that runs ``nectargan ARGUMENTS``."""
+    """Python code that runs ``nectargan ARGUMENTS``."""
     return _COMMAND.format(arguments=[str(argument) for argument in arguments])
 
 
 def make_run(directory: Path, rows: int, seed: int = 0) -> Path:
-    """A run directory with ``rows`` losses, a config and a validation in each epoch."""
+    """Creates a run directory with ``rows`` losses, a config and a validation in each epoch."""
     directory.mkdir()
     write_ledger(directory / LOSSES_FILE, rows)
     write_loss_tags(RunDirectory(directory).loss_tags, TAGS)
@@ -76,7 +76,7 @@ def make_run(directory: Path, rows: int, seed: int = 0) -> Path:
 
 
 def cases(root: Path, rows: int) -> list[Case]:
-    """What the issue has targets for, and each shape of an export."""
+    """Creates the runs; returns the cases with limits and one case for each option of an export."""
     large = make_run(root / "large", rows)
     small = make_run(root / "small", rows // 10)
     (root / "runs").mkdir()
@@ -108,7 +108,7 @@ def cases(root: Path, rows: int) -> list[Case]:
 
 
 def measured(case: Case, rounds: int) -> list[Row]:
-    """Seconds and peak memory of a case."""
+    """Measures the time and peak memory of a case."""
     seconds, peaks = zip(*(run_child(case.code) for _ in range(rounds)), strict=True)
     row = Row.of(case.name, "s", seconds, case.seconds)
     if case.rows:
@@ -120,12 +120,12 @@ def measured(case: Case, rounds: int) -> list[Row]:
 @click.command()
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
 @click.option(
-    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Of the largest ledger."
+    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Rows of the largest ledger."
 )
 @click.option("--rounds", type=COUNT, default=3, show_default=True, help="Of each measurement.")
 @click.option("--quick", is_flag=True, help="Few rows: to try the tool itself.")
 def main(json_path: Path | None, rows: int, rounds: int, quick: bool) -> None:
-    """Benchmark of tables made from the record."""
+    """Benchmark of reading the record of runs."""
     rows = min(rows, 40_000) if quick else rows
     root = Path(tempfile.mkdtemp(prefix="bench_analysis_"))
     try:

@@ -1,16 +1,17 @@
-"""Measures `nectargan apply`: images a second against a plain loop of Pillow and torch, seams of
-tiles, and the memory that a large image takes.
+"""Measures `nectargan apply`: its speed compared with a plain loop of Pillow and torch, the seams
+of tiles, and the memory for a large image.
 
 python tools/bench_apply.py
 python tools/bench_apply.py runs/demo_v1 --json figures.json
 python tools/bench_apply.py runs/demo_v1 --seams --large 8192
 
-Without a MODEL, an untrained generator of the default config is used: speed and memory are the
+Without MODEL, an untrained generator of the default config is used; speed and memory are the
 same. The photograph that is enlarged for --seams comes with matplotlib.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -31,14 +32,13 @@ from nectargan.inference.apply import Reading, apply_model
 from nectargan.inference.inputs import find_inputs
 from nectargan.inference.model import Model, load_model
 from nectargan.inference.pixels import PixelGenerator, Tiling
-from nectargan.inference.tiles import generate_tiled, make_grid
 from nectargan.runs.training_state import Checkpoint
 
 COUNT = click.IntRange(min=1)
 
 
 def untrained(folder: Path) -> Path:
-    """A checkpoint of the default generator before its first step."""
+    """Writes a checkpoint of the untrained default generator."""
     config = load_config()
     state = {"generator": build_generator(config).state_dict()}
     Checkpoint(config=config.model_dump(mode="json"), epoch=0, step=0, networks=state).save(
@@ -51,22 +51,22 @@ def untrained(folder: Path) -> Path:
 
 
 def plain_loop(model: Model, folder: Path, out: Path) -> None:
-    """What one writes who has a network and a folder of images."""
+    """A plain loop over the images of a folder."""
     network = cast("torch.nn.Module", model.network)
     out.mkdir(exist_ok=True)
     for path in sorted(folder.iterdir()):
         pixels = np.asarray(Image.open(path).convert("RGB"))
         batch = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
-            made = network(batch.to(model.device))
-        image = ((made[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+            generated = network(batch.to(model.device))
+        image = ((generated[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
         Image.fromarray(image.to(torch.uint8).cpu().numpy()).save(out / path.name)
 
 
 def speed_rows(
     source: str, device: str, count: int, side: int, rounds: int, work: Path
 ) -> list[Row]:
-    """Seconds for a folder of images, both ways; loading the model and the first batch aside."""
+    """Seconds for a folder of images with both, without loading the model and the first batch."""
     photos = work / "photos"
     photos.mkdir()
     for index in range(count):
@@ -98,7 +98,7 @@ def speed_rows(
 
 
 def photograph(height: int, width: int, number: int = 0) -> np.ndarray:
-    """The photograph of Grace Hopper, enlarged to a size; another part of it for each number."""
+    """The photograph of Grace Hopper, enlarged to a size; each number selects another part."""
     from matplotlib import cbook
 
     image = Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
@@ -111,37 +111,41 @@ def photograph(height: int, width: int, number: int = 0) -> np.ndarray:
 
 
 def seam_rows(source: str, device: str, tile: int, work: Path) -> list[Row]:
-    """The difference of a tiled image to the whole one, where tiles meet and elsewhere."""
+    """The difference between a tiled and a whole image, at the seams and elsewhere."""
     model = load_model(source, device=device, precision="fp32")
-    image = photograph(1536, 2048)
-    grid = make_grid((1536, 2048), model.multiple, model.smallest, tile, None)
+    # Floats, as 8 bits would hide what is below half a step.
+    image = photograph(1536, 2048).astype(np.float32) / 255
     (whole,) = PixelGenerator(model, Tiling(tile=0))([image])
-    seams = np.zeros((1536, 2048), bool)
-    for before, after in zip(grid.rows, grid.rows[1:], strict=False):
-        seams[after.start : before.end] = True
-    for before, after in zip(grid.columns, grid.columns[1:], strict=False):
-        seams[:, after.start : before.end] = True
     rows = []
     for norm in ("exact", "fast", "own"):
+        generate = PixelGenerator(
+            without_network(model) if norm == "own" else model,
+            Tiling(tile, None, None if norm == "own" else norm),  # type: ignore[arg-type]
+        )
         began = time.perf_counter()
-        used = model if norm != "own" else without_network(model)
-        tiled = generate_tiled(used, image, grid, "fast" if norm == "fast" else "exact")
+        (tiled,) = generate([image])
         seconds = time.perf_counter() - began
-        apart = np.abs(tiled.astype(float) - whole).mean(axis=2)
+        (grid,) = filter(None, generate.grids.values())
+        seams = np.zeros((1536, 2048), bool)
+        for before, after in itertools.pairwise(grid.rows):
+            seams[after.start : before.end] = True
+        for before, after in itertools.pairwise(grid.columns):
+            seams[:, after.start : before.end] = True
+        apart = np.abs(tiled - whole).mean(axis=2) * 255
         at, elsewhere = float(apart[seams].mean()), float(apart[~seams].mean())
-        row = Row.of(f"2048 x 1536 in tiles of {tile}, {norm}: at seams", "of 255", [at])
+        row = Row.of(f"2048 x 1536, {norm}: at seams", "of 255", [at])
         row.details = {
             "elsewhere": elsewhere,
             "largest": float(apart.max()),
             "seconds": seconds,
-            "tiles": len(grid.rows) * len(grid.columns),
+            "how": generate.notes[0],
         }
         rows.append(row)
     return rows
 
 
 def without_network(model: Model) -> Model:
-    """One whose norms are left alone."""
+    """The same model with unchanged norm layers."""
     from dataclasses import replace
 
     return replace(model, network=None)
@@ -151,31 +155,31 @@ def without_network(model: Model) -> Model:
 
 
 def memory_row(source: str, device: str, side: int, words: list[str], work: Path) -> Row:
-    """Most memory of a process that applies a model to one large image."""
+    """Peak memory of a process that applies a model to one large image."""
     path = work / "large.png"
     Image.fromarray(photograph(side, side)).save(path, compress_level=1)
     command = [sys.executable, __file__, source, "--device", device, "--one", str(path), *words]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - ourselves
     if done.returncode:
         raise click.ClickException(done.stderr)
-    told = json.loads(done.stdout.splitlines()[-1])
-    row = Row.of(f"{side} x {side}: peak memory", "MiB", [told["peak"] / 2**20])
-    row.details = {key: value for key, value in told.items() if key != "peak"}
+    found = json.loads(done.stdout.splitlines()[-1])
+    row = Row.of(f"{side} x {side}: peak memory", "MiB", [found["peak"] / 2**20])
+    row.details = {key: value for key, value in found.items() if key != "peak"}
     return row
 
 
 def apply_to_one(source: str, device: str, path: Path, tiling: Tiling) -> dict[str, object]:
-    """Applies a model to one image in this process, and tells its peak memory."""
+    """Applies a model to one image in this process, and measures the peak memory."""
     model = load_model(source, device=device, precision="fp32")
     generate = PixelGenerator(model, tiling)
     jobs = find_inputs([str(path)], str(path.with_name("made.png")), model.out_channels).jobs
     before = peak_memory()
     outcome = apply_model(model, jobs, Reading(overwrite=True), generate)
-    told: dict[str, object] = {"peak": peak_memory(), "before_mib": before / 2**20}
+    found: dict[str, object] = {"peak": peak_memory(), "before_mib": before / 2**20}
     if model.device.type == "cuda":
-        told["cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        found["cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
     how = "; ".join(generate.notes) or "in one piece"
-    return {**told, "seconds": outcome.seconds, "how": how}
+    return {**found, "seconds": outcome.seconds, "how": how}
 
 
 @click.command()
@@ -184,12 +188,12 @@ def apply_to_one(source: str, device: str, path: Path, tiling: Tiling) -> dict[s
 @click.option("--images", type=COUNT, default=32, show_default=True)
 @click.option("--side", type=COUNT, default=256, show_default=True)
 @click.option("--rounds", type=COUNT, default=3, show_default=True)
-@click.option("--seams", is_flag=True, help="Compare tiles with the whole of 2048 x 1536.")
+@click.option("--seams", is_flag=True, help="Compare tiles with a whole image of 2048 x 1536.")
 @click.option("--large", type=COUNT, help="Measure the memory for one image of this side.")
 @click.option("--tile", type=click.IntRange(min=0))
 @click.option("--tile-norm", type=click.Choice(["exact", "fast"]))
 @click.option("--one", type=click.Path(path_type=Path), hidden=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
 def main(
     model: str | None,
     device: str,

@@ -1,4 +1,4 @@
-"""Measures what the record costs: losses in the manager, rows in the ledger, reading them again.
+"""Measures the cost of the record: losses in the manager, rows in the ledger, reading them.
 
 python tools/bench_logging.py
 python tools/bench_logging.py --json figures.json
@@ -31,7 +31,7 @@ COUNT = click.IntRange(min=1)
 BATCH = 2000
 STEPS_PER_EPOCH = 400
 START = 1_700_000_000_000  # Unix time in milliseconds
-# Longer than any run here: past its end, a schedule has less to compute.
+# Longer than any run here, because a schedule is cheaper after its end.
 RAMP = Schedule("linear", 1, 10_000, 100.0, 1.0)
 
 
@@ -39,7 +39,7 @@ RAMP = Schedule("linear", 1, 10_000, 100.0, 1.0)
 
 
 def manager_rows(directory: Path, rounds: int, steps: int) -> list[Row]:
-    """Microseconds that a weighted loss takes beyond its function and a multiplication."""
+    """Microseconds of a weighted loss in addition to its function and a multiplication."""
     value = torch.rand(())
     raw = {name: value.clone() for name in NAMES}
 
@@ -59,13 +59,13 @@ def manager_rows(directory: Path, rounds: int, steps: int) -> list[Row]:
             manager.register_loss_fn(name, torch.abs, loss_weight=2.0, schedule=schedule)
         if recorder is not None:
             manager.register_hook(recorder)
-        made = 0
+        step = 0
 
         def run() -> None:
-            nonlocal made
+            nonlocal step
             for _ in range(steps):
-                made += 1
-                manager.start_step(1 + made // STEPS_PER_EPOCH, made)
+                step += 1
+                manager.start_step(1 + step // STEPS_PER_EPOCH, step)
                 for name in NAMES:
                     manager.compute_loss(name, raw[name])
 
@@ -96,7 +96,7 @@ def manager_rows(directory: Path, rounds: int, steps: int) -> list[Row]:
 
 
 def write_ledger(path: Path, count: int) -> None:
-    """A ledger of ``count`` rows, as a run with four losses writes it."""
+    """Writes a ledger with ``count`` rows, as in a run with four losses."""
     block = 400_000
     with path.open("wb") as file:
         file.write((",".join(LossRow._fields) + "\n").encode())
@@ -111,7 +111,7 @@ def write_ledger(path: Path, count: int) -> None:
 
 
 def more_rows(path: Path, number: int) -> Iterator[list[LossRow]]:
-    """So many batches that go on where a ledger ends, with the float32 values of the recorder."""
+    """Yields ``number`` batches of rows that continue a ledger, with float32 values."""
     begin = first_step_from(path, path.stat().st_size)
     raw = np.linspace(0.1, 1.0, BATCH, dtype=np.float32)
     for step in range(begin, begin + number * BATCH, BATCH):
@@ -123,7 +123,7 @@ def more_rows(path: Path, number: int) -> Iterator[list[LossRow]]:
 
 
 def ledger_rows(large: Path, small: Path, rounds: int) -> list[Row]:
-    """Microseconds for appending a row to each ledger; the text is the same for both."""
+    """Microseconds for appending a row to a small and a large ledger; the rows are the same."""
     ledgers = {
         "appending a row to the small ledger": Ledger(small, LossRow, resume=True),
         "appending a row to the large ledger": Ledger(large, LossRow, resume=True),
@@ -148,9 +148,9 @@ def ledger_rows(large: Path, small: Path, rounds: int) -> list[Row]:
 
 
 def memory_row(large: Path, count: int) -> Row:
-    """Peak memory that appending ``count`` rows takes, beyond that of the imports.
+    """Peak memory of appending ``count`` rows, without that of the imports.
 
-    In processes of their own: this one has memory to reuse, which would hide it.
+    Measured in new processes, because this one could reuse memory.
     """
     imports = """
 from pathlib import Path
@@ -167,7 +167,7 @@ for rows in more_rows(path, {max(1, count // BATCH)}):
 
 
 def reading_rows(run: Path, out: Path) -> list[Row]:
-    """Seconds and peak memory of reading the large ledger, each in a process of its own."""
+    """Seconds and peak memory of reading the large ledger, each in a new process."""
     load = f"""
 from nectargan.analysis import load_losses
 load_losses({str(run)!r})
@@ -186,7 +186,7 @@ main(arguments, standalone_mode=False)
 
 
 def run_child(code: str) -> tuple[float, float]:
-    """Seconds and peak resident bytes of a Python process."""
+    """Runs code in a new process; returns seconds and peak memory in bytes."""
     code += "\nfrom benchmarking import peak_memory\nprint(peak_memory())"
     command = [sys.executable, "-c", code]
     here = str(Path(__file__).parent)
@@ -196,17 +196,15 @@ def run_child(code: str) -> tuple[float, float]:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
 @click.option(
-    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Of the large ledger."
+    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Rows of the large ledger."
 )
+@click.option("--rounds", type=COUNT, default=21, show_default=True, help="Number of rounds.")
 @click.option(
-    "--rounds", type=COUNT, default=21, show_default=True, help="Rounds of all actions in turn."
+    "--steps", type=COUNT, default=2000, show_default=True, help="Steps of the manager per round."
 )
-@click.option(
-    "--steps", type=COUNT, default=2000, show_default=True, help="Steps of the manager in a round."
-)
-@click.option("--quick", is_flag=True, help="Few rows, rounds and steps: to try the tool itself.")
+@click.option("--quick", is_flag=True, help="Few rows, rounds and steps, to test the tool.")
 def main(json_path: Path | None, rows: int, rounds: int, steps: int, quick: bool) -> None:
     """Benchmark of the record."""
     if quick:

@@ -1,4 +1,4 @@
-"""Measures a training step against a plain loop, with less and more of the record, and the floor.
+"""Measures the training step: compared with a plain loop, and with more and more of the record.
 
     python tools/bench_train.py                      # all rows that this machine can run
     python tools/bench_train.py --json figures.json
@@ -6,18 +6,16 @@
     python tools/bench_train.py --contended          # on idle and on busy cores
     python tools/bench_train.py --trace step.json    # profile some steps instead
 
-Every variant trains the same networks on the same drawn pairs. Rounds of all variants alternate
-within one process, so that a ratio compares like with like; peak memory is that of a process of its
-own for each variant. Figures are written after each group of variants, which takes under four
-minutes. `step_variants` has the steps, `step_floor` what none of them can beat, `cpu_rows` what
-is measured on a CPU alone.
+Every variant trains the same networks on the same drawn pairs. The variants of a group run in turn
+in one process, so that their times can be compared; peak memory is measured in a separate process
+for each variant. The results are written after each group, which takes less than four minutes.
+`step_variants` has the steps, `step_floor` a lower bound of their time, `whole_runs` what is
+measured of nectargan-train, `step_trace` the profile, and `cpu_rows` what only a CPU measures.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -36,50 +34,36 @@ import torch
 from benchmarking import LeftOut, Row, interleaved, machine, peak_memory, show, write
 from cpu_rows import contended_rows, original_rows, work
 from step_floor import best_of, floor, matmul_rate
-from step_variants import Loop, Setting, Stepper, Variant, is_installed
+from step_trace import trace
+from step_variants import Loop, Setting, Stepper, Variant, without_sinks
+from whole_runs import full_run_row, start_row
 
 from nectargan.dataset.synthetic import synthesize
 from nectargan.trainers.memory import needed_memory
 
-# What can be measured, in this order; "original" is the step of v0.2.3, "full" is 200 epochs with
-# the full record.
+# The groups, in the order of measurement; "original" is the step of v0.2.3, "full" is 200 epochs
+# with the full record.
 GROUPS = ("fp32", "original", "contended", "bf16", "compile", "start", "full")
 ON_A_CPU = ("original", "contended")
-# The records of each way to make a step; the first is what others are compared with.
+# The kinds of record for each precision and mode. The others are compared with the first one.
 MODES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
-    "fp32": [("fp32", "eager", ("plain", "none", "csv", "sinks"))],
+    "fp32": [("fp32", "eager", ("plain", "none", "csv", "gradients", "sinks"))],
     "bf16": [
-        ("bf16", "eager", ("plain", "none", "csv", "sinks")),
-        ("bf16", "graph", ("none", "csv", "sinks", "all")),
+        ("bf16", "eager", ("plain", "none", "csv", "gradients", "sinks")),
+        ("bf16", "graph", ("none", "csv", "gradients", "sinks", "all")),
     ],
     "compile": [("bf16", "eager", ("none",)), ("bf16", "compile + graph", ("none", "sinks"))],
 }
 SECONDS_PER_ROUND = 4.0
-TIME = "time/epoch_seconds"
-TRACED_STEPS = 5
-WAITS = (
-    "aten::item",
-    "aten::_local_scalar_dense",
-    "aten::nonzero",
-    "cudaStreamSynchronize",
-    "cudaEventSynchronize",
-    "cudaDeviceSynchronize",
-)
 
 
 def variants(group: str, batch: int) -> list[Variant]:
-    """The variants of a group, which are measured together."""
+    """The variants of a group, which are measured in turn."""
     return [Variant(r, mode, p, batch) for p, mode, records in MODES[group] for r in records]
 
 
-def without_sinks() -> str | None:
-    """Why variants with all sinks cannot be measured."""
-    missing = [name for name in ("mlflow", "tensorboard") if not is_installed(name)]
-    return f"without {' and '.join(missing)}" if missing else None
-
-
 def obstacle(group: str, setting: Setting) -> str | None:
-    """Why this machine cannot measure a group."""
+    """Why this machine cannot measure a group; ``None`` if it can."""
     if group in ON_A_CPU:
         return None if setting.device.type == "cpu" else "it is for a CPU"
     tiny = group == "full" and setting.small
@@ -90,24 +74,24 @@ def obstacle(group: str, setting: Setting) -> str | None:
 def measure(
     setting: Setting, group: list[Variant], rounds: int, until: float
 ) -> tuple[list[Row], list[LeftOut]]:
-    """Rows for variants of one batch size, and what there was no time for.
+    """Measures variants of one batch size; returns rows, and what there was no time for.
 
     Args:
         setting: See `Setting`.
         group: The variants.
-        rounds: Rounds of all of them in turn.
-        until: When to come to an end, a time of `time.perf_counter`.
+        rounds: Number of rounds; each runs all variants in turn.
+        until: The time of `time.perf_counter` at which to stop.
     """
-    modes = {(v.mode, v.precision): v for v in group}
+    modes = {v.loop: v for v in group}
     loops = {mode: Loop(setting.config(variant)) for mode, variant in modes.items()}
-    steppers = {str(v): Stepper(setting, v, loops[v.mode, v.precision]) for v in group}
+    steppers = {str(v): Stepper(setting, v, loops[v.loop]) for v in group}
     for stepper in steppers.values():
         stepper.run(3)  # captures, compiles, fills caches
     floors = {
         p: floor(setting.config(group[0]), setting.device, p) for p in {v.precision for v in group}
     }
     longest = [best_of(partial(s.run, 1), setting.device, 2) for s in steppers.values()]
-    # Half of the time that is left; the other half is for the peaks of memory.
+    # Half of the remaining time; the other half is for measuring peak memory.
     left = (until - time.perf_counter()) / 2
     per_round = min(SECONDS_PER_ROUND / max(longest), left / rounds / sum(longest))
     count = 1 if setting.small else max(1, round(per_round))
@@ -147,7 +131,7 @@ def measure(
 
 
 def step_row(variant: Variant, group: list[Variant], steps: dict[str, list[float]]) -> Row:
-    """Milliseconds a step, beside what the variant is to be compared with."""
+    """A row of milliseconds per step, compared with the baseline of the variant."""
     baseline, limit = variant._replace(record="none"), None
     match variant.record:
         case "plain":
@@ -159,8 +143,10 @@ def step_row(variant: Variant, group: list[Variant], steps: dict[str, list[float
             limit = 1.05 if variant.batch == 1 else None
         case "none":
             baseline = variant._replace(mode="eager")
-            # A third of the time is three times the images.
+            # Three times as many images per second.
             limit = 1 / 3 if variant.mode == "graph" and variant.batch == 1 else None
+        case "gradients":
+            baseline, limit = variant._replace(record="csv"), 1.03
         case "sinks":
             limit = 1.02
         case "all":
@@ -169,7 +155,7 @@ def step_row(variant: Variant, group: list[Variant], steps: dict[str, list[float
 
 
 def memory_of(setting: Setting, variant: Variant) -> float:
-    """Bytes: of the device where there is one, else resident in a process of its own."""
+    """Peak memory in bytes, of the GPU or of a separate process."""
     command = [sys.executable, __file__, "--memory-of", json.dumps(variant)]
     command += ["--data", str(setting.data), "--size", str(setting.size)]
     command += ["--device", str(setting.device)]
@@ -180,7 +166,7 @@ def memory_of(setting: Setting, variant: Variant) -> float:
 
 
 def print_memory(setting: Setting, variant: Variant) -> None:
-    """What `memory_of` reads: the peak of three steps."""
+    """Prints the peak memory of three steps for `memory_of`."""
     stepper = Stepper(setting, variant, Loop(setting.config(variant)))
     stepper.run(3)
     peak = torch.cuda.max_memory_reserved() if setting.device.type == "cuda" else peak_memory()
@@ -188,108 +174,34 @@ def print_memory(setting: Setting, variant: Variant) -> None:
     click.echo(peak)
 
 
-def start_row(setting: Setting) -> Row:
-    """Seconds from the start of a process to its first step done, with all sinks on."""
-    code = (
-        "import sys, time, psutil\n"
-        "from nectargan.trainers import display\n"
-        "class First(display.PlainDisplay):\n"
-        "    def step(self, *_):\n"
-        "        print(time.time() - psutil.Process().create_time()); raise SystemExit\n"
-        "display.make_display = First\n"
-        "from nectargan.cli.train import train\n"
-        "train(sys.argv[1:])\n"
-    )
-    seconds = []
-    for attempt in range(3):
-        config = setting.config(Variant("none", "eager", "fp32", 1))
-        path = setting.runs / f"start{attempt}.json"
-        path.write_text(config.model_dump_json())
-        command = [sys.executable, "-c", code, "-c", str(path), "-o", str(setting.runs)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-        lines = done.stdout.splitlines()
-        seconds.append(next(float(line) for line in lines if line.replace(".", "").isdecimal()))
-    return Row.of("start to first step, 400 images cached", "s", seconds, 10.0)
-
-
-def full_run_row(setting: Setting, seconds: float) -> Row:
-    """200 epochs of 400 pairs at batch 1, by `nectargan-train`, with the full record; or as many of
-    them as can be made in the time given."""
-    variant = Variant("sinks", "graph", "bf16", 1)
-    if setting.small:
-        variant = variant._replace(mode="eager", precision="fp32")
-    config = setting.config(variant)
-    epochs = 2 if setting.small else 200
-    pairs = len(list((setting.data / "train").iterdir()))
-    name = f"{epochs} epochs of {pairs} pairs, batch 1, full record"
-    path, output = setting.runs / "full.json", setting.runs / "full"
-    path.write_text(config.model_dump_json())
-    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(path), "-o", str(output)]
-    command += ["--epochs", str(epochs)]
-    began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:  # noqa: S603
-        try:
-            code = run.wait(seconds)
-        except subprocess.TimeoutExpired:
-            run.send_signal(signal.SIGINT)  # it saves, and ends
-            code = 0
-            run.wait()
-    if code:
-        raise subprocess.CalledProcessError(code, command)
-    row = Row.of(name, "min", [(time.perf_counter() - began) / 60], 4.0)
-    with next(output.glob("*/metrics.csv")).open(newline="", encoding="utf-8") as file:
-        each = [float(r["value"]) for r in csv.DictReader(file) if r["metric"] == TIME]
-    if len(each) < epochs:
-        row = Row.of(f"an epoch of {pairs} pairs, batch 1, full record", "s", each, 1.2)
-        row.details["time"] = f"{len(each)} of {epochs} epochs were made in {seconds:.0f} s."
-    if without_sinks():
-        row.details["record"] = f"The record is {without_sinks()}."
-    return row
-
-
-def trace(setting: Setting, path: Path) -> dict[str, int]:
-    """Profiles some steps within a window; returns how often each wait for the device was met."""
-    from torch.profiler import ProfilerActivity, profile, record_function
-
-    cuda = setting.device.type == "cuda"
-    variant = Variant("csv", "graph" if cuda else "eager", "bf16" if cuda else "fp32", 1)
-    stepper = Stepper(setting, variant, Loop(setting.config(variant)))
-    stepper.run(3)
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
-    with profile(activities=activities) as profiler:
-        stepper.step()  # a window may end here: starting the profiler can take as long as one
-        with record_function("traced steps"):
-            for _ in range(TRACED_STEPS):
-                stepper.step()
-    profiler.export_chrome_trace(str(path))
-    stepper.close()
-    click.echo(profiler.key_averages().table(sort_by="cpu_time_total", row_limit=15))
-    events = profiler.events()
-    # On the device's own time line the span is noted as well, where it begins later.
-    span = min(
-        (e.time_range for e in events if e.name == "traced steps"), key=lambda time: time.start
-    )
-    names = [e.name for e in events if span.start <= e.time_range.start <= span.end]
-    waits = {name: names.count(name) for name in WAITS}
-    for name, times in waits.items():
-        click.echo(f"{name}: {times}")
-    return waits
-
-
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
 @click.option(
-    "--group", "groups", type=click.Choice(GROUPS), multiple=True, default=GROUPS, help="Only this."
+    "--group",
+    "groups",
+    type=click.Choice(GROUPS),
+    multiple=True,
+    default=GROUPS,
+    help="Only this group.",
 )
 @click.option("--batch", "batches", type=int, multiple=True, default=(1, 4, 16), show_default=True)
-@click.option("--rounds", default=9, show_default=True, help="Most rounds of all variants in turn.")
-@click.option("--seconds", default=200.0, show_default=True, help="For each group, about.")
+@click.option("--rounds", default=9, show_default=True, help="Maximum number of rounds.")
+@click.option(
+    "--seconds", default=200.0, show_default=True, help="Approximate time for each group."
+)
 @click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
-@click.option("--device", default=None, help="cpu or cuda; the best there is by default.")
-@click.option("--contended", is_flag=True, help="Only --group contended: idle and busy cores.")
-@click.option("--trace", "trace_path", type=click.Path(path_type=Path), help="Profile some steps.")
-@click.option("--quick", is_flag=True, help="Tiny networks and few pairs: to try the tool itself.")
-@click.option("--data", type=click.Path(path_type=Path), help="Pairs to use instead of drawn ones.")
+@click.option("--device", default=None, help="cpu or cuda; by default cuda if available.")
+@click.option("--contended", is_flag=True, help="Same as --group contended.")
+@click.option(
+    "--trace",
+    "trace_path",
+    type=click.Path(path_type=Path),
+    help="Profile some steps into this file.",
+)
+@click.option("--quick", is_flag=True, help="Small, to test the tool.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Data set to use instead of drawn pairs."
+)
 @click.option("--memory-of", hidden=True)
 def main(
     json_path: Path | None,
@@ -305,7 +217,7 @@ def main(
     data: Path | None,
     memory_of: str | None,
 ) -> None:
-    """Benchmark of the training step. Figures are printed and written after each group."""
+    """Benchmark of the training step. Results are printed and written after each group."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory(prefix="bench_train_") as scratch:
         root = Path(scratch)
@@ -335,7 +247,7 @@ def run_groups(
     seconds: float,
     path: Path | None,
 ) -> None:
-    """Measures group by group, and puts down at once what each has shown."""
+    """Measures group by group, and writes the results after each one."""
     click.echo("\n".join(f"{key}: {value}" for key, value in machine().items()))
     plan = [(group, batch) for group in groups if group in MODES for batch in batches]
     plan += [(group, 1) for group in groups if group not in MODES]
@@ -360,7 +272,7 @@ def run_groups(
 
 
 def names_of(group: str, batch: int) -> list[str]:
-    """What a group measures, for a machine that cannot."""
+    """The names of the rows of a group, for a machine that cannot measure it."""
     if group in MODES:
         return [str(variant) for variant in variants(group, batch)]
     return ["200 epochs of 400 pairs, batch 1, full record" if group == "full" else group]
@@ -369,7 +281,7 @@ def names_of(group: str, batch: int) -> list[str]:
 def measured(
     setting: Setting, group: str, batch: int, rounds: int, seconds: float
 ) -> tuple[list[Row], list[LeftOut]]:
-    """The rows of a group, and what there was no time for."""
+    """Measures a group; returns its rows, and what there was no time for."""
     if group == "start":
         return [start_row(setting)], []
     if group in ON_A_CPU:

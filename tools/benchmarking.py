@@ -1,4 +1,4 @@
-"""What our benchmarks share: alternating rounds, rows with targets, a table, a JSON file."""
+"""Helpers for benchmarks: alternating rounds, rows with limits, a table, a JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psutil
 
 
 class LeftOut(NamedTuple):
-    """A row that could not be measured here, and why."""
+    """A row that could not be measured on this machine, and why."""
 
     name: str
     reason: str
@@ -32,14 +32,14 @@ class Row:
 
     Attributes:
         name: What was measured.
-        unit: Of median, low and high.
-        median: Of all rounds.
-        low: Least of all rounds.
-        high: Greatest of all rounds.
-        limit: What the median, or the ratio if there is one, should not exceed.
-        ratio: Median of the rounds' ratios to the baseline, each to that of the same round.
-        baseline: Name of the row that the ratio is to.
-        details: Further figures by name.
+        unit: Unit of median, low and high.
+        median: Median of all rounds.
+        low: Minimum of all rounds.
+        high: Maximum of all rounds.
+        limit: Upper limit for the ratio if there is one, else for the median.
+        ratio: Median over the rounds of the ratio to the baseline in the same round.
+        baseline: Name of the row that is the baseline.
+        details: Further values by name.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Row:
 
     @classmethod
     def of(cls, name: str, unit: str, values: Sequence[float], limit: float | None = None) -> Row:
-        """A row of the values of all rounds."""
+        """Builds a row from the values of all rounds."""
         return cls(name, unit, statistics.median(values), min(values), max(values), limit)
 
     @classmethod
@@ -66,7 +66,7 @@ class Row:
         baseline: str,
         limit: float | None = None,
     ) -> Row:
-        """A row of ``values[name]`` and its ratio to ``values[baseline]``, round by round."""
+        """Builds a row from ``values[name]``, with its ratio to ``values[baseline]``."""
         row = cls.of(name, unit, values[name], limit)
         pairs = zip(values[name], values[baseline], strict=True)
         row.ratio, row.baseline = statistics.median(a / b for a, b in pairs), baseline
@@ -74,7 +74,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the limit is kept; ``None`` without one."""
+        """Whether the limit is met; ``None`` if there is no limit."""
         if self.limit is None:
             return None
         return (self.median if self.ratio is None else self.ratio) <= self.limit
@@ -83,9 +83,17 @@ class Row:
 def interleaved(
     actions: Mapping[str, Callable[[], object]], rounds: int, until: float = math.inf
 ) -> dict[str, list[float]]:
-    """Seconds of each action in each round: a round runs all of them once, so that what changes on
-    the machine meanwhile meets all alike. Every second round runs them in the reverse order. After
-    ``until``, a time of `time.perf_counter`, no further round begins, though there is always one.
+    """Measures actions in rounds; a change of the machine's speed then affects all of them.
+
+    A round runs each action once; every second round runs them in reverse order.
+
+    Args:
+        actions: The actions by name.
+        rounds: Number of rounds.
+        until: Time of `time.perf_counter` after which no round starts, except the first.
+
+    Returns:
+        Seconds of each action in each round, by name.
     """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(rounds):
@@ -100,7 +108,7 @@ def interleaved(
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+    """Describes the machine and the versions."""
     import torch
 
     return {
@@ -126,13 +134,13 @@ def _cpu_name() -> str:
 
 
 def peak_memory() -> int:
-    """Most bytes that this process had resident so far."""
+    """Peak resident memory of this process so far, in bytes."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
         import resource
 
-        # Not on Linux, where a child begins with the peak of its parent.
+        # Not used on Linux, where a child process inherits the peak of its parent.
         scale = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
@@ -140,7 +148,7 @@ def peak_memory() -> int:
 
 
 def report(rows: Sequence[Row], left_out: Sequence[LeftOut], path: Path | None) -> None:
-    """Prints all rows and what was left out; writes them to ``path`` as well if there is one."""
+    """Prints all rows and what was left out, and writes them to ``path`` if it is given."""
     click.echo("\n".join(f"{key}: {value}" for key, value in machine().items()))
     show(rows)
     for name, reason in left_out:
@@ -167,8 +175,8 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def write(rows: Sequence[Row], left_out: Sequence[LeftOut], path: Path) -> None:
-    """Writes rows and what was left out, for `performance_page`. The file is replaced whole, so it
-    may be written after every group of a benchmark that is ended before its time."""
+    """Writes rows and what was left out for `performance_page`. The file is replaced as a whole, so
+    it stays valid if the benchmark is interrupted."""
     document: dict[str, Any] = {
         "machine": machine(),
         "rows": [{**asdict(row), "met": row.met} for row in rows],

@@ -1,8 +1,9 @@
-"""Measures the checkerboard in what generators make of their validation images.
+"""Measures the checkerboard pattern in generated validation images.
 
-Upsampling by 2 leaves a pattern of period 2, twice in a row one of period 4. In the spectrum along
-an axis that is a peak: power at the frequency 1/period above that at the frequencies beside it. Its
-mere power would also be lower where detail is missing, and hide the pattern.
+Upsampling by 2 can cause a pattern with a period of 2 pixels; two upsamplings in a row, of 4
+pixels. In the spectrum along an axis, the pattern is a peak: the power at the frequency 1/period is
+higher than at the neighboring frequencies. The power alone would not be a good measure, because it
+is also lower in images with less detail.
 
 python tools/checkerboard.py runs/demo_v1 runs/demo_v2
 python tools/checkerboard.py runs/demo_v1 --data demo/data
@@ -23,19 +24,19 @@ from nectargan.runs.checkpoint import load_checkpoint, load_generator
 
 PERIODS = (2, 4)
 _METRICS = ("val/l1", "val/psnr", "val/ssim")
-# Bins from a peak to its neighbours; nearer ones are in the main lobe of the window.
+# Distances in bins from a peak to its neighbors; nearer bins are in the main lobe of the window.
 _NEAR = range(3, 7)
 
 
 def peak(images: Tensor, period: int) -> tuple[float, float]:
-    """Power at the frequency 1/period, relative to the geometric mean at its neighbours.
+    """The power at the frequency 1/period relative to the geometric mean of its neighbors.
 
     Args:
         images: ``(N, C, H, W)``; each side at least 8 periods.
-        period: In pixels.
+        period: The period in pixels.
 
     Returns:
-        Along the height, and along the width. About 1 where there is no pattern.
+        The ratios along the height and along the width; about 1 if there is no pattern.
     """
     height, width = (_peak_along(images.double().movedim(axis, -1), period) for axis in (-2, -1))
     return height, width
@@ -55,17 +56,17 @@ def _peak_along(rows: Tensor, period: int) -> float:
 
 
 def checkerboard(generated: Tensor, real: Tensor, period: int) -> float:
-    """The `peak` of generated images relative to that of real ones, in the axis where it is more.
+    """The `peak` of generated images relative to that of real ones; the larger one of both axes.
 
-    Above 1: a pattern that real images do not have. Below 1: less at this frequency than beside it.
+    A value above 1 means a pattern that real images do not have.
     """
     pairs = zip(peak(generated, period), peak(real, period), strict=True)
-    return max(made / wanted for made, wanted in pairs)
+    return max(found / wanted for found, wanted in pairs)
 
 
 def validation_images(run: Path, data: str | None) -> tuple[Tensor, Tensor]:
-    """What the newest generator of a run makes of its validation images, and their targets; both
-    ``(N, C, H, W)`` in [-1, 1]."""
+    """The images that the newest generator of a run generates for the validation images, and the
+    targets; both ``(N, C, H, W)`` in [-1, 1]."""
     overrides = [] if data is None else [("dataloader.dataroot", data)]
     config = ConfigManager(load_checkpoint(run)["config"], overrides).data
     loader = build_data(config, torch.device("cpu")).val
@@ -79,9 +80,9 @@ def validation_images(run: Path, data: str | None) -> tuple[Tensor, Tensor]:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--data", help="Data set, if it is not where the runs had it.")
+@click.option("--data", help="Data set, if it was moved.")
 def main(runs: tuple[Path, ...], data: str | None) -> None:
-    """Print a table of runs: the last validation metrics, and the checkerboard."""
+    """Print a table of runs: their last validation metrics and the checkerboard pattern."""
     click.echo(f"| run | L1 | PSNR | SSIM | {' | '.join(f'period {p}' for p in PERIODS)} |")
     click.echo("|---|" + "---|" * (len(_METRICS) + len(PERIODS)))
     for run in runs:

@@ -1,5 +1,5 @@
-"""Trains networks on one data set and prints a Markdown table: parameters, metrics of validation,
-the checkerboard at periods of 2 and 4 pixels, time of a step.
+"""Trains networks on one data set and prints a Markdown table: parameters, validation metrics, the
+checkerboard pattern at periods of 2 and 4 pixels, and the time of a step.
 
     python tools/compare_networks.py -d demo/data --epochs 30 > table.md
 
@@ -60,12 +60,12 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Figures(NamedTuple):
-    """What is told of a variant.
+    """The results of a variant.
 
     Attributes:
-        parameters: Of the generator and of the discriminator.
-        metrics: In the order of `METRICS`, after the last epoch.
-        peaks: The `checkerboard`, in the order of `PERIODS`.
+        parameters: Number of parameters of the generator and of the discriminator.
+        metrics: The metrics after the last epoch, in the order of `METRICS`.
+        peaks: The results of `checkerboard`, in the order of `PERIODS`.
     """
 
     parameters: tuple[int, int]
@@ -73,7 +73,7 @@ class Figures(NamedTuple):
     peaks: list[float]
 
     def cells(self) -> list[str]:
-        """The figures as they are printed."""
+        """The results as text."""
         return [
             *(f"{count:,}" for count in self.parameters),
             *(f"{value:#.4g}" for value in self.metrics),
@@ -87,7 +87,7 @@ HEADINGS += [f"period {period}" for period in PERIODS] + ["step, ms"]
 
 @torch.no_grad()
 def checkerboards(trainer: Pix2pixTrainer) -> list[float]:
-    """`checkerboard` of what is generated for the validation images, at each of `PERIODS`."""
+    """`checkerboard` of the generated validation images for each of `PERIODS`."""
     val = trainer.data.val
     if val is None:
         raise click.UsageError("The data set has no validation images.")
@@ -101,7 +101,7 @@ def checkerboards(trainer: Pix2pixTrainer) -> list[float]:
 
 
 def step_times(configs: Mapping[str, Config]) -> dict[str, float]:
-    """Median milliseconds of a step of each config; a round makes one step of each."""
+    """Median milliseconds per step of each config; a round runs one step of each."""
     steps = {
         name: our_steps(trainer, Stopwatch(trainer.device.type == "cuda"))
         for name, trainer in ((name, Pix2pixTrainer(config)) for name, config in configs.items())
@@ -136,7 +136,10 @@ def line(cells: Iterable[str]) -> str:
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--only", "texts", multiple=True, help="Only the rows that contain this text.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(dataroot: Path, epochs: int, texts: tuple[str, ...], seed: int) -> None:
+@click.option(
+    "--only-times", is_flag=True, help="Only measure the time of the steps, without training."
+)
+def main(dataroot: Path, epochs: int, texts: tuple[str, ...], seed: int, only_times: bool) -> None:
     """See the module."""
     rows = {
         name: changes
@@ -145,8 +148,9 @@ def main(dataroot: Path, epochs: int, texts: tuple[str, ...], seed: int) -> None
     }
     if not rows:
         raise click.UsageError(f"No row contains that. There are: {'; '.join(VARIANTS)}.")
-    click.echo(line(HEADINGS))
-    click.echo(line("---" for _ in HEADINGS))
+    headings = HEADINGS[:: len(HEADINGS) - 1] if only_times else HEADINGS
+    click.echo(line(headings))
+    click.echo(line("---" for _ in headings))
     with TemporaryDirectory() as folder:
         common = {
             "train.generator.learning_rate.epochs": (epochs + 1) // 2,
@@ -164,10 +168,14 @@ def main(dataroot: Path, epochs: int, texts: tuple[str, ...], seed: int) -> None
         }
         with redirect_stdout(sys.stderr):
             times = step_times(configs)
+        if only_times:
+            for name, milliseconds in times.items():
+                click.echo(line([name, f"{milliseconds:#.3g}"]))
+            return
         for name, config in configs.items():
             with redirect_stdout(sys.stderr):
                 figures = measure(config)
-            click.echo(line([name, *figures.cells(), f"{times[name]:.0f}"]))
+            click.echo(line([name, *figures.cells(), f"{times[name]:#.3g}"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Rows of `bench_train` on a CPU: the step beside that of v0.2.3, and on cores that are busy.
+"""Rows of `bench_train` for a CPU: the step compared with that of v0.2.3, and on busy cores.
 
-Every kind of step runs in a process of its own, because threads and memory are set up once for a
-process. The processes take turns; one that waits for its turn takes no time.
+Each kind of step runs in a separate process, because threads and memory are set up once per
+process. The processes run in turn; a waiting process uses no CPU time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ TOOL = Path(__file__).with_name("step_process.py")
 
 
 class StepProcess:
-    """A process of `step_process`, which makes a step when it is asked to.
+    """A process of `step_process`, which runs a step on request.
 
     Args:
-        kind: See `step_process`; threads of "original" wait as those of "ours" do.
+        kind: See `step_process`.
         config: A file with the config.
-        variables: Environment variables besides the user's.
+        variables: Additional environment variables.
     """
 
     def __init__(self, kind: str, config: Path, variables: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class StepProcess:
         self._process.communicate()
 
     def step(self) -> None:
-        """Makes a step and waits for it."""
+        """Runs a step and waits until it is done."""
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
         print(file=self._process.stdin, flush=True)
@@ -61,9 +61,10 @@ class StepProcess:
 
 
 def original_rows(setting: Setting, rounds: int, seconds: float) -> list[Row]:
-    """Our step and that of v0.2.3, with networks of the same size and the same waiting of threads.
+    """Compares our step with that of v0.2.3, with networks of the same size.
 
-    The original has the memory settings that it had, those of the C library.
+    Both use our settings for waiting threads. The original uses the memory settings of the C
+    library, as it did.
     """
     config = setting.config(
         Variant("none", "eager", "fp32", 1), [("train.discriminator.n_layers", 2)]
@@ -89,7 +90,7 @@ def original_rows(setting: Setting, rounds: int, seconds: float) -> list[Row]:
 
 
 def work(flops: float, milliseconds: float, rate: float) -> dict[str, float | str]:
-    """Operations of a step, and how near it comes to the machine's rate of a matrix product."""
+    """The operations of a step, and its share of the speed of a matrix product."""
     return {
         "gflop_per_step": flops / 1e9,
         "sgemm_gflops": rate / 1e9,
@@ -98,7 +99,7 @@ def work(flops: float, milliseconds: float, rate: float) -> dict[str, float | st
 
 
 def contended_rows(setting: Setting, rounds: int, seconds: float) -> list[Row]:
-    """The demo's step on the cores as they are, and with a busy loop on each of them."""
+    """Measures the step of the demo on idle cores, and with a busy loop on each core."""
     demo: list[tuple[str, Any]] = [
         ("dataloader.load", {"load_size": 136, "crop_size": 128}),
         ("train.generator", {"features": 24, "n_downs": 5}),
@@ -132,7 +133,7 @@ def contended_rows(setting: Setting, rounds: int, seconds: float) -> list[Row]:
 
 @contextmanager
 def busy(loops: int) -> Iterator[None]:
-    """Keeps cores busy for the time of a ``with`` block, each by a process of its own."""
+    """A context manager that keeps cores busy with one process for each."""
     code = "while True: pass"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(loops)]  # noqa: S603
     try:
@@ -146,7 +147,7 @@ def busy(loops: int) -> Iterator[None]:
 def _in_turn(
     processes: Mapping[str, StepProcess], rounds: int, until: float
 ) -> dict[str, list[float]]:
-    """Milliseconds of a step of each process in each round."""
+    """Milliseconds per step of each process in each round."""
     for process in processes.values():
         process.step()
     seconds = interleaved({name: p.step for name, p in processes.items()}, rounds, until)

@@ -1,15 +1,16 @@
-"""Kills a small run again and again, resumes it each time, and compares the end with a run that
-nobody disturbed.
+"""Kills a small run many times, resumes it each time, and compares it with an uninterrupted run.
 
     python tools/crash_test.py --kills 100
 
-What must be equal, to the bit: weights, Adam's states and both CSV files, but for times. What must
-hold of TensorBoard and MLflow: exactly one point for each series and step, with the CSV's value.
+The weights, the states of Adam and the CSV files must be equal bit by bit, except for times.
+TensorBoard and MLflow must have exactly one point for each series and step, with the value in the
+CSV files.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ import pandas as pd
 import torch
 
 from nectargan.dataset.synthetic import synthesize
-from nectargan.record.run_directory import RunDirectory, list_runs
+from nectargan.record.output_directory import list_runs
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_last
 
 NAME = "crash"
@@ -58,7 +61,7 @@ CONFIG: dict[str, Any] = {
             }
         },
     },
-    # A checkpoint every 60 ms: many of the kills fall into the writing of one.
+    # A checkpoint every 60 ms, so that many kills occur while one is being written.
     "save": {"every_minutes": 0.001, "num_examples": 1, "keep_last": 3},
     "logging": {
         "window_steps": 7,
@@ -69,11 +72,11 @@ CONFIG: dict[str, Any] = {
 
 
 class BrokenError(Exception):
-    """Something that must hold does not."""
+    """A check has failed."""
 
 
 def start(config: Path, output: Path) -> subprocess.Popen[bytes]:
-    """The command line that a scheduler would run for ever."""
+    """Starts the command that a scheduler would repeat until the run is finished."""
     command = [sys.executable, "-m", "nectargan.cli.train", "--resume", "auto"]
     command += ["-c", str(config), "-o", str(output)]
     with (output / "log.txt").open("ab") as log:
@@ -83,11 +86,11 @@ def start(config: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_at_random(process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """Kills a run at some moment of its training, or now and then of its start. Returns whether it
-    was still alive."""
+    """Kills a run at a random time during its training, or sometimes during its start. Returns
+    whether it was still running."""
     before = _written(output)
     if rng.random() < 0.8:
-        # Training has begun when the record grows.
+        # The training has started when the record grows.
         while process.poll() is None and _written(output) == before:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.5))
@@ -105,7 +108,7 @@ def _written(output: Path) -> tuple[tuple[str, int], ...]:
 
 
 def run_to_the_end(config: Path, output: Path) -> Path:
-    """Starts or resumes until a run is finished; returns its directory."""
+    """Starts or resumes a run until it is finished; returns its directory."""
     code = start(config, output).wait()
     log = (output / "log.txt").read_text(errors="replace")
     if code != 0:
@@ -122,18 +125,22 @@ def run_to_the_end(config: Path, output: Path) -> Path:
 
 
 def compare(run: Path, reference: Path) -> dict[str, int]:
-    """Raises `BrokenError` unless two runs are equal; returns how much was compared."""
+    """Raises `BrokenError` unless two runs are equal; returns the numbers of compared items."""
     counts = {"tensors": _compare_checkpoints(run, reference)}
-    for file in ("losses.csv", "metrics.csv"):
+    for file in ("losses.csv", "metrics.csv", "gradients.csv"):
         ours, theirs = _table(run / file), _table(reference / file)
         if not ours.equals(theirs):
             if len(ours) != len(theirs):
                 raise BrokenError(f"{file} has {len(ours)} rows instead of {len(theirs)}")
             raise BrokenError(f"{file} differs:\n{ours.compare(theirs)}")
         counts[f"rows of {file}"] = len(ours)
-    expected = points(run)
-    counts["points in TensorBoard"] = _check("TensorBoard", tensorboard_points(run), expected)
-    counts["points in MLflow"] = _check("MLflow", mlflow_points(run), expected)
+    expected, gradients = points(run), gradients_of(run)
+    counts["points in TensorBoard"] = _check(
+        "TensorBoard", tensorboard_points(run), expected | gradients
+    )
+    counts["points in MLflow"] = _check(
+        "MLflow", mlflow_points(run), expected | epoch_means(run, gradients)
+    )
     return counts
 
 
@@ -142,7 +149,7 @@ def _compare_checkpoints(run: Path, reference: Path) -> int:
     parts = [(each["networks"], each["training"]["optimizers"]) for each in (ours, theirs)]
     tensors = [dict(_leaves(part)) for part in parts]
     if tensors[0].keys() != tensors[1].keys():
-        raise BrokenError("the checkpoints hold different tensors")
+        raise BrokenError("the checkpoints contain different tensors")
     for key, tensor in tensors[0].items():
         if not torch.equal(tensor, tensors[1][key]):
             raise BrokenError(f"{key} differs by {(tensor - tensors[1][key]).abs().max().item()}")
@@ -157,7 +164,7 @@ def _leaves(tree: Any, path: str = "") -> list[tuple[str, torch.Tensor]]:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """A ledger without what depends on the clock."""
+    """Reads a ledger without the values that depend on the clock."""
     table = pd.read_csv(path, dtype=str).drop(columns="time")
     if "metric" in table:
         table.loc[table["metric"].str.startswith("time/"), "value"] = ""
@@ -165,7 +172,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def points(run: Path) -> dict[tuple[str, int], float]:
-    """What the ledgers say that the sinks must have."""
+    """The points that the sinks must have, according to the ledgers."""
     losses, metrics = (_rows(run / file) for file in ("losses.csv", "metrics.csv"))
     found: dict[tuple[str, int], float] = {}
     for row in losses:
@@ -179,13 +186,34 @@ def points(run: Path) -> dict[tuple[str, int], float]:
     return found
 
 
+def gradients_of(run: Path) -> dict[tuple[str, int], float]:
+    """The points of gradients that TensorBoard must have, according to the ledger."""
+    return {
+        (f"gradient/{row['loss']}/{measure}", row["step"]): row[measure]
+        for row in _rows(run / "gradients.csv")
+        for measure in ("norm", "share", "cosine")
+    }
+
+
+def epoch_means(
+    run: Path, gradients: Mapping[tuple[str, int], float]
+) -> dict[tuple[str, int], float]:
+    """The points that MLflow must have of them: the mean of each epoch, at its last step."""
+    epochs = {row["step"]: row["epoch"] for row in _rows(run / "gradients.csv")}
+    last = {epoch: step for step, epoch in sorted(epochs.items())}
+    values: dict[tuple[str, int], list[float]] = {}
+    for (series, step), value in gradients.items():
+        values.setdefault((series, last[epochs[step]]), []).append(value)
+    return {key: math.fsum(each) / len(each) for key, each in values.items()}
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
     return rows
 
 
 def tensorboard_points(run: Path) -> list[tuple[str, int, float]]:
-    """All scalars that TensorBoard's own reader finds."""
+    """All scalars in the event files, read by TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
@@ -195,7 +223,7 @@ def tensorboard_points(run: Path) -> list[tuple[str, int, float]]:
 
 
 def mlflow_points(run: Path) -> list[tuple[str, int, float]]:
-    """All metrics of the one MLflow run of a run directory, as far as they are of the training."""
+    """All training metrics of the MLflow run of a run directory."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
@@ -238,9 +266,9 @@ def _check(
 
 @click.command()
 @click.option("--kills", default=100, show_default=True, help="How often to kill the run.")
-@click.option("--seed", default=0, show_default=True, help="Of the moments.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random times.")
 def main(kills: int, seed: int) -> None:
-    """Kill a run, resume it, compare it."""
+    """Kill a run many times, resume it, and compare it with an uninterrupted run."""
     rng = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="crash_test_") as scratch:
         root = Path(scratch)
@@ -258,7 +286,7 @@ def main(kills: int, seed: int) -> None:
             done += kill_at_random(process, outputs[1], rng)
             run = next(iter(reversed(list_runs(outputs[1], NAME))), None)
             if run is not None and run.status == "FINISHED":
-                # The run outlived its kills: it is compared, and another one takes its place.
+                # The run has finished: compare it, and start another one.
                 counts = compare(run.path, reference)
                 rows += counts["rows of losses.csv"]
                 finished += 1

@@ -1,12 +1,12 @@
-"""Tries on a GPU all that needs one, in under ten minutes.
+"""Checks everything that needs a GPU, in less than ten minutes.
 
     python tools/gpu_checks.py --json gpu_checks.json  # as `make gpu` does
     python tools/gpu_checks.py --only fp16
     python tools/gpu_checks.py --device cpu --small    # rehearses the tool where there is no GPU
 
-Needs torch, numpy, pillow, pyyaml, psutil, pydantic, kornia, rich and click; pytest and hypothesis
-for the tests. Each group runs in a process of its own, which is ended at its limit; a failure does
-not stop the others. Results are written after each group, for `performance_page`.
+Needs torch, numpy, pillow, pyyaml, psutil, pydantic, kornia, rich and click; and pytest, hypothesis
+and pandas for the tests. Each group runs in a process of its own, which is ended at its limit; a
+failure does not stop the others. Results are written after each group, for `performance_page`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Check(NamedTuple):
 
 @dataclass
 class Result:
-    """What came of a group.
+    """The result of a group.
 
     Attributes:
         name: Its name.
@@ -76,7 +76,7 @@ class Result:
 
 
 def checks(device: torch.device, small: bool) -> list[Check]:
-    """All groups; what matters most comes first."""
+    """All groups, the most important first."""
     at = ["--device", str(device)]
     bench = [str(ROOT / "tools" / "bench_train.py"), *at]
     trial = [__file__, *at]
@@ -84,29 +84,32 @@ def checks(device: torch.device, small: bool) -> list[Check]:
         bench += ["--quick", "--size", "64"]
         trial += ["--small"]
     steps = [*bench, "--group", "bf16" if device.type == "cuda" else "fp32"]
-    few, many = ["--batch", "1", "--seconds", "50"], ["--batch", "4", "--batch", "16"]
+    few, many = ["--batch", "1", "--seconds", "40"], ["--batch", "4", "--batch", "16"]
     limits = {"torch.compile and the graph": 120.0}
     return [
         tests_of("dataset", "losses", "models", "record", limit=60.0),
         tests_of("trainers", limit=120.0),
+        tests_of("inference", limit=90.0),
         *(Check(n, [*trial, "--trial", n], limits.get(n, 60.0)) for n in TRIALS),
         Check("no wait within a window", [*bench, "--trace", os.devnull], 60.0),
-        Check("steps of batch 1", [*steps, *few], 90.0, figures=True),
+        Check("steps of batch 1", [*steps, *few], 120.0, figures=True),
         Check("steps of batch 4 and 16", [*steps, *many, "--seconds", "25"], 90.0, figures=True),
         Check("200 epochs, full record", [*bench, "--group", "full"], 240.0, figures=True),
     ]
 
 
 def tests_of(*folders: str, limit: float) -> Check:
-    """The tests marked ``gpu`` below some folders; their files alone, for others import more."""
+    """The files with tests marked ``gpu``; other files may import missing packages."""
     files = [path for f in folders for path in sorted((ROOT / "tests" / f).glob("test_*.py"))]
     mine = [str(p) for p in files if "@pytest.mark.gpu" in p.read_text(encoding="utf-8")]
     command = ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *mine]
-    return Check(f"tests of {', '.join(folders)}", command, limit, ("pytest", "hypothesis"))
+    return Check(
+        f"tests of {', '.join(folders)}", command, limit, ("pytest", "hypothesis", "pandas")
+    )
 
 
 def run(check: Check, seconds: float, scratch: Path) -> tuple[Result, dict[str, Any]]:
-    """Runs a group for some seconds at most; returns its result and the figures it left."""
+    """Runs a group with a time limit; returns its result and its measured rows."""
     missing = [name for name in check.needs if find_spec(name) is None]
     if missing or seconds < LEAST_SECONDS:
         why = f"without {' and '.join(missing)}" if missing else "no time was left"
@@ -128,7 +131,7 @@ def run(check: Check, seconds: float, scratch: Path) -> tuple[Result, dict[str, 
 
 
 def in_time(command: list[str], seconds: float) -> tuple[int | None, str]:
-    """Runs a command; returns its exit code, ``None`` if it had to be ended, and its output."""
+    """Runs a command; returns its output and its exit code, ``None`` after a timeout."""
     known = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     paths = [str(ROOT), str(ROOT / "tools"), *known]
     child = subprocess.Popen(  # noqa: S603
@@ -153,7 +156,7 @@ def in_time(command: list[str], seconds: float) -> tuple[int | None, str]:
 
 
 def end(child: subprocess.Popen[str]) -> None:
-    """Ends a command and all that it started."""
+    """Ends a command and all processes that it started."""
     if hasattr(os, "killpg"):
         os.killpg(child.pid, signal.SIGKILL)
     else:
@@ -161,7 +164,7 @@ def end(child: subprocess.Popen[str]) -> None:
 
 
 def judged(name: str, code: int | None, output: str, seconds: float) -> Result:
-    """The result of a group, by how its command ended and what it printed last."""
+    """The result of a group from the exit code and the last output of its command."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     named = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]  # pytest's
     note = "; ".join([*named, *lines[-1:]])[:500]
@@ -175,7 +178,7 @@ def judged(name: str, code: int | None, output: str, seconds: float) -> Result:
 
 
 def make_trial(name: str, device: torch.device, small: bool) -> int:
-    """Makes one of `TRIALS` in this process; prints what came of it and returns the exit code."""
+    """Runs one of `TRIALS` in this process; prints its result and returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="gpu_checks_") as folder:
         try:
             click.echo(TRIALS[name](Place(device, Path(folder), small)))
@@ -190,7 +193,7 @@ def make_trial(name: str, device: torch.device, small: bool) -> int:
 
 
 def run_all(wanted: list[Check], seconds: float, path: Path | None, patience: float = 1.0) -> bool:
-    """Runs groups one after the other, each for ``patience`` times its limit at most; returns
+    """Runs groups one after the other, each for at most ``patience`` times its limit; returns
     whether none has failed."""
     deadline = time.perf_counter() + seconds
     document: dict[str, Any] = {"machine": machine(), "rows": [], "left_out": [], "checks": []}
@@ -226,7 +229,7 @@ def main(
     small: bool,
     trial: str | None,
 ) -> None:
-    """Try on a GPU all that needs one."""
+    """Check everything that needs a GPU."""
     place = torch.device(device)
     if trial is not None:
         sys.exit(make_trial(trial, place, small))

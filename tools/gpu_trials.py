@@ -1,4 +1,4 @@
-"""Trainings that `gpu_checks` makes and compares, each in a process of its own."""
+"""The trainings that `gpu_checks` runs and compares, each in a new process."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Losses = dict[tuple[int, str], tuple[float, float]]
 
 
 class LeftOutError(Exception):
-    """This machine cannot make the trial; the text says why."""
+    """This machine cannot run the trial; the text says why."""
 
 
 class BrokenError(Exception):
-    """Something that must hold does not."""
+    """A check has failed."""
 
 
 @dataclass
 class Place:
-    """Where trials are made.
+    """The place and device of the trials.
 
     Attributes:
         device: The device.
@@ -54,7 +54,7 @@ class Place:
     small: bool
 
     def config(self, **options: Any) -> Config:
-        """The default networks at 256 x 256 for two epochs; "__" stands for a dot."""
+        """A config of the default networks at 256 x 256 for two epochs; "__" in a name is a dot."""
         size = 64 if self.small else 256
         data = self.folder / "data"
         if not data.exists():
@@ -81,7 +81,7 @@ class Place:
 
     @property
     def graph(self) -> str:
-        """What ``train.cuda_graph`` is to be where a graph is wanted."""
+        """The value of ``train.cuda_graph`` for a trial with a graph."""
         return "on" if self.device.type == "cuda" else "auto"
 
 
@@ -106,7 +106,7 @@ def trial_of_default(place: Place) -> str:
 
 
 def trial_of_resuming(place: Place) -> str:
-    """A run that is interrupted within its second epoch and resumed is one that was not."""
+    """A run that is interrupted in its second epoch and resumed equals an uninterrupted run."""
     options = {
         "common__deterministic": True,
         "save__save_model": True,
@@ -133,12 +133,12 @@ def trial_of_resuming(place: Place) -> str:
 
 
 def trial_of_a_loss_that_waits(place: Place) -> str:
-    """It is found when warming up, and the run is the eager one."""
+    """The wait is found in the warm-up, and the run continues with eager steps."""
     return fall_back(place, WaitingLoss)
 
 
 def trial_of_a_loss_that_breaks(place: Place) -> str:
-    """It passes the warm-up and breaks the capture: the run goes on eagerly, or says what to do."""
+    """The capture fails: the run continues with eager steps, or its error says what to do."""
     try:
         return fall_back(place, BreakingLoss)
     except RunError as error:
@@ -147,7 +147,7 @@ def trial_of_a_loss_that_breaks(place: Place) -> str:
 
 
 def fall_back(place: Place, loss: type[nn.Module]) -> str:
-    """Trains with a loss that cannot be captured, under "auto" and eagerly."""
+    """Trains with a loss that cannot be captured, with "auto" and with eager steps."""
     term = {"function": f"gpu_trials.{loss.__name__}", "weight": 10.0}
     options = {"train__loss": {"G_OWN": term}}
     first = Pix2pixTrainer(place.config(train__cuda_graph="auto", **options))
@@ -160,7 +160,7 @@ def fall_back(place: Place, loss: type[nn.Module]) -> str:
 
 
 def trial_of_determinism(place: Place) -> str:
-    """Two deterministic runs with the graph are equal to the bit."""
+    """Two deterministic runs with the graph are equal bit by bit."""
     options = {
         "common__deterministic": True,
         "train__cuda_graph": place.graph,
@@ -173,20 +173,74 @@ def trial_of_determinism(place: Place) -> str:
 
 
 def trial_of_fp16(place: Place) -> str:
-    """Gradients are scaled within the graph."""
-    return graph_against_eager(place, common__precision="fp16")[0]
+    """fp16: gradients are scaled inside the graph."""
+    clip = {
+        "train__generator__optimizer__clip_norm": 1.0,
+        "train__discriminator__optimizer__clip_norm": 1.0,
+    }
+    return graph_against_eager(place, common__precision="fp16", **clip)[0]
 
 
 def trial_of_vgg(place: Place) -> str:
-    """The perceptual loss, with drawn weights."""
+    """The perceptual loss, with random weights."""
     path = place.folder / "vgg19.pth"
     torch.save(drawn_vgg(), path)
     options = {"train__objective": "basic+vgg", "train__vgg_weights": str(path)}
     return graph_against_eager(place, **options)[0]
 
 
+def trial_of_other_networks(place: Place) -> str:
+    """The other networks, with feature matching and spectral norm."""
+    size = 64 if place.small else 128
+    scales = {"name": "multiscale", "n_scales": 2, "base_channels": 16, "n_layers": 2}
+    kinds: dict[str, dict[str, Any]] = {
+        "resnet, spectral norm": {
+            "train__generator": {"name": "resnet", "features": 8, "n_blocks": 2},
+            "train__discriminator": {"base_channels": 16, "n_layers": 2, "spectral_norm": True},
+        },
+        "pix2pixhd, multiscale, G_FM": {
+            "train__generator": {"name": "pix2pixhd", "features": 8},
+            "train__discriminator": scales,
+            "train__loss": {"G_FM": 10.0},
+        },
+    }
+    shown = []
+    for name, options in kinds.items():
+        options["dataloader__load"] = {"load_size": size * 286 // 256, "crop_size": size}
+        options["train__generator"] |= {"learning_rate": {"epochs": 1, "epochs_decay": 1}}
+        shown.append(f"{name}: {graph_against_eager(place, **options)[0]}")
+    return "; ".join(shown)
+
+
+def trial_of_gradients(place: Place) -> str:
+    """The gradient record and a weight that is a share of the gradient."""
+    options = {
+        "logging__gradients": "on",
+        "train__objective": "extended",
+        "train__loss": {"G_GAN": {"share": 0.2, "smoothing": 0.0}},
+    }
+    runs = [
+        Pix2pixTrainer(place.config(train__cuda_graph=graph, **options)).train(None)
+        for graph in (place.graph, "off")
+    ]
+    # A weight follows from gradients, which differ by rounding: only the raw values are compared.
+    raw = [{key: (value, 1.0) for key, (value, _) in losses_of(run).items()} for run in runs]
+    shown = agreement(*raw)
+    shares = [
+        {(int(row["step"]), row["loss"]): float(row["share"]) for row in rows_of(run.gradients)}
+        for run in runs
+    ]
+    must(shares[0].keys() == shares[1].keys(), "the runs recorded other gradients")
+    apart = max(abs(shares[0][key] - shares[1][key]) for key in shares[0])
+    must(apart < 0.05, f"shares differ by {apart:.3f}")
+    last = max(step for step, _ in shares[0])
+    share = shares[0][last, "G_GAN"]
+    must(abs(share - 0.2) < 0.004, f"the share of G_GAN is {share:.3f} instead of 0.2")
+    return f"{shown}, shares by at most {apart:.2g}; G_GAN has {share:.4f} of 0.2"
+
+
 def trial_of_compiling(place: Place) -> str:
-    """Compiled networks within the graph against an eager step."""
+    """Compiled networks inside the graph compared with an eager step."""
     if place.device.type == "cpu" and shutil.which("c++") is None:
         raise LeftOutError("there is no C++ compiler")
     if place.device.type == "cuda" and find_spec("triton") is None:
@@ -207,12 +261,15 @@ TRIALS: Mapping[str, Callable[[Place], str]] = {
     "deterministic": trial_of_determinism,
     "fp16": trial_of_fp16,
     "VGG loss": trial_of_vgg,
+    "other networks": trial_of_other_networks,
+    "gradients and shares": trial_of_gradients,
     "torch.compile and the graph": trial_of_compiling,
 }
 
 
 def graph_against_eager(place: Place, **options: Any) -> tuple[str, RunDirectory]:
-    """Trains both ways; returns how far they agree, and the directory of the first run."""
+    """Trains with and without the graph; returns a comparison and the directory of the first
+    run."""
     captured = Pix2pixTrainer(place.config(train__cuda_graph=place.graph, **options))
     directory = captured.train(None)
     must(
@@ -224,7 +281,7 @@ def graph_against_eager(place: Place, **options: Any) -> tuple[str, RunDirectory
 
 
 def agreement(found: Losses, expected: Losses) -> str:
-    """Says how far the losses of two runs are apart; raises BrokenError if that is too far.
+    """Describes the difference between the losses of two runs; raises BrokenError if it is large.
 
     Algorithms are the fastest ones, which may add in any order, and every update carries on what
     the one before has rounded.
@@ -235,7 +292,7 @@ def agreement(found: Losses, expected: Losses) -> str:
 
 
 def greatest_difference(found: Losses, expected: Losses) -> float:
-    """The greatest relative difference of two runs' losses; 0.1 counts as the least size of one."""
+    """The largest relative difference between losses of two runs, relative to at least 0.1."""
     must(found.keys() == expected.keys(), "the runs recorded other losses or steps")
     differences = [0.0]
     for key, (value, weight) in found.items():
@@ -255,19 +312,19 @@ def losses_of(directory: RunDirectory) -> Losses:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """A CSV file, read without pandas."""
+    """Reads a CSV file without pandas."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def must(holds: bool, otherwise: str) -> None:
-    """Raises BrokenError with a reason unless something holds."""
+    """Raises BrokenError with a reason if a condition is false."""
     if not holds:
         raise BrokenError(otherwise)
 
 
 def drawn_vgg() -> dict[str, Tensor]:
-    """A state dict of VGG19's convolutions with random weights that keep the signal's size."""
+    """A state dict of VGG19 with random weights that preserve the scale of the activations."""
     state, index, channels, block = {}, 0, 3, "1"
     for layer in LAYERS:
         if layer[4] != block:  # a pooling between two blocks
@@ -281,24 +338,24 @@ def drawn_vgg() -> dict[str, Tensor]:
 
 
 class Interrupt:
-    """A display that is interrupted, as by Ctrl-C, after some steps."""
+    """A display that raises KeyboardInterrupt after some steps."""
 
     def __init__(self, at: int) -> None:
         self._at = at
 
     def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
-        """See `Display`; so are the others."""
+        """Does nothing."""
 
     def step(self, epoch: int, step: int, losses: Mapping[str, Any]) -> None:
-        """Interrupts."""
+        """Raises KeyboardInterrupt at the given step."""
         if step == self._at:
             raise KeyboardInterrupt
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def stop(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class WaitingLoss(nn.Module):
@@ -311,7 +368,7 @@ class WaitingLoss(nn.Module):
 
 
 class BreakingLoss(nn.Module):
-    """L1 that waits for the device in a way which torch does not notice."""
+    """L1 that waits for the device in a way that torch does not detect."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of two images."""

@@ -1,9 +1,9 @@
-"""The training step of NectarGAN v0.2.3 on a CPU, rebuilt from its description to be timed.
+"""The training step of NectarGAN v0.2.3 on a CPU, for benchmarks.
 
-What a config of that version trained by default, in its number format there (float32: its autocast
-was for CUDA): the U-Net with reflected borders and the activation after the norm, a discriminator
-of 665,665 parameters, the plain Adam, D's weights differentiated in G's update as well, one
-gradient scaler for both, which on a CPU was on, and each loss read as a number when computed.
+It is a new implementation of what that version trained by default: float32 (autocast was only for
+CUDA), a U-Net with reflect padding and the activation after the norm, a discriminator of 665,665
+parameters, unfused Adam, gradients of the weights of D also in the update of G, one gradient scaler
+for both networks, which was active on a CPU, and `.item()` for each computed loss.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ class Discriminator(nn.Module):
 
 
 def original_step(config: Config) -> Callable[[], None]:
-    """One update of D and one of G on drawn images, with the sizes that ``config`` gives.
+    """Returns a function that updates D and G once, on random images of the size in ``config``.
 
-    D always has two convolutions of stride 2, as ``n_layers: 3`` made them there.
+    D always has two convolutions with stride 2, as with ``n_layers: 3`` in v0.2.3.
     """
     unet, patchgan = config.train.generator, config.train.discriminator
     if not isinstance(unet, Unet) or not isinstance(patchgan, PatchGAN):
@@ -108,13 +108,13 @@ def original_step(config: Config) -> Callable[[], None]:
     height, width = height_and_width(config.dataloader.load.crop_size)
     x, y = torch.rand(2, batch, 3, height, width) * 2 - 1
 
-    def noted(loss: Tensor, weight: float = 1.0) -> Tensor:
+    def recorded(loss: Tensor, weight: float = 1.0) -> Tensor:
         loss = loss * weight
         loss.detach().clone().mean().item()
         return loss
 
     def against(scores: Tensor, value: float) -> Tensor:
-        return noted(F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, value)))
+        return recorded(F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, value)))
 
     def update(network: nn.Module, adam: torch.optim.Adam, loss: Tensor) -> None:
         network.zero_grad()
@@ -126,6 +126,6 @@ def original_step(config: Config) -> Callable[[], None]:
         generated = g(x)
         on_real, on_fake = d(x, y), d(x, generated.detach())
         update(d, adam_d, (against(on_real, 1) + against(on_fake, 0)) * 0.5)
-        update(g, adam_g, against(d(x, generated), 1) + noted(F.l1_loss(generated, y), 100))
+        update(g, adam_g, against(d(x, generated), 1) + recorded(F.l1_loss(generated, y), 100))
 
     return step

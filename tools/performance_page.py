@@ -1,4 +1,4 @@
-"""Puts the figures of benchmarks into docs/performance.md, each into a section of its own.
+"""Writes the results of benchmarks to docs/performance.md, one section for each.
 
 python tools/performance_page.py figures.json more_figures.json
 """
@@ -18,12 +18,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 def section(document: dict[str, Any]) -> tuple[str, str]:
     """The title and the Markdown of a benchmark's JSON file.
 
-    The title has the tool and the kind of machine: a later run of the same replaces it.
+    The title has the tool, the selected groups and the kind of machine. A later run with the same
+    title replaces the section.
     """
     machine, rows = document["machine"], document["rows"]
     tool = re.sub(r".*?(\w+)\.py.*", r"\1", machine["command"])
     command = re.sub(r" --json \S+", "", machine["command"])
-    title = f"{tool} on {machine['gpu'] or str(machine['cores']) + ' CPU cores'}"
+    parts = "".join(re.findall(r" (?:--contended|--group \S+)", command))
+    title = f"{tool}{parts} on {machine['gpu'] or str(machine['cores']) + ' CPU cores'}"
     lines = [
         f"### {title}",
         "",
@@ -46,7 +48,7 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
 
 
 def _table_of_checks(checks: list[dict[str, Any]]) -> list[str]:
-    """What `gpu_checks` has tried."""
+    """A table of the checks of `gpu_checks`."""
     if not checks:
         return []
     lines = ["| tried | result | seconds | |", "|---|---|---|---|"]
@@ -58,7 +60,7 @@ def _table_of_checks(checks: list[dict[str, Any]]) -> list[str]:
 
 
 def _table_of_rows(rows: list[dict[str, Any]]) -> list[str]:
-    """Measured quantities."""
+    """A table of the rows."""
     if not rows:
         return []
     numbers = {k for row in rows for k, v in row["details"].items() if not isinstance(v, str)}
@@ -99,7 +101,7 @@ def put(page: str, title: str, text: str) -> str:
 @click.argument("figures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, help="The page to change.")
 def main(figures: tuple[Path, ...], page: Path) -> None:
-    """Put figures into docs/performance.md."""
+    """Write results to docs/performance.md."""
     text = page.read_text(encoding="utf-8")
     for path in figures:
         text = put(text, *section(json.loads(path.read_text(encoding="utf-8"))))

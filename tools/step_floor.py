@@ -1,4 +1,4 @@
-"""The time that a training step takes at least on a machine."""
+"""Estimates a lower bound for the time of a training step on this machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from nectargan.config.schema import Config
 
 
 def floor(config: Config, device: torch.device, precision: str) -> tuple[float, str]:
-    """Seconds that a step takes at least on this machine, and how they add up.
+    """A lower bound for the time of a step.
 
-    Adam reads four numbers for each parameter (itself, its gradient, two moments) and writes three:
-    28 bytes that must move. The passes read each weight forward and backward and write its gradient
-    once, 12 bytes in fp32, and in bf16 8 bytes and 6 for the cast. Meanwhile they need their
-    floating-point operations, whichever takes longer. Activations are left out. Bandwidth and rate
-    are those that a large copy and a large matrix product reach here.
+    For each parameter, Adam reads four numbers (the parameter, its gradient, two moments) and
+    writes three: 28 bytes. The forward and backward passes read each weight twice and write its
+    gradient once: 12 bytes in fp32; 8 bytes, and 6 for the cast, in bf16. The passes take at least
+    the time of these transfers, or of their floating-point operations if that is longer.
+    Activations are not counted. Bandwidth and rate are measured with a large copy and a large
+    matrix product.
+
+    Returns:
+        Seconds, and a text with the numbers they were computed from.
     """
     networks = [build_generator(config), build_discriminator(config)]
     parameters = sum(p.numel() for network in networks for p in network.parameters())
@@ -33,7 +37,7 @@ def floor(config: Config, device: torch.device, precision: str) -> tuple[float, 
 
 
 def _flops(config: Config) -> float:
-    """Floating-point operations of a plain step, counted on tensors without storage."""
+    """Number of floating-point operations of a plain step, counted on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
     meta = torch.device("meta")
@@ -53,7 +57,7 @@ def _flops(config: Config) -> float:
 
 
 def best_of(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
-    """Least seconds of some runs of ``action``, each until the device is idle."""
+    """Minimum time in seconds of several runs of ``action``, each until the device is idle."""
     seconds = []
     for _ in range(times):
         began = time.perf_counter()
@@ -65,7 +69,7 @@ def best_of(action: Callable[[], object], device: torch.device, times: int = 5) 
 
 
 def _bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of a large copy."""
+    """Bytes per second, read plus written, of a large copy."""
     source = torch.zeros(2**28 if device.type == "cuda" else 2**26, device=device)
     copy = torch.empty_like(source)
     return 2 * source.numel() * 4 / best_of(lambda: copy.copy_(source), device)

@@ -1,11 +1,11 @@
-"""Makes a training step in a process of its own for each line of its input.
+"""Runs a training step for each line of its standard input.
 
     python tools/step_process.py original|defaults|ours CONFIG
 
-"original" is the step of v0.2.3. "ours" is set up as ``nectargan-train`` does it; "defaults" is the
-same step with the settings that torch and the C library have of themselves. The original gets our
-waiting of threads, so that busy cores do not make it look slower than it is, and the C library's
-memory.
+"original" is the step of v0.2.3. "ours" is our step with the settings of ``nectargan-train``;
+"defaults" is our step with the default settings of torch and the C library. "original" uses our
+setting for waiting threads, because it would be slower on busy cores without it, and the memory
+settings of the C library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main() -> None:
     if kind != "defaults":
         cpu.prepare(memory=kind == "ours")
     step = make_step(kind, path)
-    for _ in range(2):  # fills caches, finds places in memory
+    for _ in range(2):  # fills caches and allocates memory
         step()
     for _ in sys.stdin:
         step()
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def make_step(kind: str, path: str) -> Callable[[], object]:
-    # Not before `prepare`.
+    # Imported after `prepare`, because they import torch.
     from original_step import original_step
     from step_variants import Stopwatch, our_steps
 

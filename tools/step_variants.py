@@ -1,4 +1,4 @@
-"""The ways to make a training step that `bench_train` compares."""
+"""The variants of the training step that `bench_train` compares."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ from nectargan.build import height_and_width
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.interrupts import uninterrupted
-from nectargan.losses.lm_data import LMLoss, LossEvent
+from nectargan.losses.lm_data import GradientEvent, LMLoss, LossEvent, MetricEvent
 from nectargan.losses.loss_manager import LossManager
 from nectargan.trainers.devices import autocast
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
 
 def is_installed(name: str) -> bool:
-    """Whether there is a package of this name."""
+    """Whether a package with this name is installed."""
     return find_spec(name) is not None
 
 
+def without_sinks() -> str | None:
+    """Why variants with all sinks cannot be measured; ``None`` if they can."""
+    missing = [name for name in ("mlflow", "tensorboard") if not is_installed(name)]
+    return f"without {' and '.join(missing)}" if missing else None
+
+
 class Variant(NamedTuple):
-    """One way to make a step.
+    """One variant of the training step.
 
     Attributes:
-        record: "none", "csv", "sinks" (TensorBoard and MLflow at their default strides) or "all"
-            (every loss of every step to all sinks); "plain" for the loop of this file.
+        record: "none", "csv", "gradients" (CSV with the gradients of every step), "sinks" (CSV,
+            TensorBoard and MLflow with their default strides), "all" (every loss of every step to
+            all sinks), or "plain" for `plain_steps`.
         mode: "eager", "graph" or "compile + graph".
         precision: "fp32" or "bf16".
         batch: Batch size.
@@ -51,15 +58,21 @@ class Variant(NamedTuple):
             "plain": "plain reference loop",
             "none": "our step, no hooks",
             "csv": "with hooks and CSV",
+            "gradients": "with CSV and gradients",
             "sinks": "with all sinks",
             "all": "all sinks, every loss of every step",
         }
         return f"batch {self.batch}, {self.precision}, {self.mode}: {names[self.record]}"
 
+    @property
+    def loop(self) -> tuple[str, str, bool]:
+        """Variants with equal values share a `Loop`. A step with gradients is another graph."""
+        return self.mode, self.precision, self.mode != "eager" and self.record == "gradients"
+
 
 @dataclass
 class Setting:
-    """What all variants have in common."""
+    """Options that all variants share."""
 
     data: Path
     runs: Path
@@ -68,7 +81,7 @@ class Setting:
     small: bool
 
     def config(self, variant: Variant, further: Sequence[tuple[str, Any]] = ()) -> Config:
-        """The config of a variant: that of facades, on drawn pairs, with ``further`` options."""
+        """The config of a variant, with ``further`` options."""
         load = {"load_size": self.size * 286 // 256, "crop_size": self.size}
         overrides: list[tuple[str, Any]] = [
             ("common.device", str(self.device)),
@@ -90,8 +103,8 @@ class Setting:
 
 
 class Loop:
-    """One trainer and its loop, shared by all variants that differ in the record alone: two equal
-    trainers may differ by some percent, if only by where their memory lies."""
+    """One trainer and its loop, shared by all variants that differ only in the record. The speed of
+    two equal trainers can differ by some percent, for example because of memory alignment."""
 
     def __init__(self, config: Config) -> None:
         self.trainer = Pix2pixTrainer(config)
@@ -100,37 +113,54 @@ class Loop:
 
 
 class Gate:
-    """Stands between a tracker and a manager: lets the tracker see losses in ``with`` blocks."""
+    """A stand-in for a manager that passes losses to a tracker only within ``with`` blocks."""
 
     def __init__(self, manager: LossManager) -> None:
         self._manager = manager
+        self._registrations: list[Callable[[], Any]] = []
+        self._handles: list[Any] = []
 
     def register_hook(self, fn: Callable[[LossEvent], object]) -> Gate:
-        """What a tracker calls."""
-        self._fn = fn
+        """Stores a hook of the tracker."""
+        return self._keep(functools.partial(self._manager.register_hook, fn))
+
+    def register_metric_hook(self, fn: Callable[[MetricEvent], object]) -> Gate:
+        """Stores a hook of the tracker."""
+        return self._keep(functools.partial(self._manager.register_metric_hook, fn))
+
+    def register_gradient_hook(
+        self, fn: Callable[[GradientEvent], object], every_n_steps: int = 1
+    ) -> Gate:
+        """Stores a hook of the tracker."""
+        register = self._manager.register_gradient_hook
+        return self._keep(functools.partial(register, fn, every_n_steps))
+
+    def _keep(self, register: Callable[[], Any]) -> Gate:
+        self._registrations.append(register)
         return self
 
     def get_registered_losses(self, query: Iterable[str] | None = None) -> dict[str, LMLoss]:
-        """The manager's."""
+        """See `LossManager.get_registered_losses`."""
         return self._manager.get_registered_losses(query)
 
     def remove(self) -> None:
-        """What a tracker calls in the end; the gate is closed then."""
+        """Does nothing: the hooks are removed at the end of each ``with`` block."""
 
     def __enter__(self) -> None:
-        self._handle = self._manager.register_hook(self._fn)
+        self._handles = [register() for register in self._registrations]
 
     def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 class Stepper:
-    """A variant that makes steps when it is asked to.
+    """Runs steps of a variant on request.
 
     Args:
         setting: See `Setting`.
         variant: The variant.
-        loop: The loop of its mode and precision.
+        loop: The loop for its mode and precision.
 
     Attributes:
         waited: Seconds spent waiting for data.
@@ -142,7 +172,7 @@ class Stepper:
         self._steps = plain_steps(loop.trainer) if variant.record == "plain" else loop.steps
         self._gate: AbstractContextManager[None] = nullcontext()
         self._open = ExitStack()
-        if variant.record in ("csv", "sinks", "all"):
+        if variant.record not in ("plain", "none"):
             self._gate = gate = Gate(loop.trainer.losses)
             track = nectargan.track
             if variant.record == "all":
@@ -153,18 +183,19 @@ class Stepper:
                 track(
                     gate,
                     setting.runs / str(variant).replace(" ", "_").replace(":", ""),
-                    mlflow=variant.record != "csv",
-                    tensorboard=variant.record != "csv",
+                    mlflow=variant.record in ("sinks", "all"),
+                    tensorboard=variant.record in ("sinks", "all"),
+                    gradients_every_n_steps=1 if variant.record == "gradients" else None,
                 )
             )
 
     def step(self) -> None:
-        """Makes one step."""
+        """Runs one step."""
         with self._gate:
             next(self._steps)
 
     def run(self, count: int) -> None:
-        """Makes ``count`` steps and waits for the device."""
+        """Runs ``count`` steps and waits for the device."""
         with self._gate:
             for _ in range(count):
                 next(self._steps)
@@ -173,14 +204,14 @@ class Stepper:
         self.waited += self._loop.wait.take()
 
     def close(self) -> float:
-        """Ends the record; returns the seconds until every sink had everything."""
+        """Closes the record; returns the seconds until every sink had received everything."""
         began = time.perf_counter()
         self._open.close()
         return time.perf_counter() - began
 
 
 class Stopwatch:
-    """Time spent in ``with`` blocks, as the device sees it: work queued before does not count."""
+    """Measures the time in ``with`` blocks. On a GPU, only work queued in the block counts."""
 
     def __init__(self, cuda: bool) -> None:
         self._cuda = cuda
@@ -201,7 +232,7 @@ class Stopwatch:
             self._events[-1][1].record()
 
     def take(self) -> float:
-        """The sum since the last call; the device must be idle."""
+        """The seconds since the last call. The device must be idle."""
         seconds, self._seconds = self._seconds, 0.0
         if self._cuda:
             pairs, self._events = self._events, []
@@ -210,7 +241,7 @@ class Stopwatch:
 
 
 def our_steps(trainer: Pix2pixTrainer, wait: Stopwatch) -> Iterator[None]:
-    """The body of `Trainer.train`, a step at a time."""
+    """The body of the loop of `Trainer.train`, one step at a time."""
     step, number, epoch = trainer.make_step(), 0, 0
     while True:
         epoch += 1
@@ -226,9 +257,9 @@ def our_steps(trainer: Pix2pixTrainer, wait: Stopwatch) -> Iterator[None]:
 
 
 def plain_steps(trainer: Pix2pixTrainer) -> Iterator[None]:
-    """Pix2pix as one would write it down: the networks, fused Adam, nothing else.
+    """A plain pix2pix loop with the same networks and fused Adam.
 
-    D is frozen while G is updated, as in our step; its batches lie on the device from the start.
+    D is frozen while G is updated, as in our step. The batches are on the device from the start.
     """
     g, d, device, config = trainer.generator, trainer.discriminator, trainer.device, trainer.config
     options: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True}
@@ -262,7 +293,3 @@ def plain_steps(trainer: Pix2pixTrainer) -> Iterator[None]:
             loss.backward()  # type: ignore[no-untyped-call]
             opt_g.step()
             yield
-
-
-def side_of(config: Config) -> tuple[int, int]:
-    return height_and_width(config.dataloader.load.crop_size)

@@ -1,13 +1,13 @@
-"""Runs after the fact: tables and pictures made from their records.
+"""Tables and pictures of runs, made from their records.
 
-pandas is loaded when the first of these functions is used.
+pandas is imported when the first of these functions is used.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["load_losses", "load_metrics", "load_runs"]
+__all__ = ["load_gradients", "load_losses", "load_metrics", "load_runs"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their configs, and what came of it."""
+"""Compares runs: the differences between their configs, and their results."""
 
 from __future__ import annotations
 
@@ -12,48 +12,57 @@ import numpy as np
 
 from nectargan.analysis.frames import EPOCH_LOSS, LOWER_IS_BETTER, NAN_CELLS, frame_of_runs
 from nectargan.analysis.short_names import distinct_parts, short_keys
-from nectargan.analysis.sources import RunLike, open_sources
+from nectargan.analysis.sources import RunLike, Source, open_sources
 from nectargan.config.schema import Config
 from nectargan.errors import RunError, did_you_mean
 from nectargan.metrics import is_lower_better
 from nectargan.output import make_console
+from nectargan.record.points import GRADIENT_SERIES
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-_ENOUGH = 100_000  # columns of a terminal that is never too narrow
+_ENOUGH = 100_000  # width of a terminal in which every table fits
 _COLUMNS_ABOUT_RUNS = ("source", "reason", "step")
-# They say where a run is, which its name says as well.
-_PLACES = ("common.experiment_name", "common.experiment_version", "common.output_directory")
+# These only name a place, as the name of the run does.
+_PLACES = (
+    *("common.experiment_name", "common.experiment_version", "common.output_directory"),
+    "train.fork_from",
+)
 
 
 def compare_runs(
     runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None, sort: str | None = None
 ) -> pd.DataFrame:
-    """One row a run: the options in which the runs differ, and their last and best values.
+    """One row per run: the options in which the runs differ, and their last and best values.
 
     The columns are those of `load_runs`, without the options that all runs have in common, that
-    say where a run is, or that a run does not read (`used_options`): first options by their dotted
-    keys, then ``status`` and ``epoch``, the mean of each loss over the last whole epoch,
-    ``epoch/loss/<name>``, or its last value ``loss/<name>/raw`` where there is no whole epoch,
-    ``val/<metric>`` of the end, ``best/<metric>`` and ``best/<metric>_epoch``. What a run does not
-    have is missing (NaN).
+    only name a place, or that a run does not use (`used_options`). First come options by their
+    dotted keys, then ``status`` and ``epoch``, the mean of each loss over the last complete epoch,
+    ``epoch/loss/<name>`` (if there is none, the last value ``loss/<name>/raw``), the last
+    ``gradient/<name>/share``, the last ``val/<metric>``, ``best/<metric>`` and
+    ``best/<metric>_epoch``. Values that a run does not have are missing (NaN).
 
     Args:
         runs: As for `load_losses`.
         mlflow_uri: As for `load_losses`.
-        sort: Column to sort by, or its last part if that is not also that of another one: a metric
-            from the best value to the worst, all else from the least to the largest; what is
-            missing comes last. By default runs are in the order in which they were given.
+        sort: Column to sort by, or its last part if no other column has the same one. Metrics are
+            sorted from the best value to the worst, other columns from the smallest to the largest.
+            Missing values come last. By default runs stay in the order in which they were given.
 
     Raises:
         RunError: as from `load_losses`; or there is no such column.
         ConfigError: the config of a run cannot be read.
     """
-    from nectargan.config.unused import used_options
+    return comparison_of(open_sources(runs, mlflow_uri, lineage=True), sort)
 
-    frame = frame_of_runs(open_sources(runs, mlflow_uri), used_options)
+
+def comparison_of(sources: Sequence[Source], sort: str | None = None) -> pd.DataFrame:
+    """As `compare_runs`, for runs that are already open."""
+    from nectargan.config.dotted import used_options
+
+    frame = frame_of_runs(sources, used_options)
     options = [key for key in frame.columns if key.partition(".")[0] in Config.model_fields]
     differing = [
         key for key in options if key not in _PLACES and frame[key].nunique(dropna=False) > 1
@@ -64,14 +73,15 @@ def compare_runs(
 
 
 def _nan_cells(frame: pd.DataFrame) -> list[tuple[str, str]]:
-    """Run and column of each value that is NaN, and not missing."""
+    """Run and column of each value that is NaN and not missing."""
     cells: list[tuple[str, str]] = frame.attrs.get(NAN_CELLS, [])
     return [(run, key) for run, key in cells if run in frame.index and key in frame.columns]
 
 
 def _has_mean(frame: pd.DataFrame, key: str) -> bool:
-    """Whether a column of last values has the means of epochs beside it, in every run; what went
-    wrong in the end would not be seen in a mean of finite values."""
+    """Whether a last value can be left out, because every run has the mean over the last epoch.
+
+    It cannot if a last value is NaN, which the mean of the finite values would hide."""
     if any(key == column for _, column in _nan_cells(frame)):
         return False
     mean = EPOCH_LOSS + key.removeprefix("loss/").removesuffix("/raw")
@@ -82,34 +92,34 @@ def _sorted(frame: pd.DataFrame, sort: str) -> pd.DataFrame:
     labels = dict(zip(frame.columns, labels_of(frame), strict=True))
     found = [key for key in frame.columns if sort in (key, labels[key])]
     if not found:
-        # Of "ssim", the best one.
+        # "ssim" stands for best/ssim.
         found = [key for key in frame.columns if re.split("[./]", key)[-1] == sort]
         found = [key for key in found if key.startswith("best/")] or found
     if len(found) > 1:
-        raise RunError(f"--sort {sort} could be {' or '.join(found)}; give one of these.")
+        raise RunError(f"--sort {sort} may mean {' or '.join(found)}; give one of these.")
     if not found:
         raise RunError(
-            f"--sort {sort} is no column of the comparison." + did_you_mean(sort, frame.columns)
+            f"--sort {sort} is not a column of the comparison." + did_you_mean(sort, frame.columns)
         )
     values = frame[found[0]]
     if values.dtype != object:
         ascending = not _more_is_better(frame, found[0])
         return frame.loc[values.sort_values(ascending=ascending, kind="stable").index]
-    # A weight may be a number in one run and a schedule in another.
+    # A weight may be a number in one run and the text of a schedule in another.
     is_missing = values.isna()
     known = sorted(values[~is_missing].items(), key=lambda run: (isinstance(run[1], str), run[1]))
     return frame.loc[[name for name, _ in known] + list(frame.index[is_missing])]
 
 
 def _more_is_better(frame: pd.DataFrame, key: str) -> bool:
-    """Whether the largest value of a column is its best one."""
+    """Whether the largest value of a column is the best one."""
     own_lower = frame.attrs.get(LOWER_IS_BETTER, ())
     return key.startswith(("val/", "best/", "test/")) and not is_lower_better(key, own_lower)
 
 
 def labels_of(frame: pd.DataFrame) -> list[str]:
-    """What the columns are called in a table: options by the last parts of their keys, the mean of
-    a loss "mean G_L1", all else as it is."""
+    """The headings of the columns: the last parts of the key of an option, "mean G_L1" for the mean
+    of a loss, "share G_L1" for its share of the gradient, and otherwise the key."""
     options = [key for key in frame.columns if key.partition(".")[0] in Config.model_fields]
     short = dict(zip(options, short_keys(options), strict=True))
     return [_label(str(key), short) for key in frame.columns]
@@ -120,12 +130,14 @@ def _label(key: str, short: Mapping[str, str]) -> str:
         return key.removeprefix("train.")
     if key.startswith(EPOCH_LOSS):
         return f"mean {key.removeprefix(EPOCH_LOSS)}"
+    if GRADIENT_SERIES.fullmatch(key):
+        return f"share {key.removeprefix('gradient/').removesuffix('/share')}"
     return short.get(key, key)
 
 
 def best_in(frame: pd.DataFrame, key: str) -> Any:
-    """Which rows have the best value of a column, an array of bool ``(runs,)``; none where no value
-    is better than another one."""
+    """Which rows have the best value of a column, an array of bool ``(runs,)``; none if the values
+    are equal or have no best one."""
     kind, _, metric = key.partition("/")
     values = frame[key]
     is_metric = kind in ("val", "best", "test") and not metric.endswith("_epoch")
@@ -139,8 +151,8 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
 
     Args:
         frame: The frame.
-        form: "md", a Markdown table; "csv", full precision; "json", a list of objects, with null
-            for what is missing or not finite.
+        form: "md" for a Markdown table; "csv" for full precision; "json" for a list of objects,
+            with null for values that are missing or not finite.
     """
     if form == "csv":
         cells = frame.astype(object)
@@ -164,20 +176,20 @@ def render_comparison(frame: pd.DataFrame, form: Literal["md", "csv", "json"]) -
 
 
 def comparison_tables(frame: pd.DataFrame, width: int) -> list[Table]:
-    """A frame of `compare_runs` for a terminal: a column for each run if that fits, else a row for
-    each run, in as many tables as it takes.
+    """A frame of `compare_runs` as tables for a terminal.
 
-    Runs are called by what differs in their names. The best value of a metric is marked; epochs of
-    best values are behind these, in parentheses.
+    There is one column per run if that fits, otherwise one row per run in one or more tables. Only
+    the parts in which the names of the runs differ are shown. The best value of a metric is marked,
+    and the epoch of a best value follows it in parentheses.
 
     Args:
         frame: The frame.
-        width: Columns of the terminal.
+        width: Width of the terminal in characters.
     """
     cells = _cells(frame)
     if len(cells.columns) > len(cells):
         across = cells.T
-        # What a run has may be wrapped between words.
+        # Values of a run may be wrapped between words.
         if _width_of(across, wrapped=True) <= width:
             return [_table(frame, across)]
     tables, columns = [], list[str]()
@@ -190,7 +202,7 @@ def comparison_tables(frame: pd.DataFrame, width: int) -> list[Table]:
 
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """The text of each cell, runs by their short names, what one looks for first in front."""
+    """The text of each cell, with short names of runs; options and best values come first."""
     shown = frame.map(_cell_text)
     for run, key in _nan_cells(frame):
         shown.loc[run, key] = "nan"
@@ -201,9 +213,8 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
         epochs = shown.pop(f"{key}_epoch")
         shown[key] = [f"{v} ({e})" if e else v for v, e in zip(shown[key], epochs, strict=True)]
     labels = dict(zip(frame.columns, labels_of(frame), strict=True))
-    first = [
-        key for key in shown.columns if not key.startswith(("val/", "test/", "loss/", EPOCH_LOSS))
-    ]
+    values = ("val/", "test/", "loss/", "gradient/", EPOCH_LOSS)
+    first = [key for key in shown.columns if not key.startswith(values)]
     order = first + [key for key in shown.columns if key not in first]
     shown = shown[order].rename(columns=labels)
     shown.index = distinct_parts(list(map(str, frame.index)))[1]
@@ -211,7 +222,7 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _width_of(cells: pd.DataFrame, wrapped: bool = False) -> int:
-    """The width of a table, or the least that it can have."""
+    """The width of a table, or with ``wrapped`` its smallest possible width."""
     from rich.cells import cell_len
 
     width = 1 + max(map(cell_len, cells.index)) + 3
@@ -232,7 +243,7 @@ def _table(frame: pd.DataFrame, cells: pd.DataFrame) -> Table:
         *map(str, cells.columns),
         title=pattern or None,
         title_justify="left",
-        caption="* the best" if is_marked else None,
+        caption="* best value" if is_marked else None,
         caption_justify="left",
     )
     table.columns[0].no_wrap = True
@@ -246,12 +257,12 @@ def _cell_text(value: object) -> str:
 
     if pd.api.types.is_float(value) and not pd.isna(value):
         return f"{value:.4g}"
-    # pandas declares isna without `object`, but it takes any value.
+    # The type stubs do not allow `object`, but isna accepts any value.
     return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
 
 
 def _plain(value: Any) -> object:
-    """A value as JSON has it; a float32 as the shortest number that it is."""
+    """A value for JSON; a float32 as the number with the fewest digits that equals it."""
     import pandas as pd
 
     if pd.isna(value) or value in (np.inf, -np.inf):

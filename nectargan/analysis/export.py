@@ -1,4 +1,4 @@
-"""The losses of runs as a CSV or Parquet file, written while they are read."""
+"""Writes the losses or gradients of runs to a CSV or Parquet file."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from nectargan.analysis.sources import LedgerSource, RunLike, Source, open_sourc
 from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
 from nectargan.files import is_stream, replacing
-from nectargan.record.run_directory import LOSSES_FILE
+from nectargan.record.run_directory import GRADIENTS_FILE, LOSSES_FILE
 
-# What separates columns, by the end of a file's name; each may be followed by .gz.
+# The separator of the columns, by the suffix of the file; .gz may follow each of them.
 _SEPARATORS = {"": ",", ".csv": ",", ".txt": ",", ".tsv": "\t"}
 _GZIP, _PARQUET = ".gz", ".parquet"
 
 
 class Form(NamedTuple):
-    """What the name of a file says that it is: text with a separator, or Parquet without one."""
+    """The format of a file: text with a separator, or Parquet if there is no separator."""
 
     separator: str | None
     is_compressed: bool = False
 
 
 def form_of(output: Path) -> Form:
-    """The form of a table in a file; raises `RunError` for a name of anything else."""
+    """The format that the name of a file stands for; raises `RunError` for an unknown one."""
     if is_stream(output):
         return Form(",")
     name = output.name.lower()
@@ -55,23 +55,25 @@ def form_of(output: Path) -> Form:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which losses are exported, and in what shape.
+    """What is exported, and in what shape.
 
     Attributes:
-        wide: A row per step, with the columns ``loss/<name>/raw``, ``weight/<name>`` and
-            ``loss/<name>/weighted`` of every loss of any run; else a row per loss and step.
-        every: Only the first step and the multiples of this one.
-        smooth: Raw and weighted losses as a `MovingAverage` of this weight, in [0, 1), over all
-            their steps, whatever ``every`` leaves of them; weights stay as they were applied.
-        epoch_means: A row per loss and epoch, with the means of the finite values; its step and
-            time are the last of the epoch.
-        losses: Only these.
-        query: Only losses with one of these tags.
+        gradients: Export the gradients of the losses (``gradients.csv``) instead of their values.
+        wide: One row per step, with the columns of `widened` for every loss of any run; otherwise
+            one row per loss and step.
+        every: Export only the first step and the steps that are multiples of this number.
+        smooth: Replace values by a `MovingAverage` with this weight, in [0, 1), over all steps,
+            including those that ``every`` leaves out. The weights of losses are not smoothed.
+        epoch_means: One row per loss and epoch with the means of the finite values. Step and time
+            are the last of the epoch.
+        losses: Export only these losses.
+        query: Export only losses with one of these tags.
 
     Raises:
-        RunError: two of them contradict each other, or one has no sensible value.
+        RunError: two options contradict each other, or the value of one is not allowed.
     """
 
+    gradients: bool = False
     wide: bool = False
     every: int = 1
     smooth: float | None = None
@@ -87,8 +89,8 @@ class Selection:
         if self.epoch_means and (self.every > 1 or self.smooth is not None):
             other = "--every" if self.every > 1 else "--smooth"
             raise RunError(
-                f"--epoch-means and {other} contradict each other: the mean is over all steps of "
-                "an epoch as they were; give one of them."
+                f"--epoch-means and {other} contradict each other: the mean is over all recorded "
+                "steps of an epoch; give one of them."
             )
         if self.losses and self.query:
             raise RunError(
@@ -97,8 +99,13 @@ class Selection:
 
     @property
     def keeps_numbers(self) -> bool:
-        """Whether values stay as they are on record, so that their text can stay as well."""
+        """Whether values stay as they are on record, so that their text can be copied."""
         return self.smooth is None and not self.epoch_means
+
+    @property
+    def file(self) -> str:
+        """The name of the ledger that is exported."""
+        return GRADIENTS_FILE if self.gradients else LOSSES_FILE
 
 
 def export_losses(
@@ -107,16 +114,17 @@ def export_losses(
     selection: Selection | None = None,
     mlflow_uri: str | None = None,
 ) -> int:
-    """Writes losses of one or more runs to one file, in memory that does not grow with ledgers.
+    """Writes losses or gradients of one or more runs to one file.
 
-    CSV has the values as the ledger spells them. In a wide table an empty cell (in Parquet: null)
-    stands for a loss that was not computed, and ``nan`` for one that was not a number.
+    Memory use does not grow with the ledgers. A CSV file has the values as they are written in the
+    ledger. In a wide table an empty cell (in Parquet: null) stands for a loss that was not
+    computed, and ``nan`` for a value that is not a number.
 
     Args:
-        runs: As for `load_losses`. Several get a first column ``run``.
-        output: The file, replaced in one piece, in the form that `form_of` knows by its name. Or
-            where to write CSV to.
-        selection: Which losses, in what shape; by default all, as they are on record.
+        runs: As for `load_losses`. With several runs, the first column is ``run``.
+        output: The file, whose suffix is the format (see `form_of`), or a stream for CSV. An
+            existing file is replaced only when the new one is complete.
+        selection: What is exported; by default all losses, as they are on record.
         mlflow_uri: As for `load_losses`.
 
     Returns:
@@ -131,15 +139,16 @@ def export_losses(
     sources = open_sources(runs, mlflow_uri)
     _check_is_no_ledger(output, sources)
     if len(sources) > 1:
-        # Before the first row is written: a run is in the file as a whole, or not at all.
-        sources = [source for source, _ in readable(sources, _read_through)]
+        # Runs that cannot be read are left out before the first row is written.
+        read = readable(sources, lambda source: _read_through(source, selection.file))
+        sources = [source for source, _ in read]
     chosen = _chosen(sources, selection)
     as_text = selection.keeps_numbers and form.separator is not None
 
     def tables() -> Iterator[Any]:
-        columns = _columns(sources, chosen) if selection.wide else []
+        columns = _columns(sources, chosen, selection.file) if selection.wide else []
         for source, losses in zip(sources, chosen, strict=True):
-            parts = parts_of(source, LOSSES_FILE, as_text)
+            parts = parts_of(source, selection.file, as_text)
             for table in _reshaped(parts, selection, losses, columns):
                 yield named(table, source.name) if len(sources) > 1 else table
 
@@ -157,15 +166,16 @@ def export_losses(
         raise RunError(f"'{output}' cannot be written: {error.strerror}.") from None
 
 
-def _read_through(source: Source) -> None:
-    for _ in parts_of(source, LOSSES_FILE):
+def _read_through(source: Source, file: str) -> None:
+    for _ in parts_of(source, file):
         pass
 
 
 def _check_is_no_ledger(output: Path | BinaryIO, sources: Iterable[Source]) -> None:
     for source in sources:
         if isinstance(source, LedgerSource) and isinstance(output, Path):
-            ledgers = [source.directory.losses, source.directory.metrics]
+            run = source.directory
+            ledgers = [run.losses, run.metrics, run.gradients]
             if output.resolve() in [ledger.resolve() for ledger in ledgers]:
                 raise RunError(f"'{output}' is the record of a run itself; name another file.")
 
@@ -189,14 +199,14 @@ def _reshaped(
 
 def _chosen(sources: Sequence[Source], selection: Selection) -> list[Sequence[str] | None]:
     """The losses to export of each run; ``None`` for all."""
-    if selection.losses:
-        known = {name for source in sources for name in source.tags() or _loss_names(source)}
-        _check_known("loss", selection.losses, known)
-        return [selection.losses] * len(sources)
+    if losses := selection.losses:
+        known = {name for source in sources for name in _known_losses(source, selection)}
+        _check_known("gradients of a loss" if selection.gradients else "a loss", losses, known)
+        return [losses] * len(sources)
     if selection.query:
         tags = [_tags_of(source) for source in sources]
         known = {tag for losses in tags for own in losses.values() for tag in own}
-        _check_known("tag", selection.query, known)
+        _check_known("a tag", selection.query, known)
         wanted = set(selection.query)
         return [[n for n, own in losses.items() if wanted.intersection(own)] for losses in tags]
     return [None] * len(sources)
@@ -205,30 +215,37 @@ def _chosen(sources: Sequence[Source], selection: Selection) -> list[Sequence[st
 def _check_known(kind: str, asked: Iterable[str], known: Iterable[str]) -> None:
     for name in asked:
         if name not in known:
-            raise RunError(f"No run has a {kind} '{name}'." + did_you_mean(name, known))
+            raise RunError(f"No run has {kind} '{name}'." + did_you_mean(name, known))
+
+
+def _known_losses(source: Source, selection: Selection) -> Iterable[str]:
+    tags = None if selection.gradients else source.tags()  # which are faster to read
+    return tags or _loss_names(source, selection.file)
 
 
 def _tags_of(source: Source) -> dict[str, list[str]]:
     tags = source.tags()
     if tags is None:
         raise RunError(
-            f"'{source.place}' has no losses.json, which would say the tags of its losses; "
-            "name them with --losses."
+            f"'{source.place}' has no losses.json, so the tags of its losses are not known; name "
+            "losses with --losses."
         )
     return tags
 
 
-def _columns(sources: Sequence[Source], chosen: Sequence[Sequence[str] | None]) -> list[str]:
+def _columns(
+    sources: Sequence[Source], chosen: Sequence[Sequence[str] | None], file: str
+) -> list[str]:
     """The losses of all runs, in the order of their first appearance."""
     names: dict[str, None] = {}
     for source, losses in zip(sources, chosen, strict=True):
-        names |= dict.fromkeys(_loss_names(source) if losses is None else losses)
+        names |= dict.fromkeys(_loss_names(source, file) if losses is None else losses)
     return list(names)
 
 
-def _loss_names(source: Source) -> list[str]:
+def _loss_names(source: Source, file: str) -> list[str]:
     names: dict[str, None] = {}
-    for table in source.tables(LOSSES_FILE, columns=["loss"]):
+    for table in source.tables(file, columns=["loss"]):
         names |= dict.fromkeys(codes_and_names(table["loss"])[1])
     return list(names)
 
@@ -240,7 +257,7 @@ def _write_text(tables: Tables, file: BinaryIO | gzip.GzipFile, separator: str) 
     from pyarrow import ArrowInvalid, csv
 
     rows = 0
-    # Nothing is quoted, as in the ledger; what would have to be is refused.
+    # As in the ledger nothing is quoted; a value that needs quotes is refused below.
     options = csv.WriteOptions(include_header=False, quoting_style="none", delimiter=separator)
     for number, table in enumerate(tables):
         if number == 0:
@@ -249,8 +266,8 @@ def _write_text(tables: Tables, file: BinaryIO | gzip.GzipFile, separator: str) 
             csv.write_csv(table, file, options)
         except ArrowInvalid:
             raise RunError(
-                "A name has a comma or a quotation mark in it, which the ledgers cannot have; "
-                "rename that run's directory."
+                "The name of a run directory contains a comma or a quotation mark, which the file "
+                "cannot have; rename the directory."
             ) from None
         rows += len(table)
     return rows

@@ -1,4 +1,4 @@
-"""What all pictures share: panels in a grid, and files that are replaced in one piece."""
+"""Helpers for figures: panels in a grid, axes, and writing the file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _LARGEST = 100.0  # inches
 def make_panels(
     names: Sequence[str], title: str, size: Inches | None = None
 ) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel for each name, which is its title.
+    """Creates a figure with a titled panel for each name.
 
     Args:
-        names: All different; at least one.
-        title: Of the figure.
-        size: Width and height of the figure in inches; else so much for each panel.
+        names: Titles of the panels; unique, at least one.
+        title: Title of the figure.
+        size: Width and height of the figure in inches; by default, it depends on the panels.
 
     Raises:
-        RunError: ``size`` is not a possible size.
+        RunError: ``size`` is out of range.
     """
     from matplotlib.figure import Figure
 
@@ -59,7 +59,7 @@ def make_panels(
 
 
 def weight_axis(panel: Axes) -> Axes:
-    """A second axis on the right of a panel, for weights."""
+    """Adds a second axis, for weights, at the right of a panel."""
     axis = panel.twinx()
     axis.spines["top"].set_visible(False)
     axis.spines["right"].set_visible(True)
@@ -68,11 +68,11 @@ def weight_axis(panel: Axes) -> Axes:
 
 
 def set_log_scale(panel: Axes, values: Any) -> None:
-    """Makes a panel logarithmic, unless a value is 0 or below, which it could not show."""
+    """Makes the axis of a panel logarithmic, unless a value is 0 or less."""
     from matplotlib.ticker import LogFormatter
 
     class PlainNumbers(LogFormatter):
-        """Labels the same ticks as Matplotlib, but as 0.2 instead of 2 x 10^-1."""
+        """Labels the same ticks as Matplotlib, but with 0.2 instead of 2 x 10^-1."""
 
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""
@@ -90,7 +90,7 @@ def thinning(count: int) -> slice:
 
 
 def limits_of(values: Any) -> Inches:
-    """Limits of an axis, with a margin; a constant is then a line in the middle."""
+    """Limits of an axis, with a margin; a constant becomes a line in the middle."""
     low, high = float(np.min(values)), float(np.max(values))
     margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
     return low - margin, high + margin
@@ -100,23 +100,23 @@ def check_size(size: Inches | None) -> Inches | None:
     """Returns ``size``; raises `RunError` unless it is a possible size of a figure in inches."""
     if size is not None and not all(0 < side <= _LARGEST for side in size):
         raise RunError(
-            f"A picture cannot be {size[0]:g} x {size[1]:g} inches; each must be above 0 and at "
-            f"most {_LARGEST:g}."
+            f"A picture cannot be {size[0]:g} x {size[1]:g} inches; each side must be above 0 and "
+            f"at most {_LARGEST:g}."
         )
     return size
 
 
 def format_of(output: Path) -> str:
-    """The format of a picture, by the suffix of its file; PNG for a pipe or device without one.
+    """The format of a figure by the suffix of its file; PNG for a pipe or device without a suffix.
 
     Raises:
-        RunError: it is none that we write.
+        RunError: the suffix is not that of a known format.
     """
     suffix, known = output.suffix.lower().removeprefix("."), get_args(PictureFormat)
     if suffix not in known:
         if is_stream(output):
             return "png"
-        raise RunError(f"'{output}' names no picture; it must end in .{', .'.join(known)}.")
+        raise RunError(f"'{output}' is not a picture: it must end in .{', .'.join(known)}.")
     return suffix
 
 
@@ -124,12 +124,12 @@ def save_figure(figure: Figure, output: Path) -> None:
     """Writes a figure in the format of its suffix.
 
     Raises:
-        RunError: the file cannot be written, or its suffix is that of no format.
+        RunError: the file cannot be written, or its suffix is not that of a known format.
     """
     from matplotlib import rc_context
 
     form = format_of(output)
-    # Journals want fonts as outlines that can be edited, not the bitmaps of Type 3.
+    # Journals require TrueType fonts (42) instead of Type 3.
     with rc_context({"pdf.fonttype": 42}):
         try:
             with replacing(output, or_stream=True) as part:

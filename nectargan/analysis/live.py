@@ -11,11 +11,12 @@ from statistics import fmean
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import RunError
-from nectargan.record.ledger import LossRow, MetricRow, Row, read_blocks, rows_in
+from nectargan.record.ledger import GradientRow, LossRow, MetricRow, Row, read_blocks, rows_in
+from nectargan.record.output_directory import require_status
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.seeking import line_after
 
-# Of a long ledger, only so many bytes at its end are read at the first look.
+# The first `look` at a ledger reads at most this many bytes at its end.
 _FIRST_LOOK = 1 << 20
 _KEPT_STEPS = 2000
 _SPEED_SECONDS = 30
@@ -23,36 +24,39 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 class LiveRun:
-    """What is known of a run, as of the last `look`.
+    """The state of a run at the last `look`.
 
     Args:
         directory: The run directory.
 
     Attributes:
         status: "RUNNING", "FINISHED", "KILLED" or "FAILED".
-        reason: Why it ended, if it was not finished.
-        epochs: Epochs that it is to last.
-        epoch: The epoch of the last step on record; 0 before the first one.
-        step: The last step on record.
+        reason: Why it ended, if it did not finish.
+        epochs: Length of the run in epochs.
+        epoch: The epoch of the last recorded step; 0 before the first one.
+        step: The last recorded step.
         losses: The rows of the last step, by name of the loss.
-        trends: The raw values of the last steps, by name of the loss.
+        trends: The raw losses of the last steps, by name of the loss.
+        shares: The last recorded share of the gradient, by name of the loss; empty if gradients are
+            not on record.
         metrics: The last value of each metric, by series.
-        metrics_epoch: The epoch of the last validation or timing; 0 before the first one.
+        metrics_epoch: The epoch of the last recorded metric; 0 before the first one.
 
     Raises:
-        RunError: this is not a run directory, or ``logging.csv`` is off in its config.
+        RunError: this is not a run directory, or its config turns off ``logging.csv``.
         ConfigError: its config cannot be read.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
-        directory.require_status()
+        require_status(directory)
         config = ConfigManager(directory.config).data
         if not config.logging.csv:
-            raise RunError(f"'{directory}' keeps no record to watch: logging.csv is false.")
+            raise RunError(f"'{directory}' has no record to watch: logging.csv is false.")
         self.directory = directory
         self.epochs = config.train.epochs
         self._batch_size = config.dataloader.batch_size
         self._losses, self._metrics = _Tail(directory.losses), _Tail(directory.metrics)
+        self._gradients = _Tail(directory.gradients)
         self._forget()
         self.look()
 
@@ -60,23 +64,27 @@ class LiveRun:
         self.epoch = self.step = self.metrics_epoch = 0
         self.losses: dict[str, LossRow] = {}
         self.trends: dict[str, deque[float]] = {}
+        self.shares: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
         self._steps_per_epoch = 0
         self._times: deque[tuple[int, int]] = deque(maxlen=_KEPT_STEPS)
 
     def look(self) -> None:
         """Reads the new rows and the status; see `RunDirectory.current_status`."""
-        # Before the record, which is whole when the status says that the run is over.
+        # The status is read first: if the run has ended, its record is complete.
         self.status, self.reason = self.directory.current_status()
         if self._losses.was_replaced() or self._metrics.was_replaced():
-            # The run was resumed, from a checkpoint before the end of its record.
+            # The run was resumed from a checkpoint before the last recorded step.
             self._forget()
             self._losses.begin()
             self._metrics.begin()
+            self._gradients.begin()
         for loss in self._losses.rows(LossRow):
             self._take_loss(loss)
         for metric in self._metrics.rows(MetricRow):
             self._take_metric(metric)
+        for gradient in self._gradients.rows(GradientRow):
+            self.shares[gradient.loss] = gradient.share
 
     def _take_loss(self, row: LossRow) -> None:
         if row.step != self.step:
@@ -88,18 +96,18 @@ class LiveRun:
     def _take_metric(self, row: MetricRow) -> None:
         self.metrics[row.metric] = row.value
         if row.metric.startswith("time/") and row.epoch > 0:
-            # On record at the end of an epoch.
+            # These are recorded at the end of an epoch.
             self._steps_per_epoch = row.step // row.epoch
             self.metrics_epoch = row.epoch
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of the whole run; ``None`` before the end of the first epoch."""
+        """Number of steps of the whole run; ``None`` before the end of the first epoch."""
         return self.epochs * self._steps_per_epoch or None
 
     @property
     def images_per_second(self) -> float | None:
-        """Over the last half minute on record; ``None`` if that is not known yet."""
+        """Speed over the last 30 recorded seconds; ``None`` if not known yet."""
         if not self._times:
             return None
         last_step, last_time = self._times[-1]
@@ -112,7 +120,7 @@ class LiveRun:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the rest takes at this speed; ``None`` if that is not known."""
+        """Seconds until the end at this speed; ``None`` if not known."""
         total, speed = self.total_steps, self.images_per_second
         if total is None or speed is None or not speed > 0:
             return None
@@ -121,19 +129,19 @@ class LiveRun:
 
 
 class _Tail:
-    """A ledger that is read as it grows, from near its end on."""
+    """Reads a ledger while it grows, starting near its end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.begin()
 
     def begin(self) -> None:
-        """Forgets how far it was read."""
+        """Starts again near the end of the file."""
         self._offset: int | None = None
         self._file = 0
 
     def was_replaced(self) -> bool:
-        """Whether the file is another one than that which was read, or was cut."""
+        """Whether the file was replaced or truncated since it was read."""
         if self._offset is None:
             return False
         try:
@@ -143,7 +151,7 @@ class _Tail:
         return found.st_ino != self._file or found.st_size < self._offset
 
     def rows(self, row_type: type[Row]) -> Iterator[Row]:
-        """The rows since the last call, without what is no row; raises RunError."""
+        """The rows since the last call, without damaged lines; raises `RunError`."""
         try:
             yield from self._rows(row_type)
         except OSError as error:
@@ -164,7 +172,7 @@ class _Tail:
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """A curve of a line's height: the means of ``width`` equal parts, NaN as a gap."""
+    """A curve in one line of text: the means of ``width`` equal parts, with a gap for NaN."""
     if not values:
         return ""
     width = min(width, len(values))

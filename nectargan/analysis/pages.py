@@ -1,4 +1,4 @@
-"""Links to the pages of MLflow that compare runs, on a server of this machine."""
+"""Links to the pages of a local MLflow server that compare runs."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ _MOST_EXPERIMENTS = 5
 _MOST_RUNS = 100
 _API = "/ajax-api/2.0/mlflow/"
 _SECONDS = 30
-# MLflow keeps a view that can be linked to as a tag of its experiment.
+# MLflow stores a shared view as a tag of the experiment.
 _VIEW = "mlflow.sharedViewState."
-# The charts of losses and weights, but for the discriminator's, which come first in the alphabet.
+# Charts of losses and weights, without those of the discriminator, which would come first.
 _LOSSES = "^(loss|weight)/(?!D_)"
 _USUAL_BEST = USUAL_SERIES.replace("val/", "best/")
 
 
 class Page(NamedTuple):
-    """A page, and what it shows."""
+    """The title and address of a page."""
 
     title: str
     url: str
 
 
 def comparison_pages(host: str, port: int) -> Iterator[tuple[str, list[Page]]]:
-    """The experiments with runs, the newest first, and the pages that compare their runs.
+    """The names of the experiments with runs, newest first, and the pages that compare their runs.
 
-    Each experiment gets two views: charts of the losses and their weights, and the table of runs
-    with what differs and what came of it. Both have the best run first, and show later runs too.
+    Each experiment gets two views: charts of the losses and their weights, and a table of the runs
+    with the parameters that differ and the best metrics. Both show the best run first, and will
+    also show later runs.
 
     Args:
-        host: Where the server is.
-        port: Its port.
+        host: Address of the server.
+        port: Port of the server.
 
     Raises:
-        OSError: it does not answer.
-        ValueError: it does not answer as MLflow does.
+        OSError: the server does not answer.
+        ValueError: the answer is not one of MLflow.
     """
     query = {"max_results": _MOST_EXPERIMENTS, "order_by": ["last_update_time DESC"]}
     for experiment in _ask(host, port, "experiments/search", query).get("experiments", []):
@@ -61,7 +62,7 @@ def comparison_pages(host: str, port: int) -> Iterator[tuple[str, list[Page]]]:
 
 
 def _views(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Title, name, mode and state of each view of runs, as MLflow's page keeps it."""
+    """Title, name, mode and state of each view, in the form that MLflow's page stores."""
     metrics = {each["key"]: None for run in runs for each in run.get("metrics", [])}
     bests = [key for key in metrics if key.startswith("best/") and not key.endswith("_epoch")]
     state: dict[str, Any] = {}
@@ -80,7 +81,7 @@ def _views(runs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, d
 
 
 def _differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The parameters in which runs differ; of a single one, those of its losses."""
+    """The parameters in which the runs differ; if there are none, those of the losses."""
     params = [{each["key"]: each["value"] for each in run.get("params", [])} for run in runs]
     keys = dict.fromkeys(key for each in params for key in each)
     found = [key for key in keys if len({each.get(key) for each in params}) > 1]
@@ -88,7 +89,7 @@ def _differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _ask(host: str, port: int, method: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    # Not through urllib, which would ask a proxy.
+    # urllib would use a proxy.
     connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
     try:
         headers = {"Content-Type": "application/json"}

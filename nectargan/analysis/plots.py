@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nectargan.analysis.branches import branch_of, parent_of, split_at
 from nectargan.analysis.curves import Curves, LossCurve, XAxis, curves_of
 from nectargan.analysis.figures import (
     Inches,
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NETWORKS = {"G": "generator", "D": "discriminator"}
-# More lines than these cannot be told from each other.
+# More lines than these cannot be distinguished by color.
 _MOST_COLORS = 10
 _BEST_SHOWN = 5
+_GREY = "0.6"
+_SHARED = "before the fork"
 
 
 def plot_run(
@@ -72,8 +75,10 @@ def plot_run(
         RunError: the run cannot be read or has no losses, an option has no sensible value, or a
             file cannot be written.
     """
-    (source,) = open_sources(run, mlflow_uri)
+    (source,) = open_sources(run, mlflow_uri, lineage=True)
     curves = curves_of(source, x, smooth)
+    parent = parent_of(source)
+    going_on = None if parent is None else _after_the_fork(curves_of(parent, x, smooth), curves)
     if not curves.losses:
         raise RunError(f"'{run}' has no losses to plot yet.")
     parts = _split(source, curves) if split else {"": [*curves.losses, *curves.metrics]}
@@ -88,10 +93,29 @@ def plot_run(
                 _draw_loss(panel, name, curves.losses[name], log)
             else:
                 _draw_metric(panel, curves.metrics[name], {"color": "C2", "lw": 1.4})
+            if parent is not None and going_on is not None:
+                _draw_parent(panel, name, going_on, f"parent {parent.name}")
+            for ancestor, at in curves.forks.items():
+                panel.axvline(at, color="0.4", ls=":", lw=1, label=f"fork of {ancestor}")
         _add_legend(figure)
         save_figure(figure, file)
         files.append(file)
     return files
+
+
+def _after_the_fork(parent: Curves, fork: Curves) -> Curves:
+    """The curves of a parent from the place on where its fork leaves it."""
+    *_, at = fork.forks.values()
+    return split_at(parent, at)[1]
+
+
+def _draw_parent(panel: Axes, name: str, curves: Curves, label: str) -> None:
+    """The line of the parent, in grey behind that of its fork."""
+    style: dict[str, Any] = {"color": _GREY, "lw": 1.2, "zorder": 1.5, "label": label}
+    if name in curves.losses:
+        panel.plot(curves.losses[name].x, curves.losses[name].smooth, **style)
+    elif name in curves.metrics:
+        _draw_metric(panel, curves.metrics[name], style)
 
 
 def _split(source: Source, curves: Curves) -> dict[str, list[str]]:
@@ -132,8 +156,8 @@ def _title(name: str, curves: Sequence[LossCurve]) -> str:
     known = sorted(weight for weight in weights if weight is not None)
     shown = [format_number(weight) for weight in known]
     if len(shown) > 1:
-        told = ", ".join(shown) if len(shown) <= 5 else f"{shown[0]} to {shown[-1]}"
-        return f"{name}, weights {told}"
+        weights_text = ", ".join(shown) if len(shown) <= 5 else f"{shown[0]} to {shown[-1]}"
+        return f"{name}, weights {weights_text}"
     return f"{name}, weight {shown[0]}"
 
 
@@ -198,7 +222,8 @@ def plot_comparison(
     check_size(size)
     if smooth is not None:
         check_weight(smooth)
-    read = readable(open_sources(runs, mlflow_uri), lambda source: curves_of(source, x, smooth))
+    sources = open_sources(runs, mlflow_uri, lineage=True)
+    read = readable(sources, lambda source: curves_of(source, x, smooth))
     curves = {source.name: each for source, each in read}
     losses = dict.fromkeys(name for each in curves.values() for name in each.losses)
     metrics = dict.fromkeys(name for each in curves.values() for name in each.metrics)
@@ -207,19 +232,41 @@ def plot_comparison(
     pattern, short = distinct_parts(list(curves))
     names = dict(zip(curves, short, strict=True))
     looks = _looks(curves, names, lambda by: _own_lower_is_better(by, [each for each, _ in read]))
-    told = "raw losses" if smooth == 0 else "raw losses, smoothed"
-    title = f"{pattern}: {told}" if pattern else told
+    shared = _cut_at_forks(curves, [source for source, _ in read])
+    what = "raw losses" if smooth == 0 else "raw losses, smoothed"
+    title = f"{pattern}: {what}" if pattern else what
     figure, panels = make_panels([*losses, *metrics], title, size)
     for name, panel in panels.items():
         panel.set_xlabel(x)
+        for each in shared:
+            _draw_parent(panel, name, each, _SHARED)
         if name in losses:
             _draw_losses(panel, name, curves, looks, log)
         else:
             for run, each in curves.items():
                 if name in each.metrics:
                     _draw_metric(panel, each.metrics[name], looks[run].line())
+    if shared:
+        looks["shared"] = _Look(_SHARED, _GREY)
     _add_runs(figure, looks)
     save_figure(figure, output)
+
+
+def _cut_at_forks(curves: dict[str, Curves], sources: Sequence[Source]) -> list[Curves]:
+    """Leaves of each fork only the part that is its own.
+
+    Returns:
+        The parts before, of forks whose parent is not among the runs.
+    """
+    shared = []
+    for source in sources:
+        branch = branch_of(source, sources)
+        full = curves[source.name]
+        if branch is not None and branch.ancestor in full.forks:
+            before, curves[source.name] = split_at(full, full.forks[branch.ancestor])
+            if not branch.is_drawn:
+                shared.append(before)
+    return shared
 
 
 class _Look(NamedTuple):
@@ -267,7 +314,7 @@ def _looks(
 
 
 def _own_lower_is_better(series: str, sources: Iterable[Source]) -> set[str]:
-    """Names of metrics of one's own of which less is better, if that is asked of one of them."""
+    """The custom metrics for which lower is better, if ``series`` is a custom metric."""
     if series.removeprefix("val/") in METRICS:
         return set()
     configs = filter(None, (source.config() for source in sources))

@@ -1,29 +1,35 @@
-"""Tables of losses narrowed, smoothed, averaged or widened while they stream by.
+"""Selects, smooths, averages and widens tables of losses or gradients, a part at a time.
 
-Every function takes tables with the columns of ``losses.csv``, in the order of their steps, and
-gives tables; it keeps of what went by only what it needs for what comes next. The first table may
-be empty, and gives the columns of a result that has no rows.
+Every function takes an iterable of tables with the columns of ``losses.csv`` or ``gradients.csv``,
+in the order of their steps, and yields tables. It keeps only those rows that later ones depend on.
+The first table may be empty; it says which columns a result without rows has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from nectargan.analysis.smoothing import MovingAverage
-from nectargan.analysis.tables import codes_and_names, schema_of
+from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError
-from nectargan.record.run_directory import LOSSES_FILE
 
 Tables = Iterable[Any]
 
-_VALUES = ("raw", "weight", "weighted")
+_WEIGHT = "weight"
+
+
+def values_of(table: Any) -> list[str]:
+    """The columns of a table that hold values; they follow step, epoch, time and loss."""
+    names: list[str] = table.schema.names[4:]
+    return names
 
 
 def only(tables: Tables, losses: Sequence[str]) -> Iterator[Any]:
-    """The rows of some losses."""
+    """The rows of these losses."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -33,7 +39,7 @@ def only(tables: Tables, losses: Sequence[str]) -> Iterator[Any]:
 
 
 def every_nth_step(tables: Tables, every: int) -> Iterator[Any]:
-    """The first step and the multiples of ``every``."""
+    """The rows of the first step and of every step that is a multiple of ``every``."""
     import pyarrow as pa
 
     for table in tables:
@@ -42,13 +48,15 @@ def every_nth_step(tables: Tables, every: int) -> Iterator[Any]:
 
 
 def smoothed(tables: Tables, weight: float) -> Iterator[Any]:
-    """Raw and weighted losses as moving averages, each loss for itself."""
+    """Replaces all values except weights by their moving average, for each loss separately."""
     import pyarrow as pa
 
     averages: dict[tuple[str, str], MovingAverage] = {}
     for table in tables:
         codes, names = codes_and_names(table["loss"])
-        for column in ("raw", "weighted"):
+        for column in values_of(table):
+            if column == _WEIGHT:
+                continue
             values = np.array(table[column].to_numpy())
             for code, name in enumerate(names):
                 average = averages.setdefault((name, column), MovingAverage(weight))
@@ -59,28 +67,35 @@ def smoothed(tables: Tables, weight: float) -> Iterator[Any]:
 
 
 class _Epoch:
-    """The sums of an epoch so far, and its last step."""
+    """The sums of an epoch so far, and its last step.
 
-    def __init__(self, epoch: int) -> None:
+    Args:
+        epoch: The epoch.
+        schema: The columns of its table.
+    """
+
+    def __init__(self, epoch: int, schema: Any) -> None:
         self.epoch = epoch
         self.step = self.time = 0
+        self._schema = schema
         self._sums: dict[str, Any] = {}  # (2, 3) by loss: sums and counts of the three values
 
     def add(self, table: Any) -> None:
         """Adds rows of this epoch, at least one."""
         self.step, self.time = table["step"][-1].as_py(), table["time"][-1].as_py()
         codes, names = codes_and_names(table["loss"])
-        values = np.stack([table[value].to_numpy() for value in _VALUES]).astype(np.float64)
+        columns = [table[value].to_numpy() for value in values_of(table)]
+        values = np.stack(columns).astype(np.float64)
         is_finite = np.isfinite(values)
         values[~is_finite] = 0.0
-        # In the order of the rows, and only what is among them.
+        # In the order of the rows. A dictionary may have names without rows.
         for code in dict.fromkeys(codes.tolist()):
             mine = codes == code
             sums = np.stack([values[:, mine].sum(axis=1), is_finite[:, mine].sum(axis=1)])
             self._sums[names[code]] = self._sums.get(names[code], 0.0) + sums
 
     def table(self) -> Any:
-        """A row for each loss."""
+        """A table with one row per loss."""
         import pyarrow as pa
 
         count = len(self._sums)
@@ -89,14 +104,16 @@ class _Epoch:
         at = [np.full(count, value, np.int64) for value in (self.step, self.epoch, self.time)]
         names = pa.array(list(self._sums), pa.string()).dictionary_encode()
         columns = [*map(pa.array, at), names, *map(pa.array, means.T)]
-        return pa.table(columns, schema=schema_of(LOSSES_FILE))
+        return pa.table(columns, schema=self._schema)
 
 
 def means_by_epoch(tables: Tables) -> Iterator[Any]:
-    """The means of the finite values of each epoch; NaN where there are none."""
-    yield schema_of(LOSSES_FILE).empty_table()
+    """The mean of the finite values of each loss and epoch; NaN if no value is finite."""
+    tables = iter(tables)
+    first = next(tables)
+    yield first.schema.empty_table()
     epoch: _Epoch | None = None
-    for table in tables:
+    for table in chain([first], tables):
         epochs = table["epoch"].to_numpy()
         ends = [*(np.flatnonzero(np.diff(epochs)) + 1), len(epochs)]
         begin = 0
@@ -104,7 +121,7 @@ def means_by_epoch(tables: Tables) -> Iterator[Any]:
             if epoch is None or epoch.epoch != epochs[begin]:
                 if epoch is not None:
                     yield epoch.table()
-                epoch = _Epoch(int(epochs[begin]))
+                epoch = _Epoch(int(epochs[begin]), table.schema)
             epoch.add(table.slice(begin, end - begin))
             begin = end
     if epoch is not None:
@@ -112,11 +129,13 @@ def means_by_epoch(tables: Tables) -> Iterator[Any]:
 
 
 def widened(tables: Tables, losses: Sequence[str]) -> Iterator[Any]:
-    """A row for each step, with ``loss/<name>/raw``, ``weight/<name>`` and ``loss/<name>/weighted``
-    of each of ``losses``, null where it was not computed.
+    """One row per step with the values of each of ``losses``, null where it was not computed.
+
+    The columns are ``loss/<name>/raw``, ``weight/<name>`` and ``loss/<name>/weighted``, or
+    ``gradient/<name>/norm``, ``gradient/<name>/share`` and ``gradient/<name>/cosine``.
 
     Raises:
-        RunError: a loss is on record twice for a step.
+        RunError: a loss was recorded twice in a step.
     """
     for table in _whole_steps(tables):
         yield _widened(table, losses)
@@ -128,37 +147,42 @@ def _widened(table: Any, losses: Sequence[str]) -> Any:
     steps = table["step"].to_numpy()
     is_first = np.append(True, steps[1:] != steps[:-1])[: len(steps)]
     codes, names = codes_and_names(table["loss"])
-    # A dictionary may have names that are not among the rows any more.
+    # A dictionary may have names without rows.
     places = {name: place for place, name in enumerate(losses)}
     column_of = np.array([places.get(name, -1) for name in names], np.int64)
-    # For each step and loss, the row that it is in.
+    # The row of each step and loss.
     cells = (np.cumsum(is_first) - 1) * len(losses) + column_of[codes]
     if len(np.unique(cells)) < len(cells):
-        raise RunError("A loss is on record twice for one step, which --wide has no place for.")
+        raise RunError("A loss is on record twice for one step, so the table cannot be --wide.")
     rows = np.full((int(is_first.sum()), len(losses)), -1, np.int64)
     rows.flat[cells] = np.arange(len(cells))
     firsts = table.filter(pa.array(is_first))
     columns = {name: firsts[name] for name in ("step", "epoch", "time")}
     for loss, own in zip(losses, rows.T, strict=True):
         own = pa.array(np.ascontiguousarray(own), mask=own < 0)
-        columns[f"loss/{loss}/raw"] = table["raw"].take(own)
-        columns[f"weight/{loss}"] = table["weight"].take(own)
-        columns[f"loss/{loss}/weighted"] = table["weighted"].take(own)
+        for value in values_of(table):
+            columns[_wide_name(loss, value)] = table[value].take(own)
     return pa.table(columns)
 
 
+def _wide_name(loss: str, value: str) -> str:
+    if value == _WEIGHT:
+        return f"weight/{loss}"
+    return f"{'loss' if value in ('raw', 'weighted') else 'gradient'}/{loss}/{value}"
+
+
 def _whole_steps(tables: Tables) -> Iterator[Any]:
-    """The same rows in parts that end where a step ends."""
+    """The same rows in parts that contain only whole steps."""
     import pyarrow as pa
 
-    held: Any = None
+    rest: Any = None
     for part in tables:
-        table = part if held is None else pa.concat_tables([held, part])
+        table = part if rest is None else pa.concat_tables([rest, part])
         steps: Any = table["step"].to_numpy()
         others = np.flatnonzero(steps != steps[-1]) if len(steps) else steps
         end = int(others[-1]) + 1 if len(others) else 0
-        held = table.slice(end)
+        rest = table.slice(end)
         if end:
             yield table.slice(0, end)
-    if held is not None:
-        yield held
+    if rest is not None:
+        yield rest

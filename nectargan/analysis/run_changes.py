@@ -1,24 +1,26 @@
-"""What was changed of a run on its way, when it was resumed with other options."""
+"""The changes of the config when a run was resumed or forked with other options."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from nectargan.config.choices import INCIDENTAL
 from nectargan.files import read_regular_text
+from nectargan.record.lineage import read_changes
 from nectargan.record.run_directory import RunDirectory
 
-# Of a run whose images are the same, wherever they are.
+# The images are the same, even if their folder was moved.
 _PLACE = "dataloader.dataroot"
 
 
 class Change(NamedTuple):
-    """A change that is in force in the record of a run.
+    """A change of the config during a run.
 
     Attributes:
-        epoch: The first epoch with it.
+        epoch: The first epoch with the new values.
         options: Old and new value by dotted key.
     """
 
@@ -26,25 +28,29 @@ class Change(NamedTuple):
     options: Mapping[str, Sequence[Any]]
 
     def __str__(self) -> str:
-        told = (f"{key.removeprefix('train.')} {o} to {n}" for key, (o, n) in self.options.items())
-        return f"epoch {self.epoch}: {', '.join(told)}"
+        pairs = (f"{key.removeprefix('train.')} {o} to {n}" for key, (o, n) in self.options.items())
+        return f"epoch {self.epoch}: {', '.join(pairs)}"
 
 
 def make_change(epoch: int, options: Mapping[str, Sequence[Any]]) -> list[Change]:
-    """The change that other options make from an epoch on; none if they say only where and how a
-    run computes."""
+    """A list with the change; empty if the options do not affect the result of the training."""
     real = {k: v for k, v in options.items() if not k.startswith(INCIDENTAL) and k != _PLACE}
     return [Change(epoch, real)] if real else []
 
 
+def _lines(path: Path) -> list[str]:
+    return read_regular_text(path).splitlines() if path.exists() else []
+
+
 def changes_of(directory: RunDirectory) -> list[Change]:
-    """The changes of a run, in their order; none where nothing is known."""
+    """The changes of a run in their order; empty if none are known."""
     found: list[Change] = []
     try:
-        for line in map(json.loads, read_regular_text(directory.resumptions).splitlines()):
+        found = [Change(int(c["epoch"]), dict(c["options"])) for c in read_changes(directory)]
+        for line in map(json.loads, _lines(directory.resumptions)):
             if "history" in line:
                 found = [Change(int(c["epoch"]), dict(c["options"])) for c in line["history"]]
-            else:  # of version 1.0
+            else:  # written by version 1.0
                 found += make_change(int(line["epoch"]) + 1, line["changes"])
         return [change for change in found if str(change)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""Short names for what is side by side: what all have in common says nothing there."""
+"""Shortens names to the parts in which they differ."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ _BREAK = r"[_\-./: \\]"
 
 
 def distinct_parts(names: Sequence[str]) -> tuple[str, list[str]]:
-    """What is different in names, and how they are all written.
+    """The parts in which names differ, and what they have in common.
 
-    A part ends at a break: "facades_v1" and "facades_v12" differ in "v1" and "v12".
+    Names are split at separators such as "_": "facades_v1" and "facades_v12" differ in "v1" and
+    "v12".
 
     Returns:
-        A pattern such as "facades_…", empty if nothing is in common, and the parts, all different
-        if the names are.
+        A pattern such as "facades_…", empty if the names have nothing in common; and the part of
+        each name. The parts are unique if the names are.
     """
     if len(set(names)) < 2:
         return "", list(names)
     prefix = _shared([re.split(f"(?<={_BREAK})", name) for name in names])
     rest = [name.removeprefix(prefix) for name in names]
-    # Backwards, so that a break belongs to what comes after it.
+    # Reversed, so that a separator belongs to the text after it.
     suffix = _shared([re.split(f"(?<={_BREAK})", name[::-1]) for name in rest])[::-1]
     parts = [name.removesuffix(suffix) for name in rest]
     if not all(parts):
@@ -30,7 +31,7 @@ def distinct_parts(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _shared(pieces: Sequence[Sequence[str]]) -> str:
-    """The first pieces that all have in common, but for the last one of each."""
+    """The first pieces that are equal in all lists, except the last piece of a list."""
     count = 0
     while count < min(map(len, pieces)) - 1 and len({each[count] for each in pieces}) == 1:
         count += 1
@@ -38,7 +39,7 @@ def _shared(pieces: Sequence[Sequence[str]]) -> str:
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """Dotted keys by as many of their last parts as tell them from each other."""
+    """Shortens dotted keys to as few of their last parts as keep them unique."""
     parts = [key.split(".") for key in keys]
 
     def shortest(mine: list[str]) -> str:

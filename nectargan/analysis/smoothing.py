@@ -1,4 +1,4 @@
-"""The exponential moving average that curves are smoothed with."""
+"""The exponential moving average that smooths curves."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from nectargan.errors import RunError
 
 
 class MovingAverage:
-    """An exponential moving average over a series that comes in parts, as TensorBoard draws it.
+    """The exponential moving average that TensorBoard draws, over a series given in parts.
 
-    ``m = weight * m + (1 - weight) * x``, starting from 0, and divided by ``1 - weight**n`` after
-    ``n`` values, so that the start is not drawn towards 0. A value that is not finite is passed on
-    as it is and leaves the average alone: what comes after it is as smooth as if it had not been
-    there.
+    ``m = weight * m + (1 - weight) * x``, starting with 0. The result after ``n`` values is divided
+    by ``1 - weight**n``, which corrects the bias towards 0. A value that is not finite is returned
+    unchanged and does not affect the average.
 
     Args:
-        weight: How much of the average is kept from one value to the next, in [0, 1); 0 changes
-            nothing, 0.99 averages over some hundred values.
+        weight: Weight of the previous average, in [0, 1). With 0, values do not change; 0.99
+            averages over about a hundred values.
 
     Raises:
         RunError: ``weight`` is not in [0, 1).
@@ -31,12 +30,12 @@ class MovingAverage:
         self._count = 0
 
     def __call__(self, values: Any) -> Any:
-        """Smooths the next values, an array ``(n,)``; returns another, float32."""
+        """Smooths the next values, an array ``(n,)``; returns a new array of float32."""
         import pandas as pd
 
         values = np.asarray(values, np.float64)
         is_finite = np.isfinite(values)
-        # The average so far goes first, which makes pandas go on from it.
+        # The previous average is the first value, so that pandas continues from it.
         series = pd.Series(np.concatenate([[self._average], np.where(is_finite, values, np.nan)]))
         averages = series.ewm(alpha=1 - self.weight, adjust=False, ignore_na=True).mean().to_numpy()
         counts = self._count + np.cumsum(is_finite)
@@ -54,5 +53,5 @@ def check_weight(weight: float) -> float:
 
 
 def usual_weight(count: int) -> float:
-    """A weight that shows the course of ``count`` values: it averages over a fiftieth of them."""
+    """A suitable weight for ``count`` values: it averages over 1/50 of them."""
     return 1 - 2 / (max(2, count // 50) + 1)

@@ -1,4 +1,4 @@
-"""Where the record of a run can be read: a run directory, TensorBoard's event files, MLflow."""
+"""Where the record of a run can be read: run directory, TensorBoard's event files, MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from nectargan.analysis.tables import read_ledger
 from nectargan.errors import NectarGANError, RunError
 from nectargan.output import printable
+from nectargan.record.lineage import Ancestor, read_ancestors
 from nectargan.record.loss_tags import read_loss_tags
+from nectargan.record.output_directory import not_a_run
 from nectargan.record.run_directory import EVENT_FILES, RunDirectory
 from nectargan.shell import expanded, is_pattern, matches
 
@@ -28,11 +30,11 @@ MLFLOW = "mlflow:"
 
 
 class Source(Protocol):
-    """The record of one run, wherever it is kept.
+    """A source of the record of one run.
 
     Attributes:
-        name: What tables and pictures call the run.
-        place: What the user called it.
+        name: The name of the run in tables and pictures.
+        place: The run as the user named it.
     """
 
     name: str
@@ -41,24 +43,30 @@ class Source(Protocol):
     def tables(
         self, file: str, as_text: bool = False, columns: Sequence[str] = ()
     ) -> Iterator[Any]:
-        """What ``losses.csv`` or ``metrics.csv`` holds, in parts; see `tables.read_ledger`.
+        """The content of a ledger such as ``losses.csv``, in parts; see `tables.read_ledger`.
 
-        ``columns`` spares work where there is a ledger; a sink may ignore it."""
+        A source that is not a ledger may ignore ``columns``."""
 
     def config(self) -> Config | None:
-        """The config of the run, where it is known."""
+        """The config of the run; ``None`` if it is not known."""
 
     def status(self) -> tuple[str, str]:
-        """How the run stands, and why; empty where it is not known."""
+        """The status of the run and its reason; both empty where they are not known."""
 
     def tags(self) -> dict[str, list[str]] | None:
-        """The tags of each loss, where they are known."""
+        """The tags of each loss; ``None`` if not known."""
 
 
 class LedgerSource:
-    """A run directory: the ledger itself."""
+    """A run directory, whose ledgers are read.
 
-    def __init__(self, directory: RunDirectory) -> None:
+    Args:
+        directory: The run directory.
+        lineage: Whether the rows from before the run was forked are read as well.
+    """
+
+    def __init__(self, directory: RunDirectory, lineage: bool = False) -> None:
+        self._lineage = lineage
         self.name = printable(directory.resolve().name)
         self.place = printable(str(directory))
         self.directory = directory
@@ -67,10 +75,10 @@ class LedgerSource:
         self, file: str, as_text: bool = False, columns: Sequence[str] = ()
     ) -> Iterator[Any]:
         """Reads the ledger."""
-        return read_ledger(self.directory, file, as_text, columns)
+        return read_ledger(self.directory, file, as_text, columns, self._lineage)
 
     def config(self) -> Config | None:
-        """Reads ``config.json``, which a loop under `nectargan.track` does not have."""
+        """Reads ``config.json``, which a run of `nectargan.track` does not have."""
         return read_config(self.directory.config)
 
     def status(self) -> tuple[str, str]:
@@ -82,32 +90,40 @@ class LedgerSource:
         return read_loss_tags(self.directory.loss_tags)
 
 
+def ancestors_of(source: Source) -> list[Ancestor]:
+    """The checkpoints that a run descends from; none if it is not known to be a fork."""
+    return read_ancestors(source.directory) if isinstance(source, LedgerSource) else []
+
+
 def read_config(path: Path) -> Config | None:
     """The config in a file; ``None`` if there is no such file."""
-    # Models of a config take longer to import than most ledgers to read.
+    # Importing the models of a config takes longer than reading most ledgers.
     from nectargan.config.config_manager import ConfigManager
 
     return ConfigManager(path).data if path.exists() else None
 
 
-def open_sources(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None) -> list[Source]:
-    """Finds runs; their names are all different.
+def open_sources(
+    runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None, lineage: bool = False
+) -> list[Source]:
+    """Finds runs and gives each a different name.
 
     Args:
         runs: One or more of: a run directory; a pattern such as ``"runs/*"``, which stands for the
             run directories among its matches; ``mlflow:<run id>``; a directory with TensorBoard's
-            event files. ``~`` and ``$NAME`` stand for what they do in a shell.
-        mlflow_uri: MLflow server or database; without one, that in ``MLFLOW_TRACKING_URI``, else
+            event files. ``~`` and ``$NAME`` are replaced as in a shell.
+        mlflow_uri: MLflow server or database; by default the one in ``MLFLOW_TRACKING_URI``, else
             ``runs/mlflow.db``.
+        lineage: Whether run directories of forks are read with the rows from before the fork.
 
     Raises:
         RunError: there is no such run, or MLflow cannot be reached.
     """
     if isinstance(runs, (str, PathLike)):
         runs = [runs]
-    sources = [source for run in runs for source in _found(os.fspath(run), mlflow_uri)]
+    sources = [source for run in runs for source in _found(os.fspath(run), mlflow_uri, lineage)]
     if not sources:
-        raise RunError("No run was named; name one or more run directories.")
+        raise RunError("No run was given; give one or more run directories.")
     names = Counter(source.name for source in sources)
     for source in sources:
         if names[source.name] > 1:
@@ -116,11 +132,11 @@ def open_sources(runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = Non
 
 
 def readable(sources: Sequence[Source], read: Callable[[Source], T]) -> list[tuple[Source, T]]:
-    """What ``read`` finds in each run. One of several that cannot be read is left out, with a
-    warning: it must not hide the others.
+    """What ``read`` returns for each run. If some of several runs cannot be read, they are left out
+    with a warning.
 
     Raises:
-        NectarGANError: none can be read.
+        NectarGANError: no run can be read.
     """
     found, problems = [], list[NectarGANError]()
     for source in sources:
@@ -136,7 +152,7 @@ def readable(sources: Sequence[Source], read: Callable[[Source], T]) -> list[tup
 
 
 def is_several(runs: RunLike | Sequence[RunLike]) -> bool:
-    """Whether ``runs`` may stand for several runs: a list or a pattern, whatever it matches."""
+    """Whether ``runs`` may stand for several runs, which a list and a pattern do."""
     return not isinstance(runs, (str, PathLike)) or _is_pattern(os.fspath(runs))
 
 
@@ -145,18 +161,19 @@ def _is_pattern(run: str) -> bool:
 
 
 def one_run(run: str) -> RunDirectory:
-    """The one run directory that a path or a pattern stands for; raises RunError for several."""
+    """The run directory that a path or a pattern stands for; raises RunError for several."""
     found = runs_matching(run)
     if len(found) > 1:
-        raise RunError(f"'{run}' matches {len(found)} runs: {', '.join(found[:5])}; name one.")
+        names = ", ".join(found[:5])
+        raise RunError(f"'{run}' matches {len(found)} runs: {names}; give one of them.")
     return RunDirectory(found[0])
 
 
 def runs_matching(run: str) -> list[str]:
-    """The run directories that a pattern stands for; what is none stands for itself.
+    """The run directories that a pattern stands for; any other ``run`` is returned unchanged.
 
     Raises:
-        RunError: a pattern matches no run directory.
+        RunError: the pattern matches no run directory.
     """
     if not _is_pattern(run):
         return [run]
@@ -166,23 +183,23 @@ def runs_matching(run: str) -> list[str]:
     return found
 
 
-def _found(run: str, mlflow_uri: str | None) -> list[Source]:
+def _found(run: str, mlflow_uri: str | None, lineage: bool) -> list[Source]:
     if run.startswith(MLFLOW):
         from nectargan.analysis.trackers import MLflowSource
 
         return [MLflowSource(run.removeprefix(MLFLOW), mlflow_uri)]
     run = expanded(run)
     if not _is_pattern(run):
-        return [_in_directory(RunDirectory(run))]
-    return [LedgerSource(RunDirectory(path)) for path in runs_matching(run)]
+        return [_in_directory(RunDirectory(run), lineage)]
+    return [LedgerSource(RunDirectory(path), lineage) for path in runs_matching(run)]
 
 
-def _in_directory(directory: RunDirectory) -> Source:
+def _in_directory(directory: RunDirectory, lineage: bool) -> Source:
     if not directory.losses.exists() and any(directory.path.glob(EVENT_FILES)):
         from nectargan.analysis.trackers import TensorBoardSource
 
         return TensorBoardSource(directory.path)
     files = (directory.losses, directory.metrics, directory.config)
     if not any(file.exists() for file in files):
-        raise directory.not_a_run("losses.csv, and no event files of TensorBoard")
-    return LedgerSource(directory)
+        raise not_a_run(directory, "losses.csv, and no event files of TensorBoard")
+    return LedgerSource(directory, lineage)

@@ -1,23 +1,31 @@
-"""The ledger of a run as Arrow tables, a block of lines at a time."""
+"""Reads the ledger of a run as Arrow tables, block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from nectargan.errors import RunError
-from nectargan.record.ledger import LossRow, MetricRow, read_blocks
-from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory
+from nectargan.record.ledger import GradientRow, LossRow, MetricRow, read_blocks
+from nectargan.record.lineage import ledgers_of
+from nectargan.record.run_directory import (
+    GRADIENTS_FILE,
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
+)
 from nectargan.wording import one_line
 
-NUMBERS = ("raw", "weight", "weighted", "value")
+NUMBERS = ("raw", "weight", "weighted", "norm", "share", "cosine", "value")
 NAMES = ("loss", "metric")
 
-_ROWS: dict[str, type[LossRow] | type[MetricRow]] = {
+_ROWS: dict[str, type[LossRow] | type[MetricRow] | type[GradientRow]] = {
     LOSSES_FILE: LossRow,
     METRICS_FILE: MetricRow,
+    GRADIENTS_FILE: GradientRow,
 }
-# Small enough to keep the whole pipeline of an export well below 200 MB.
+# Small enough that an export needs well below 200 MB.
 _BLOCK_BYTES = 4 << 20
 
 
@@ -25,8 +33,8 @@ def schema_of(file: str, as_text: bool = False) -> Any:
     """The columns of a ledger: int64; dictionaries of strings for names; float32 for values.
 
     Args:
-        file: ``losses.csv`` or ``metrics.csv``.
-        as_text: Strings for values, as the ledger spells them.
+        file: The name of the ledger, such as ``losses.csv``.
+        as_text: Whether values are strings, as they are written in the ledger.
 
     Returns:
         A ``pyarrow.Schema``.
@@ -40,17 +48,23 @@ def schema_of(file: str, as_text: bool = False) -> Any:
 
 
 def read_ledger(
-    directory: RunDirectory, file: str, as_text: bool = False, columns: Sequence[str] = ()
+    directory: RunDirectory,
+    file: str,
+    as_text: bool = False,
+    columns: Sequence[str] = (),
+    lineage: bool = False,
 ) -> Iterator[Any]:
-    """Reads a ledger in parts; memory in use does not grow with it.
+    """Reads a ledger in parts, so that memory use does not grow with its size.
 
-    A last line that is not finished, as of a run in progress, is left out.
+    An incomplete last line, which a run in progress may have, is left out.
 
     Args:
-        directory: Run directory.
-        file: ``losses.csv`` or ``metrics.csv``.
-        as_text: Keep values as the ledger spells them, once they have proved to be numbers.
-        columns: Only these; ``()`` for all.
+        directory: The run directory.
+        file: The name of the ledger, such as ``losses.csv``.
+        as_text: Whether values stay strings, as they are written in the ledger, after they were
+            checked to be numbers.
+        columns: The columns to read; ``()`` for all.
+        lineage: Whether the rows from before the run was forked come first.
 
     Yields:
         ``pyarrow.Table`` of `schema_of`; none for a ledger without rows.
@@ -58,7 +72,13 @@ def read_ledger(
     Raises:
         RunError: there is no such ledger, or it is damaged.
     """
-    path = directory / file
+    for path in ledgers_of(directory, file) if lineage else [directory / file]:
+        yield from _read_file(directory, path, file, as_text, columns)
+
+
+def _read_file(
+    directory: RunDirectory, path: Path, file: str, as_text: bool, columns: Sequence[str]
+) -> Iterator[Any]:
     header = ",".join(_ROWS[file]._fields)
     try:
         for number, (lines, _) in enumerate(read_blocks(path, block_bytes=_BLOCK_BYTES)):
@@ -71,6 +91,10 @@ def read_ledger(
         if path.stat().st_size <= len(header):
             raise RunError(f"'{path}' does not begin with the columns {header}.")
     except OSError as error:
+        if file == GRADIENTS_FILE and isinstance(error, FileNotFoundError):
+            raise RunError(
+                f"'{directory}' has no {file}: its gradients were not recorded."
+            ) from None
         raise RunError(f"'{directory}' is not a run directory: {file}: {error.strerror}.") from None
     except RunError:
         raise
@@ -84,11 +108,11 @@ def _parsed(lines: bytes, schema: Any, columns: Sequence[str]) -> Any:
 
     table = csv.read_csv(
         pa.py_buffer(lines),
-        # A thread of Arrow's that drops these bytes while Python ends would abort the process, and
-        # with a block as large as these threads gain nothing.
+        # A thread of Arrow that frees these bytes while Python exits would abort the process. With
+        # blocks of this size threads are not faster anyway.
         csv.ReadOptions(column_names=schema.names, block_size=2 * _BLOCK_BYTES, use_threads=False),
         csv.ParseOptions(ignore_empty_lines=False),
-        # Nothing stands for a missing value: a row that lacks one is damaged.
+        # A row with a missing value is damaged, so no text is read as one.
         csv.ConvertOptions(
             column_types={field.name: field.type for field in schema},
             null_values=[],
@@ -103,6 +127,6 @@ def _parsed(lines: bytes, schema: Any, columns: Sequence[str]) -> Any:
 
 
 def codes_and_names(column: Any) -> tuple[Any, list[str]]:
-    """A column of names as numbers, an array ``(rows,)``, and the names that they stand for."""
+    """The codes of a dictionary column, an array ``(rows,)``, and the name for each code."""
     array = column.combine_chunks()
     return array.indices.to_numpy(), array.dictionary.to_pylist()

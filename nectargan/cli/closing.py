@@ -10,11 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nectargan.credentials import public_address
+from nectargan.errors import NectarGANError
 from nectargan.shell import quoted
 from nectargan.trainers.lines import duration
 
 if TYPE_CHECKING:
+    from nectargan.record.run_directory import RunDirectory
     from nectargan.trainers.trainer import Trainer
+
+
+def explanation(directory: RunDirectory) -> Iterator[str]:
+    """What `explain_run` says of a run that is finished; nothing if there is no record to read."""
+    from nectargan.analysis.explain import explain_run, explanation_lines
+
+    if directory.status != "FINISHED" or not directory.losses.exists():
+        return
+    try:
+        lines = explanation_lines(explain_run(directory))
+    except NectarGANError:
+        return  # the run itself is what counts here
+    if lines:
+        yield "What the record shows:"
+        yield from lines
 
 
 def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
@@ -27,23 +44,28 @@ def closing_lines(trainer: Trainer, seconds: float) -> Iterator[str]:
     directory, config = trainer.directory, trainer.config
     done = f"epoch {trainer.epoch} of {config.train.epochs}, {duration(seconds)}"
     yield _labelled_line("Run", f"{directory} ({done})")
+    status, reason = directory.read_status()
+    if status == "FINISHED" and reason:
+        yield _labelled_line("Ended", reason)
     usable = directory.last_checkpoint
-    if directory.status != "FINISHED" and usable.is_file():
-        yield _labelled_line("Go on", f"{program('nectargan-train')} --resume {quoted(directory)}")
+    if status != "FINISHED" and usable.is_file():
+        yield _labelled_line("Resume", f"{program('nectargan-train')} --resume {quoted(directory)}")
     metric = config.best_by or config.judged_by
     if metric in trainer.bests:
         value, epoch = trainer.bests[metric]
         best = _checkpoint_of(epoch, trainer)
         usable = best or usable
-        told = best or f"its checkpoint was not kept (save.keep_best={metric} keeps it)"
-        yield _labelled_line("Best", f"{metric} {value:.4g} in epoch {epoch}: {told}")
+        place = best or f"its checkpoint was not kept (save.keep_best={metric} keeps it)"
+        yield _labelled_line("Best", f"{metric} {value:.4g} in epoch {epoch}: {place}")
     if usable.is_file():
         used = f"{program('nectargan')} apply {quoted(usable)} IMAGE... -o OUT"
-        yield _labelled_line("Use it", used)
+        yield _labelled_line("Use", used)
         yield _labelled_line("Python", f"nectargan.load_model({_quoted_path(usable)})")
+    if config.save.report and directory.report.is_file():
+        yield _labelled_line("Report", str(directory.report))
     logging = config.logging
     if logging.tensorboard.enable or logging.mlflow.enable:
-        yield _labelled_line("Look", f"{program('nectargan')} ui {quoted(directory.path.parent)}")
+        yield _labelled_line("View", f"{program('nectargan')} ui {quoted(directory.path.parent)}")
     if logging.mlflow.enable and logging.mlflow.tracking_uri is not None:
         uri = public_address(trainer.store.uri)
         command = f"{program('mlflow')} ui --backend-store-uri {quoted(uri)}"

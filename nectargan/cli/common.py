@@ -22,6 +22,7 @@ from nectargan.output import go_on_without_output, guard_streams, say
 from nectargan.shortage import shortage_of
 
 INTERRUPTED = 130
+_ARGUMENTS = "nectargan.arguments"
 # A group passes these on to its commands.
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True}
 # Errors that an unusable path of the user causes; they are reported without a traceback.
@@ -82,13 +83,18 @@ class Command(click.Command):
         """Runs the command as a program."""
         return run_program(super().main, *args, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the arguments, and keeps them as they were typed for `typed_arguments`."""
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
         if not self.only_prints:
             go_on_without_output()
         try:
             _require_working_directory()
-            with _told_in_lines():
+            with _warnings_as_lines():
                 result = super().invoke(ctx)
                 if sys.stdout is not None:
                     sys.stdout.flush()
@@ -101,11 +107,17 @@ class Command(click.Command):
             ctx.exit(INTERRUPTED)
         except Exception as error:
             # A full disk or too little memory is not a bug, so no traceback is printed.
-            told = _sentence_about(error)
-            if told is None:
+            sentence = _sentence_about(error)
+            if sentence is None:
                 raise
-            _say_error(told)
+            _say_error(sentence)
             ctx.exit(NectarGANError.exit_code)
+
+
+def typed_arguments() -> tuple[str, ...]:
+    """The arguments of the current command as they were typed, without the program."""
+    found: tuple[str, ...] = click.get_current_context().meta[_ARGUMENTS]
+    return found
 
 
 def dropout_seed(seed: int | None, has_dropout: bool) -> int:
@@ -131,7 +143,7 @@ def _sentence_about(error: Exception) -> str | None:
         return None
     found = shortage_of(error)
     if found is not None:
-        return f"{found.told}."
+        return f"{found.text}."
     if isinstance(error, OSError) and error.errno in _NO_PATH:
         place = f"'{error.filename}' cannot be used: " if error.filename else ""
         return f"{place}{error.strerror}."
@@ -175,7 +187,7 @@ def _say_error(sentence: str) -> None:
 
 
 @contextmanager
-def _told_in_lines() -> Iterator[None]:
+def _warnings_as_lines() -> Iterator[None]:
     """Prints Python's warnings and the log messages of NectarGAN as one line each.
 
     Log messages of other libraries are not printed; see `nectargan.loggers.sinks_log`.

@@ -1,4 +1,4 @@
-"""``nectargan compare``: runs side by side."""
+"""``nectargan compare``: the differences between runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nectargan.output import make_console, say
     type=click.Choice(["table", "md", "csv", "json"]),
     default="table",
     show_default=True,
-    help="How to print it.",
+    help="Output format.",
 )
 @click.option(
     "--plot",
@@ -39,7 +39,7 @@ from nectargan.output import make_console, say
 @click.option(
     "--sort",
     metavar="COLUMN",
-    help="Sort by this column, such as best/ssim: the best run first.",
+    help="Sort by this column, such as best/ssim; the best run comes first.",
 )
 @X_AXIS
 @LOG

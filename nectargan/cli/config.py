@@ -1,4 +1,4 @@
-"""``nectargan config``: the configs that come with NectarGAN, and what their keys mean."""
+"""``nectargan config``: lists, shows, compares and explains configs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CONFIG = ConfigPath()
 
 @click.group()
 def config() -> None:
-    """Show configs, compare them, explain their keys.
+    """Show and compare configs, and explain their keys.
 
-    CONFIG is the name of a config that comes with NectarGAN, or a file, JSON or YAML.
+    CONFIG is a JSON or YAML file, or the name of a config that comes with NectarGAN.
     """
 
 
@@ -63,13 +63,14 @@ def _summary(config: Config) -> list[str]:
     ),
 )
 @click.argument("config", type=_CONFIG)
-@click.option("--all", "everything", is_flag=True, help="With every default filled in.")
+@click.option("--all", "everything", is_flag=True, help="Include all defaults.")
 @click.option(
-    "--format", "form", type=click.Choice(["json", "yaml"]), default="json", help="How to print it."
+    "--format", "form", type=click.Choice(["json", "yaml"]), default="json", help="Output format."
 )
 def show(config: str, everything: bool, form: str) -> None:
-    """Print CONFIG: what it sets, or with --all every option."""
-    from nectargan.config.config_manager import load_config, read_document
+    """Print the options that CONFIG sets, or all options with --all."""
+    from nectargan.config.config_manager import load_config
+    from nectargan.config.documents import read_document
     from nectargan.config.migration import migrate
 
     if everything:
@@ -97,7 +98,7 @@ def _formatted(document: dict[str, Any], form: str) -> str:
 @click.argument("a", type=_CONFIG)
 @click.argument("b", type=_CONFIG)
 def diff(a: str, b: str) -> None:
-    """Print the options in which two configs differ, defaults included."""
+    """Print the options in which two configs differ, including defaults."""
     from rich.table import Table
 
     from nectargan.config.config_manager import load_config
@@ -132,7 +133,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
 )
 @click.argument("key", default="", shell_complete=_complete_key)
 def explain(key: str) -> None:
-    """Print what KEY means, its type, bounds and default; of a section, what is in it."""
+    """Print the meaning, type, bounds and default of KEY; for a section, its keys."""
     from nectargan.config import reference
 
     _print_key(reference.explain_key(key))
@@ -165,14 +166,14 @@ def _print_key(key: Key) -> None:
         "nectargan config schema | less",
     ),
 )
-@click.option("-o", "--output", type=OUTPUT, help="File, in place of standard output.")
+@click.option("-o", "--output", type=OUTPUT, help="File to write.  [default: standard output]")
 def schema(output: Path | None) -> None:
-    """Print the JSON Schema of a config, with which editors complete and check one.
+    """Print the JSON Schema of a config. Editors use it to complete and check configs.
 
     \b
-    In a YAML file the first line names it (VS Code with the extension YAML, and others):
+    YAML files name the schema in their first line (VS Code with the YAML extension, and others):
       # yaml-language-server: $schema=nectargan.schema.json
-    In a JSON file a key does:
+    JSON files name it with a key:
       "$schema": "nectargan.schema.json"
     """
     from nectargan.config.reference import json_schema

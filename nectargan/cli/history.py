@@ -58,6 +58,7 @@ SIZE = click.option(
     examples=(
         "nectargan export-csv 'runs/*' -o history.parquet --wide --every 10",
         "nectargan export-csv runs/first_v1 -o - --losses G_L1 --smooth 0.9",
+        "nectargan export-csv runs/first_v1 -o gradients.csv --gradients --epoch-means",
     ),
 )
 @click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
@@ -67,6 +68,9 @@ SIZE = click.option(
     required=True,
     type=OUTPUT,
     help="File: .csv, .tsv, .csv.gz, .tsv.gz or .parquet; - for CSV on standard output.",
+)
+@click.option(
+    "--gradients", is_flag=True, help="The gradients of the losses instead of their values."
 )
 @click.option("--wide", is_flag=True, help="One row per step, one column per series.")
 @click.option(
@@ -90,7 +94,7 @@ def export_csv(
     losses: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Write the losses of one or more runs to one file.
+    """Write the losses or the gradients of one or more runs to one file.
 
     RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files. With more
     than one run, the file has a column "run".
@@ -112,6 +116,7 @@ def export_csv(
     examples=(
         "nectargan plot runs/first_v1 --log --smooth 0.9",
         "nectargan plot runs/first_v1 -o losses.pdf --x epoch --size 7,4",
+        "nectargan plot runs/first_v1 --gradients",
     ),
 )
 @click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
@@ -119,28 +124,53 @@ def export_csv(
     "-o",
     "--output",
     type=OUTPUT,
-    help="Image file: .png, .svg or .pdf.  [default: losses.png in the run directory]",
+    help="Image file: .png, .svg or .pdf.  [default: losses.png or gradients.png in the run "
+    "directory]",
 )
 @click.option(
     "--format", "form", type=click.Choice(get_args(PictureFormat)), help="Format of the image."
 )
 @X_AXIS
+@click.option(
+    "--gradients",
+    is_flag=True,
+    help="The share and the cosine of each loss's gradient instead of its values.",
+)
 @LOG
 @click.option("--split", is_flag=True, help="Two files: generator (_G), discriminator (_D).")
 @SMOOTH
 @SIZE
 @MLFLOW_URI
 def plot(
-    runs: tuple[str, ...], output: Path | None, form: str | None, x: Any, **options: Any
+    runs: tuple[str, ...],
+    output: Path | None,
+    form: str | None,
+    x: Any,
+    gradients: bool,
+    log: bool,
+    split: bool,
+    **options: Any,
 ) -> None:
-    """Plot the losses, weights and validation metrics of each RUN.
+    """Plot the losses, weights and validation metrics of each RUN, or its gradients.
 
-    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files.
+    RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files. With
+    --gradients, several runs can be plotted to one --output.
     """
+    from nectargan.analysis.gradient_plot import plot_gradients
     from nectargan.analysis.plots import plot_run
     from nectargan.analysis.sources import runs_matching
 
     found = [each for run in runs for each in runs_matching(run)]
+    if gradients:
+        for option, is_given in (("--log", log), ("--split", split)):
+            if is_given:
+                raise RunError(f"--gradients and {option} cannot be used together.")
+        groups = [found] if output is not None else [[run] for run in found]
+        for group in groups:
+            file = _picture(group[0], output, form, "gradients")
+            plot_gradients(group, file, x=x or "step", **options)
+            say(f"Drew {file}.", err=is_stream(file))
+        return
     if output is not None and len(found) > 1:
         raise RunError(
             f"--output {output} is one file, but there are {len(found)} runs; without --output "
@@ -148,14 +178,15 @@ def plot(
             "in one picture."
         )
     for run in found:
-        for file in plot_run(run, _picture(run, output, form), x=x or "step", **options):
+        picture = _picture(run, output, form, "losses")
+        for file in plot_run(run, picture, x=x or "step", log=log, split=split, **options):
             say(f"Drew {file}.", err=is_stream(file))
 
 
-def _picture(run: str, output: Path | None, form: str | None) -> Path:
+def _picture(run: str, output: Path | None, form: str | None, name: str) -> Path:
     if output is None:
         # An MLflow run has no directory: the current one is used.
-        return (Path(run) if Path(run).is_dir() else Path()) / f"losses.{form or 'png'}"
+        return (Path(run) if Path(run).is_dir() else Path()) / f"{name}.{form or 'png'}"
     if is_stream(output) and form in (None, "png"):
         return output
     if form is None or not output.suffix:

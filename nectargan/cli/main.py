@@ -9,8 +9,10 @@ from nectargan.cli.common import HELP, Group
 from nectargan.cli.compare import compare
 from nectargan.cli.config import config
 from nectargan.cli.data import data
+from nectargan.cli.explain import explain
 from nectargan.cli.export import export
 from nectargan.cli.history import export_csv, plot
+from nectargan.cli.report import report
 from nectargan.cli.runs import mv, rm, runs, sync
 from nectargan.cli.schedule import schedule
 from nectargan.cli.test import test
@@ -23,7 +25,7 @@ from nectargan.version import __version__
 @click.group(cls=Group, context_settings=HELP)
 @click.version_option(__version__, prog_name="nectargan")
 def main() -> None:
-    """Train paired image-to-image GANs, with every weighted loss on record."""
+    """Train paired image-to-image GANs, with a record of every weighted loss."""
 
 
 _COMMANDS = (
@@ -37,7 +39,9 @@ _COMMANDS = (
     watch,
     ui,
     compare,
+    explain,
     plot,
+    report,
     export_csv,
     schedule,
     sync,

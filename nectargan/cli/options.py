@@ -1,4 +1,4 @@
-"""Options that know their heading in the help, and the key of the config that they set."""
+"""Options with a heading in the help, and options that set a key of the config."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ OTHERS = "Options"
 
 
 class Option(click.Option):
-    """An option below a heading of its own in the help.
+    """An option that is listed under a heading in the help.
 
     Args:
         *args: As for `click.Option`.
-        group: The heading; options of one heading may be anywhere in the command.
+        group: The heading. Options with the same heading need not be adjacent.
         **options: As for `click.Option`.
     """
 
@@ -26,20 +26,20 @@ class Option(click.Option):
         self.group = group
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The name and the help text; what click adds in brackets joins those that are there."""
+        """The name and the help text; text in brackets that Click adds is merged with ours."""
         record = super().get_help_record(ctx)
         return record and (record[0], record[1].replace("]  [", "; "))
 
 
 class Setting(Option):
-    """An option that sets one key of the config, which the help names.
+    """An option that sets a key of the config. The help shows the key.
 
     Args:
         *args: As for `click.Option`.
         key: The dotted key.
-        default_text: The schema's default, as the help shows it; the schema itself is not loaded
-            for a help text.
-        sets: What a flag sets the key to.
+        default_text: The default in the schema, for the help; importing the schema for a help
+            text would take long.
+        sets: The value that a flag sets; ``None`` for an option with a value.
         **options: As for `Option`.
     """
 
@@ -73,7 +73,12 @@ def setting(*names: str, key: str, **options: Any) -> Callable[[_Command], _Comm
 
 
 def settings_of(command: click.Command, given: dict[str, Any]) -> list[tuple[Setting, Any]]:
-    """The settings that were given, by the names of a command's parameters, with their values."""
+    """The settings that the user gave, with their values.
+
+    Args:
+        command: The command.
+        given: The values of its parameters by name.
+    """
     found = []
     for each in command.params:
         value = given.get(each.name or "")
@@ -85,11 +90,11 @@ def settings_of(command: click.Command, given: dict[str, Any]) -> list[tuple[Set
 def write_groups(
     formatter: click.HelpFormatter, records: Iterable[tuple[str, tuple[str, str]]]
 ) -> None:
-    """Writes the options of a help text, each heading once, those without one last.
+    """Writes the options of a help text under their headings; options without a heading come last.
 
     Args:
-        formatter: Where to.
-        records: A heading and what `click.Option.get_help_record` returned, for each option.
+        formatter: The formatter.
+        records: For each option, its heading and the result of `click.Option.get_help_record`.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for heading, record in records:

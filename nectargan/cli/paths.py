@@ -72,10 +72,10 @@ def _matches_text(found: list[str]) -> str:
     if not found:
         return "matches nothing."
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    return f"matches {len(found)}: {', '.join(found[:_MOST_NAMED])}{more}; name one."
+    return f"matches {len(found)}: {', '.join(found[:_MOST_NAMED])}{more}; give one of them."
 
 
 OUTPUT = UserPath()
 INPUT = UserPath(is_pattern_too=True)
-# A run directory, or a pattern of some, or an address such as mlflow:RUN_ID.
+# A run directory, a pattern that matches run directories, or an address such as mlflow:RUN_ID.
 RUN = UserPath(as_text=True)

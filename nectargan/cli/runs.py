@@ -21,7 +21,7 @@ def runs(directory: str) -> None:
 
     A run whose process ended without setting a status is shown as KILLED.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from nectargan.metrics import USUAL_SERIES
     from nectargan.runs.run_list import summarize_runs
@@ -34,15 +34,23 @@ def runs(directory: str) -> None:
         return
     if any(run.changes for run in found):
         columns.append("changed in")
-    table = Table(*columns)
+    if any(run.parent for run in found):
+        columns.append("forked from")
+    # A path that is cut or broken into lines cannot be copied.
+    table = Table(Column(columns[0], no_wrap=True), *columns[1:])
     for run in found:
         status = f"{run.status}: {run.reason}" if run.reason else run.status
         losses = "  ".join(f"{name} {value:.4g}" for name, value in run.losses.items())
         best = f"{run.best[0]:.4g} in epoch {run.best[1]}" if run.best else ""
         epoch = f"{run.epoch}/{run.epochs}" if run.epochs else str(run.epoch)
         name = str(run.directory) if several else run.directory.name
-        cells = [name, status, epoch, losses, best, ", ".join(run.behind), "; ".join(run.changes)]
-        table.add_row(*cells[: len(columns)])
+        cells = {
+            **dict(zip(columns, (name, status, epoch, losses, best), strict=False)),
+            "behind": ", ".join(run.behind),
+            "changed in": "; ".join(run.changes),
+            "forked from": str(run.parent or ""),
+        }
+        table.add_row(*(cells[column] for column in columns))
     make_console().print(table)
     for trouble in dict.fromkeys(run.trouble for run in found if run.trouble):
         say(trouble, err=True)
@@ -56,10 +64,13 @@ def runs(directory: str) -> None:
     ),
 )
 @click.argument("run", type=RUN)
-@click.option("--mlflow-uri", metavar="URI", help="The new MLflow server or database, if it moved.")
-@click.option("--anew", is_flag=True, help="Make a new MLflow run and send everything to it.")
-@click.option("--trust", is_flag=True, help="Import the sinks that RUN's config names.")
-def sync(run: str, mlflow_uri: str | None, anew: bool, trust: bool) -> None:
+@click.option(
+    "--mlflow-uri", metavar="URI", help="The new MLflow server or database, if it was moved."
+)
+@click.option("--new-run", is_flag=True, help="Create a new MLflow run and send everything to it.")
+@click.option("--anew", "new_run", is_flag=True, hidden=True)  # the name in version 1.0
+@click.option("--trust", is_flag=True, help="Import the sinks that the config of RUN names.")
+def sync(run: str, mlflow_uri: str | None, new_run: bool, trust: bool) -> None:
     """Send everything that is missing to TensorBoard, MLflow and your own sinks of RUN.
 
     The points in MLflow are compared with those of RUN, and none is stored twice.
@@ -71,7 +82,7 @@ def sync(run: str, mlflow_uri: str | None, anew: bool, trust: bool) -> None:
     found = runs_matching(run)
     for each in found:
         place = f"{each}: " if len(found) > 1 else ""
-        sent = synchronize(RunDirectory(each), mlflow_uri, anew, trust)
+        sent = synchronize(RunDirectory(each), mlflow_uri, new_run, trust)
         for sink, was_behind in sent.items():
             say(f"{place}{sink}: {'has everything now' if was_behind else 'had everything'}.")
         for sink in ("TensorBoard", "MLflow"):

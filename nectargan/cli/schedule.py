@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.paths import OUTPUT, ConfigPath
+from nectargan.cli.paths import OUTPUT, RUN, ConfigPath
 from nectargan.files import is_stream
 from nectargan.output import say
 
@@ -17,6 +17,7 @@ from nectargan.output import say
     examples=(
         "nectargan schedule facades_scheduled",
         "nectargan schedule mine.yaml -o weights.png",
+        "nectargan schedule mine.yaml --over runs/first_v1",
     ),
 )
 @click.argument("config", type=ConfigPath())
@@ -28,9 +29,15 @@ from nectargan.output import say
     show_default=True,
     help="PNG file.",
 )
+@click.option(
+    "--over",
+    type=RUN,
+    metavar="RUN",
+    help="Draw the losses of a run, and their shares of the gradient, behind the schedules.",
+)
 @click.option("--trust", is_flag=True, help="Import the functions that the config of a run names.")
-def schedule(config: str, output: Path, trust: bool) -> None:
-    """Plot the loss weights and learning rates of CONFIG that change over its epochs.
+def schedule(config: str, output: Path, over: str | None, trust: bool) -> None:
+    """Plot the weights, shares and learning rates of CONFIG that change over its epochs.
 
     Constant values are printed. If all are constant, all are plotted. Schedule functions of your
     own that CONFIG names are imported.
@@ -49,8 +56,8 @@ def schedule(config: str, output: Path, trust: bool) -> None:
             # A run directory may come from another person, whose code must not run unasked.
             check_trust(run, data.model_dump(mode="json"), "add --trust")
         schedules = all_schedules(data)
-    plot_schedules(schedules, epochs, output)
+    plot_schedules(schedules, epochs, output, over)
     if constant := constant_values(schedules, epochs):
-        told = ", ".join(f"{name} {value:.4g}" for name, value in constant.items())
-        say(f"Constant: {told}.", err=is_stream(output))
+        values = ", ".join(f"{name} {value:.4g}" for name, value in constant.items())
+        say(f"Constant: {values}.", err=is_stream(output))
     say(f"Drew {output}.", err=is_stream(output))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from nectargan.cli.closing import program
-from nectargan.cli.common import WholeNumber
+from nectargan.cli.common import WholeNumber, typed_arguments
 from nectargan.cli.options import option
 from nectargan.errors import NectarGANError, RunError
 from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
-from nectargan.shell import quoted
+from nectargan.shell import command_line, quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nectargan.sweeps.axes import Axis
     from nectargan.sweeps.grid import GridOutcome, GridPoint, Resolve, Start
     from nectargan.sweeps.results import Result
     from nectargan.sweeps.search import Search
@@ -52,9 +56,19 @@ _OPTIONS = (
     ),
     option(
         "--metric",
+        "metrics",
         group=_GROUP,
+        multiple=True,
         metavar="val/NAME",
-        help=f"Metric to rank runs by, one of validation.metrics.  [default: {USUAL_SERIES}]",
+        help="Metric to rank runs by, one of validation.metrics; if repeated, the Pareto front is "
+        f"marked.  [default: {USUAL_SERIES}]",
+    ),
+    option(
+        "--pruner",
+        group=_GROUP,
+        type=click.Choice(["median", "hyperband"]),
+        help="End runs of a search whose metric is worse than that of other runs, with this pruner "
+        "of Optuna.",
     ),
     option(
         "--sweep-storage",
@@ -62,11 +76,23 @@ _OPTIONS = (
         metavar="URL",
         help="Database of a search.  [default: optuna.db in --output]",
     ),
+    option(
+        "--workers",
+        group=_GROUP,
+        metavar="auto|N",
+        help="Share the runs between processes: one per GPU, or N per GPU (on a CPU, N in all).",
+    ),
+    option(
+        "--print-commands",
+        group=_GROUP,
+        is_flag=True,
+        help="Print a complete command for each run, for a job array or a scheduler.",
+    ),
 )
 
 
 def sweep_options(command: _Command) -> _Command:
-    """Adds the options of a sweep, which `SweepOptions` holds, to a command."""
+    """Adds the options of `SweepOptions` to a command."""
     for add in reversed(_OPTIONS):
         command = add(command)
     return command
@@ -78,19 +104,36 @@ class SweepOptions(NamedTuple):
     sweep: tuple[str, ...]
     sweep_search: str | None
     trials: int | None
-    metric: str | None
+    metrics: tuple[str, ...]
+    pruner: str | None
     sweep_storage: str | None
+    workers: str | None
+    print_commands: bool
 
     def check(self, resume: str | None, csv: Path | None) -> None:
         """Raises `RunError` for options that contradict each other."""
         if not self.sweep:
-            for name in ("sweep_search", "trials", "metric", "sweep_storage"):
-                if getattr(self, name) is not None:
-                    raise RunError(f"--{name.replace('_', '-')} needs --sweep.")
+            for name in self._fields[1:]:
+                if getattr(self, name):
+                    option = "metric" if name == "metrics" else name.replace("_", "-")
+                    raise RunError(f"--{option} needs --sweep.")
             return
-        for name in ("trials", "sweep_storage"):
+        for metric in self.metrics:
+            if self.metrics.count(metric) > 1:
+                raise RunError(f"--metric {metric} is given twice.")
+        if self.pruner and len(self.metrics) > 1:
+            raise RunError("--pruner judges runs by a single metric; give only one --metric.")
+        for name in ("trials", "pruner", "sweep_storage"):
             if getattr(self, name) is not None and self.sweep_search is None:
                 raise RunError(f"--{name.replace('_', '-')} needs --sweep-search.")
+        if self.print_commands and (self.sweep_search or self.workers):
+            other = "--sweep-search" if self.sweep_search else "--workers"
+            raise RunError(f"--print-commands and {other} cannot be combined.")
+        if self.workers and self.sweep_search:
+            raise RunError(
+                "--workers is for a grid; start the same --sweep-search command several times to "
+                "search in several processes."
+            )
         if resume is not None:
             raise RunError(
                 "--sweep and --resume cannot be combined; the same --sweep command resumes the "
@@ -115,13 +158,18 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
         if options.sweep_search is None:
             from nectargan.sweeps.grid import grid
 
-            failed = _run_grid(grid(axes, resolve), options.metric, start, dry_run)
+            points = grid(axes, resolve)
+            if options.print_commands:
+                _print_commands(points, options.metrics)
+                return
+            failed = _run_grid(points, axes, options.metrics, start, dry_run, options.workers)
         else:
             from nectargan.sweeps.search import Search
 
-            metric = options.metric or USUAL_SERIES
-            search = Search(axes, resolve, metric, options.sweep_storage)
-            failed = _run_search(search, metric, options.trials or _TRIALS, start, dry_run)
+            metrics = options.metrics or (USUAL_SERIES,)
+            search = Search(axes, resolve, metrics, options.sweep_storage, options.pruner)
+            trials = options.trials or _TRIALS
+            failed = _run_search(search, axes, metrics, trials, start, dry_run)
     except (KeyboardInterrupt, SystemExit):
         say("Run the same command again to continue the sweep.", err=True)
         raise
@@ -130,36 +178,129 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
         raise click.exceptions.Exit(1)
 
 
-def _run_grid(points: Sequence[GridPoint], wanted: str | None, start: Start, dry_run: bool) -> int:
+def _run_grid(
+    points: Sequence[GridPoint],
+    axes: Sequence[Axis],
+    wanted: Sequence[str],
+    start: Start,
+    dry_run: bool,
+    workers: str | None,
+) -> int:
     """Runs a grid; returns how many of its runs failed."""
     from nectargan.sweeps.grid import check_grid, find_run, run_grid_point
     from nectargan.sweeps.results import result_of_grid_point
 
     check_grid(points, wanted)
-    metric = wanted or points[0].config.judged_by or USUAL_SERIES
+    metrics = wanted or [points[0].config.judged_by or USUAL_SERIES]
     if dry_run:
-        _print_table([result_of_grid_point(find_run(point), metric) for point in points], metric)
+        results = [result_of_grid_point(find_run(point), *metrics) for point in points]
+        make_console().print(_table(results, metrics))
         say("Nothing was written.")
         return 0
     outcomes = []
-    for number, point in enumerate(points, 1):
-        say(f"Run {number} of {len(points)}: {point.name}")
-        outcomes.append(run_grid_point(point, start))
-        _print_end(outcomes[-1])
-    results = [result_of_grid_point(outcome, metric) for outcome in outcomes]
-    _print_table(results, metric)
-    _compare(points[0], results, metric)
+    if workers:
+        outcomes = _run_in_workers(points, workers)
+    else:
+        for number, point in enumerate(points, 1):
+            say(f"Run {number} of {len(points)}: {point.name}")
+            outcomes.append(run_grid_point(point, start))
+            _print_end(outcomes[-1])
+    results = [result_of_grid_point(outcome, *metrics) for outcome in outcomes]
+    _report(points[0], axes, results, metrics)
     return sum(outcome.state == "FAILED" for outcome in outcomes)
 
 
-def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run: bool) -> int:
+def _print_commands(points: Sequence[GridPoint], metrics: Sequence[str]) -> None:
+    """Prints the command of each run: the one that was typed, with one value for each key."""
+    from nectargan.sweeps.grid import check_grid
+    from nectargan.sweeps.workers import without_options
+
+    check_grid(points, metrics)
+    rest = without_options(typed_arguments(), {"--sweep": 1, "--print-commands": 0})
+    for point in points:
+        sweep = [
+            part for key, item in point.values.items() for part in ("--sweep", f"{key}={item}")
+        ]
+        say(command_line([program("nectargan-train"), *rest, *sweep]))
+
+
+def _run_in_workers(points: Sequence[GridPoint], wanted: str) -> list[GridOutcome]:
+    """Runs a grid in several processes, and shows how its runs stand."""
+    from nectargan.sweeps.grid import find_run
+    from nectargan.sweeps.workers import Worker, environments, supervise, without_options
+
+    arguments = without_options(typed_arguments(), {"--workers": 1})
+    places = environments(wanted, points[0].config.common.device)
+    folder = points[0].output / ".sweep"
+    folder.mkdir(parents=True, exist_ok=True)
+    workers = [
+        Worker(number, arguments, variables, folder / f"worker_{number}.log")
+        for number, variables in enumerate(places, 1)
+    ]
+    say(f"{counted(len(points), 'run')} for {counted(len(workers), 'worker')}, output in {folder}.")
+    with _shown_states(points) as look:
+        troubles = supervise(workers, look, say)
+    for trouble in troubles:
+        say(trouble, err=True)
+    outcomes = [find_run(point) for point in points]
+    return [_failed(each) if each.state != "FINISHED" else each for each in outcomes]
+
+
+@contextmanager
+def _shown_states(points: Sequence[GridPoint]) -> Iterator[Callable[[], None]]:
+    """Yields a function that shows how the runs stand: a live table, or without a terminal a line
+    for each change."""
+    from rich.live import Live
+
+    from nectargan.sweeps.grid import GridOutcome, find_run
+    from nectargan.sweeps.results import result_of_grid_point
+
+    metric = points[0].config.judged_by or USUAL_SERIES
+    found = {point.name: GridOutcome(point, "NEW") for point in points}
+    console = make_console()
+    with (
+        Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live
+    ):
+
+        def look() -> None:
+            for number, (name, old) in enumerate(found.items(), 1):
+                if old.state == "FINISHED":
+                    continue
+                new = found[name] = find_run(old.point)
+                if live is None and new.state != old.state:
+                    run = "" if new.directory is None else f" {new.directory}"
+                    say(f"Run {number} of {len(found)}: {name}: {new.state}{run}")
+            if live is not None:
+                results = [result_of_grid_point(outcome, metric) for outcome in found.values()]
+                live.update(_table(results, [metric]), refresh=True)
+
+        yield look
+
+
+def _failed(outcome: GridOutcome) -> GridOutcome:
+    """The outcome of a run that no worker has finished."""
+    if outcome.state == "RUNNING":  # by another command
+        return outcome
+    reason = outcome.directory.read_status()[1] if outcome.directory else ""
+    return outcome._replace(state="FAILED", reason=reason or "see the output of the workers")
+
+
+def _run_search(
+    search: Search,
+    axes: Sequence[Axis],
+    metrics: Sequence[str],
+    trials: int,
+    start: Start,
+    dry_run: bool,
+) -> int:
     """Starts or continues a search; returns how many runs of this process failed."""
     from nectargan.sweeps.grid import check_grid
     from nectargan.sweeps.results import result_of_trial
 
-    check_grid(search.corners, metric)
+    check_grid(search.corners, metrics)
     if dry_run:
-        say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {metric}.")
+        told = " and ".join(metrics)
+        say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {told}.")
         for point in search.corners:
             say(f"  for example {point.name}")
         say("Nothing was written.")
@@ -174,8 +315,7 @@ def _run_search(search: Search, metric: str, trials: int, start: Start, dry_run:
         _print_end(outcome)
         failed += outcome.state == "FAILED"
     results = [result_of_trial(trial) for trial in search.trials() if trial.values]
-    _print_table(results, metric)
-    _compare(search.corners[0], results, metric)
+    _report(search.corners[0], axes, results, metrics)
     return failed
 
 
@@ -185,22 +325,53 @@ def _print_end(outcome: GridOutcome) -> None:
         say(f"Failed:{run} {outcome.reason}", err=True)
     elif outcome.state == "RUNNING":
         say(f"Skipped:{run} {outcome.reason}")
+    elif outcome.state == "PRUNED":
+        say(f"Pruned:{run} {outcome.reason}")
     else:
         say(f"Finished:{run}")
 
 
-def _print_table(results: Sequence[Result], metric: str) -> None:
+def _report(
+    point: GridPoint, axes: Sequence[Axis], results: Sequence[Result], metrics: Sequence[str]
+) -> None:
+    """Prints the runs, which of them are best, and how much each option matters; plots the best."""
+    from nectargan.sweeps.axes import short_names
+    from nectargan.sweeps.results import importances, pareto_front
+
+    are_lower_better = [point.config.validation.is_lower_better(metric) for metric in metrics]
+    front = pareto_front(results, are_lower_better) if len(metrics) > 1 else []
+    make_console().print(_table(results, metrics, front))
+    if len(metrics) > 1:
+        say(f"Pareto: {counted(len(front), 'run')} that no other run beats in all metrics.")
+    names = short_names([axis.key for axis in axes])
+    found = importances(results, axes)
+    if found:
+        parts = ", ".join(f"{names[key]} {value:.0%}" for key, value in found.items())
+        say(f"Importance for {metrics[0]}: {parts}.")
+    _compare(point, results, metrics[0])
+
+
+def _table(
+    results: Sequence[Result], metrics: Sequence[str], front: Sequence[Result] = ()
+) -> Table:
     from rich.table import Table
 
     from nectargan.sweeps.axes import short_names
 
     columns = short_names(list(results[0].values)).values() if results else ()
-    table = Table(*columns, "status", f"best {metric}", "run")
-    for values, state, reason, best, directory in results:
-        status = f"{state}: {reason}" if reason else state
-        shown = "" if best is None else f"{best:.4g}"
-        table.add_row(*values.values(), status, shown, directory.name if directory else "")
-    make_console().print(table)
+    several = len(metrics) > 1
+    measured = [*metrics, "Pareto"] if several else [f"best {metrics[0]}"]
+    table = Table(*columns, "status", *measured, "run")
+    for result in results:
+        status = f"{result.state}: {result.reason}" if result.reason else result.state
+        if several:
+            shown = [f"{value:.4g}" for value in result.measured] or [""] * len(metrics)
+            shown.append("*" if result in front else "")
+        else:
+            shown = ["" if result.best is None else f"{result.best:.4g}"]
+        name = result.directory.name if result.directory else ""
+        table.add_row(*result.values.values(), status, *shown, name)
+    return table
 
 
 def _compare(point: GridPoint, results: Sequence[Result], metric: str) -> None:
@@ -222,4 +393,4 @@ def _compare(point: GridPoint, results: Sequence[Result], metric: str) -> None:
         say(f"Warning: {error}", err=True)
     else:
         say(f"Drew {picture}.")
-    say(f"Look: {program('nectargan')} ui {quoted(point.output)}")
+    say(f"View: {program('nectargan')} ui {quoted(point.output)}")

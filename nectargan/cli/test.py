@@ -1,4 +1,4 @@
-"""``nectargan test``: measure what was trained."""
+"""``nectargan test``: measures trained generators on a data set."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import click
 from nectargan.cli.common import LongCommand, WholeNumber, dropout_seed
 from nectargan.cli.options import option
 from nectargan.cli.paths import UserPath
+from nectargan.cli.progress import progress_bar
 from nectargan.errors import ConfigError
-from nectargan.metrics import METRICS
+from nectargan.metrics import METRICS, label_of
 from nectargan.output import make_console, say
 
 if TYPE_CHECKING:
@@ -36,70 +37,82 @@ _FOLDER = UserPath()
     ),
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@option(*("-d", "--data"), required=True, type=_FOLDER, metavar="DIR", help="The data set.")
+@option(
+    *("-d", "--data"), required=True, type=_FOLDER, metavar="DIR", help="Directory of the data set."
+)
 @option(
     "--split",
     type=click.Choice(["train", "val", "test"]),
     default="test",
     show_default=True,
-    help="Which of its images to use.",
+    help="Split of the data set.",
 )
 @option(
     "--metrics",
     default=_DEFAULT,
     metavar="NAMES",
-    help=f"What to measure, with commas between: {', '.join(METRICS)}.",
+    help=f"Metrics, separated by commas: {', '.join(METRICS)}, or import paths of your own.",
     show_default="all but lpips_vgg",
 )
 @option(
     "--weights",
     type=_FOLDER,
     metavar="DIR",
-    help="Folder with the weights of the networks of LPIPS, DISTS, FID and KID.",
+    help="Folder with the weights for LPIPS, DISTS, FID and KID.",
 )
 @option(
     "--protocol",
     type=click.Choice(["pix2pix"]),
-    help="As in the paper: dropout on, images of 256 x 256, one by one.",
+    help="As in the pix2pix paper: with dropout, on single images of 256 x 256.",
 )
-@option("--size", metavar="H[xW]", help="Resize images to this size, not to that of training.")
-@option("--dropout", is_flag=True, help="Keep dropout on.")
-@option("--seed", type=WholeNumber(min=0, max=2**31), show_default="0", help="Of dropout.")
-@option("--checkpoint", metavar="NAME", help="Of run directories: best, last, epoch_0100, ...")
+@option(
+    "--size", metavar="H[xW]", help="Resize images to this size.  [default: the size in training]"
+)
+@option("--dropout", is_flag=True, help="Keep dropout active.")
+@option(
+    "--seed",
+    type=WholeNumber(min=0, max=2**31),
+    show_default="0",
+    help="Random seed for --dropout.",
+)
+@option(
+    "--checkpoint",
+    metavar="NAME",
+    help="Checkpoint of run directories: best, last, epoch_0100, ...",
+)
 @option("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N.")
-@option("--trust", is_flag=True, help="Import a generator of somebody else's.")
+@option("--trust", is_flag=True, help="Import a custom generator from a run of another user.")
 @option(
     "--format",
     "form",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="How to print it.",
+    help="Output format.",
 )
 def test(models: tuple[str, ...], **options: Any) -> None:
-    """Measure each MODEL on images that it was not trained on.
+    """Measure the quality of each MODEL on the images of a data set.
 
-    MODEL is what nectargan apply takes. Of a run directory, the values of each image go to
-    test/SPLIT.csv in it, the summary to test/SPLIT.json and to its MLflow run. Intervals are
-    bootstrap 95 % intervals over the images. Several models are compared on the same images: the
-    difference to the best one with its interval, and the probability of being better than it.
+    MODEL is the same as for nectargan apply. For a run directory, the values of each image are
+    written to test/SPLIT.csv in it, the images with the best and worst values to test/SPLIT, and
+    the summary to test/SPLIT.json and its MLflow run. Intervals are bootstrap 95 % intervals over
+    the images. Several models are compared on the same images: by their difference to the best
+    model, with its interval, and the probability of being better.
     """
-    # Not above: torch takes a second to import, and a help text needs none of it.
-    from nectargan.dataset.pairs import check_data
+    # Imported here, because torch takes a second to import and help texts do not need it.
+    from nectargan.dataset.data_check import check_data
     from nectargan.inference import testing
     from nectargan.inference.model import load_model
     from nectargan.record.test_record import write_test
     from nectargan.runs.describe import digest_of_pairs
     from nectargan.runs.test_metrics import send_test
 
-    chosen = testing.select_metrics([n.strip() for n in options["metrics"].split(",") if n.strip()])
-    if not chosen:
-        raise ConfigError(f"--metrics names no metric; allowed: {', '.join(METRICS)}.")
+    chosen = testing.select_metrics(options["metrics"])
     if options["weights"] is not None and not Path(options["weights"]).is_dir():
         raise ConfigError(f"--weights is '{options['weights']}', which is not a directory.")
     is_paper = options["protocol"] == "pix2pix"
     if is_paper and options["size"]:
-        raise ConfigError("--protocol pix2pix is of 256 x 256 images; leave out --size.")
+        raise ConfigError("--protocol pix2pix uses images of 256 x 256; leave out --size.")
     side = testing.PIX2PIX_SIDE
     protocol = testing.Protocol(
         (side, side) if is_paper else _size(options["size"]),
@@ -116,11 +129,17 @@ def test(models: tuple[str, ...], **options: Any) -> None:
     ]
     testing.check_comparable(loaded, protocol)
     size = testing.size_of(loaded[0], protocol)
-    ruler = testing.open_ruler(chosen, options["weights"], size, len(split.pairs), loaded[0].device)
+    metrics = testing.build_chosen(chosen, loaded[0], size)
+    count, device = len(split.pairs), loaded[0].device
+    ruler = testing.open_ruler(metrics, options["weights"], size, count, device)
     for sentence in ruler.left_out:
         say(sentence, err=True)
     dataset = root.resolve().name, digest_of_pairs(split.pairs, root.resolve())
-    tested = [testing.measure(model, split, ruler, protocol, dataset) for model in loaded]
+    with progress_bar(count * len(loaded), "images") as advance:
+        tested = [
+            testing.measure(model, split, ruler, protocol, dataset, advance=advance)
+            for model in loaded
+        ]
     kept: list[RunDirectory] = []
     runs = [each.model.run.resolve() for each in tested if each.model.run is not None]
     for each in tested:
@@ -131,6 +150,7 @@ def test(models: tuple[str, ...], **options: Any) -> None:
             kept.append(run)
             lists = {name: values.tolist() for name, values in each.values.items()}
             write_test(run, each.record, each.names, lists)
+            each.extremes.save(run, each.record.split)
             if model.checkpoint is not None:
                 send_test(run, model.config, each.record, model.checkpoint)
     _print(tested, options["form"])
@@ -166,7 +186,7 @@ def _print(tested: list[Tested], form: str) -> None:
         for metric in record.metrics:
             console.print(_comparison(tested, metric))
             say("")
-        say("P: the probability, over samples of the images, of being better than the best.")
+        say("P: probability of being better than the best model, over samples of the images.")
     for warning in record.warnings:
         say(warning, err=True)
 
@@ -176,22 +196,22 @@ def _table_of(tested: Tested) -> Table:
 
     table = Table("metric", "value", "95 % interval", "better")
     for name, found in tested.record.metrics.items():
-        unit = f" {METRICS[name].unit}" if METRICS[name].unit else ""
+        unit = f" {METRICS[name].unit}" if name in METRICS and METRICS[name].unit else ""
         ends = _ends(found.low, found.high)
         better = "higher" if found.higher_is_better else "lower"
-        table.add_row(METRICS[name].label, f"{found.value:.4g}{unit}", ends, better)
+        table.add_row(label_of(name), f"{found.value:.4g}{unit}", ends, better)
     return table
 
 
 def _comparison(tested: list[Tested], metric: str) -> Table:
-    """The models from the best to the worst."""
+    """A table of the models from best to worst."""
     from rich.table import Table
 
     from nectargan.inference.testing import against_best
 
     # Without lines, so that all fits into 80 columns.
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(METRICS[metric].label, max_width=17, overflow="fold")
+    table.add_column(label_of(metric), max_width=17, overflow="fold")
     for heading in ("value", "95 % interval", "vs best", "95 % interval", "P"):
         table.add_column(heading, no_wrap=True)
     for each, than in against_best(tested, metric):

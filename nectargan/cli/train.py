@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from nectargan.cli.closing import closing_lines
+from nectargan.cli.closing import closing_lines, explanation
 from nectargan.cli.common import HELP, LongCommand, WholeNumber
 from nectargan.cli.options import Setting, option, setting, settings_of
 from nectargan.cli.paths import OUTPUT, ConfigPath, UserPath
@@ -18,7 +17,6 @@ from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.cpu import prepare
 from nectargan.errors import RunError
-from nectargan.files import replacing
 from nectargan.interrupts import stop_on_signals
 from nectargan.output import say
 from nectargan.version import __version__
@@ -30,9 +28,10 @@ if TYPE_CHECKING:
     from nectargan.runs.resume import Resumption
     from nectargan.runs.start import Request
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
+    from nectargan.trainers.trainer import Judge
 
 _CONFIG, _DATA, _TRAINING = "Config", "Data and output", "Training"
-_SINKS, _RESUME = "MLflow and TensorBoard", "Resume"
+_SINKS, _RESUME = "MLflow and TensorBoard", "Resume and fork"
 
 _INPUT, _TEXT = UserPath(is_pattern_too=True, as_text=True), UserPath(as_text=True)
 
@@ -50,6 +49,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
         "nectargan-train -c facades -d datasets/facades -n first",
         "nectargan-train -c facades --epochs 20 --set 'train.loss.G_L1=linear 100->10 @ 10-20'",
         "nectargan-train --resume runs/first_v1",
+        "nectargan-train --fork runs/first_v1@50 --set train.loss.G_GAN=0.5",
     ),
 )
 @option(
@@ -198,10 +198,18 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     "one.",
 )
 @option(
+    "--fork",
+    group=_RESUME,
+    type=_TEXT,
+    metavar="DIR[@EPOCH]|FILE",
+    help="Start a new run from a checkpoint of another one: its last, that of EPOCH, or FILE.  "
+    "[train.fork_from]",
+)
+@option(
     "--trust",
     group=_RESUME,
     is_flag=True,
-    help="With --resume: import the functions that the config of the run names.",
+    help="With --resume or --fork: import the functions that the config of the run names.",
 )
 @sweep_options
 @click.option("--dry-run", is_flag=True, help="Only check config and data, and print the config.")
@@ -212,6 +220,7 @@ def train(
     epochs: int | None,
     csv: Path | None,
     resume: str | None,
+    fork: str | None,
     trust: bool,
     dry_run: bool,
     **options: Any,
@@ -230,20 +239,26 @@ def train(
     for flag in of_mlflow:
         if flag != "--no-mlflow" and "--no-mlflow" in of_mlflow:
             raise RunError(f"{flag} and --no-mlflow contradict each other; give one of them.")
+    if fork is not None and resume is not None:
+        raise RunError(
+            "--fork and --resume contradict each other: one starts a new run, the other goes on "
+            "with an old one; give one of them."
+        )
+    if trust and resume is None and fork is None:
+        raise RunError("--trust needs --resume or --fork.")
     request = _request(config, settings, epochs, given)
+    if fork is not None:
+        request = request.fork(fork, trust)
     if sweep.sweep:
-        run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_cell, dry_run)
+        run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_grid_point, dry_run)
         return
-    if trust and resume is None:
-        raise RunError("--trust needs --resume.")
     if resume is None:
         wanted, resumption = request.resolve(), None
     else:
         wanted, resumption = request.resume(resume, trust)
     _check_csv(csv, wanted)
     if resumption is not None and resumption.is_finished:
-        length = counted(resumption.config.train.epochs, "epoch")
-        say(f"'{resumption.directory}' is finished after {length}; add --epochs N to train longer.")
+        _print_finished(resumption)
         return
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -254,25 +269,38 @@ def train(
         return
     began = time.monotonic()
     try:
-        _train(trainer)
+        _print_how(trainer)
+        trainer.train()
     finally:
         if hasattr(trainer, "directory"):
+            for line in explanation(trainer.directory):
+                say(line)
             for line in closing_lines(trainer, time.monotonic() - began):
                 say(line)
-            losses = trainer.directory.losses
-            if csv is not None and losses.exists():
-                _copy_csv(losses, csv)
+            if csv is not None and trainer.directory.losses.exists():
+                from nectargan.analysis.export import export_losses
+
+                export_losses(trainer.directory, csv)
 
 
-def _train(trainer: Pix2pixTrainer) -> RunDirectory:
-    _print_how(trainer)
-    return trainer.train()
+def _print_finished(resumption: Resumption) -> None:
+    reason, done = resumption.stop_reason, counted(resumption.state.epoch, "epoch")
+    if reason:
+        way_on = "add --set train.stop=null, or a longer train.stop.patience, to train on"
+        say(f"'{resumption.directory}' is finished after {done}, {reason}; {way_on}.")
+    else:
+        say(f"'{resumption.directory}' is finished after {done}; add --epochs N to train longer.")
 
 
-def _train_cell(config: Config, resumption: Resumption | None) -> RunDirectory:
+def _train_grid_point(
+    config: Config, resumption: Resumption | None, judge: Judge | None = None
+) -> RunDirectory:
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
-    return _train(Pix2pixTrainer(config, resumption))
+    trainer = Pix2pixTrainer(config, resumption)
+    trainer.judge = judge
+    _print_how(trainer)
+    return trainer.train()
 
 
 def _request(
@@ -314,19 +342,6 @@ def _print_how(trainer: Pix2pixTrainer) -> None:
     for line in (trainer.describe(), trainer.describe_store()):
         if line:
             say(line)
-
-
-def _copy_csv(losses: Path, csv: Path) -> None:
-    from nectargan.analysis.export import Form, export_losses, form_of
-
-    if form_of(csv) != Form(","):
-        export_losses(losses.parent, csv)
-        return
-    try:
-        with replacing(csv, or_stream=True) as part:
-            shutil.copyfile(losses, part)
-    except OSError as error:
-        raise RunError(f"--csv '{csv}' cannot be written: {error.strerror}.") from None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from nectargan.loggers.mlflow.store import (
 )
 from nectargan.loggers.tensorboard.run_links import RunLinks
 from nectargan.output import say
+from nectargan.record.output_directory import runs_in
+from nectargan.record.run_directory import RunDirectory
 from nectargan.servers import (
     HOST,
     Program,
@@ -35,8 +37,11 @@ from nectargan.servers import (
     wait_until_ended,
     wait_until_ready,
 )
+from nectargan.wording import counted
 
 _NEW_RUNS_SECONDS = 5.0
+_MOST_REPORTS = 5
+_REPORT = RunDirectory("").report.name
 _PORT = WholeNumber(1, 65535)
 
 
@@ -61,7 +66,8 @@ def ui(
 ) -> None:
     """Start the MLflow UI and TensorBoard for the runs in DIRECTORY (default: runs).
 
-    Both can be reached from this machine only. Links to the pages that compare runs are printed.
+    Both can be reached from this machine only. Links to the pages that compare runs are printed,
+    and to the reports in the directory and its runs.
 
     Ctrl-C stops both.
     """
@@ -82,6 +88,7 @@ def ui(
             for program in _programs(links.directory, store, *ports):
                 servers.append(stack.enter_context(running(program)))
             started = _print_when_ready(servers)
+            _print_reports(directory)
             if started:
                 say("Ctrl-C stops them.")
             _watch_over(started, links)
@@ -166,8 +173,8 @@ def _print_when_ready(servers: list[Server]) -> list[Server]:
     for server, reason in wait_until_ready(servers):
         if not reason or not server.has_ended:
             started.append(server)
-        name, told = server.program.name, reason or server.program.address
-        say(f"{name + ':':<12} {told}", err=bool(reason))
+        name, text = server.program.name, reason or server.program.address
+        say(f"{name + ':':<12} {text}", err=bool(reason))
         if not reason:
             _print_pages(server.program)
     return started
@@ -185,6 +192,16 @@ def _print_pages(program: Program) -> None:
     except (OSError, ValueError, LookupError, http.client.HTTPException):
         # The links are optional: the address printed above leads to the same pages.
         return
+
+
+def _print_reports(directory: Path) -> None:
+    """Prints links to the reports in a directory and in its runs, the newest ones."""
+    files = [Path(path, _REPORT) for path in (directory, *runs_in(directory))]
+    reports = sorted((f for f in files if f.is_file()), key=lambda file: file.stat().st_mtime)
+    for report in reversed(reports[-_MOST_REPORTS:]):
+        say(f"{'Report:':<12} {report.resolve().as_uri()}")
+    if len(reports) > _MOST_REPORTS:
+        say(f"{'':<12} and {counted(len(reports) - _MOST_REPORTS, 'older report')}")
 
 
 def _watch_over(servers: list[Server], links: RunLinks) -> None:

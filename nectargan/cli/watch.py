@@ -105,11 +105,13 @@ def _picture(live: LiveRun) -> RenderableType:
     progress.add_row(bar, *columns)
 
     losses = Table("loss", box=None, padding=(0, 2, 0, 0))
-    for column in ("raw", "weight", "weighted"):
+    for column in ("raw", "weight", "weighted", *(["gradient"] if live.shares else [])):
         losses.add_column(column, justify="right")
     losses.add_column("trend of raw", no_wrap=True)
     for name, row in live.losses.items():
         numbers = [f"{value:.4g}" for value in (row.raw, row.weight, row.weighted)]
+        if live.shares:
+            numbers.append(f"{100 * live.shares[name]:.3g} %" if name in live.shares else "")
         losses.add_row(name, *numbers, sparkline(live.trends[name]))
 
     val = metrics_line({name: v for name, v in live.metrics.items() if name.startswith("val/")})

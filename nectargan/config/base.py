@@ -78,6 +78,14 @@ def on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def _on_off_or_steps(value: object) -> object:
+    value = on_or_off(value)
+    is_count = type(value) is int and 1 <= value <= MOST
+    if value not in get_args(choices.OnOff) and not is_count:
+        raise ValueError(f"it must be on, off, or a whole number of steps from 1 to {MOST}")
+    return value
+
+
 # Limits far above any sensible value, to catch typing errors.
 MOST_EPOCHS = 100_000
 MOST_PIXELS = 65_536
@@ -102,6 +110,18 @@ Resize = Annotated[
     str | list[str],
     BeforeValidator(_resize),
     WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Interpolation))})),
+]
+OnOffOrSteps = Annotated[
+    choices.OnOff | int,
+    BeforeValidator(_on_off_or_steps),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(get_args(choices.OnOff))},
+                {"type": "integer", "minimum": 1, "maximum": MOST},
+            ]
+        }
+    ),
 ]
 PathText = Annotated[str, AfterValidator(_path)]
 ImportPath = Annotated[str, AfterValidator(_import_path)]

@@ -14,8 +14,9 @@ Norm = Literal["instance", "batch"]
 Padding = Literal["zeros", "reflect"]
 Init = Literal["normal", "default"]
 UpsampleType = Literal["Transposed", "Bilinear", "Nearest", "PixelShuffle"]
-Cache = Literal["auto", "ram", "device", "off"]
+Cache = Literal["auto", "ram", "disk", "device", "off"]
 Interpolation = Literal["bicubic", "nearest"]
+OnOff = Literal["on", "off"]
 CudaGraph = Literal["auto", "on", "off"]
 Compile = Literal["off", "default"]
 PictureFormat = Literal["png", "svg", "pdf"]
@@ -31,5 +32,7 @@ INCIDENTAL = (
     "save.",
     "train.compile",
     "train.cuda_graph",
+    "train.init_from_digest",
     "train.vgg_weights",
 )
+BalancerName = Literal["vqgan", "softadapt", "relobralo", "dwa", "torchjd"]

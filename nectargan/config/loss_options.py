@@ -1,20 +1,21 @@
-"""The section ``train.loss`` of a config: each loss is a number, a schedule or a whole term."""
+"""The section ``train.loss`` of a config: a loss is a number, a schedule, a share or a term."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from nectargan.config.base import MOST, Section
-from nectargan.config.objectives import OPTIONAL, objective_weights
+from nectargan.config.base import MOST, NotNegative, Positive, Section
+from nectargan.config.objectives import OPTIONAL, PENALTY, objective_weights
 from nectargan.errors import NectarGANError, did_you_mean
 from nectargan.imports import is_import_path
 from nectargan.scheduling.arguments import declared_parameters
 from nectargan.scheduling.data import Schedule
-from nectargan.scheduling.notation import parse_notation
+from nectargan.scheduling.notation import format_number, notation_of, parse_notation
 from nectargan.scheduling.schedules import Number, schedule_map
 
 NO_LOSS = "no_loss"  # the type of the pydantic error about an unknown loss
@@ -120,23 +121,118 @@ else:
 
 
 def _weight_kind(value: object) -> str | None:
+    if isinstance(value, ShareConfig) or _begins_with_share(value):
+        return "share"
+    if isinstance(value, dict) and "share" in value:
+        return "share"
+    return _number_kind(value)
+
+
+def _number_kind(value: object) -> str | None:
     if isinstance(value, (ScheduleConfig, str, dict)):
         return "schedule"
     return "number" if type(value) in (int, float) else None
 
 
 def _option_kind(value: object) -> str | None:
-    if isinstance(value, LossTerm) or (isinstance(value, dict) and "schedule" not in value):
-        return "term"
-    return _weight_kind(value)
+    is_term = isinstance(value, dict) and not {"schedule", "share"}.intersection(value)
+    return "term" if is_term or isinstance(value, LossTerm) else _weight_kind(value)
+
+
+def _begins_with_share(value: object) -> bool:
+    return isinstance(value, str) and value.split(maxsplit=1)[:1] == ["share"]
+
+
+ScheduledNumber = Annotated[
+    Annotated[Number, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
+    Discriminator(
+        _number_kind,
+        custom_error_type="scheduled_number",
+        custom_error_message="it must be a number or a schedule",
+    ),
+]
+_SHARE_OPTION = re.compile(r"\s(smoothing|min|max)=(\S+)")
+
+
+class ShareConfig(Section):
+    """A share of the pull on the generated images, from which the weight follows at every step; see
+    `nectargan.losses.balancing`.
+
+    It may also be written in one line: ``share 0.2``, ``share linear 0->0.3 @ 1-20`` or ``share 0.2
+    smoothing=0.9 max=100``.
+    """
+
+    share: ScheduledNumber
+    """Part of the sum of the gradient norms of all generator losses at the generated images: a
+    number or a schedule, from 0 to below 1."""
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Part of the smoothed gradient norm that is kept at each step. With 0 the share is held at
+    every step. With more, such as 0.99, the weight moves slowly and lags behind."""
+    min: NotNegative = 0.0
+    """Lowest weight."""
+    max: Positive = 1e4
+    """Highest weight."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The share over the epochs; a custom function is not imported yet."""
+        return schedule_of(self.share)
+
+    @property
+    def notation(self) -> str:
+        """The share in one line."""
+        share = self.share
+        text = notation_of(share.build()) if isinstance(share, Section) else format_number(share)
+        changed = self.model_dump(exclude_defaults=True, exclude={"share"})
+        return " ".join(
+            ["share", text, *(f"{key}={format_number(value)}" for key, value in changed.items())]
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_one_line(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        share = _SHARE_OPTION.sub("", value).strip().removeprefix("share").strip()
+        given = {key: _as_number(number) for key, number in _SHARE_OPTION.findall(value)}
+        name = share.split(maxsplit=1)[:1]
+        is_schedule = name and (name[0] in schedule_map or is_import_path(name[0]))
+        if not is_schedule and isinstance(_as_number(share), str):
+            raise ValueError(
+                "write 'share 0.2', 'share linear 0->0.3 @ 1-20' or 'share 0.2 smoothing=0.9 "
+                "max=100'"
+            )
+        return {"share": _as_number(share), **given}
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> ShareConfig:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+
+def _as_number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def schedule_of(weight: float | ScheduleConfig) -> Schedule:
+    """A number or a schedule of a validated config as a `Schedule`."""
+    if isinstance(weight, ScheduleConfig):
+        return weight.build()
+    return Schedule("constant", initial_value=weight, target_value=weight)
 
 
 Weight = Annotated[
-    Annotated[Number, Tag("number")] | Annotated[ScheduleConfig, Tag("schedule")],
+    Annotated[Number, Tag("number")]
+    | Annotated[ScheduleConfig, Tag("schedule")]
+    | Annotated[ShareConfig, Tag("share")],
     Discriminator(
         _weight_kind,
         custom_error_type="weight",
-        custom_error_message="it must be a number or a schedule",
+        custom_error_message="it must be a number, a schedule or a share",
     ),
 ]
 
@@ -150,7 +246,8 @@ class LossTerm(Section):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for that class."""
     weight: Weight | None = None
-    """Weight: a number or a schedule. Default: the weight in the objective, or 1 for a new loss."""
+    """Weight: a number, a schedule or a share. Default: the weight in the objective, or 1 for a new
+    loss."""
     tags: list[str] | None = None
     """Labels by which the LossManager finds losses. Default: the tags in the objective, or "G"."""
 
@@ -161,23 +258,24 @@ class LossTerm(Section):
         return self
 
 
-LossWeight = float | ScheduleConfig | LossTerm
+LossWeight = float | ScheduleConfig | ShareConfig | LossTerm
 LossOption = Annotated[
     Annotated[Number, Tag("number")]
     # A section with only a function is a term, so a schedule needs the key "schedule".
     | Annotated[
         ScheduleConfig, Tag("schedule"), Field(json_schema_extra={"required": ["schedule"]})
     ]
+    | Annotated[ShareConfig, Tag("share")]
     | Annotated[LossTerm, Tag("term")],
     Discriminator(
         _option_kind,
         custom_error_type="loss_option",
-        custom_error_message="it must be a number, a schedule or a whole term",
+        custom_error_message="it must be a number, a schedule, a share or a whole term",
     ),
 ]
 
 
-def weight_of(option: float | ScheduleConfig | LossTerm) -> float | ScheduleConfig:
+def weight_of(option: LossWeight) -> float | ScheduleConfig | ShareConfig:
     """The weight of a loss of a validated config."""
     if not isinstance(option, LossTerm):
         return option
@@ -201,6 +299,9 @@ def resolve_losses(objective: str, given: Mapping[str, LossWeight]) -> dict[str,
     options: dict[str, LossWeight] = dict(own)
     for name, option in given.items():
         is_whole = isinstance(option, LossTerm) and option.function is not None
+        if name == PENALTY and is_whole:
+            reason = "cannot have a 'function' of its own; give your loss another name."
+            raise PydanticCustomError(NO_LOSS, "{reason}", {"reason": reason, "loss": name})
         if name not in own and not is_whole and (name not in OPTIONAL or option == 0):
             if option == 0 and name in everything | OPTIONAL:
                 continue  # a migrated config of v0.2.3 lists all losses, unused ones with 0

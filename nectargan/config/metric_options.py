@@ -1,14 +1,18 @@
-"""The section ``validation`` of a config: metrics as names, import paths or whole sections."""
+"""The sections ``validation`` and ``train.stop`` of a config: what is measured, and early stopping.
+
+A metric is a name, an import path or a whole section.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from nectargan.config.base import ImportPath, Section
+from nectargan.config.base import Count, ImportPath, Section
 from nectargan.errors import did_you_mean
 from nectargan.imports import is_import_path
 from nectargan.metrics import METRICS, OF_VALIDATION, is_lower_better
@@ -52,8 +56,12 @@ MetricOption = Annotated[
 ]
 
 
-def _may_be_one_text(value: object) -> object:
-    """Splits a text, as given with --set: names and import paths separated by commas, or JSON."""
+def split_text(value: object) -> object:
+    """Splits a text, as given with --set: names and import paths separated by commas, or JSON.
+
+    Raises:
+        ValueError: If the text begins as a JSON list, but is none.
+    """
     if not isinstance(value, str):
         return value
     if value.startswith("["):
@@ -64,35 +72,49 @@ def _may_be_one_text(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
+def check_metrics(metrics: Sequence[str | OwnMetric], built_in: Collection[str]) -> None:
+    """Checks the names of metrics.
+
+    Args:
+        metrics: The metrics.
+        built_in: Names of the built-in metrics that are allowed.
+
+    Raises:
+        ValueError: If a name is unknown, used twice, or not allowed for a custom metric.
+    """
+    names: list[str] = []
+    for metric in metrics:
+        own = as_own(metric)
+        name = str(metric) if own is None else own.series_name
+        if own is None and name not in built_in:
+            hint = did_you_mean(name, built_in)
+            raise ValueError(f"'{name}' is neither a metric nor an import path.{hint}")
+        if not _NAME.fullmatch(name) or name.endswith("_epoch"):
+            raise ValueError(
+                f"the name '{name}' must be 1 to 60 letters, digits, '_' or '-', and must not "
+                "end with '_epoch'"
+            )
+        if own is not None and name in METRICS:
+            raise ValueError(f"a metric of your own needs a name other than '{name}'")
+        if name in names:
+            raise ValueError(f"'{name}' is measured twice")
+        names.append(name)
+
+
 class Validation(Section):
     """How the validation images are measured."""
 
-    metrics: Annotated[list[MetricOption], BeforeValidator(_may_be_one_text)] = Field(
+    metrics: Annotated[list[MetricOption], BeforeValidator(split_text)] = Field(
         default=["l1", "psnr", "ssim"]
     )
-    """Built-in metrics (l1, psnr, ssim) by name, and your own by import path. If lower values of
-    your own metric are better: {function: my_package.my_metric, higher_is_better: false}."""
+    """Built-in metrics (l1, psnr, ssim, ms_ssim, lpips, lpips_vgg, dists) by name, and your own by
+    import path. If lower values of your own metric are better: {function: my_package.my_metric,
+    higher_is_better: false}."""
 
     @field_validator("metrics")
     @classmethod
     def _are_known(cls, metrics: list[str | OwnMetric]) -> list[str | OwnMetric]:
-        names: list[str] = []
-        for metric in metrics:
-            own = as_own(metric)
-            name = str(metric) if own is None else own.series_name
-            if own is None and name not in OF_VALIDATION:
-                hint = did_you_mean(name, OF_VALIDATION)
-                raise ValueError(f"'{name}' is neither a metric nor an import path.{hint}")
-            if not _NAME.fullmatch(name) or name.endswith("_epoch"):
-                raise ValueError(
-                    f"the name '{name}' must be 1 to 60 letters, digits, '_' or '-', and must not "
-                    "end with '_epoch'"
-                )
-            if own is not None and name in METRICS:
-                raise ValueError(f"a metric of your own needs a name other than '{name}'")
-            if name in names:
-                raise ValueError(f"'{name}' is measured twice")
-            names.append(name)
+        check_metrics(metrics, OF_VALIDATION)
         return metrics
 
     @property
@@ -110,6 +132,28 @@ class Validation(Section):
     def is_lower_better(self, series: str) -> bool:
         """Whether a lower value of a series is better; see `nectargan.metrics.is_lower_better`."""
         return is_lower_better(series, self.own_lower_is_better)
+
+
+class Stop(Section):
+    """Early stopping: a run ends when a metric of validation has not improved for some epochs."""
+
+    metric: str
+    """Metric to judge by, such as "val/ssim"; one of validation.metrics."""
+    patience: Count = 20
+    """Number of epochs without a new best value after which the run ends."""
+
+    def reason(self, bests: Mapping[str, tuple[float, int]], epoch: int) -> str:
+        """Why a run ends after ``epoch``; empty if it goes on.
+
+        Args:
+            bests: The best value of each metric so far, and its epoch.
+            epoch: The last epoch that was validated.
+        """
+        value, best_epoch = bests.get(self.metric, (0.0, epoch))
+        if epoch - best_epoch < self.patience:
+            return ""
+        since = f"has not improved since epoch {best_epoch} ({value:.4g})"
+        return f"stopped early: {self.metric} {since}"
 
 
 def as_own(metric: str | OwnMetric) -> OwnMetric | None:

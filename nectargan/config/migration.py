@@ -72,14 +72,14 @@ def _losses(old: dict[str, Any], warn: Warn) -> None:
     for old_name, name in _LOSS_NAMES.items():
         if old_name in loss:
             weight = loss.pop(old_name)
-            told = f"train.loss.{old_name} is now train.loss.{name} ({weight})"
+            notice = f"train.loss.{old_name} is now train.loss.{name} ({weight})"
             if old_name in used and old_name in _OLD_FUNCTIONS:
                 function = _OLD_FUNCTIONS[old_name]
                 loss[name] = {"function": function, "weight": weight}
-                told += f", computed as in v0.2.3 by {function}"
+                notice += f", computed as in v0.2.3 by {function}"
             else:
                 loss[name] = weight
-            warn(told)
+            warn(notice)
 
 
 def _networks(old: dict[str, Any], warn: Warn) -> None:
@@ -105,10 +105,10 @@ def _layers(old: dict[str, Any], warn: Warn) -> None:
     network["n_layers"] = max(1, layers - 1)
     if layers > 1:
         side = 18 * 2 ** (layers - 2) - 2
-        told = f"it sees the same patches of {side} x {side} pixels"
+        notice = f"it sees the same patches of {side} x {side} pixels"
     else:
-        told = "it sees patches of 16 x 16 pixels instead of 10 x 10"
-    warn(f"train.discriminator.n_layers {layers} is now {network['n_layers']}: {told}")
+        notice = "it sees patches of 16 x 16 pixels instead of 10 x 10"
+    warn(f"train.discriminator.n_layers {layers} is now {network['n_layers']}: {notice}")
 
 
 def _resume(old: dict[str, Any], warn: Warn) -> None:

@@ -16,6 +16,7 @@ from nectargan.config.choices import Init, Norm, Padding, UpsampleType
 from nectargan.config.loss_options import ScheduleConfig
 from nectargan.errors import did_you_mean
 from nectargan.scheduling.data import Schedule
+from nectargan.scheduling.schedules import FLOAT32_MAX
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Blocks = Annotated[int, Field(ge=1, le=64)]
@@ -81,6 +82,10 @@ class Adam(Section):
     """Decay rate of the first moment (0.5 as in DCGAN and pix2pix)."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """Decay rate of the second moment."""
+    clip_norm: Annotated[float, Field(gt=0.0, le=FLOAT32_MAX)] | None = None
+    """Gradient clipping: if the L2 norm of the gradient of all parameters is larger, the gradient
+    is scaled to this norm. The norm before is on record as gradient_norm/generator (or
+    /discriminator). Default: no clipping."""
 
 
 class Network(Section):

@@ -10,7 +10,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from nectargan.config.loss_options import ScheduleConfig
+from nectargan.config.balancing_options import BalancerConfig
+from nectargan.config.base import Section
+from nectargan.config.loss_options import ScheduleConfig, ShareConfig
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, did_you_mean
 
@@ -31,15 +33,22 @@ _BOUNDS = {
     "exclusiveMaximum": "below",
 }
 
+# What may be written as a text instead of a section.
+_NOTATIONS: dict[type[Section], str] = {
+    ScheduleConfig: "A schedule in one line: linear 100->0 @ 1-200.",
+    ShareConfig: "A share in one line: share 0.2.",
+    BalancerConfig: "The name or the import path of the rule.",
+}
+
 
 @functools.cache
 def json_schema() -> Node:
     """The JSON Schema (draft 2020-12) of a config file."""
     schema = Config.model_json_schema()
     definitions = schema["$defs"]
-    schedule = definitions[ScheduleConfig.__name__]
-    notation = {"type": "string", "description": "A schedule in one line: linear 100->0 @ 1-200."}
-    definitions[ScheduleConfig.__name__] = {"anyOf": [notation, schedule]}
+    for section, notation in _NOTATIONS.items():
+        text = {"type": "string", "description": notation}
+        definitions[section.__name__] = {"anyOf": [text, definitions[section.__name__]]}
     _tidy(schema)
     # With this key, a JSON file can name its schema; see `read_document`.
     schema["properties"]["$schema"] = {"type": "string"}
@@ -184,9 +193,9 @@ def _type(node: Node, with_text: bool = False) -> str:
     word = _WORDS.get(kind, str(kind))
     if kind == "object" and node.get("additionalProperties"):
         word = "section of any names"
-    told = ", ".join([word, *_bounds(node)])
+    short = ", ".join([word, *_bounds(node)])
     text = node.get("description", "").partition(". ")[0].rstrip(".")
-    return f"{told}: {text}" if with_text and text else told
+    return f"{short}: {text}" if with_text and text else short
 
 
 def _bounds(node: Node) -> Iterable[str]:

@@ -1,17 +1,17 @@
-"""The schedules of a run: the weights of its losses and its learning rates over the epochs."""
+"""The schedules of a run: weights and shares of its losses, and learning rates, over the epochs."""
 
 from __future__ import annotations
 
 import math
 
-from nectargan.config.loss_options import ScheduleConfig, weight_of
+from nectargan.config.balancing_options import share_problems, shares_of, weights_of
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, ScheduleError
 from nectargan.scheduling.data import Schedule
 
 
 def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
-    """The schedules of all loss weights and learning rates, by the names of their series.
+    """The schedules of all weights, shares and learning rates, by the names of their series.
 
     Args:
         config: The config.
@@ -20,27 +20,46 @@ def all_schedules(config: Config, imports: bool = True) -> dict[str, Schedule]:
     Raises:
         ConfigError: If a custom function cannot be used; see `usable`.
     """
-    weights, rates = (
-        (loss_weights(config), lr_schedules(config))
+    losses = config.train.loss
+    weights, shares, rates = (
+        (loss_weights(config), loss_shares(config), lr_schedules(config))
         if imports
-        else (_weights(config), _rates(config))
+        else (weights_of(losses), shares_of(losses), _rates(config))
     )
     return {
         **{f"weight/{name}": weight for name, weight in weights.items()},
+        **{f"share/{name}": share for name, share in shares.items()},
         **{f"lr/{name}": rate for name, rate in rates.items()},
     }
 
 
 def loss_weights(config: Config) -> dict[str, Schedule]:
-    """The schedule of the weight of each loss, by the name of the loss.
+    """The schedule of the weight of each loss that has no share, by the name of the loss.
 
     Raises:
         ConfigError: If a custom function cannot be used; see `usable`.
     """
     return {
         name: usable(weight, f"train.loss.{name}", config.train.epochs)
-        for name, weight in _weights(config).items()
+        for name, weight in weights_of(config.train.loss).items()
     }
+
+
+def loss_shares(config: Config) -> dict[str, Schedule]:
+    """The schedule of the share of each loss that has one, by the name of the loss.
+
+    Raises:
+        ConfigError: If a custom function cannot be used (see `usable`), or the shares cannot be
+            held; see `share_problems`.
+    """
+    train = config.train
+    shares = {
+        name: usable(share, f"train.loss.{name}", train.epochs)
+        for name, share in shares_of(train.loss).items()
+    }
+    for name, problem in share_problems(shares, loss_weights(config), train.epochs):
+        raise ConfigError(f"train.loss.{name} {problem}")
+    return shares
 
 
 def lr_schedules(config: Config) -> dict[str, Schedule]:
@@ -91,11 +110,6 @@ def usable(schedule: Schedule, place: str, epochs: int, least: float = -math.inf
     return schedule
 
 
-def _weights(config: Config) -> dict[str, Schedule]:
-    """The schedules of the weights; custom functions are not imported."""
-    return {name: _schedule(weight_of(option)) for name, option in config.train.loss.items()}
-
-
 def _rates(config: Config) -> dict[str, Schedule]:
     """The schedules of the learning rates; custom functions are not imported."""
     train = config.train
@@ -104,9 +118,3 @@ def _rates(config: Config) -> dict[str, Schedule]:
         "generator": train.generator.learning_rate.build(),
         "discriminator": shared.learning_rate.build(),
     }
-
-
-def _schedule(weight: float | ScheduleConfig) -> Schedule:
-    if isinstance(weight, ScheduleConfig):
-        return weight.build()
-    return Schedule("constant", initial_value=weight, target_value=weight)

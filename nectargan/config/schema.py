@@ -6,19 +6,19 @@ An option that NectarGAN v0.2.3 had keeps its name. Types are strict (``"5"`` is
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_serializer, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from nectargan.config.augmentation_options import Augmentations
+from nectargan.config.balancing_options import BalancerConfig, share_problems, shares_of, weights_of
 from nectargan.config.base import (
     DAY,
     MOST_EPOCHS,
     Channels,
     Count,
-    CountOrZero,
     ImageSize,
-    ImportPath,
     Name,
     PathText,
     Resize,
@@ -33,19 +33,12 @@ from nectargan.config.choices import (
     Objective,
     Precision,
 )
-from nectargan.config.loss_options import LossOption, resolve_losses
-from nectargan.config.metric_options import Validation
+from nectargan.config.logging_options import Logging
+from nectargan.config.loss_options import NO_LOSS, LossOption, resolve_losses
+from nectargan.config.metric_options import Stop, Validation
 from nectargan.config.network_options import Discriminator, Generator, PatchGAN, Unet
-from nectargan.credentials import HIDDEN, TRACKING_URIS, is_tracking_uri, public_address
-from nectargan.defaults import (
-    MLFLOW_EVERY_N_STEPS,
-    TENSORBOARD_EVERY_N_STEPS,
-    WINDOW_SECONDS,
-    WINDOW_STEPS,
-)
 from nectargan.errors import did_you_mean
 from nectargan.metrics import USUAL_SERIES
-from nectargan.names import EXPERIMENT_NAMES, SINK_NAMES, is_experiment_name, is_sink_name
 
 
 class Common(Section):
@@ -99,9 +92,9 @@ class Dataloader(Section):
     """Worker processes that read images that are not cached; at most four per core are used. With
     0, the main process reads them."""
     cache: Annotated[Cache, BeforeValidator(on_or_off)] = "auto"
-    """Where decoded images are cached: "ram", "device" or "off". "auto" uses the memory of the
-    device if the images need at most a quarter of it, else RAM if they need at most half of it,
-    else no cache."""
+    """Where decoded images are cached: "ram", "disk" (a memory-mapped temporary file), "device" or
+    "off". "auto" uses the memory of the device if the images need at most a quarter of it, else RAM
+    if they need at most half of it, else no cache."""
     drop_last: bool = False
     """Whether to drop the last batch of an epoch if it is smaller than batch_size."""
     on_bad_image: Literal["stop", "skip"] = "stop"
@@ -121,8 +114,23 @@ class Train(Section):
     adds a perceptual loss."""
     gan_mode: GanMode = "vanilla"
     """Adversarial loss: "vanilla" (binary cross-entropy), "lsgan" (squared error) or "hinge"."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """One-sided label smoothing: the discriminator's label of real pairs is 1 minus this value. Not
+    for gan_mode "hinge", which has no labels."""
+    r1_every_n_steps: Count = 16
+    """Steps between two computations of the loss D_R1, whose weight is multiplied by this number
+    (Karras et al. 2020). The loss is added by its weight in train.loss."""
+    accumulate: Count = 1
+    """Number of equal parts of each batch that are computed one after the other, to save memory.
+    Each step is still one update with all pairs of the batch."""
     vgg_weights: PathText | None = None
     """File with torchvision's VGG19 weights. Default: the weights are downloaded."""
+    init_from: PathText | None = None
+    """Checkpoint, or run directory (its newest checkpoint), whose weights of both networks the run
+    starts with. Nothing else is taken from it."""
+    init_from_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of that checkpoint. It is noted when a run starts; if it is given, another file is an
+    error."""
     separate_lr_schedules: bool = False
     """Whether the discriminator has its own learning rate."""
     generator: Generator = Unet()
@@ -135,12 +143,22 @@ class Train(Section):
     on_nonfinite: Literal["stop", "continue"] = "stop"
     """What to do if a loss becomes NaN or infinite. This is detected when the losses of a window
     are written."""
+    stop: Stop | None = None
+    """Early stopping. Default: the run makes all its epochs."""
     compile: Annotated[Compile, BeforeValidator(on_or_off)] = "off"
     """"default" compiles both networks with torch.compile, which takes about a minute."""
+    fork_from: PathText | None = None
+    """Checkpoint of another run that this one is a fork of: all of its training state is taken
+    over, and steps and epochs go on from there. A run directory, with or without @EPOCH, or the
+    file of a checkpoint in one; --fork sets it, together with the config in the checkpoint."""
     loss: dict[str, LossOption] = Field(default_factory=dict)
-    """Losses by name. A number or a schedule sets the weight of a loss of the objective; a whole
-    term adds or replaces a loss. Losses that are not listed keep the weight of the objective.
+    """Losses by name. A number, a schedule or a share sets the weight of a loss of the objective; a
+    whole term adds or replaces a loss. Losses that are not listed keep the weight of the objective.
     "G_FM" (feature matching) can be added to any objective by its weight."""
+
+    balancer: BalancerConfig | None = None
+    """A rule that sets the weights of the generator's losses at every step from their gradients or
+    values. Shares in train.loss need none."""
 
     @property
     def epochs(self) -> int:
@@ -155,10 +173,37 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_labels_to_smooth(self) -> Train:
+        if self.label_smoothing and self.gan_mode == "hinge":
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing:g}, but gan_mode is 'hinge', which has "
+                "no labels; use 'vanilla' or 'lsgan', or label_smoothing 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _digest_is_of_something(self) -> Train:
+        if self.init_from_digest is not None and self.init_from is None:
+            raise ValueError("init_from_digest is given without init_from")
+        return self
+
+    @model_validator(mode="after")
     def _names_every_loss(self) -> Train:
         resolved = resolve_losses(self.objective, self.loss)
         self.loss.clear()  # changed in place, because an assignment would validate again
         self.loss.update(resolved)
+        return self
+
+    @model_validator(mode="after")
+    def _shares_can_be_held(self) -> Train:
+        shares = shares_of(self.loss)
+        if shares and self.balancer is not None:
+            raise ValueError(
+                f"balancer sets the weights of all losses, and loss.{next(iter(shares))} has a "
+                "share; remove one of the two"
+            )
+        for name, reason in share_problems(shares, weights_of(self.loss), self.epochs):
+            raise PydanticCustomError(NO_LOSS, "{reason}", {"reason": reason, "loss": name})
         return self
 
 
@@ -186,122 +231,9 @@ class Save(Section):
     """Epochs between two grids. The first grid is written before the training."""
     num_examples: Annotated[int, Field(ge=1, le=1024)] = 4
     """Pairs in a grid; all grids show the same pairs."""
-
-
-class TensorBoardLogging(Section):
-    """The TensorBoard sink."""
-
-    enable: bool = True
-    """Whether to write event files."""
-    every_n_steps: Count = TENSORBOARD_EVERY_N_STEPS
-    """Steps between two points of a loss."""
-
-
-class MLflowLogging(Section):
-    """The MLflow sink."""
-
-    enable: bool = True
-    """Whether to log to MLflow."""
-    every_n_steps: Count = MLFLOW_EVERY_N_STEPS
-    """Steps between two points of a loss."""
-    required: bool = False
-    """Whether the run fails to start if MLflow cannot be reached. If false, everything is sent when
-    MLflow can be reached again."""
-    group: Name | None = None
-    """Name of a parent run under which this run is listed. It is created if it does not exist."""
-    system_metrics: bool = True
-    """Whether to log the use of CPU, memory, disk and GPU."""
-    log_model: bool = True
-    """Whether to log the generator as a model at the end, from the best checkpoint if there is one,
-    else from the last one."""
-    register_model: Name | None = None
-    """Name under which the logged model is registered in MLflow's model registry."""
-    tracking_uri: str | None = None
-    """Address of the server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db (SQLite) in
-    the output directory. Files of the run contain only scheme, host, port and path, not the user
-    and password."""
-    experiment: str | None = None
-    """Name of the experiment. Default: MLFLOW_EXPERIMENT_NAME, else common.experiment_name."""
-
-    @field_serializer("tracking_uri")
-    def _without_secrets(self, uri: str | None) -> str | None:
-        # Applies to every copy of the config: files, checkpoints, parameters and output.
-        return None if uri is None else public_address(uri)
-
-    @field_validator("tracking_uri")
-    @classmethod
-    def _is_a_uri(cls, uri: str | None) -> str | None:
-        if uri is None or uri == HIDDEN:
-            return uri
-        # Remembers the secrets of the address, so that they are removed from all messages.
-        public_address(uri)
-        if not is_tracking_uri(uri):
-            raise ValueError(TRACKING_URIS)
-        return uri
-
-    @field_validator("experiment")
-    @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
-        if name is not None and not is_experiment_name(name):
-            raise ValueError(EXPERIMENT_NAMES)
-        return name
-
-
-class OwnSink(Section):
-    """A sink of your own; see `nectargan.record.follower.Sink`."""
-
-    function: ImportPath
-    """Import path, "package.module.Name", of a class with the methods of a sink. The class is
-    imported when a run starts, and by nectargan sync."""
-    every_n_steps: Count = 10
-    """Steps between two points of a loss."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments for that class."""
-
-
-class Logging(Section):
-    """How losses and metrics are recorded."""
-
-    csv: bool = True
-    """Whether to write losses.csv and metrics.csv. TensorBoard and MLflow read these files."""
-    window_steps: Annotated[int, Field(ge=1, le=1_000_000)] = WINDOW_STEPS
-    """Steps after which the losses are copied from the device and written."""
-    window_seconds: Annotated[float, Field(gt=0.0, le=DAY)] = WINDOW_SECONDS
-    """Seconds after which they are written even if there were fewer steps."""
-    histogram_every_n_epochs: CountOrZero = 0
-    """Epochs between two sets of histograms (generated images, weights, gradients) in TensorBoard;
-    0 for none."""
-    loss_map_every_n_epochs: CountOrZero = 0
-    """Epochs between two heat maps of the losses per pixel; 0 for none."""
-    drain_seconds: Annotated[float, Field(ge=0.0, le=DAY)] = 30.0
-    """Longest time to wait at the end until TensorBoard and MLflow have received everything, in
-    seconds."""
-    tensorboard: TensorBoardLogging = TensorBoardLogging()
-    """The TensorBoard sink."""
-    mlflow: MLflowLogging = MLflowLogging()
-    """The MLflow sink."""
-    sinks: dict[str, OwnSink] = Field(default_factory=dict)
-    """Your own sinks, each under a name of your choice."""
-
-    @field_validator("sinks")
-    @classmethod
-    def _have_names_of_their_own(cls, sinks: dict[str, OwnSink]) -> dict[str, OwnSink]:
-        if len({name.lower() for name in sinks}) < len(sinks):
-            raise ValueError("two sinks have names that differ only in upper and lower case")
-        for name in sinks:
-            if not is_sink_name(name):
-                raise ValueError(SINK_NAMES)
-        return sinks
-
-    @model_validator(mode="after")
-    def _sinks_have_a_source(self) -> Logging:
-        if not self.csv and self.sinks:
-            raise ValueError("csv is false, but sinks read the CSV files")
-        if not self.csv and (self.tensorboard.enable or self.mlflow.enable):
-            raise ValueError(
-                "csv is false, but TensorBoard and MLflow read the CSV files; turn them off too"
-            )
-        return self
+    report: bool = False
+    """Whether to write report.html at the end, as nectargan report does (about 5 MB), and to log it
+    to MLflow."""
 
 
 class Config(Section):
@@ -341,14 +273,35 @@ class Config(Section):
     @model_validator(mode="after")
     def _what_is_best_is_measured(self) -> Config:
         series = self.validation.series
-        if self.save.keep_best is not None and self.save.keep_best not in series:
-            raise ValueError(
-                f"save.keep_best is '{self.save.keep_best}', which is not in validation.metrics."
-                + did_you_mean(self.save.keep_best, series)
-            )
+        stop = self.train.stop
+        needed = {
+            "save.keep_best": self.save.keep_best,
+            "train.stop.metric": None if stop is None else stop.metric,
+        }
+        for key, metric in needed.items():
+            if metric is not None and metric not in series:
+                raise ValueError(
+                    f"{key} is '{metric}', which is not in validation.metrics."
+                    + did_you_mean(metric, series)
+                )
         if self.logging.mlflow.register_model and not series:
             raise ValueError(
                 "logging.mlflow.register_model needs at least one metric in validation.metrics"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch_are_equal(self) -> Config:
+        parts, pairs = self.train.accumulate, self.dataloader.batch_size
+        if pairs % parts:
+            raise ValueError(
+                f"train.accumulate is {parts}, and dataloader.batch_size {pairs} cannot be divided "
+                "into so many equal parts"
+            )
+        if parts > 1 and (self.train.balancer is not None or shares_of(self.train.loss)):
+            raise ValueError(
+                f"train.accumulate is {parts}, and weights that follow from gradients need the "
+                "whole batch at once; set it to 1, or remove balancer and shares"
             )
         return self
 

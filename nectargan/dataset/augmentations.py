@@ -163,7 +163,7 @@ def _build(
         *(f"{kind.name}_{key}" for kind in kinds for key in ("chance", *kind.parameters())),
     }
     for key, value in settings.items():
-        # A section of the config has a key for augmentations of one's own, which are given apart.
+        # The key "own" of a section contains the custom augmentations, which are passed separately.
         if key not in known and not (key == "own" and not value):
             raise DataError(f"augmentations.{place}.{key} is unknown.{did_you_mean(key, known)}")
     chosen = []

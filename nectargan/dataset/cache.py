@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -16,7 +19,7 @@ from torch import Tensor
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.errors import DataError
 
-Place = Literal["ram", "device", "off"]
+Place = Literal["ram", "disk", "device", "off"]
 
 # The largest parts of the free memory that "auto" uses. The rest of the device is for networks,
 # gradients and activations, and the rest of the RAM for the file cache of the system.
@@ -27,7 +30,7 @@ _CGROUP = Path("/sys/fs/cgroup")  # inside a container, the control group of the
 
 
 def choose_place(
-    wanted: Literal["auto", "ram", "device", "off"],
+    wanted: Literal["auto", "ram", "disk", "device", "off"],
     datasets: Sequence[PairedDataset],
     device: torch.device,
 ) -> Place:
@@ -37,12 +40,13 @@ def choose_place(
         wanted: The option ``dataloader.cache``. "auto" chooses the device if it is a CUDA device
             and the images need at most a quarter of its free memory, else RAM if they need at most
             half of the free RAM, else "off". The images of one data set at a time are held in RAM
-            before they are copied to the device.
+            before they are copied to the device. "disk" is a file in the folder for temporary
+            files.
         datasets: The data sets to cache.
         device: The device of the run. If it is the CPU, "device" means "ram".
 
     Raises:
-        DataError: If ``wanted`` is "ram" or "device" and the images do not fit.
+        DataError: If ``wanted`` is "ram", "disk" or "device" and the images do not fit.
     """
     size = sum(cached_bytes(dataset) for dataset in datasets)
     passing = max((cached_bytes(dataset) for dataset in datasets), default=0)
@@ -54,11 +58,14 @@ def choose_place(
     place: Place = "ram" if wanted == "device" and device.type == "cpu" else wanted
     if place == "off":
         return place
-    free = _free(device) if place == "device" else free_ram()
+    if place == "disk":
+        free, where = shutil.disk_usage(tempfile.gettempdir()).free, f"in {tempfile.gettempdir()}"
+    else:
+        free, where = _free(device) if place == "device" else free_ram(), "there"
     if size > free:
         raise DataError(
             f"dataloader.cache is '{wanted}', but the images need {size / _GIB:.1f} GiB and only "
-            f"{free / _GIB:.1f} GiB are free there; use 'auto' or 'off'."
+            f"{free / _GIB:.1f} GiB are free {where}; use 'auto' or 'off'."
         )
     if place == "device" and passing > free_ram():
         raise DataError(
@@ -74,15 +81,22 @@ def cached_bytes(dataset: PairedDataset) -> int:
     return len(dataset) * sum(dataset.channels) * prod(dataset.decoded_size)
 
 
-def fill(dataset: PairedDataset) -> tuple[Tensor, dict[int, str]]:
-    """Decodes all pairs in several threads into one uint8 tensor ``(N, C, H, W)`` in RAM.
+def fill(dataset: PairedDataset, on_disk: bool = False) -> tuple[Tensor, dict[int, str]]:
+    """Decodes all pairs in several threads into one uint8 tensor ``(N, C, H, W)``.
+
+    Args:
+        dataset: The pairs.
+        on_disk: Whether the tensor is a memory-mapped file instead of RAM.
 
     Returns:
         The tensor, and a message for each pair that cannot be read, by index.
+
+    Raises:
+        DataError: If the file cannot be written.
     """
     problems: dict[int, str] = {}
     shape = (len(dataset), sum(dataset.channels), *dataset.decoded_size)
-    images = torch.empty(shape, dtype=torch.uint8)
+    images = _mapped(shape) if on_disk else torch.empty(shape, dtype=torch.uint8)
 
     def decode(index: int) -> None:
         try:
@@ -99,6 +113,26 @@ def fill(dataset: PairedDataset) -> tuple[Tensor, dict[int, str]]:
             pool.shutdown(cancel_futures=True)
             raise
     return images, dict(sorted(problems.items()))
+
+
+def _mapped(shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor in a temporary file, which disappears with the process, however it ends.
+
+    Raises:
+        DataError: If the disk is full.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):
+                # Writing to a mapping when the disk is full would end the process without a word.
+                os.posix_fallocate(file.fileno(), 0, prod(shape))
+            # The mapping keeps the file, which has no name, until the tensor is freed.
+            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=shape))
+    except OSError as error:
+        raise DataError(
+            f"dataloader.cache is 'disk', but {prod(shape) / _GIB:.1f} GiB cannot be written in "
+            f"{tempfile.gettempdir()} ({error.strerror})."
+        ) from None
 
 
 def free_ram() -> int:

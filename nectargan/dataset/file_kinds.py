@@ -67,8 +67,8 @@ def what_it_is(path: str | os.PathLike[str], read: str) -> str:
         head = file.read(4096)
         for beginning, kind in _IMAGES:
             if head.startswith(beginning):
-                told = {"PNG": _png, "TIFF": _tiff}.get(kind)
-                why = told(path, head, read) if told else ""
+                explain = {"PNG": _png, "TIFF": _tiff}.get(kind)
+                why = explain(path, head, read) if explain else ""
                 return why or f"not an image: its {kind} header is damaged"
     return f"not an image: it is {_other(head)}"
 
@@ -97,8 +97,8 @@ def _png(path: str | os.PathLike[str], head: bytes, read: str) -> str:
     if not width or not height:
         return f"not an image: its PNG header says {height} x {width} pixels"
     if depth not in _PNG_DEPTHS.get(colour, ()):
-        told = f"{depth} bits with color type {colour}"
-        return f"not an image: its PNG header says {told}, which does not exist"
+        kind = f"{depth} bits with color type {colour}"
+        return f"not an image: its PNG header says {kind}, which does not exist"
     return ""
 
 
@@ -121,7 +121,7 @@ def _tiff(path: str | os.PathLike[str], head: bytes, read: str) -> str:
         return ""
     if not height or not width:
         return f"not an image: its TIFF header says {height} x {width} pixels"
-    told = f"a TIFF with {counted(count, 'channel')} of {bits[0]}-bit {kind}"
+    found = f"a TIFF with {counted(count, 'channel')} of {bits[0]}-bit {kind}"
     if count <= 4 and bits[0] in (8, 16) and kind == _TIFF_TYPES[1]:
-        return f"{told}, in a form that Pillow does not read; save it as PNG"
-    return f"{told}; supported are {read}"
+        return f"{found}, in a form that Pillow does not read; save it as PNG"
+    return f"{found}; supported are {read}"

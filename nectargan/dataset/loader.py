@@ -39,8 +39,8 @@ class PairLoader:
         shuffle: Whether each epoch has a different order. The order only depends on the seed of the
             data set and the epoch.
         drop_last: Whether to drop the last batch of an epoch if it is smaller than the others.
-        cache: Where decoded images are cached: "ram", "device", or "off" to read them in each
-            epoch.
+        cache: Where decoded images are cached: "ram", "disk", "device", or "off" to read them in
+            each epoch.
         num_workers: Number of processes that read images that are not cached; 0 to read them in
             this process.
         augment: A function from (input, target) to (input, target) that is applied to each batch.
@@ -88,7 +88,7 @@ class PairLoader:
         """
         if self.cache == "off" or self._images is not None:
             return
-        images, problems = fill(self.dataset)
+        images, problems = fill(self.dataset, on_disk=self.cache == "disk")
         self._meet(problems)
         self._images = images.to(self._device) if self.cache == "device" else images
 

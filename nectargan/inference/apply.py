@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from nectargan.build import height_and_width
@@ -55,6 +56,10 @@ class Outcome:
         """Counts a note."""
         count, first = self.notes.get(words, (0, where))
         self.notes[words] = (count + 1, first)
+
+    def refuse(self, job: Job, reason: str) -> None:
+        """Names an image that could not be used."""
+        self.bad.append(f"{name_of(job.source)}: {reason.rstrip('.')}")
 
 
 class Reading(NamedTuple):
@@ -113,10 +118,18 @@ def apply_model(
         writing = _Writing(writers, outcome, reading, progress)
         read = _read_ahead(readers, model, wanted, reading, threads + batch)
         try:
-            for number, group in enumerate(_grouped(read, batch, outcome, progress)):
+            for number, group in enumerate(
+                _grouped(read, batch, model.has_8_bits, outcome, progress)
+            ):
                 # So that an image does not depend on how many were read before it failed.
                 torch.manual_seed(reading.seed + number)
-                made = generate([picture.pixels for _, picture in group])
+                try:
+                    made = generate([picture.pixels for _, picture in group])
+                except DataError as error:  # too little memory
+                    for job, _ in group:
+                        outcome.refuse(job, str(error))
+                        progress()
+                    continue
                 for (job, picture), pixels in zip(group, made, strict=True):
                     writing.submit(job, _finished(picture, pixels))
             writing.finish()
@@ -181,6 +194,7 @@ def _read_ahead(
 def _grouped(
     read: Iterator[tuple[Job, Future[Picture]]],
     batch: int,
+    has_8_bits: bool,
     outcome: Outcome,
     progress: Callable[[], object],
 ) -> Iterator[list[tuple[Job, Picture]]]:
@@ -191,10 +205,13 @@ def _grouped(
         try:
             picture = future.result()
         except DataError as error:
-            outcome.bad.append(f"{name_of(job.source)}: {str(error).rstrip('.')}")
+            outcome.refuse(job, str(error))
             progress()
             continue
-        for note in picture.metadata.notes:
+        notes = picture.metadata.notes
+        if has_8_bits and picture.pixels.dtype != np.uint8:
+            notes += ("its 16 bits pass through the 8 of this exported model",)
+        for note in notes:
             outcome.note(note, name_of(job.source))
         key = picture.pixels.shape, picture.pixels.dtype
         group = groups.setdefault(key, [])
@@ -258,9 +275,7 @@ class _Writing:
         except OSError as error:
             reason = error.strerror or str(error)
             where = name_of(job.target, "standard output")
-            self._outcome.bad.append(
-                f"{name_of(job.source)}: '{where}' cannot be written: {reason}"
-            )
+            self._outcome.refuse(job, f"'{where}' cannot be written: {reason}")
         self._progress()
 
 

@@ -272,8 +272,8 @@ def compare(
     """Compares what was exported with the network, at two sizes and two batch sizes.
 
     Args:
-        run: From images, of ``values``, to images alike.
-        network: What it is to agree with, in eval mode, from floats to floats.
+        run: Maps images to generated images, both with values as ``values`` says.
+        network: The network to compare with, in eval mode, from floats to floats.
         images: ``(N, C, H, W)``, float32 in [0, 1], two or more.
         values: What ``run`` takes and makes.
         precision: "fp32" or "fp16", which says how much is accepted.

@@ -37,7 +37,7 @@ class Exported(NamedTuple):
         metadata: What is noted in the file; see `nectargan.inference.export.metadata_of`.
         config: The config that it was trained with.
         device: Where it computes.
-        forward: From ``(N, C, H, W)`` float32 in [-1, 1], of any size, to images alike.
+        forward: Maps ``(N, C, H, W)`` of any size to generated images, both float32 in [-1, 1].
         run: The same on the values that the file takes and makes.
     """
 

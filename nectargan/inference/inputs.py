@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from nectargan.dataset.decoding import IMAGE_SUFFIXES
 from nectargan.dataset.listing import SUFFIX_LIST, list_folder, passed_over
 from nectargan.errors import DataError
+from nectargan.files import is_stream
 from nectargan.inference.picture_files import suffix_for
 from nectargan.shell import expanded, is_pattern, matches
 
@@ -54,7 +56,8 @@ def find_inputs(
         name_suffix: Goes between the name and the suffix.
 
     Raises:
-        DataError: an input does not exist or holds no image, or two would be written to one file.
+        DataError: an input does not exist or holds no image, two would be written to one file, or
+            the folder cannot be written to.
     """
     out = Path(expanded(output))
     notes: list[str] = []
@@ -65,6 +68,8 @@ def find_inputs(
         target = None if output == STREAM else out
         if target is not None and suffix is None and target.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"'{output}' has no suffix of an image ({SUFFIX_LIST}); give --format.")
+        if target is not None and not is_stream(target):
+            _check_folder(target.parent)
         return Inputs([_checked(Job(found[0][0], target))], notes)
     jobs = []
     for source, relative in found:
@@ -74,20 +79,21 @@ def find_inputs(
         target = out / relative.with_name(f"{relative.stem}{name_suffix}{kind}")
         jobs.append(_checked(Job(source, target)))
     _check_targets(jobs)
+    _check_folder(out)
     return Inputs(jobs, notes)
 
 
 def _is_one_file(found: list[tuple[Path | None, Path]], output: str, out: Path) -> bool:
     """Whether ``output`` is the one file to write, not a folder."""
-    is_stream = output == STREAM
+    is_output = output == STREAM
     if len(found) > 1:
-        if is_stream or out.is_file():
+        if is_output or out.is_file():
             raise DataError(f"'{output}' takes one image, and there are {len(found)}.")
         return False
     if found[0][0] is None and out.is_dir():
         raise DataError("An image from standard input needs the name of a file: -o FILE.")
     is_new_file = out.suffix.lower() in IMAGE_SUFFIXES and not out.is_dir()
-    return is_stream or out.is_file() or is_new_file or found[0][0] is None
+    return is_output or out.is_file() or is_new_file or found[0][0] is None
 
 
 def _found(
@@ -164,3 +170,14 @@ def _check_targets(jobs: list[Job]) -> None:
                 "different folders, or leave --format out."
             )
         first[target] = source
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises `DataError` unless files can be written to a folder, which may not exist yet."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        # No look at permissions: some file systems know better.
+        with TemporaryDirectory(prefix=".nectargan-", dir=there):
+            pass
+    except OSError as error:
+        raise DataError(f"'{folder}' cannot be written to: {error.strerror}.") from None

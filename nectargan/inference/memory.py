@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 import torch
@@ -15,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from nectargan import cgroups
 from nectargan.build import build_generator
+from nectargan.inference.levels import input_of_level
+from nectargan.models.padding import fitting_side
 
 if TYPE_CHECKING:
     from nectargan.inference.model import Model
@@ -43,19 +46,44 @@ def peak_of_pass(model: Model, height: int, width: int) -> float:
     The network is built and run on torch's "meta" device, which knows shapes alone: it takes no
     memory.
     """
-    peak, found = _Peak(), 0.0
-    # A network of one's own may need numbers, and anything may come of it.
-    with suppress(Exception), torch.no_grad(), torch.device("meta"):
-        network = build_generator(model.config).eval()
-        image = torch.empty(1, model.in_channels, height, width)
-        with peak:
-            network(image)
-        found = float(peak.most)
+    found = _peak_on_meta(
+        model,
+        lambda network: network(torch.empty(1, model.in_channels, height, width)),
+    )
     found = found or _BYTES_PER_PIXEL * height * width
     # The images themselves, and their numbers in [-1, 1].
     channels = model.in_channels + model.out_channels
     images = 16.0 * channels * height * width
     return found * _BESIDES.get(model.device.type, _BESIDES_ELSEWHERE) + images
+
+
+def peak_of_level(model: Model, number: int, height: int, width: int) -> float:
+    """Bytes that a level of a generator and those below it take at most, with what they take and
+    make, for an image of this size."""
+
+    def compute(network: Any) -> Tensor:
+        side = fitting_side(model.smallest, model.multiple, 1)
+        image = torch.empty(1, model.in_channels, side, side)
+        channels = cast("Tensor", input_of_level(network, number, image)).shape[1]
+        made: Tensor = network.level(
+            number, torch.empty(1, channels, height >> number, width >> number)
+        )
+        return made
+
+    found = _peak_on_meta(model, compute)
+    return found * _BESIDES.get(model.device.type, _BESIDES_ELSEWHERE) if found else math.inf
+
+
+def _peak_on_meta(model: Model, compute: Callable[[Any], Tensor]) -> float:
+    """Bytes of the tensors of a computation with the model's network; 0 if that is not known."""
+    peak = _Peak()
+    # A custom network may need values instead of shapes, and may raise anything.
+    with suppress(Exception), torch.no_grad(), torch.device("meta"):
+        network = build_generator(model.config).eval()
+        with peak:
+            compute(network)
+        return float(peak.most)
+    return 0.0
 
 
 class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -28,7 +28,7 @@ class LoggedModel(NamedTuple):
     Attributes:
         name: A short name.
         config: The config that it was trained with.
-        forward: From ``(N, C, H, W)`` float32 in [-1, 1], of any size, to images alike.
+        forward: Maps ``(N, C, H, W)`` of any size to generated images, both float32 in [-1, 1].
     """
 
     name: str
@@ -53,8 +53,8 @@ def load_logged_model(source: str, device: torch.device) -> LoggedModel:
     """
     uri = tracking_uri(None)
     run_id, model = _find(source, uri)
-    told = MLflowSource(run_id, uri)
-    config = told.config()
+    source_run = MLflowSource(run_id, uri)
+    config = source_run.config()
     if config is None:
         raise CheckpointError(f"'{source}' cannot be used: its MLflow run has no config.json.")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -78,7 +78,7 @@ def load_logged_model(source: str, device: torch.device) -> LoggedModel:
         generated: Tensor = program((batch + 1) / 2)
         return generated * 2 - 1
 
-    name = told.name if source.startswith(MLFLOW) else source.removeprefix(MODELS)
+    name = source_run.name if source.startswith(MLFLOW) else source.removeprefix(MODELS)
     return LoggedModel(name, config, forward)
 
 

@@ -52,11 +52,12 @@ class Model:
         epoch: Epochs it was trained for; ``None`` where that is not known.
         device: Where it computes.
         precision: "fp32", "bf16" or "fp16".
-        forward: From ``(N, in_channels, H, W)`` float32 in [-1, 1] on the device, of a size that it
-            takes, to ``(N, out_channels, H, W)`` alike.
-        network: The generator, where it is a module of torch's.
+        forward: Maps ``(N, in_channels, H, W)``, of a size that it takes, to ``(N, out_channels, H,
+            W)``; both float32 in [-1, 1] on the device.
+        network: The generator if it is an `nn.Module`; else ``None``.
         multiple: Both sides must be a multiple of this number of pixels; `generate` pads.
         smallest: The least that a side can have, in pixels; `generate` pads.
+        has_8_bits: Whether images pass through 8 bits, as in a file exported for uint8.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Model:
     network: nn.Module | None = None
     multiple: int = 1
     smallest: int = 1
+    has_8_bits: bool = False
 
     @property
     def in_channels(self) -> int:
@@ -79,7 +81,7 @@ class Model:
 
     @property
     def out_channels(self) -> int:
-        """Channels of the images that it makes, alike."""
+        """Channels of the generated images."""
         return self.config.dataloader.load.output_nc
 
     def __call__(self, images: Any) -> Any:
@@ -250,6 +252,7 @@ def _of_exported(
         forward=exported.forward,
         multiple=int(exported.metadata.get("multiple", 1)),
         smallest=int(exported.metadata.get("smallest", 1)),
+        has_8_bits=exported.metadata.get("values") == "uint8",
     )
 
 

@@ -6,6 +6,7 @@ tile these are others, and tiles would differ in colour and contrast.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,23 +57,26 @@ class _Moments:
 
 
 class NormStatistics:
-    """The statistics of all instance norms of a network, in the order in which they are met.
+    """The statistics of the instance norms of a network, each time that one is met in a pass.
 
     Args:
         network: The network; `in_place` makes its instance norms use these statistics.
 
     Attributes:
-        known: Mean and variance, each ``(C,)``, of the norms for which they are known.
+        known: Mean and variance, each ``(C,)``, by the norm's number in the network and how often
+            it was met before in the pass.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._norms = [each for each in network.modules() if _is_instance_norm(each)]
-        self.known: list[tuple[Tensor, Tensor]] = []
-        self._met = 0
+        self.known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._met = Counter[int]()
         self._moments = _Moments()
+        self._counted_for = 0, 0
         self._part: Part | None = None
         self._width = self._height = 0
         self._takes_all = False
+        self._is_paused = False
 
     def __bool__(self) -> bool:
         """Whether there is any instance norm."""
@@ -81,13 +85,23 @@ class NormStatistics:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """For the time of a ``with`` statement, the network's norms use these statistics."""
-        for norm in self._norms:
-            norm.forward = self._forward_of(norm)
+        for number, norm in enumerate(self._norms):
+            norm.forward = self._forward_of(number, norm)
         try:
             yield
         finally:
             for norm in self._norms:
                 del norm.forward
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For the time of a ``with`` statement, the norms take the statistics of what they see, and
+        are not counted."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def begin(self, height: int, width: int, part: Part | None = None) -> None:
         """To be called before each pass of an image or a tile of this size.
@@ -99,32 +113,37 @@ class NormStatistics:
                 pass with `StopIteration`. Without it, such norms take the statistics of what they
                 see.
         """
-        self._met, self._height, self._width, self._part = 0, height, width, part
+        self._met.clear()
+        self._height, self._width, self._part = height, width, part
 
     def learn(self) -> None:
         """Makes known what was counted, of one norm."""
-        self.known.append(self._moments.get())
+        self.known[self._counted_for] = self._moments.get()
         self._moments = _Moments()
 
     def take_all(self, takes: bool = True) -> None:
         """Whether norms whose statistics are not known take those of what they see for good."""
         self._takes_all = takes
 
-    def _forward_of(self, norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    def _forward_of(self, number: int, norm: nn.Module) -> Callable[[Tensor], Tensor]:
         def forward(x: Tensor) -> Tensor:
-            index, self._met = self._met, self._met + 1
-            if index >= len(self.known):
-                if self._part is not None:
-                    self._moments.add(self._counted(x, self._part))
-                    # The rest of the pass is of no use yet. No error: nobody else sees it.
-                    raise StopIteration
-                own = _Moments()
-                own.add(x)
-                if not self._takes_all:
-                    mean, variance = own.get()
-                    return _normed(norm, x, mean, variance)
-                self.known.append(own.get())
-            return _normed(norm, x, *self.known[index])
+            if self._is_paused:
+                seen: Tensor = type(norm).forward(norm, x)
+                return seen
+            key = number, self._met[number]
+            self._met[number] += 1
+            if key in self.known:
+                return _normed(norm, x, *self.known[key])
+            if self._part is not None:
+                self._moments.add(self._counted(x, self._part))
+                self._counted_for = key
+                # The rest of the pass is of no use yet. No error: nobody else sees it.
+                raise StopIteration
+            own = _Moments()
+            own.add(x)
+            if self._takes_all:
+                self.known[key] = own.get()
+            return _normed(norm, x, *own.get())
 
         return forward
 
@@ -146,4 +165,6 @@ def _is_instance_norm(module: nn.Module) -> bool:
 def _normed(norm: nn.Module, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     mean, variance = mean.to(x.device), variance.to(x.device)
     weight, bias, eps = norm.weight, norm.bias, norm.eps
-    return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)  # type: ignore[arg-type]
+    # In float32, as the statistics are; not all devices take them with values of 16 bits.
+    y = F.batch_norm(x.float(), mean, variance, weight, bias, training=False, eps=eps)  # type: ignore[arg-type]
+    return y.to(x.dtype)

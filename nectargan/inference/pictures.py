@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from nectargan.dataset.decoding import (
     MODES,
@@ -20,10 +20,10 @@ from nectargan.dataset.decoding import (
     in_8_bits,
     in_mode,
     opened,
-    orientation_of,
     turned,
 )
 from nectargan.errors import DataError
+from nectargan.inference.wide import read_wide
 
 Pixels = npt.NDArray[Any]
 
@@ -55,8 +55,8 @@ class Picture:
 
     Attributes:
         pixels: ``(H, W, C)``, uint8 or uint16 over the whole range of the type.
-        alpha: ``(H, W)`` alike, where there is one and the generator does not take it.
-        metadata: What the file has besides.
+        alpha: ``(H, W)`` of the same type, if the file has one and the generator does not take it.
+        metadata: The metadata of the file.
     """
 
     pixels: Pixels
@@ -108,10 +108,10 @@ def read_picture(path: Path, channels: int) -> Picture:
     with opened(path) as file:
         full = full_scale(file)
         notes = _notes(file)
-        kind, dpi, icc = file.format, file.info.get("dpi"), file.info.get("icc_profile")
-        orientation = orientation_of(file)  # that of a TIFF file is gone once it is loaded
+        dpi, icc = file.info.get("dpi"), file.info.get("icc_profile")
+        raw_mode = _raw_mode(file)
         file.load()
-        wide, note = _wide(path, kind, file, full, orientation) if full > 255 else (None, "")
+        wide, note = _wide(path, file, raw_mode, full) if full > 255 else (None, "")
         if wide is None:
             picture = from_image(in_8_bits(turned(file), full), channels)
         else:
@@ -166,6 +166,12 @@ def from_wide(pixels: Pixels, channels: int) -> Picture:
     return Picture(np.concatenate([colours, alpha[..., None]], axis=2))
 
 
+def _raw_mode(file: ImageFile.ImageFile) -> str:
+    """Pillow's name for how the values lie in a file that is not loaded yet."""
+    args = file.tile[0].args if file.tile else ""
+    return str(args if isinstance(args, str) else args[0]) if args else ""
+
+
 def _notes(file: Image.Image) -> tuple[str, ...]:
     frames = getattr(file, "n_frames", 1) if file.format not in ("JPEG", "MPO") else 1
     return (f"the first of its {frames} frames is used",) if frames > 1 else ()
@@ -183,31 +189,24 @@ def _exif(file: Image.Image) -> bytes:
         return b""  # damaged metadata beside a sound picture may raise anything
 
 
-def _wide(
-    path: Path, kind: str | None, file: Image.Image, full: int, orientation: object
-) -> tuple[Pixels | None, str]:
+def _wide(path: Path, file: Image.Image, raw_mode: str, full: int) -> tuple[Pixels | None, str]:
     """``(H, W, C)`` in 16 bits as displayed; ``None`` with a note where only 8 can be read."""
+    picture = turned(file)
     if file.mode.startswith("I"):
-        grey = np.asarray(turned(file)).astype(np.int64)
+        grey = np.asarray(picture).astype(np.int64)
         if grey.min() < 0 or grey.max() > full:
             return None, ""  # `in_8_bits` has the sentence
-        return ((grey * 65535 + full // 2) // full).astype(np.uint16)[..., None], ""
-    if kind not in ("PNG", "TIFF") or "transparency" in file.info:
-        return None, "its 16 bits are read as 8"
-    mode = {"RGB": "rgb", "RGBA": "rgba"}.get(file.mode, "")
-    try:
-        # Pillow cuts several channels of 16 bits to 8.
-        from kornia_rs import io
-
-        read = io.read_image_png_u16 if kind == "PNG" else io.read_image_tiff_u16
-        wide = np.asarray(read(str(path), mode))
-    except Exception:
-        return None, "its 16 bits are read as 8"  # foreign code may raise anything
-    bands = [
-        np.asarray(turned(Image.fromarray(band.astype(np.int32)), orientation or 1))
-        for band in np.moveaxis(wide, 2, 0)
-    ]
-    return np.stack(bands, axis=2).astype(np.uint16), ""
+        wide = grey[..., None].astype(np.uint16)
+    else:
+        found = read_wide(path, picture, raw_mode)
+        if found is None:
+            return None, f"its 16 bits of {file.mode} are read as 8"
+        wide = found
+    if "transparency" in file.info:  # a color that is transparent
+        is_opaque = (wide != np.asarray(file.info["transparency"])).any(2, keepdims=True)
+        wide = np.concatenate([wide, is_opaque.astype(np.uint16) * full], axis=2)
+    scaled = (wide.astype(np.uint32) * 65535 + full // 2) // full
+    return scaled.astype(np.uint16), ""
 
 
 def resized(pixels: Any, size: tuple[int, int], resampling: Image.Resampling) -> Any:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from nectargan.errors import DataError
-from nectargan.inference.memory import free_memory, peak_of_pass
-from nectargan.inference.tiles import Grid, TileNorm, generate_tiled, make_grid
+from nectargan.inference.levels import Levelled
+from nectargan.inference.memory import free_memory, peak_of_level, peak_of_pass
+from nectargan.inference.tiles import Grid, TileNorm, generate_tiled, make_grid, overlap_for
 from nectargan.inference.values import Values, from_batch, to_batch
 from nectargan.models.padding import fitting_side
+from nectargan.shortage import Shortage, shortage_of
 
 if TYPE_CHECKING:
     from nectargan.inference.model import Model
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 _SHARE = 0.6
 _LARGEST_TILE = 4096
 _SMALLEST_TILE = 256
+_LEAST_TILE = 64  # of a user's choice
 
 
 class Tiling(NamedTuple):
@@ -44,7 +49,8 @@ class PixelGenerator:
         tiling: How large ones are cut into tiles.
 
     Attributes:
-        notes: What was done in tiles, in words.
+        grids: The tiles for each image size so far; ``None`` if it is not split.
+        notes: Sentences about tiles, and about what was repeated because memory ran out.
 
     Raises:
         DataError: the tiles cannot be made.
@@ -56,11 +62,15 @@ class PixelGenerator:
                 f"The statistics of an exported model are inside it; apply '{model.name}' without "
                 "--tile-norm, or apply the checkpoint that it was exported from."
             )
+        if tiling.tile and tiling.tile < _LEAST_TILE:
+            raise DataError(
+                f"tile is {tiling.tile}; allowed are {_LEAST_TILE} pixels and more, and 0 for none."
+            )
         self.model, self.tiling = model, tiling
         self.notes: list[str] = []
-        self._grids: dict[tuple[int, int], Grid | None] = {}
+        self.grids: dict[tuple[int, int], Grid | None] = {}
         self._batches: dict[tuple[int, int], int] = {}
-        if tiling.tile:  # so that what is wrong is told before an image is read
+        if tiling.tile:  # finds errors before an image is read
             self._grid((1, 1), tiling.tile)
 
     def __call__(self, images: Sequence[Values]) -> list[Values]:
@@ -72,11 +82,26 @@ class PixelGenerator:
 
         Returns:
             ``(H, W, out_channels)`` each, of the same type.
+
+        Raises:
+            DataError: there is too little memory even for a batch of one image, or its tiles.
         """
         size = images[0].shape[0], images[0].shape[1]
-        if size not in self._grids:
+        if size not in self.grids:
             self._plan(size)
-        grid = self._grids[size]
+        while True:
+            try:
+                return self._generated(images, size)
+            except Exception as error:
+                # Each library and each device has an exception of its own.
+                shortage = shortage_of(error)
+                if shortage is None or shortage.kind != "memory":
+                    raise
+            # Not above: there, the traceback still holds what takes the memory.
+            self._take_less(size, len(images), shortage)
+
+    def _generated(self, images: Sequence[Values], size: tuple[int, int]) -> list[Values]:
+        grid = self.grids[size]
         if grid is not None:
             norm = self.tiling.norm or "exact"
             return [generate_tiled(self.model, image, grid, norm) for image in images]
@@ -88,28 +113,75 @@ class PixelGenerator:
 
     def _plan(self, size: tuple[int, int]) -> None:
         """Chooses how images of a size are computed, by the memory that is free now."""
-        self._grids[size] = None
-        budget, need = _SHARE * free_memory(self.model.device), self._need(size)
+        self.grids[size] = None
+        budget, need = self._budget(), self._need(size)
         self._batches[size] = max(1, int(budget // need))
         tile = self.tiling.tile
         if tile is None:
             tile = 0 if need <= budget else self._largest_tile(budget)
         if tile and (tile < size[0] or tile < size[1]):
-            grid = self._grid(size, tile)
-            count = len(grid.rows) * len(grid.columns)
-            if count > 1:
-                self._grids[size] = grid
-                self._note(size, grid, count)
+            self._cut(size, self._grid(size, tile))
+
+    def _take_less(self, size: tuple[int, int], count: int, shortage: Shortage) -> None:
+        """After memory ran out: half of the batch, then tiles, then smaller ones."""
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        grid, batch = self.grids[size], min(self._batches[size], count)
+        if grid is None and batch > 1:
+            self._batches[size] = batch // 2
+            self.notes.append(f"{shortage.text}; continued with batches of {batch // 2}")
+            return
+        side = _side(grid) if grid else max(size)
+        smaller = None
+        if self.tiling.tile is None and side // 2 >= _SMALLEST_TILE:
+            smaller = self._grid(size, min(side // 2, _LARGEST_TILE))
+        if smaller is None or _side(smaller) >= side:
+            has_choice = self.tiling.tile is not None
+            advice = f"; tiles of {side // 2} pixels take less" if has_choice else ""
+            raise DataError(f"{shortage.text}{advice}.")
+        self.notes.append(f"{shortage.text}; continued in smaller tiles")
+        self._cut(size, smaller)
+
+    def _cut(self, size: tuple[int, int], grid: Grid) -> None:
+        count = len(grid.rows) * len(grid.columns)
+        if count > 1:
+            self.grids[size] = grid
+            self._note(size, grid, count)
 
     def _grid(self, size: tuple[int, int], tile: int) -> Grid:
-        model = self.model
-        return make_grid(size, model.multiple, model.smallest, tile, self.tiling.overlap)
+        model, overlap = self.model, self.tiling.overlap
+        reach, level = 0, None
+        if isinstance(model.network, Levelled):
+            level = self._level(model.network, size, tile)
+            reach = model.network.reach(model.network.deepest + 1 if level is None else level)
+        return make_grid(size, model.multiple, model.smallest, tile, overlap, reach, level)
+
+    def _level(self, network: Levelled, size: tuple[int, int], tile: int) -> int | None:
+        """The level that is computed for the whole image: the deepest for whose reach the overlap
+        is enough anyway; a deeper one if that does not fit into memory."""
+        least = self.tiling.overlap or overlap_for(tile, 0, 1)
+        fitting = self._fitting(size)
+        for number in range(1, network.deepest + 1):
+            has_deeper = number < network.deepest and 2 * network.reach(number + 1) < least
+            if self.tiling.overlap is None:
+                wanted = overlap_for(tile, network.reach(number), 2**number)
+                if wanted > tile * 3 // 4:
+                    return None
+            if not has_deeper and peak_of_level(self.model, number, *fitting) <= self._budget():
+                return number
+        return None
+
+    def _budget(self) -> float:
+        return _SHARE * free_memory(self.model.device)
+
+    def _fitting(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What an image is padded to."""
+        multiple, smallest = self.model.multiple, self.model.smallest
+        return fitting_side(size[0], multiple, smallest), fitting_side(size[1], multiple, smallest)
 
     def _need(self, size: tuple[int, int]) -> float:
         """Bytes that it takes to compute one image."""
-        model = self.model
-        height, width = (fitting_side(each, model.multiple, model.smallest) for each in size)
-        return peak_of_pass(model, height, width)
+        return peak_of_pass(self.model, *self._fitting(size))
 
     def _largest_tile(self, budget: float) -> int:
         tile = _LARGEST_TILE
@@ -119,7 +191,15 @@ class PixelGenerator:
 
     def _note(self, size: tuple[int, int], grid: Grid, count: int) -> None:
         row, column = grid.rows[0], grid.columns[0]
+        spans = max(grid.rows, grid.columns, key=len)
+        overlap = spans[0].end - spans[1].start
+        shared = f" that share {overlap}" if len(spans) > 2 and overlap else ""
         self.notes.append(
             f"{size[0]} x {size[1]} (height x width): in {count} tiles of "
-            f"{row.end - row.start} x {column.end - column.start} pixels"
+            f"{row.end - row.start} x {column.end - column.start} pixels{shared}"
         )
+
+
+def _side(grid: Grid) -> int:
+    """The longer side of a tile, in pixels."""
+    return max(spans[0].end - spans[0].start for spans in (grid.rows, grid.columns))

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from nectargan.build import height_and_width
+from nectargan.build_data import build_own_metric
+from nectargan.config.metric_options import (
+    MetricOption,
+    OwnMetric,
+    as_own,
+    check_metrics,
+    split_text,
+)
+from nectargan.dataset.data_check import SplitSummary
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
-from nectargan.dataset.pairs import SplitSummary
-from nectargan.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.inference.bootstrap import (
     RESAMPLES,
     Difference,
@@ -26,6 +35,7 @@ from nectargan.inference.bootstrap import (
     interval,
     means_of,
 )
+from nectargan.inference.extremes import Extremes
 from nectargan.inference.model import Model
 from nectargan.metrics import METRICS, Metric
 from nectargan.metrics.networks import LoadedNetwork, load_network
@@ -78,6 +88,7 @@ class Tested:
         names: Names of the pairs.
         values: Of each metric of single images, a value for each, ``(N,)``.
         samples: Of each metric with an interval, its value in each sample of the bootstrap.
+        extremes: The images on which it is best and worst.
     """
 
     model: Model
@@ -85,6 +96,7 @@ class Tested:
     names: list[str]
     values: dict[str, Floats] = field(default_factory=dict)
     samples: dict[str, Floats] = field(default_factory=dict)
+    extremes: Extremes = field(default_factory=Extremes)
 
 
 def open_ruler(
@@ -190,20 +202,30 @@ def measure(
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {
         m.network: [] for m in ruler.metrics if m.of_set
     }
-    with torch.random.fork_rng():
+    extremes = Extremes()
+    devices = None if model.device.type == "mps" else [model.device][model.device.type == "cpu" :]
+    with torch.random.fork_rng(devices):
         torch.manual_seed(protocol.seed)
         for source, target in PairLoader(pairs, batch, model.device).epoch():
             made = model.generate(source).add(1).div(2).clamp(0, 1)
             wanted = target.to(made.device).add(1).div(2)
-            looks = {
-                name: (network.see(made), network.see(wanted))
-                for name, network in ruler.networks.items()
+            # TF32 has three digits; metrics are to be the same on all devices.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                looks = {
+                    name: (network.see(made), network.see(wanted))
+                    for name, network in ruler.networks.items()
+                }
+            new = {
+                metric.name: metric.function(*looks.get(metric.network, (made, wanted)))
+                .double()
+                .cpu()
+                .expand(len(made))
+                for metric in ruler.metrics
+                if not metric.of_set
             }
-            for metric in ruler.metrics:
-                if not metric.of_set:
-                    compared = looks.get(metric.network, (made, wanted))
-                    value = metric.function(*compared).double().cpu()
-                    values[metric.name].append(value.expand(len(made)))
+            for name, each in new.items():
+                values[name].append(each)
+            extremes.look(source, made, target, new)
             for name, kept in seen.items():
                 kept.append((looks[name][0].cpu(), looks[name][1].cpu()))
             advance(len(made))
@@ -212,7 +234,8 @@ def measure(
         name: (torch.cat([a for a, _ in kept]), torch.cat([b for _, b in kept]))
         for name, kept in seen.items()
     }
-    return _summarized(model, split, ruler, protocol, dataset, size, arrays, sets)
+    tested = _summarized(model, split, ruler, protocol, dataset, size, arrays, sets)
+    return replace(tested, extremes=extremes)
 
 
 def _summarized(
@@ -326,9 +349,58 @@ def against_best(tested: Sequence[Tested], metric: str) -> list[tuple[Tested, Di
     return found
 
 
-def select_metrics(names: Sequence[str]) -> list[Metric]:
-    """The built-in metrics of these names; raises `ConfigError` for others."""
-    for name in names:
-        if name not in METRICS:
-            raise ConfigError(f"--metrics: '{name}' is no metric.{did_you_mean(name, METRICS)}")
-    return [METRICS[name] for name in dict.fromkeys(names)]
+def select_metrics(text: str) -> list[str | OwnMetric]:
+    """The metrics that a user named: names and import paths with commas between, or a JSON list
+    with sections as in ``validation.metrics``.
+
+    Raises:
+        ConfigError: a name is unknown, or there is none.
+    """
+    try:
+        chosen = TypeAdapter(list[MetricOption]).validate_python(split_text(text))
+        check_metrics(chosen, METRICS)
+    except ValidationError as error:
+        found = error.errors()[0]
+        keys = ".".join(str(part) for part in found["loc"][2:])
+        reason = f"{keys}: {found['msg']}" if keys else found["msg"]
+        raise ConfigError(f"--metrics: {reason}.") from None
+    except ValueError as error:
+        raise ConfigError(f"--metrics: {str(error).rstrip('.')}.") from None
+    if not chosen:
+        raise ConfigError(f"--metrics contains no metric; allowed: {', '.join(METRICS)}.")
+    return chosen
+
+
+def build_chosen(
+    chosen: Sequence[str | OwnMetric], model: Model, size: tuple[int, int]
+) -> list[Metric]:
+    """The metrics that were chosen, custom ones imported and tried.
+
+    Args:
+        chosen: See `select_metrics`.
+        model: Whose images will be measured.
+        size: Their (height, width).
+
+    Raises:
+        ConfigError: a custom metric cannot be used.
+    """
+    metrics = []
+    for each in chosen:
+        own = as_own(each)
+        if own is None:
+            metrics.append(METRICS[str(each)])
+            continue
+        shape = (2, model.out_channels, *size)
+        place = f"The metric '{own.series_name}' of --metrics"
+        with torch.random.fork_rng(devices=[]):
+            metric = build_own_metric(own, place, shape, model.device)
+        if (
+            metric.higher_is_better != own.higher_is_better
+            and "higher_is_better" in own.model_fields_set
+        ):
+            raise ConfigError(
+                f"{place} has higher_is_better {own.higher_is_better}, but '{own.function}' says "
+                f"{metric.higher_is_better}."
+            )
+        metrics.append(metric)
+    return metrics

@@ -1,15 +1,17 @@
 """Large images in overlapping tiles, each of which fits into memory.
 
 Tiles begin at multiples of what the network halves, so that its grids are where they are in the
-whole image. Where two overlap, one fades into the other in the middle half of the overlap; its
-outer quarters, at the border of a tile, are not used.
+whole image. Where two overlap, one fades into the other in the middle of the overlap, at most half
+of it; what is nearer to the border of a tile is not used. Deep levels of the network are computed
+for the whole image, so that tiles may be small; see `WholeLevel`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from nectargan.errors import DataError
+from nectargan.inference.levels import Levelled, WholeLevel
 from nectargan.inference.norm_statistics import NormStatistics, Part
 from nectargan.inference.pictures import resized
 from nectargan.inference.values import Values, from_batch, to_batch
 from nectargan.models.padding import fitting_side, mirrored
+from nectargan.trainers.devices import autocast
 
 if TYPE_CHECKING:
     from nectargan.inference.model import Model
 
 TileNorm = Literal["exact", "fast"]
-TILE_NORMS: tuple[TileNorm, ...] = ("exact", "fast")
 _LEAST_OVERLAP = 64
 
 
@@ -48,47 +51,72 @@ class Span(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The tiles of an image that is padded to (height, width)."""
+    """The tiles of an image that is padded to (height, width).
+
+    Attributes:
+        height: In pixels.
+        width: In pixels.
+        rows: The tiles along the height.
+        columns: Those along the width.
+        reach: So many pixels at the border of a tile depend on what is outside.
+        level: The level of the network that is computed for the whole image; ``None`` for none.
+    """
 
     height: int
     width: int
     rows: list[Span]
     columns: list[Span]
+    reach: int = 0
+    level: int | None = None
 
 
 def make_grid(
-    size: tuple[int, int], multiple: int, smallest: int, tile: int, overlap: int | None
+    size: tuple[int, int],
+    multiple: int,
+    smallest: int,
+    tile: int,
+    overlap: int | None,
+    reach: int = 0,
+    level: int | None = None,
 ) -> Grid:
     """Covers an image with tiles.
 
     Args:
         size: (height, width) of the image in pixels.
-        multiple: Tiles begin and end at multiples of this.
-        smallest: The least side of a tile.
+        multiple: What the network takes, and so what the image is padded to, is a multiple of this;
+            tiles too, unless a level is given.
+        smallest: The least side that the network takes.
         tile: Side of a tile, rounded up to what fits.
-        overlap: Of two tiles that are side by side, rounded up alike; a quarter of the tile, and at
-            least 64 pixels, if it is left out.
+        overlap: Overlap of adjacent tiles in pixels, rounded up in the same way. Default: what
+            `reach` needs, but at least a quarter of the tile and 64 pixels.
+        reach: See `Grid`.
+        level: See `Grid`.
 
     Raises:
         DataError: the overlap is as large as the tile.
     """
-    side = fitting_side(tile, multiple, smallest)
+    step = multiple if level is None else 2**level
+    side = fitting_side(tile, step, smallest if level is None else 1)
     if overlap is None:
-        wanted = max(_LEAST_OVERLAP, side // 4)
-        overlap = min(fitting_side(wanted, multiple, 1), side // multiple // 2 * multiple)
-    shared = -(-overlap // multiple) * multiple
+        side = max(side, 2 * step)
+        overlap = overlap_for(side, reach, step)
+        if overlap > side * 3 // 4:
+            overlap = side // step // 2 * step
+    shared = -(-overlap // step) * step
     if shared >= side:
         raise DataError(
             f"overlap is {overlap}, which makes {shared} pixels, and tile is {tile}, which makes "
-            f"{side}: this network has tiles in steps of {multiple}; an overlap must be smaller."
+            f"{side}: this network has tiles in steps of {step}; an overlap must be smaller."
         )
     height, width = (fitting_side(each, multiple, smallest) for each in size)
-    return Grid(
-        height,
-        width,
-        _spans(height, side, shared, multiple),
-        _spans(width, side, shared, multiple),
-    )
+    rows, columns = (_spans(length, side, shared, step) for length in (height, width))
+    return Grid(height, width, rows, columns, reach, level)
+
+
+def overlap_for(side: int, reach: int, step: int) -> int:
+    """What two tiles should share, so that where one fades into the other both are right."""
+    least = min(_LEAST_OVERLAP, side // 2)
+    return fitting_side(max(least, side // 4, 2 * reach + step), step, 1)
 
 
 def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[Span]:
@@ -118,33 +146,35 @@ def generate_tiled(model: Model, pixels: Values, grid: Grid, norm: TileNorm = "e
         ``(H, W, out_channels)`` of the same type.
     """
     tiles = _Tiles(model, pixels, grid)
-    statistics = NormStatistics(model.network) if model.network is not None else None
-    if not statistics:
-        return tiles.blended(None)
-    with statistics.in_place(), torch.no_grad():
-        if norm == "fast":
-            _take_from_reduced(model, pixels, grid, statistics)
-        else:
-            while _count_next(tiles, statistics):
+    network = model.network
+    with torch.no_grad(), ExitStack() as stack:
+        statistics = NormStatistics(network) if network is not None else None
+        if statistics:
+            tiles.statistics = statistics
+            stack.enter_context(statistics.in_place())
+            if norm == "fast":
+                _take_from_reduced(model, pixels, grid, statistics)
+        if grid.level is not None:
+            tiles.whole = WholeLevel(
+                cast("Levelled", network),
+                grid.level,
+                (grid.height, grid.width),
+                lambda: _alone(model, statistics),
+            )
+            stack.enter_context(tiles.whole.in_place())
+        while tiles.stop():
+            if not (tiles.whole and tiles.whole.make()) and statistics:
                 statistics.learn()
-        return tiles.blended(statistics)
+        return tiles.blended()
 
 
-def _count_next(tiles: _Tiles, statistics: NormStatistics) -> bool:
-    """Counts for the first norm that is not known, over all tiles; whether there was one."""
-    for row, column in tiles.places():
-        part = Part(
-            row.first - row.start,
-            row.last - row.start,
-            column.first - column.start,
-            column.last - column.start,
-        )
-        try:
-            tiles.generated(row, column, statistics, part)
-        except StopIteration:
-            continue
-        return False
-    return True
+@contextmanager
+def _alone(model: Model, statistics: NormStatistics | None) -> Iterator[None]:
+    """A part of the network computes as it would without tiles."""
+    with autocast(model.device, model.precision), ExitStack() as stack:
+        if statistics:
+            stack.enter_context(statistics.paused())
+        yield
 
 
 def _take_from_reduced(
@@ -167,34 +197,51 @@ class _Tiles:
 
     def __init__(self, model: Model, pixels: Values, grid: Grid) -> None:
         self.model, self.pixels, self.grid = model, pixels, grid
+        self.statistics: NormStatistics | None = None
+        self.whole: WholeLevel | None = None
         height, width = pixels.shape[:2]
         cpu = torch.device("cpu")
         self._rows = mirrored(height, grid.height, cpu).numpy()
         self._columns = mirrored(width, grid.width, cpu).numpy()
 
-    def places(self) -> Iterator[tuple[Span, Span]]:
+    def stop(self) -> bool:
+        """Gathers the first thing that must be known of the whole image and is not, over all tiles;
+        whether there was one."""
+        if not self.statistics and not self.whole:
+            return False
         for row in self.grid.rows:
             for column in self.grid.columns:
-                yield row, column
+                part = Part(
+                    row.first - row.start,
+                    row.last - row.start,
+                    column.first - column.start,
+                    column.last - column.start,
+                )
+                try:
+                    self._generated(row, column, part)
+                except StopIteration:
+                    continue
+                return False
+        return True
 
-    def generated(
-        self, row: Span, column: Span, statistics: NormStatistics | None, part: Part | None = None
-    ) -> Tensor:
+    def _generated(self, row: Span, column: Span, part: Part | None = None) -> Tensor:
         """``(1, out_channels, H, W)`` in [-1, 1] of a tile."""
         lines = self.pixels[self._rows[row.start : row.end]]
         tile = lines[:, self._columns[column.start : column.end]]
         batch = to_batch([tile], self.model.device)
-        if statistics is not None:
-            statistics.begin(batch.shape[2], batch.shape[3], part)
+        if self.statistics:
+            self.statistics.begin(batch.shape[2], batch.shape[3], part)
+        if self.whole:
+            self.whole.begin(row.start, column.start, part)
         return self.model.forward(batch).float()
 
-    @torch.no_grad()
-    def blended(self, statistics: NormStatistics | None) -> Values:
+    def blended(self) -> Values:
         """The generated image. Only the tiles of a row are held as floats at a time."""
         grid, model = self.grid, self.model
         height, width = self.pixels.shape[:2]
         made = np.empty((height, width, model.out_channels), self.pixels.dtype)
-        down, across = _weights(grid.rows, grid.height), _weights(grid.columns, grid.width)
+        down = _weights(grid.rows, grid.height, grid.reach)
+        across = _weights(grid.columns, grid.width, grid.reach)
         side = grid.rows[0].end - grid.rows[0].start
         # The rows of the image from `top` on.
         strip = np.zeros((model.out_channels, side, grid.width), np.float32)
@@ -208,7 +255,7 @@ class _Tiles:
                 strip[:, : side - done] = kept
                 top = row.start
             for column, weights in zip(grid.columns, across, strict=True):
-                image = self.generated(row, column, statistics)[0].cpu().numpy()
+                image = self._generated(row, column)[0].cpu().numpy()
                 image *= down[i][:, None] * weights
                 strip[:, :, column.start : column.end] += image
         self._store(made, strip, top)
@@ -222,16 +269,16 @@ class _Tiles:
             (made[top : top + rows],) = from_batch(batch, made.dtype)
 
 
-def _weights(spans: list[Span], length: int) -> list[npt.NDArray[np.float32]]:
+def _weights(spans: list[Span], length: int, reach: int = 0) -> list[npt.NDArray[np.float32]]:
     """The weight of each pixel of each tile along one side; over the tiles they add up to 1."""
     weights = []
     for i, span in enumerate(spans):
         own = np.ones(span.end - span.start)
         if i:
-            ramp = _ramp(spans[i - 1].end - span.start)
+            ramp = _ramp(spans[i - 1].end - span.start, reach)
             own[: len(ramp)] *= ramp
         if i + 1 < len(spans):
-            ramp = _ramp(span.end - spans[i + 1].start)
+            ramp = _ramp(span.end - spans[i + 1].start, reach)
             own[len(own) - len(ramp) :] *= ramp[::-1]
         weights.append(own)
     total = np.zeros(length)
@@ -243,8 +290,8 @@ def _weights(spans: list[Span], length: int) -> list[npt.NDArray[np.float32]]:
     ]
 
 
-def _ramp(overlap: int) -> npt.NDArray[np.float64]:
-    """From 0 to 1 in the middle half of an overlap."""
-    quarter = overlap // 4
-    rising = (np.arange(overlap) - quarter + 0.5) / max(overlap - 2 * quarter, 1)
+def _ramp(overlap: int, reach: int) -> npt.NDArray[np.float64]:
+    """From 0 to 1 in the middle of an overlap, at least ``reach`` pixels from its ends."""
+    unused = max(overlap // 4, min(reach, (overlap - 1) // 2))
+    rising = (np.arange(overlap) - unused + 0.5) / max(overlap - 2 * unused, 1)
     return rising.clip(0, 1)

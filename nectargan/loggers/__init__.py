@@ -1,1 +1,1 @@
-"""The record of a run: a CSV ledger, and the sinks that follow it."""
+"""The sinks: they read the ledger of a run and send it to TensorBoard and MLflow."""

@@ -1,4 +1,4 @@
-"""Sinks of one's own: made from what a config, or a call of `track`, says of them."""
+"""Creates the custom sinks that a config or a call of `track` describes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _KEYS = ("function", "every_n_steps", "arguments")
 def make_sink(
     place: str, name: str, function: str, arguments: Mapping[str, Any], every_n_steps: int
 ) -> Sink:
-    """Makes a sink that is named by its import path; `attach` tells it its run.
+    """Creates a sink from the import path of its class; see `attach` for its run directory.
 
     Args:
-        place: Where it is described, for messages: ``logging.sinks.mine``.
-        name: What messages call it.
-        function: Import path of its class, or of a function that makes one.
-        arguments: Keyword arguments for that.
-        every_n_steps: Steps from one point of a loss to the next.
+        place: Where the sink is described, for messages, such as ``logging.sinks.mine``.
+        name: Name of the sink in messages.
+        function: Import path of a class, or of a function that returns a sink.
+        arguments: Keyword arguments of the class or function.
+        every_n_steps: Steps between two points of a loss.
 
     Raises:
-        ConfigError: it cannot be imported, refuses its arguments, or lacks a method.
+        ConfigError: the class cannot be imported, rejects its arguments, or lacks a method.
     """
     found = import_path(f"{place}.function", function)
     sink = call_imported(f"{place}.arguments", function, found, arguments)
@@ -36,10 +36,13 @@ def make_sink(
 
 
 def make_sinks(described: Mapping[str, Sink | Mapping[str, Any]]) -> list[Sink]:
-    """The sinks of a call of `track`: objects, or sections as in ``logging.sinks`` of a config.
+    """Creates the sinks of a call of `track`.
+
+    Args:
+        described: By name: a sink, or a section as in ``logging.sinks`` of a config.
 
     Raises:
-        ConfigError: a name or a key cannot be used, or as from `make_sink`.
+        ConfigError: a name or a key is invalid, or `make_sink` raises it.
     """
     sinks = []
     for name, each in described.items():
@@ -63,7 +66,7 @@ def make_sinks(described: Mapping[str, Sink | Mapping[str, Any]]) -> list[Sink]:
 
 
 def attach(sink: Sink, directory: RunDirectory) -> Sink:
-    """Tells a sink of one's own the directory of its run, as its attribute ``directory``."""
+    """Sets the attribute ``directory`` of a custom sink to the path of the run directory."""
     sink.directory = directory.path  # type: ignore[attr-defined]
     return sink
 

@@ -1,4 +1,4 @@
-"""``sinks.log``: what the libraries of the sinks say, in the run directory."""
+"""``sinks.log``: log messages of the libraries that the sinks use."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from contextlib import contextmanager, suppress
 from nectargan.credentials import without_credentials
 from nectargan.record.run_directory import RunDirectory
 
-_MOST_BYTES = 1 << 20  # a tracker may be away for days, and say so every second
+_MOST_BYTES = 1 << 20  # while a server is down, there may be a message every second for days
 
 
 @contextmanager
 def sinks_logged(directory: RunDirectory) -> Iterator[None]:
-    """Appends what other libraries log, from warnings on, to a file of a run, for the time of a
-    ``with`` statement. There is no file if there is nothing to say, and none on a full disk.
+    """A context manager that appends the warnings and errors of other libraries to ``sinks.log``.
 
-    Their tracebacks are of use to whoever looks for a cause; the run itself says what there is to
-    do in one sentence.
+    The file is created with the first message, and not at all on a full disk. It contains the
+    tracebacks, which help to find a cause; the run itself only says in one sentence what to do.
     """
     handler = _OthersOnly(directory.sinks_log, encoding="utf-8", errors="replace", delay=True)
     handler.setLevel(logging.WARNING)
@@ -34,17 +33,17 @@ def sinks_logged(directory: RunDirectory) -> Iterator[None]:
 
 class _OthersOnly(logging.FileHandler):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is none of our own lines, which were printed."""
+        """Whether a record is from another library. Our own messages are printed."""
         return record.name.partition(".")[0] != "nectargan"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a record, if it can be: the run itself says what is the matter."""
+        """Writes a record, unless the file is full or cannot be written."""
         with suppress(OSError):
             if self.stream is None or self.stream.tell() < _MOST_BYTES:
                 super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name of logging
-        """Does nothing: the file cannot be written."""
+        """Ignores that the file cannot be written."""
 
     def close(self) -> None:
         """Closes the file, even if its last lines do not fit on the disk."""
@@ -54,5 +53,5 @@ class _OthersOnly(logging.FileHandler):
 
 class _Masked(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """The record without users and passwords."""
+        """Formats a record without users and passwords."""
         return without_credentials(super().format(record))

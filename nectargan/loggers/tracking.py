@@ -1,4 +1,4 @@
-"""`track`: the record of a training loop of your own, in TensorBoard and MLflow as well."""
+"""`track` records the losses of your own training loop."""
 
 from __future__ import annotations
 
@@ -28,28 +28,33 @@ def track(
     mlflow_every_n_steps: int = MLFLOW_EVERY_N_STEPS,
     tensorboard_every_n_steps: int = TENSORBOARD_EVERY_N_STEPS,
     sinks: Mapping[str, Sink | Mapping[str, Any]] | None = None,
+    gradients_every_n_steps: int | None = 1,
 ) -> Tracker:
     """Records every weighted loss of a training loop of your own, in a ``with`` statement.
 
     Args:
         loss_manager: The manager that computes the losses.
-        directory: The run directory, made if need be: ``losses.csv`` and ``metrics.csv``.
-        mlflow: A tracking URI, or ``True`` for that in ``MLFLOW_TRACKING_URI``, else for SQLite
-            beside ``directory``, in ``mlflow.db``, where ``nectargan ui`` looks. The experiment is
-            that in ``MLFLOW_EXPERIMENT_NAME``, else it has the directory's name.
+        directory: The run directory, created if it does not exist. It gets ``losses.csv``,
+            ``metrics.csv``, and ``gradients.csv`` if the loop uses `LossManager.gradients_at`.
+        mlflow: Whether to log to MLflow: a tracking URI, or ``True`` for the URI in
+            ``MLFLOW_TRACKING_URI``. Without this variable, it is the SQLite file ``mlflow.db``
+            beside ``directory``, which ``nectargan ui`` opens. The name of the experiment is
+            ``MLFLOW_EXPERIMENT_NAME``, by default the name of the directory.
         tensorboard: Whether to write event files to ``directory/tensorboard``. Losses that are
-            registered by now with the tag "D" have charts of their own.
-        mlflow_every_n_steps: Steps from one point of a loss to the next in MLflow.
-        tensorboard_every_n_steps: The same in TensorBoard.
-        sinks: Sinks of your own by any name: objects with the methods of
+            already registered with the tag "D" get separate charts.
+        mlflow_every_n_steps: Steps between two points of a loss in MLflow.
+        tensorboard_every_n_steps: Steps between two points of a loss in TensorBoard.
+        sinks: Your own sinks by name: objects with the methods of
             `nectargan.record.follower.Sink`, or ``{"function": "my_package.MySink",
             "every_n_steps": 10, "arguments": {...}}`` as in a config.
+        gradients_every_n_steps: Steps from one record of the gradients to the next; ``None`` for
+            no gradients.
 
     Returns:
         A context manager; see `Tracker`.
 
     Raises:
-        ConfigError: a sink of your own cannot be made, or lacks a method.
+        ConfigError: one of your own sinks cannot be created, or lacks a method.
     """
     directory = RunDirectory(expanded(os.fspath(directory)))
     own = make_sinks(sinks or {})
@@ -65,4 +70,10 @@ def track(
         name = find_experiment(None, home.name)
         built_in.append(MLflowSink(store.uri, name, directory, every_n_steps=mlflow_every_n_steps))
     attached = [attach(each, directory) for each in own]
-    return Tracker(loss_manager, directory, [*built_in, *attached], keeps_status=True)
+    return Tracker(
+        loss_manager,
+        directory,
+        [*built_in, *attached],
+        keeps_status=True,
+        gradients_every_n_steps=gradients_every_n_steps,
+    )

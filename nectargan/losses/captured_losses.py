@@ -2,7 +2,8 @@
 
 A replay of the graph runs no Python code. A weight must therefore be a tensor on the device that is
 updated before each replay; a Python number would become a constant of the graph. The hooks are
-called after the replay, in the order in which the step computed its losses.
+called after the replay, in the order in which the step computed its losses, its metrics and its
+gradients.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class CapturedLosses:
         manager: The manager that computes the losses.
 
     Attributes:
-        values: The raw and the weighted value of each loss in the last run or replay of the step,
-            as a float32 tensor ``(2 * losses,)``.
+        values: What the last run or replay of the step has computed, as one float32 tensor: the raw
+            and the weighted value of each loss, the metrics, the factors of losses, and the
+            products of the gradients.
     """
 
     def __init__(self, manager: LossManager) -> None:
@@ -68,13 +70,23 @@ class CapturedLosses:
         # before.
         self._weights: dict[tuple[str, int], _Weight] = {}
         self._losses: list[_Loss] = []
+        self._metrics: list[tuple[str, Tensor]] = []
+        self._gradients: list[tuple[tuple[str, ...], Tensor]] = []
+        self._factors: dict[str, Tensor] = {}
+        self._balancer = manager.balancer
+        self._measures_gradients = manager.measures_gradients
         self.values = torch.empty(0)
         self._is_warm = False
 
     @property
     def is_stale(self) -> bool:
-        """Whether the manager's losses have changed since the capture."""
-        return self._functions != self._registered_functions()
+        """Whether the manager's losses have changed since the capture, its balancer, or whether
+        gradients are wanted."""
+        return (
+            self._balancer is not self._manager.balancer
+            or self._functions != self._registered_functions()
+            or self._measures_gradients != self._manager.measures_gradients
+        )
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -83,11 +95,12 @@ class CapturedLosses:
         The stored losses replace those of the previous block. `fire` calls the hooks for them.
         """
         self._is_warm = bool(self._losses)
-        self._losses = []
-        with self._manager.weighing_by(self._weigh):
+        self._losses, self._metrics, self._gradients, self._factors = [], [], [], {}
+        with self._manager.handing_to(self):
             yield
 
-    def _weigh(self, entry: LMLoss, raw: Tensor, weight_kwargs: Mapping[str, Any]) -> Tensor:
+    def weigh(self, entry: LMLoss, raw: Tensor, weight_kwargs: Mapping[str, Any]) -> Tensor:
+        """Weights a loss by a tensor; called by the manager."""
         key = entry.name, sum(loss.weight.entry is entry for loss in self._losses)
         weight = self._weights.get(key)
         if weight is None:
@@ -102,6 +115,18 @@ class CapturedLosses:
         self._losses.append(_Loss(weight, raw.detach(), weighted.detach()))
         return weighted
 
+    def take_metric(self, name: str, value: Tensor) -> None:
+        """Notes a measurement; called by the manager."""
+        self._metrics.append((name, value))
+
+    def take_factors(self, factors: Mapping[str, Tensor]) -> None:
+        """Notes by what losses are multiplied, beside their weights; called by the manager."""
+        self._factors |= factors
+
+    def take_gradients(self, losses: tuple[str, ...], products: Tensor) -> None:
+        """Notes gradients; called by the manager."""
+        self._gradients.append((losses, products))
+
     def gather(self) -> None:
         """Copies all values into the tensor `values`; the graph contains this operation."""
         pairs = []
@@ -109,8 +134,14 @@ class CapturedLosses:
             if raw.dim():
                 raw = raw.mean()
                 weighted = raw * weight.tensor
+            if weight.entry.name in self._factors:
+                weighted = weighted * self._factors[weight.entry.name]
             pairs += [raw.float(), weighted.float()]
-        self.values = torch.stack(pairs) if pairs else torch.empty(0)
+        scalars = pairs + [value.float() for _, value in self._metrics]
+        scalars += [factor.float() for factor in self._factors.values()]
+        products = [products.flatten() for _, products in self._gradients]
+        parts = ([torch.stack(scalars)] if scalars else []) + products
+        self.values = torch.cat(parts) if parts else torch.empty(0)
 
     def unlike(self, values: Tensor) -> list[str]:
         """Compares the values with those of another run. Waits for the device.
@@ -126,8 +157,9 @@ class CapturedLosses:
         """
         if values.shape != self.values.shape:
             raise LossError("The step does not compute the same losses each time.")
+        count = 2 * len(self._losses)
         same = torch.isclose(
-            self.values, values, rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True
+            self.values[:count], values[:count], rtol=_RELATIVE, atol=_ABSOLUTE, equal_nan=True
         ).reshape(len(self._losses), 2)
         return [
             loss.weight.entry.name
@@ -144,12 +176,24 @@ class CapturedLosses:
                 weight.tensor.fill_(value)
 
     def fire(self) -> None:
-        """Calls the manager's hooks for every loss of the step; called after each replay."""
+        """Calls the manager's hooks with what the step has computed; called after each replay."""
         # A copy, because the next replay would overwrite values that a hook has kept.
-        values = self.values.clone().unbind()
-        for i, (weight, raw, _) in enumerate(self._losses):
-            weight.entry.last_loss_map = raw
-            self._manager.fire(weight.entry, weight.value, values[2 * i], values[2 * i + 1])
+        sizes = [2] * len(self._losses) + [1] * (len(self._metrics) + len(self._factors))
+        sizes += [products.numel() for _, products in self._gradients]
+        values = iter(torch.split(self.values.clone(), sizes))
+        pairs = [next(values) for _ in self._losses]
+        metrics = [next(values).squeeze() for _ in self._metrics]
+        factors = {name: next(values).squeeze() for name in self._factors}
+        for (weight, raw, _), pair in zip(self._losses, pairs, strict=True):
+            entry = weight.entry
+            entry.last_loss_map, entry.last_weight = raw, weight.value
+            if entry.name in factors:
+                entry.last_weight = weight.value * factors[entry.name]
+            self._manager.fire(entry, entry.last_weight, *pair.unbind())
+        for (name, _), value in zip(self._metrics, metrics, strict=True):
+            self._manager.take_metric(name, value)
+        for names, products in self._gradients:
+            self._manager.take_gradients(names, next(values).view_as(products))
 
     def _registered_functions(self) -> list[tuple[str, Callable[..., Tensor]]]:
         losses = self._manager.get_registered_losses().items()

@@ -1,4 +1,4 @@
-"""`LMLoss`, a registered loss, and `LossEvent`, the argument of a loss hook."""
+"""`LMLoss`, a registered loss, and the events that a `LossManager` passes to its hooks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 from nectargan.errors import LossError
+from nectargan.losses.balancing.shares import Share
+from nectargan.losses.gradients import cosines_of, norms_of, pairwise_cosines_of, shares_of
 from nectargan.names import EXPERIMENT_NAMES, FORMULA, is_experiment_name
 from nectargan.scheduling.data import Schedule
 
 _UNSCHEDULED = Schedule()
 # MLflow rejects other names, together with the whole batch that contains them.
 _NAME = re.compile(r"[\w.\- ]+(/[\w.\- ]+)*")
-_LONGEST_NAME = 200
+LONGEST_NAME = 200
 _READ_AS_MISSING = ("na", "n/a", "nan", "-nan", "null", "none", "inf", "infinity")
 
 
@@ -32,7 +34,12 @@ class LMLoss:
         loss_weight: Constant weight. With a schedule, the initial value of the schedule.
         schedule: Weight over the epochs. The default `Schedule` means that there is no schedule.
         tags: Labels by which the manager finds losses.
-        last_weight: The weight that was last applied; at first the initial weight.
+        share: Instead of a weight: the share of the pull on the generated images. A number or a
+            schedule becomes a `Share`.
+        every: The loss is computed once in so many steps, and its weight is multiplied by this
+            number, so that its mean effect is that of the weight.
+        last_weight: The weight that was last applied; at first the initial weight. A scalar on the
+            device if it follows from gradients.
         last_loss_map: The last raw result of ``function``, detached, on its device; ``None`` before
             the first computation.
 
@@ -45,7 +52,9 @@ class LMLoss:
     loss_weight: float = 1.0
     schedule: Schedule = field(default_factory=Schedule)
     tags: Sequence[str] = field(default_factory=list)
-    last_weight: float = field(init=False, repr=False, compare=False)
+    share: Share | Schedule | float | None = None
+    every: int = 1
+    last_weight: float | Tensor = field(init=False, repr=False, compare=False)
     last_loss_map: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,13 +77,18 @@ class LMLoss:
                 raise LossError(
                     f"{tag!r} cannot be a tag of loss '{self.name}'; {EXPERIMENT_NAMES}."
                 )
+        if self.share is not None:
+            if self.is_scheduled or self.loss_weight != 1.0:
+                raise LossError(f"Loss '{self.name}' has both a share and a weight.")
+            if not isinstance(self.share, Share):
+                self.share = Share(self.share)
         if self.is_scheduled:
             self.loss_weight = self.schedule.initial_value
         else:
             # A copy, because two losses with the same default schedule must not share a weight.
             self.schedule = replace(self.schedule)
             self.schedule.current_value = _checked_weight(self.name, self.loss_weight)
-        self.last_weight = float(self.loss_weight)
+        self.last_weight = float(self.loss_weight) * self.every
 
     @property
     def is_scheduled(self) -> bool:
@@ -83,12 +97,15 @@ class LMLoss:
 
     @property
     def weight_now(self) -> float:
-        """The weight of the loss: with a schedule, the weight that was last applied.
+        """The weight of the loss: with a schedule or a share, the weight that was last applied.
 
-        Without a schedule it is ``schedule.current_value``, which may be set by hand. With one,
-        ``schedule.current_value`` may belong to another loss that shares the schedule.
+        A weight that follows from gradients is read from the device. Without a schedule it is
+        ``schedule.current_value``, which may be set by hand. With one, ``schedule.current_value``
+        may belong to another loss that shares the schedule.
         """
-        return self.last_weight if self.is_scheduled else self.schedule.current_value
+        if self.is_scheduled or isinstance(self.last_weight, Tensor):
+            return float(self.last_weight)
+        return self.schedule.current_value * self.every
 
 
 class LossEvent(NamedTuple):
@@ -99,7 +116,8 @@ class LossEvent(NamedTuple):
         tags: Tags of the loss.
         raw: Result of the loss function, or its mean if the result is a map; shape ``()``,
             detached, on its device.
-        weight: The applied weight.
+        weight: The applied weight. A scalar on the device, shape ``()``, if it follows from
+            gradients; see `nectargan.losses.balancing`.
         weighted: ``raw * weight``; shape ``()``, detached, on its device.
         epoch: Epoch, from 1.
         step: Step (update of the generator) since the start of the run, from 1.
@@ -108,10 +126,87 @@ class LossEvent(NamedTuple):
     name: str
     tags: tuple[str, ...]
     raw: Tensor
-    weight: float
+    weight: float | Tensor
     weighted: Tensor
     epoch: int
     step: int
+
+    @property
+    def subject(self) -> str:
+        """The loss, for error messages."""
+        return f"loss '{self.name}'"
+
+
+class MetricEvent(NamedTuple):
+    """A measurement at a step, as a `LossManager` passes it to its metric hooks.
+
+    Attributes:
+        name: Name of the series.
+        value: The value; shape ``()``, detached, on its device.
+        epoch: Epoch, from 1.
+        step: Step, from 1.
+    """
+
+    name: str
+    value: Tensor
+    epoch: int
+    step: int
+
+    @property
+    def subject(self) -> str:
+        """The series, for error messages."""
+        return f"metric '{self.name}'"
+
+
+class GradientEvent(NamedTuple):
+    """The gradients of the losses at the generated images, as passed to gradient hooks.
+
+    The properties are computed when they are read, on the device, without waiting for it. They are
+    defined in `nectargan.losses.gradients`.
+
+    Attributes:
+        losses: Names of the K losses, in the order in which the step computed them. A loss that was
+            computed several times is listed once, with the sum of its gradients.
+        products: Products of the gradients of the weighted losses at each of the N images; float32
+            ``(N, K, K)``, detached, on its device.
+        epoch: Epoch, from 1.
+        step: Step (update of the generator) since the start of the run, from 1.
+    """
+
+    losses: tuple[str, ...]
+    products: Tensor
+    epoch: int
+    step: int
+
+    @property
+    def subject(self) -> str:
+        """For error messages."""
+        return f"the gradients of {', '.join(self.losses)}"
+
+    @property
+    def norms(self) -> Tensor:
+        """See `norms_of`; ``(K,)``."""
+        return norms_of(self.products)
+
+    @property
+    def shares(self) -> Tensor:
+        """See `shares_of`; ``(K,)``."""
+        return shares_of(self.norms)
+
+    @property
+    def cosines(self) -> Tensor:
+        """See `cosines_of`; ``(K,)``."""
+        return cosines_of(self.products)
+
+    @property
+    def pairwise_cosines(self) -> Tensor:
+        """See `pairwise_cosines_of`; ``(K, K)``."""
+        return pairwise_cosines_of(self.products)
+
+    @property
+    def gramian(self) -> Tensor:
+        """The products, mean over the images; ``(K, K)``."""
+        return self.products.mean(dim=-3)
 
 
 def check_series_name(name: object) -> None:
@@ -125,9 +220,9 @@ def check_series_name(name: object) -> None:
         raise LossError(f"{name!r} cannot name a series; pandas would read it as something else.")
     if name.startswith(FORMULA):
         raise LossError(f"{name!r} cannot name a series; a spreadsheet would read it as a formula.")
-    if len(name) > _LONGEST_NAME or name != name.strip():
+    if len(name) > LONGEST_NAME or name != name.strip():
         raise LossError(
-            f"{name!r} cannot name a series; it must have at most {_LONGEST_NAME} characters and "
+            f"{name!r} cannot name a series; it must have at most {LONGEST_NAME} characters and "
             "must not begin or end with a space."
         )
 

@@ -58,6 +58,12 @@ _ADVERSARIAL: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
 
 ADVERSARIAL_MODES = tuple(_ADVERSARIAL)
 
+# The loss of D on real pairs for another label than 1. The first argument is the label.
+_SMOOTHED: Mapping[str, Callable[[float, Tensor], Tensor]] = {
+    "vanilla": lambda label, d: F.softplus(d) - label * d,
+    "lsgan": lambda label, d: (d - label).square(),
+}
+
 
 class AdversarialLoss(nn.Module):
     """The adversarial loss of the discriminator D or the generator G, from the logits of D.
@@ -70,15 +76,21 @@ class AdversarialLoss(nn.Module):
     hinge       max(0, 1 - d)     max(0, 1 + d)     -d
     ==========  ================  ================  ==============
 
+    Label smoothing replaces the label 1 of real pairs by ``t = 1 - label_smoothing`` (one-sided,
+    Salimans et al. 2016). The loss of D on real pairs is then ``log(1 + e^d) - t d`` or
+    ``(d - t)^2``.
+
     Args:
         mode: "vanilla", "lsgan" or "hinge".
         real: Whether the loss rewards logits that say "real": True for D on real pairs and for G,
             False for D on fake pairs.
         generator: Whether this is the loss of G.
         reduction: "mean" over all logits, or "none" for a map of their shape.
+        label_smoothing: In [0, 1), for D on real pairs with "vanilla" or "lsgan".
 
     Raises:
-        LossError: If a name is unknown, or ``generator`` is True and ``real`` is False.
+        LossError: If a name is unknown, ``generator`` is True and ``real`` is False, or there is no
+            label to smooth.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class AdversarialLoss(nn.Module):
         real: bool = True,
         generator: bool = False,
         reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -97,6 +110,14 @@ class AdversarialLoss(nn.Module):
         self.mode = mode
         self.role = "generator" if generator else "real" if real else "fake"
         self.reduction = reduction
+        if not 0.0 <= label_smoothing < 1.0:
+            raise LossError(f"{owner}: label_smoothing is {label_smoothing}; it must be in [0, 1).")
+        if label_smoothing and (mode not in _SMOOTHED or self.role != "real"):
+            raise LossError(
+                f"{owner}: label_smoothing is {label_smoothing}, but only the loss of D on real "
+                f"pairs with {' or '.join(_SMOOTHED)} has a label to smooth."
+            )
+        self.label_smoothing = label_smoothing
 
     def forward(self, *logits: Tensor) -> Tensor:
         """Computes the loss.
@@ -113,12 +134,36 @@ class AdversarialLoss(nn.Module):
         Raises:
             LossError: If ``reduction`` is "none" and there is more than one tensor of logits.
         """
-        costs = [_ADVERSARIAL[self.mode][self.role](full_precision(each)) for each in logits]
+        cost_of = _ADVERSARIAL[self.mode][self.role]
+        if self.label_smoothing:
+            cost_of = functools.partial(_SMOOTHED[self.mode], 1.0 - self.label_smoothing)
+        costs = [cost_of(full_precision(each)) for each in logits]
         if self.reduction == "mean":
             return sum_of(cost.mean() for cost in costs)
         if len(costs) != 1:
             raise LossError(f"{type(self).__name__}: reduction is 'none', with several logits.")
         return costs[0]
+
+
+class R1Penalty(nn.Module):
+    """Half the squared gradient of the discriminator at real pairs (Mescheder et al. 2018, R1).
+
+    For each pair it is the L2 norm of the gradient with respect to both images, of the mean logit,
+    or of the sum of the mean logits of several scales.
+    """
+
+    def forward(self, logits: Sequence[Tensor], images: Sequence[Tensor]) -> Tensor:
+        """Computes the loss, a scalar: the mean over the pairs.
+
+        Args:
+            logits: Logits of the real pairs, one tensor ``(N, ...)`` for each scale.
+            images: The images ``(N, C, H, W)`` from which they were computed, float32, with
+                ``requires_grad``.
+        """
+        total = sum_of(each.flatten(1).mean(dim=1).sum() for each in logits)
+        gradients = torch.autograd.grad(total, images, create_graph=True, allow_unused=True)
+        squares = (each.square().flatten(1).sum(dim=1) for each in gradients if each is not None)
+        return sum_of(squares).mean() / 2
 
 
 class FeatureMatchingLoss(nn.Module):

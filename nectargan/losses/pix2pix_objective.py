@@ -13,6 +13,7 @@ from nectargan.losses.losses import (
     AdversarialLoss,
     FeatureMatchingLoss,
     LaplacianLoss,
+    R1Penalty,
     SobelLoss,
 )
 from nectargan.losses.vgg import VGGPerceptualLoss
@@ -25,6 +26,7 @@ def pix2pix(
     channels: int = 3,
     replaced: Mapping[str, nn.Module] | None = None,
     extra: Collection[str] = (),
+    label_smoothing: float = 0.0,
 ) -> dict[str, LMLoss]:
     """Builds the losses of an objective with their default weights.
 
@@ -33,7 +35,8 @@ def pix2pix(
     ``"D"``, and its kind, ``"adversarial"``, ``"pixel"``, ``"structure"`` or ``"perceptual"``.
 
     ``G_FM``, of the kind ``"feature"``, is only included if ``extra`` names it. It takes features
-    of the discriminator; see `FeatureMatchingLoss`.
+    of the discriminator; see `FeatureMatchingLoss`. So is ``D_R1``, of the kind ``"penalty"``; see
+    `R1Penalty`.
 
     Args:
         objective: "basic" is G_GAN and G_L1 (Isola et al. 2017); "extended" adds G_L2, G_SOBEL and
@@ -43,6 +46,7 @@ def pix2pix(
         channels: Channels of the target image, for G_VGG.
         replaced: Loss functions that replace those of the objective, by the name of the loss.
         extra: Names of losses in `OPTIONAL` to add.
+        label_smoothing: Of ``D_real``; see `AdversarialLoss`.
 
     Raises:
         LossError: If the objective or the mode is unknown.
@@ -51,13 +55,17 @@ def pix2pix(
     makers: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "G_GAN": (lambda: AdversarialLoss(gan_mode, generator=True), "adversarial"),
         "G_L1": (nn.L1Loss, "pixel"),
-        "D_real": (lambda: AdversarialLoss(gan_mode, real=True), "adversarial"),
+        "D_real": (
+            lambda: AdversarialLoss(gan_mode, real=True, label_smoothing=label_smoothing),
+            "adversarial",
+        ),
         "D_fake": (lambda: AdversarialLoss(gan_mode, real=False), "adversarial"),
         "G_L2": (nn.MSELoss, "pixel"),
         "G_SOBEL": (SobelLoss, "structure"),
         "G_LAP": (LaplacianLoss, "structure"),
         "G_VGG": (lambda: VGGPerceptualLoss(vgg_weights, channels), "perceptual"),
         "G_FM": (FeatureMatchingLoss, "feature"),
+        "D_R1": (R1Penalty, "penalty"),
     }
     weights = objective_weights(objective) | {name: OPTIONAL[name] for name in extra}
     losses = {}

@@ -28,8 +28,8 @@ class Metric(NamedTuple):
         label: A short name for tables.
         least_side: The smallest height and width that the metric can measure, in pixels.
         network: The network that it looks through, a name in `nectargan.metrics.networks.NETWORKS`.
-            Such a metric is for ``nectargan test`` only.
-        of_set: Whether it has one value for a set of images, not one for each image.
+        of_set: Whether it has one value for a set of images, not one for each image. Such a metric
+            is for ``nectargan test`` only.
     """
 
     name: str
@@ -196,8 +196,8 @@ METRICS = {
         Metric("kid", kid, "", False, "kid", 1, "inception", of_set=True),
     )
 }
-# Validation can measure the metrics without a network; it measures the first three by default.
-OF_VALIDATION = tuple(name for name, metric in METRICS.items() if not metric.network)
+# Validation can measure the metrics of single images; it measures the first three by default.
+OF_VALIDATION = tuple(name for name, metric in METRICS.items() if not metric.of_set)
 USUAL = OF_VALIDATION[:3]
 # The default series for ranking runs.
 USUAL_SERIES = f"val/{next(iter(METRICS))}"

@@ -23,6 +23,7 @@ from nectargan.models.convolutions import PaddedConv2d
 from nectargan.models.norms import NORMS
 
 _ENDS = 7  # side of the first and the last kernel
+_PER_LEVEL = 3  # layers that lead to a level: a convolution, a norm and a ReLU
 
 
 class ResidualBlock(nn.Module):
@@ -105,6 +106,7 @@ class ResnetGenerator(nn.Module):
         check_choice(ModelError, owner, "init", init, INITS)
 
         self.n_downs = n_downs
+        self._n_blocks = n_blocks
         # Instance norm cancels these biases, but the published networks have them, and so the
         # numbers of parameters agree.
         bias = norm == "instance"
@@ -133,6 +135,7 @@ class ResnetGenerator(nn.Module):
                 layers += upsampling(upsample_type, width, width // 2, bias, padding)
             width //= 2
             layers += normed(width)
+        self._per_up = 3 if upsample_type in ("Transposed", "PixelShuffle") else 4
         layers.append(PaddedConv2d(width, output_nc, _ENDS, padding=padding))
         self.layers = nn.Sequential(*layers)
         init_weights(self, init)
@@ -152,7 +155,38 @@ class ResnetGenerator(nn.Module):
         # Not in a compiled or exported graph, whose size is fixed or checked by its own rules.
         if not torch.compiler.is_compiling():
             self.check_size(*x.shape[-2:])
-        return torch.tanh(self.layers(x))
+        return torch.tanh(self.layers[-1](self.level(0, self.layers[:_PER_LEVEL](x))))
+
+    def level(self, number: int, x: Tensor) -> Tensor:
+        """What a level and those below it make of a map; level 0 is that of the image's size.
+
+        Args:
+            number: From 0 to `deepest`, which has the residual blocks.
+            x: ``(N, C, h, w)``, 2 ** ``number`` times smaller than the image.
+
+        Returns:
+            ``(N, C, h, w)``.
+        """
+        before = _PER_LEVEL * (number + 1)
+        after = len(self.layers) - 1 - self._per_up * number
+        if number == self.deepest:
+            blocks: Tensor = self.layers[before:after](x)
+            return blocks
+        x = self.level(number + 1, self.layers[before : before + _PER_LEVEL](x))
+        result: Tensor = self.layers[after - self._per_up : after](x)
+        return result
+
+    @property
+    def deepest(self) -> int:
+        """The number of the level with the residual blocks."""
+        return self.n_downs
+
+    def reach(self, number: int) -> int:
+        """From how many pixels away others change a generated pixel, at most, if what `level` makes
+        at ``number`` is given; 1 more than `deepest`: if nothing is given."""
+        if number > self.deepest:
+            return int((4 + 2 * self._n_blocks) * 2**self.deepest) + _ENDS // 2
+        return int(4 * 2**number)
 
     @property
     def multiple(self) -> int:

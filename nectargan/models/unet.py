@@ -135,16 +135,33 @@ class UnetGenerator(nn.Module):
         # Not in a compiled or exported graph, whose size is fixed or checked by its own rules.
         if not torch.compiler.is_compiling():
             self.check_size(*x.shape[-2:])
-        skips = []
-        for down in self.downs:
-            x = down(x)
-            skips.append(x)
-        x = skips.pop()
-        for up in self.ups:
-            x = up(x)
-            if skips:
-                x = torch.cat((x, skips.pop()), dim=1)
-        return torch.tanh(x)
+        return torch.tanh(self.level(0, x))
+
+    def level(self, number: int, x: Tensor) -> Tensor:
+        """What a level and those below it make of a map; level 0 reads the image.
+
+        Args:
+            number: From 0 to `deepest`.
+            x: ``(N, C, h, w)``, 2 ** ``number`` times smaller than the image.
+
+        Returns:
+            ``(N, C', h, w)``.
+        """
+        x = self.downs[number](x)
+        if number < self.deepest:
+            x = torch.cat((self.level(number + 1, x), x), dim=1)
+        result: Tensor = self.ups[-1 - number](x)
+        return result
+
+    @property
+    def deepest(self) -> int:
+        """The number of the bottleneck's level."""
+        return self.n_downs + 1
+
+    def reach(self, number: int) -> int:
+        """From how many pixels away others change a generated pixel, at most, if what `level` makes
+        at ``number`` is given; 1 more than `deepest`: if nothing is given."""
+        return int(4 * 2**number)
 
     @property
     def multiple(self) -> int:

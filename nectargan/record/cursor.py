@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from nectargan.files import read_regular_text, replacing
-from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory, step_of
-from nectargan.record.seeking import first_step_from, offset_of_step
+from nectargan.record.run_directory import (
+    GRADIENTS_FILE,
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
+    step_of,
+)
+from nectargan.record.seeking import first_step_from, offset_of_epoch, offset_of_step, step_before
 
-_FILES = (LOSSES_FILE, METRICS_FILE)
+_FILES = (LOSSES_FILE, METRICS_FILE, GRADIENTS_FILE)
 _LARGEST = 1 << 28  # bytes; the file lists every image of a run
 
 
@@ -46,12 +52,13 @@ class Cursor:
             return True
         return not self.files.issuperset(self._directory.epoch_files())
 
-    def rewind(self, window: int = 1) -> int:
-        """Moves back to the start of a step in both ledgers, to open the sink again.
+    def rewind(self, window: int | None = None) -> int:
+        """Moves back to the start of a step in all ledgers, to open the sink again.
 
         Args:
-            window: Number of steps that are sent together: the cursor moves back to the first step
-                of such a window.
+            window: Number of steps of losses that are sent together, for a sink that takes means:
+                the cursor moves back to the first step of such a window, and in the ledger of
+                gradients to the start of an epoch.
 
         Returns:
             The step, from which on everything will be sent again; 0 if nothing was received.
@@ -59,10 +66,20 @@ class Cursor:
         paths = {file: self._directory / file for file in _FILES}
         if not any(self.offsets.values()):
             return 0
-        step = min(first_step_from(path, self.offsets[file]) for file, path in paths.items())
-        step = max(0, step - (step - 1) % window)
+        steps = {file: first_step_from(path, self.offsets[file]) for file, path in paths.items()}
+        if not steps[GRADIENTS_FILE]:  # not every run has such rows
+            del steps[GRADIENTS_FILE]
+        step = min(steps.values())
+        if window is not None:
+            # The epoch of the last gradients may go on: then their mean is sent again.
+            last = step_before(paths[GRADIENTS_FILE], self.offsets[GRADIENTS_FILE])
+            step = min(step, last or step)
+            step = max(0, step - (step - 1) % window)
         for file, path in paths.items():
-            self.offsets[file] = min(self.offsets[file], offset_of_step(path, step))
+            offset = offset_of_step(path, step)
+            if file == GRADIENTS_FILE and window is not None:
+                offset = offset_of_epoch(path, offset)
+            self.offsets[file] = min(self.offsets[file], offset)
         self.files = {name for name in self.files if (step_of(name) or 0) < step}
         self.status = None
         return step
@@ -85,7 +102,9 @@ class Cursor:
     def _load(self) -> None:
         try:
             state: Any = json.loads(read_regular_text(self._path, _LARGEST))
-            self.offsets = {file: max(0, int(state["offsets"][file])) for file in _FILES}
+            # Earlier versions have no ledger of gradients.
+            offsets = {GRADIENTS_FILE: 0, **state["offsets"]}
+            self.offsets = {file: max(0, int(offsets[file])) for file in _FILES}
             self.files = {str(name) for name in state["files"]}
             self.status = state["status"]
         except FileNotFoundError:

@@ -11,20 +11,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
 from nectargan.interrupts import end_before_exit
 from nectargan.record.cursor import Cursor
-from nectargan.record.ledger import LossRow, MetricRow, read_blocks, rows_in
+from nectargan.record.ledger import GradientRow, LossRow, MetricRow, read_blocks, rows_in
 from nectargan.record.points import (
+    EpochMeans,
+    EveryRow,
     Point,
     SingleSteps,
     WindowMeans,
     count_nonfinite,
 )
 from nectargan.record.run_directory import (
+    GRADIENTS_FILE,
     LOSSES_FILE,
     METRICS_FILE,
     RunDirectory,
@@ -49,7 +52,8 @@ class Sink(Protocol):
     A sink may also have these members:
 
     - ``takes_means``: if true, a point of a loss is the mean since the previous point, see
-      `WindowMeans`; otherwise it is the loss at that step, see `SingleSteps`.
+      `WindowMeans`, and a point of its gradient is the mean over an epoch, see `EpochMeans`;
+      otherwise both are the values at that step, see `SingleSteps`.
     - ``tag(key, value)``: adds a tag to the run.
     - ``reference``: a dictionary of strings that identifies the run in the sink. It is saved in
       checkpoints.
@@ -138,7 +142,8 @@ class Follower:
         self._first_step = 0
         self._was_behind = self._cursor.is_behind
         if resume:
-            self._first_step = self._cursor.rewind(sink.every_n_steps if self._takes_means else 1)
+            window = sink.every_n_steps if self._takes_means else None
+            self._first_step = self._cursor.rewind(window)
         self._read_from_cursor()
         self._opened = False
         self._warned = False
@@ -212,9 +217,16 @@ class Follower:
         """Continues reading at the cursor, which may be behind what was already read."""
         every, path = self.sink.every_n_steps, self._directory.losses
         self._read = dict(self._cursor.offsets)
-        self._losses: SingleSteps | WindowMeans = SingleSteps(every)
+        # For each ledger, the type of its rows and what makes points of them.
+        self._ledgers: dict[str, tuple[Any, Any]] = {
+            LOSSES_FILE: (LossRow, SingleSteps[LossRow](every)),
+            GRADIENTS_FILE: (GradientRow, SingleSteps[GradientRow](every)),
+            METRICS_FILE: (MetricRow, EveryRow()),
+        }
         if self._takes_means:
-            self._losses = WindowMeans(every, count_nonfinite(path, self._read[LOSSES_FILE]))
+            counts = count_nonfinite(path, self._read[LOSSES_FILE])
+            self._ledgers[LOSSES_FILE] = LossRow, WindowMeans(every, counts)
+            self._ledgers[GRADIENTS_FILE] = GradientRow, EpochMeans()
 
     def _end(self) -> None:
         self._catch_up(at_the_end=True)
@@ -245,10 +257,10 @@ class Follower:
                 self._read_from_cursor()
             self._opened = True
         try:
-            self._follow(LOSSES_FILE, self._points_of_losses)
-            if at_the_end:
-                self._forward(LOSSES_FILE, self._losses.close(), self._read[LOSSES_FILE])
-            self._follow(METRICS_FILE, self._points_of_metrics)
+            for file, (_, points) in self._ledgers.items():
+                self._follow(file)
+                if at_the_end:
+                    self._forward(file, points.close(), self._read[file])
         except Exception:
             # The points that the sink did not accept are read and sent again.
             self._read_from_cursor()
@@ -263,28 +275,23 @@ class Follower:
                 self._cursor.files.add(name)
                 self._cursor.save()
 
-    def _follow(self, file: str, points_of: Callable[[bytes, int], list[Point]]) -> None:
+    def _follow(self, file: str) -> None:
         path = self._directory / file
         if not path.exists():
             return
+        row_type, points = self._ledgers[file]
         for lines, end in read_blocks(path, self._read[file]):
-            points = points_of(lines, self._read[file])
-            self._forward(file, points, end)
+            rows = rows_in(row_type, lines, self._read[file])
+            self._forward(
+                file, [point for row, offset in rows for point in points.take(row, offset)], end
+            )
 
     def _forward(self, file: str, points: Sequence[Point], end: int) -> None:
         """Sends the points of the rows before the byte ``end``, and moves the cursor."""
         if points:
             self.sink.write(points)
         self._read[file] = end
-        taken = self._losses.begin(end) if file == LOSSES_FILE else end
+        taken = self._ledgers[file][1].begin(end)
         if points or taken != self._cursor.offsets[file]:
             self._cursor.offsets[file] = taken
             self._cursor.save()
-
-    def _points_of_losses(self, lines: bytes, begin: int) -> list[Point]:
-        rows = rows_in(LossRow, lines, begin)
-        return [point for row, offset in rows for point in self._losses.take(row, offset)]
-
-    def _points_of_metrics(self, lines: bytes, begin: int) -> list[Point]:
-        rows = rows_in(MetricRow, lines, begin)
-        return [Point(row.metric, row.value, row.step, row.time) for row, _ in rows]

@@ -1,8 +1,9 @@
-"""The ledger: append-only CSV files with all losses and metrics of a run.
+"""The ledger: append-only CSV files with all losses, gradients and metrics of a run.
 
-``losses.csv`` has one row per loss and step, ``metrics.csv`` one row per measurement. Both are tidy
-tables that ``pandas.read_csv`` reads without options. If a crash leaves the last line incomplete,
-readers ignore it. Sinks and tables get their values only from these files.
+``losses.csv`` and ``gradients.csv`` have one row per loss and step, ``metrics.csv`` one row per
+measurement. All are tidy tables that ``pandas.read_csv`` reads without options. If a crash leaves
+the last line incomplete, readers ignore it. Sinks and tables get their values only from these
+files.
 """
 
 from __future__ import annotations
@@ -82,7 +83,44 @@ class MetricRow(NamedTuple):
         return ",".join(map(str, self))
 
 
-Row = TypeVar("Row", LossRow, MetricRow)
+class GradientRow(NamedTuple):
+    """A row of ``gradients.csv``: what a loss did to the generated images.
+
+    The measures are defined in `nectargan.losses.gradients`.
+
+    Attributes:
+        step: As in `LossRow`.
+        epoch: As in `LossRow`.
+        time: As in `LossRow`.
+        loss: Name of the loss.
+        norm: L2 norm of the gradient of the weighted loss at the generated images, mean per image.
+        share: ``norm`` over the sum of the norms of all losses of the step, in [0, 1].
+        cosine: Cosine to the sum of the gradients of all other losses, in [-1, 1]; NaN if one of
+            them is zero.
+    """
+
+    step: int
+    epoch: int
+    time: int
+    loss: str
+    norm: float
+    share: float
+    cosine: float
+
+    @classmethod
+    def parse(cls, line: str) -> GradientRow:
+        """As `LossRow.parse`."""
+        step, epoch, time, loss, norm, share, cosine = line.split(",")
+        values = float(norm), float(share), float(cosine)
+        return cls(int(step), int(epoch), int(time), loss, *values)
+
+    @property
+    def line(self) -> str:
+        """As `LossRow.line`."""
+        return ",".join(map(str, self))
+
+
+Row = TypeVar("Row", LossRow, MetricRow, GradientRow)
 
 
 class Ledger:
@@ -90,7 +128,7 @@ class Ledger:
 
     Args:
         path: The CSV file; it is created with a header.
-        row_type: `LossRow` or `MetricRow`; its fields are the columns.
+        row_type: `LossRow`, `MetricRow` or `GradientRow`; its fields are the columns.
         resume: Append to an existing file, after removing an incomplete last line.
 
     Raises:
@@ -98,9 +136,7 @@ class Ledger:
             written.
     """
 
-    def __init__(
-        self, path: Path, row_type: type[LossRow] | type[MetricRow], resume: bool = False
-    ) -> None:
+    def __init__(self, path: Path, row_type: type[Row], resume: bool = False) -> None:
         self.path = path
         self._digest = hashlib.sha256()
         try:
@@ -119,7 +155,7 @@ class Ledger:
         except OSError as error:
             raise RunError(f"'{path}' cannot be written: {error.strerror}.") from None
 
-    def append(self, rows: Iterable[LossRow] | Iterable[MetricRow]) -> None:
+    def append(self, rows: Iterable[LossRow | MetricRow | GradientRow]) -> None:
         """Writes rows at the end of the file. A float is written as the shortest text that gives
         the same value when it is read as the same type (``numpy.float32`` or ``float``).
 
@@ -229,7 +265,7 @@ def rows_in(
     """The rows in some lines of a ledger, each with the offset of its first byte.
 
     Args:
-        row_type: `LossRow` or `MetricRow`.
+        row_type: `LossRow`, `MetricRow` or `GradientRow`.
         lines: Complete lines; the header is skipped.
         begin: Offset of the first byte of ``lines`` in the file.
         skip_damaged: Skip lines that are not valid rows instead of raising ValueError.
@@ -254,7 +290,7 @@ def read_rows(
 
     Args:
         path: The CSV file.
-        row_type: `LossRow` or `MetricRow`.
+        row_type: `LossRow`, `MetricRow` or `GradientRow`.
         offset: Where to start, in bytes; the start of a line.
         skip_damaged: Skip lines that are not valid rows instead of raising RunError.
 
@@ -270,14 +306,14 @@ def read_rows(
             raise RunError(f"'{path}' is damaged: {error}.") from None
 
 
-def mean_losses(path: Path, first_step: int) -> dict[str, float]:
-    """Mean of the finite raw values of each loss from a step to the end of the file.
+def mean_losses(paths: Iterable[Path], first_step: int) -> dict[str, float]:
+    """Mean of the finite raw values of each loss from a step to the end of the record.
 
-    The values are read from the ledger, so that a run that was resumed in mid-epoch gets the mean
-    of the whole epoch.
+    The values are read from the ledger, so that a run that was resumed or forked in mid-epoch gets
+    the mean of the whole epoch.
 
     Args:
-        path: ``losses.csv``.
+        paths: The files that are ``losses.csv`` together; see `ledgers_of`.
         first_step: The first step to include.
 
     Returns:
@@ -287,10 +323,11 @@ def mean_losses(path: Path, first_step: int) -> dict[str, float]:
         RunError: the ledger is damaged.
     """
     values: dict[str, list[float]] = {}
-    for row in read_rows(path, LossRow, offset_of_step(path, first_step)):
-        of_loss = values.setdefault(row.loss, [])
-        if math.isfinite(row.raw):
-            of_loss.append(row.raw)
+    for path in paths:
+        for row in read_rows(path, LossRow, offset_of_step(path, first_step)):
+            of_loss = values.setdefault(row.loss, [])
+            if math.isfinite(row.raw):
+                of_loss.append(row.raw)
     return {
         loss: math.fsum(finite) / len(finite) if finite else math.nan
         for loss, finite in values.items()

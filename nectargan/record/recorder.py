@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
 from nectargan.interrupts import uninterrupted
-from nectargan.losses.lm_data import LossEvent
-from nectargan.record.ledger import LossRow
+from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent
+from nectargan.record.gradient_rows import Products, measure
+from nectargan.record.ledger import GradientRow, LossRow
+from nectargan.record.running_means import StepValues
 
 
 class Clock:
@@ -39,7 +41,7 @@ class Clock:
 
 
 class _Value(NamedTuple):
-    weight: float
+    weight: float | Tensor  # a scalar on the device if it follows from gradients
     raw: Tensor  # scalars on the device
     weighted: Tensor
 
@@ -49,12 +51,15 @@ class _Step(NamedTuple):
     epoch: int
     time: int
     values: dict[str, list[_Value]]
+    metrics: dict[str, list[Tensor]]
+    gradients: dict[tuple[str, ...], list[Tensor]]  # products by the names of the losses
 
 
 class _Window(NamedTuple):
-    losses: list[tuple[_Step, str, float]]  # step, name and weight, in the order of `pairs`
-    pairs: Tensor  # float32 (len(losses), 2) on the CPU: raw and weighted of each loss
-    copied: Any  # torch.cuda.Event, set when `pairs` is complete; None on other devices
+    steps: list[_Step]
+    numbers: Tensor  # float32 on the CPU: losses and metrics of each step, then their gradients
+    scalars: int  # how many of them are losses and metrics
+    copied: Any  # torch.cuda.Event, set when `numbers` is complete; None on other devices
 
 
 class LossRecorder:
@@ -68,11 +73,16 @@ class LossRecorder:
     A loss that is computed several times in a step, for example with gradient accumulation, gets
     one row with the means of its values and the last weight.
 
+    `note_metric` and `note_gradients` are hooks as well. Their values travel with those of the
+    losses. The gradients of several backward passes in a step count as those of its images.
+
     Args:
         write: Called with the rows of each window, in order.
         window_steps: Maximum number of steps in a window.
         window_seconds: Maximum duration of a window in seconds.
         clock: Returns the time of a step as Unix time in milliseconds; by default a `Clock`.
+        write_gradients: Called with the rows of the gradients of each window, if there are any.
+        take_values: Called with the metrics and pairwise cosines of each step of a window.
 
     Attributes:
         last: The last row that was written, by name of the loss.
@@ -85,35 +95,46 @@ class LossRecorder:
         window_steps: int = WINDOW_STEPS,
         window_seconds: float = WINDOW_SECONDS,
         clock: Callable[[], int] | None = None,
+        write_gradients: Callable[[list[GradientRow]], object] | None = None,
+        take_values: Callable[[list[StepValues]], object] | None = None,
     ) -> None:
         self._clock = clock or Clock()
         self.last: dict[str, LossRow] = {}
         self.tags: dict[str, tuple[str, ...]] = {}
         self._write = write
+        self._write_gradients = write_gradients
+        self._take_values = take_values
         self._window_steps = window_steps
         self._window_seconds = window_seconds
-        self._step = 0
-        self._values: dict[str, list[_Value]] = {}
+        self._at: _Step | None = None
         self._steps: list[_Step] = []
         self._window_began = time.monotonic()
         self._in_flight: _Window | None = None
 
     def __call__(self, event: LossEvent) -> None:
         """Records one event. The recorder itself is the hook to register with a `LossManager`."""
-        if event.step != self._step:
-            self._begin_step(event)
         value = _Value(event.weight, event.raw, event.weighted)
-        self._values.setdefault(event.name, []).append(value)
+        self._step_of(event).values.setdefault(event.name, []).append(value)
         if event.name not in self.tags:
             self.tags[event.name] = event.tags
 
+    def note_metric(self, event: MetricEvent) -> None:
+        """A metric hook: records one measurement."""
+        self._step_of(event).metrics.setdefault(event.name, []).append(event.value)
+
+    def note_gradients(self, event: GradientEvent) -> None:
+        """A gradient hook: records the gradients of a backward pass."""
+        self._step_of(event).gradients.setdefault(event.losses, []).append(event.products)
+
     def flush(self) -> None:
         """Writes everything that was recorded so far; waits for the device if necessary."""
-        self._step = 0
+        self._at = None
         self._end_window()
         self._land()
 
-    def _begin_step(self, event: LossEvent) -> None:
+    def _step_of(self, event: LossEvent | MetricEvent | GradientEvent) -> _Step:
+        if self._at is not None and event.step == self._at.step:
+            return self._at
         now = time.monotonic()
         full = len(self._steps) >= self._window_steps
         if full or (self._steps and now - self._window_began >= self._window_seconds):
@@ -123,33 +144,34 @@ class LossRecorder:
                 self._end_window()
         if not self._steps:
             self._window_began = now
-        values: dict[str, list[_Value]] = {}
-        self._steps.append(_Step(event.step, event.epoch, self._clock(), values))
-        self._values = values
-        self._step = event.step
+        self._at = _Step(event.step, event.epoch, self._clock(), {}, {}, {})
+        self._steps.append(self._at)
+        return self._at
 
     def _end_window(self) -> None:
         """Writes the rows of the previous window and starts to copy this one."""
         self._land()
-        if not self._steps:
+        steps = self._steps
+        if not any(step.values or step.metrics or step.gradients for step in steps):
             return
-        losses = [
-            (step, name, _mean(values))
-            for step in self._steps
-            for name, values in step.values.items()
-        ]
-        if not losses:
-            return
-        pairs = _stack([scalar for *_, value in losses for scalar in value[1:]]).view(-1, 2)
+        scalars: list[Tensor] = []
+        products: list[Tensor] = []
+        for step in steps:
+            for values in step.values.values():
+                scalars += [_mean([v.raw for v in values]), _mean([v.weighted for v in values])]
+                if isinstance(values[-1].weight, Tensor):
+                    scalars.append(values[-1].weight)
+            scalars += [_mean(values) for values in step.metrics.values()]
+            products += [each for all_of in step.gradients.values() for each in all_of]
+        numbers = _joined(scalars, products)
         copied = None
-        if pairs.is_cuda:
-            host = torch.empty(pairs.shape, dtype=pairs.dtype, pin_memory=True)
+        if numbers.is_cuda:
+            host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            stream = torch.cuda.current_stream(pairs.device)
-            pairs = host.copy_(pairs, non_blocking=True)
+            stream = torch.cuda.current_stream(numbers.device)
+            numbers = host.copy_(numbers, non_blocking=True)
             copied.record(stream)
-        weights = [(step, name, value.weight) for step, name, value in losses]
-        self._in_flight = _Window(weights, pairs, copied)
+        self._in_flight = _Window(steps, numbers, len(scalars), copied)
         self._steps = []
         if copied is None:
             self._land()
@@ -161,23 +183,53 @@ class LossRecorder:
         window = self._in_flight
         if window.copied is not None:
             window.copied.synchronize()
-        rows = [
-            LossRow(at.step, at.epoch, at.time, name, raw, weight, weighted)
-            for (at, name, weight), (raw, weighted) in zip(
-                window.losses, window.pairs.cpu().numpy(), strict=True
-            )
-        ]
+        numbers = window.numbers.cpu()
+        scalars = iter(numbers[: window.scalars].numpy())
+        rows: list[LossRow] = []
+        gradients: list[GradientRow] = []
+        cosines: dict[int, dict[str, float]] = {}
+        for of_step, pairs in measure(list(_products(window.steps, numbers[window.scalars :]))):
+            gradients += of_step
+            cosines.setdefault(of_step[0].step, {}).update(pairs)
+        values: list[StepValues] = []
+        for at in window.steps:
+            place = at.step, at.epoch, at.time
+            for name, of_loss in at.values.items():
+                raw, weighted, weight = next(scalars), next(scalars), of_loss[-1].weight
+                applied = next(scalars) if isinstance(weight, Tensor) else weight
+                rows.append(LossRow(*place, name, raw, applied, weighted))
+            metrics = {name: float(next(scalars)) for name in at.metrics}
+            values.append(StepValues(*place, metrics, cosines.get(at.step, {})))
         self.last |= {row.loss: row for row in rows}
         self._write(rows)
+        if gradients and self._write_gradients is not None:
+            self._write_gradients(gradients)
+        if self._take_values is not None:
+            self._take_values(values)
         self._in_flight = None
 
 
-def _mean(values: list[_Value]) -> _Value:
-    if len(values) == 1:
-        return values[0]
-    raw = _stack([value.raw for value in values]).mean()
-    weighted = _stack([value.weighted for value in values]).mean()
-    return _Value(values[-1].weight, raw, weighted)
+def _products(steps: list[_Step], numbers: Tensor) -> Iterator[Products]:
+    """Splits the products of all steps, of which ``numbers`` are the values."""
+    for at in steps:
+        for losses, passes in at.gradients.items():
+            images = sum(len(each) for each in passes)
+            shape = images, len(losses), len(losses)
+            count = images * len(losses) ** 2
+            yield Products(at.step, at.epoch, at.time, losses, numbers[:count].view(shape))
+            numbers = numbers[count:]
+
+
+def _mean(scalars: list[Tensor]) -> Tensor:
+    return scalars[0] if len(scalars) == 1 else _stack(scalars).mean()
+
+
+def _joined(scalars: list[Tensor], others: list[Tensor]) -> Tensor:
+    """All values as one float32 tensor ``(n,)`` on the device of the first."""
+    if not others:
+        return _stack(scalars)
+    flat = [each.to(others[0].device, torch.float32).flatten() for each in others]
+    return torch.cat([_stack(scalars).to(others[0].device), *flat] if scalars else flat)
 
 
 def _stack(scalars: list[Tensor]) -> Tensor:

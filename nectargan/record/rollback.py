@@ -74,10 +74,10 @@ def cut_ledger(path: Path, offset: int, orphans: Path) -> None:
             file.seek(offset)
             with replacing(orphans) as part, part.open("wb") as rest:
                 rest.write(header)
-                rest.writelines(_first(file, size - offset))
+                rest.writelines(first_bytes(file, size - offset))
         file.seek(0)
         with replacing(path) as part, part.open("wb") as kept:
-            kept.writelines(_first(file, offset))
+            kept.writelines(first_bytes(file, offset))
 
 
 def digest_of(path: Path, size: int) -> str:
@@ -89,12 +89,12 @@ def hash_of(path: Path, size: int) -> hashlib._Hash:
     """The SHA-256 object of the first ``size`` bytes, which can be updated; raises OSError."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        for block in _first(file, size):
+        for block in first_bytes(file, size):
             digest.update(block)
     return digest
 
 
-def _first(file: BinaryIO, size: int) -> Iterator[bytes]:
+def first_bytes(file: BinaryIO, size: int) -> Iterator[bytes]:
     """The next ``size`` bytes of a file in blocks, or fewer if the file ends before."""
     while block := file.read(min(size, BLOCK_BYTES)):
         yield block

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -14,17 +13,18 @@ from typing import Literal
 from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 from nectargan.record.lock import is_locked, locked
-from nectargan.wording import counted
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 EpochFileKind = Literal["examples", "loss_maps", "histograms"]
 
 LOSSES_FILE = "losses.csv"
 METRICS_FILE = "metrics.csv"
+GRADIENTS_FILE = "gradients.csv"
 EVENT_FILES = "events.out.tfevents.*"
 """Pattern of the names of TensorBoard's event files."""
 
-_STATUS_FILE = "status.json"
+STATUS_FILE = "status.json"
+_PARENT = "parent checkpoint"
 _EPOCH_FILE_SUFFIXES: dict[EpochFileKind, str] = {
     "examples": ".png",
     "loss_maps": ".png",
@@ -106,6 +106,11 @@ class RunDirectory(PathLike[str]):
         return self.path / METRICS_FILE
 
     @property
+    def gradients(self) -> Path:
+        """The ledger of the gradients; see `GradientRow`. Not every run has one."""
+        return self.path / GRADIENTS_FILE
+
+    @property
     def loss_tags(self) -> Path:
         """The tags of each recorded loss; see `read_loss_tags`."""
         return self.path / "losses.json"
@@ -130,6 +135,20 @@ class RunDirectory(PathLike[str]):
     def orphaned(self) -> Path:
         """Folder of rows and checkpoints that are later than the checkpoint that was resumed."""
         return self.path / "orphaned"
+
+    @property
+    def lineage(self) -> Path:
+        """Folder of what a fork has from its parent; see `nectargan.record.lineage`."""
+        return self.path / "lineage"
+
+    @property
+    def ancestors(self) -> Path:
+        """The checkpoints that a fork descends from; see `read_ancestors`."""
+        return self.lineage / "ancestors.json"
+
+    def inherited(self, ledger: str) -> Path:
+        """The rows of a ledger from before the run was forked."""
+        return self.lineage / ledger
 
     @property
     def sinks_log(self) -> Path:
@@ -158,6 +177,11 @@ class RunDirectory(PathLike[str]):
     def cursor_names(self) -> list[str]:
         """Names of the sinks that have a cursor, sorted."""
         return sorted(path.stem for path in self.cursors.glob("*.json"))
+
+    @property
+    def report(self) -> Path:
+        """The page that ``save.report`` asks for; see `nectargan.analysis.report`."""
+        return self.path / "report.html"
 
     # --- files of epochs -----------------------------------------------------------------------
 
@@ -196,6 +220,14 @@ class RunDirectory(PathLike[str]):
     def test_record(self, split: str) -> Path:
         """The metrics of a split and how they were measured; see `TestRecord`."""
         return self.tests / f"{split}.json"
+
+    def test_images(self, split: str) -> Path:
+        """Folder of the images of a split on which a metric is best or worst."""
+        return self.tests / split
+
+    def test_image(self, split: str, row: int) -> Path:
+        """A PNG image of input, generated and target, of a row of `test_values`, from 0."""
+        return self.test_images(split) / f"{row:06d}.png"
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -243,20 +275,33 @@ class RunDirectory(PathLike[str]):
 
     def read_status(self) -> tuple[str, str]:
         """The status in ``status.json`` and its reason; both empty if there is none."""
-        try:
-            content = json.loads(read_regular_text(self.path / _STATUS_FILE))
-            return str(content["status"]), str(content["reason"])
-        except (OSError, ValueError, TypeError, KeyError):
-            return "", ""
+        content = self._status_content()
+        return content.get("status", ""), content.get("reason", "")
 
-    def write_status(self, status: str, reason: str = "") -> None:
+    def _status_content(self) -> dict[str, str]:
+        """The content of ``status.json``; empty if there is no status in it."""
+        try:
+            content = json.loads(read_regular_text(self.path / STATUS_FILE))
+            keys = ["status", "reason", *([_PARENT] if _PARENT in content else [])]
+            return {key: str(content[key]) for key in keys}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+    def write_status(self, status: str, reason: str = "", parent: Path | None = None) -> None:
         """Writes the status and its reason to ``status.json``.
+
+        Args:
+            status: The status.
+            reason: Why the run ended; empty if there is nothing to say.
+            parent: The checkpoint that the run was forked from, which later calls keep.
 
         Raises:
             OSError: the file cannot be written.
         """
-        path = self.path / _STATUS_FILE
-        text = json.dumps({"status": status, "reason": reason})
+        path = self.path / STATUS_FILE
+        content = {"status": status, "reason": reason}
+        kept = str(parent) if parent else self._status_content().get(_PARENT)
+        text = json.dumps(content if kept is None else {**content, _PARENT: kept})
         try:
             with replacing(path) as part:
                 part.write_text(text, encoding="utf-8")
@@ -306,35 +351,6 @@ class RunDirectory(PathLike[str]):
             return "KILLED", _DIED
         return status, reason
 
-    def require_status(self) -> None:
-        """Raises `RunError` unless the directory has a status, which every run directory has."""
-        if not self.status:
-            raise self.not_a_run(_STATUS_FILE)
-
-    def not_a_run(self, lacks: str) -> RunError:
-        """The error for a path that is not a run directory, with a suggestion if one is likely.
-
-        Args:
-            lacks: The name of the file that is missing.
-        """
-        path = self.path
-        if path.is_file():
-            parent = RunDirectory(path.parent)
-            hint = f"; '{parent}' is one" if parent.status else ""
-            return RunError(f"'{path}' is a file, not a run directory{hint}.")
-        if not path.exists():
-            near = [each for folder in (path.parent, Path("runs")) for each in runs_in(folder)]
-            names = difflib.get_close_matches(path.name, [each.name for each in near], n=1)
-            meant = next((f" Did you mean '{each}'?" for each in near if each.name in names), "")
-            return RunError(f"'{path}' is not a run directory: it does not exist.{meant}")
-        runs = runs_in(path)
-        if runs:
-            return RunError(
-                f"'{path}' is not a run directory, but contains {counted(len(runs), 'run')}, such "
-                f"as '{runs[0]}'."
-            )
-        return RunError(f"'{path}' is not a run directory: it has no {lacks}.")
-
 
 def step_of(name: str) -> int | None:
     """The step in the name of an epoch file; ``None`` if the name is not one of an epoch file."""
@@ -348,67 +364,3 @@ def _place_of(path: Path) -> tuple[int, float]:
     if match is None:
         return _BEFORE_ALL
     return int(match[1]), int(match[2]) if match[2] else math.inf
-
-
-# --- the directories of an output directory ------------------------------------------------------
-
-
-def create_run_directory(
-    output: Path, experiment: str, first: int = 1, auto_increment: bool = True
-) -> RunDirectory:
-    """Creates the directory of a new run, ``<output>/<experiment>_v<number>``.
-
-    Args:
-        output: Directory of the runs; created if it does not exist.
-        experiment: First part of the name.
-        first: Lowest version number to use.
-        auto_increment: Use the number after the highest existing one; otherwise exactly ``first``.
-
-    Returns:
-        The new, empty directory. Two processes never get the same one.
-
-    Raises:
-        RunError: the directory cannot be created, or it exists and ``auto_increment`` is off.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        version = first
-        if auto_increment:
-            highest = max((version for version, _ in _versions(output, experiment)), default=0)
-            version = max(first, highest + 1)
-        while True:
-            directory = output / f"{experiment}_v{version}"
-            try:
-                directory.mkdir()
-            except FileExistsError:
-                if not auto_increment:
-                    raise RunError(
-                        f"Run directory '{directory}' exists already; set "
-                        "save.auto_increment_version or another common.experiment_version."
-                    ) from None
-                version += 1
-            else:
-                return RunDirectory(directory)
-    except OSError as error:
-        raise RunError(f"No run can be created in '{output}': {error.strerror}.") from None
-
-
-def list_runs(output: Path, experiment: str) -> list[RunDirectory]:
-    """The run directories of an experiment, sorted by version number."""
-    return [RunDirectory(path) for _, path in _versions(output, experiment)]
-
-
-def runs_in(folder: Path) -> list[RunDirectory]:
-    """The run directories in a folder, sorted by name."""
-    if not folder.is_dir():
-        return []
-    return [run for path in sorted(folder.iterdir()) if (run := RunDirectory(path)).status]
-
-
-def _versions(output: Path, experiment: str) -> list[tuple[int, Path]]:
-    if not output.is_dir():
-        return []
-    pattern = re.compile(re.escape(experiment) + r"_v(\d+)")
-    matches = ((pattern.fullmatch(entry.name), entry) for entry in output.iterdir())
-    # Sorted as numbers, because as text version 10 would come before version 9.
-    return sorted((int(match[1]), entry) for match, entry in matches if match)

@@ -55,24 +55,55 @@ def first_step_from(path: Path, offset: int) -> int:
         return 0 if step is None else step + 1
 
 
-def offset_of_step(path: Path, step: int) -> int:
-    """The offset of the first row whose step is ``step`` or later; else the end of the last row.
+def step_before(path: Path, offset: int) -> int:
+    """The step of the last row before ``offset``, which must be the start of a line; 0 if there is
+    none."""
+    if not path.exists() or not offset:
+        return 0
+    with open_regular(path) as file:
+        return step_at(file, start_of_line(file, offset - 1)) or 0
 
-    Steps never decrease in a ledger, so the row is found by bisection.
-    """
+
+def offset_of_step(path: Path, step: int) -> int:
+    """The offset of the first row whose step is ``step`` or later; else the end of the last row."""
     if not path.exists():
         return 0
     with open_regular(path) as file:
-        low, high = 0, end_of_last_line_in(file, path)
-        while low < high:
-            middle = start_of_line(file, (low + high) // 2)
-            found = step_at(file, middle)
-            if found is None or found < step:
-                file.seek(middle)
-                low = middle + len(file.readline())
-            else:
-                high = middle
-        return low
+        return _bisect(file, path, 0, step)
+
+
+def offset_of_epoch(path: Path, offset: int) -> int:
+    """The offset of the first row of the epoch that the row at ``offset`` is in.
+
+    ``offset`` must be the start of a line; if no row begins there, it is returned.
+    """
+    if not path.exists():
+        return offset
+    with open_regular(path) as file:
+        epoch = _field_at(file, offset, 1)
+        if epoch is None:
+            return offset
+        return _bisect(file, path, 1, epoch)
+
+
+def offset_of_last_epoch(path: Path) -> int:
+    """The offset of the first row of the last epoch; raises RunError or OSError as
+    `end_of_last_line`."""
+    end = end_of_last_line(path)
+    with open_regular(path) as file:
+        last = start_of_line(file, max(0, end - 1))
+    return offset_of_epoch(path, last)
+
+
+def row_until(path: Path, step: int) -> bytes:
+    """The last row of a ledger up to ``step``, as a line; empty if there is none, or no ledger."""
+    if not path.exists():
+        return b""
+    end = offset_of_step(path, step + 1)
+    with open_regular(path) as file:
+        file.seek(start_of_line(file, max(0, end - 1)))
+        line = file.readline(LONGEST_LINE)
+    return line if line[:1].isdigit() else b""
 
 
 def line_after(path: Path, offset: int) -> int:
@@ -111,10 +142,30 @@ def start_of_line(file: BinaryIO, offset: int) -> int:
 
 def step_at(file: BinaryIO, offset: int) -> int | None:
     """The step of the row at ``offset``; ``None`` for the header and for an incomplete row."""
+    return _field_at(file, offset, 0)
+
+
+def _field_at(file: BinaryIO, offset: int, column: int) -> int | None:
+    """The whole number in a column of the row at ``offset``; ``None`` as from `step_at`."""
     file.seek(offset)
     line = file.readline()
-    text = line.partition(b",")[0]
+    text = b"".join(line.split(b",")[column : column + 1])
     return int(text) if line.endswith(b"\n") and text.isdigit() else None
+
+
+def _bisect(file: BinaryIO, path: Path, column: int, value: int) -> int:
+    """The offset of the first row with ``value`` or more in a column whose numbers never decrease;
+    else the end of the last row."""
+    low, high = 0, end_of_last_line_in(file, path)
+    while low < high:
+        middle = start_of_line(file, (low + high) // 2)
+        found = _field_at(file, middle, column)
+        if found is None or found < value:
+            file.seek(middle)
+            low = middle + len(file.readline())
+        else:
+            high = middle
+    return low
 
 
 def _next_step(file: BinaryIO, offset: int) -> int | None:

@@ -12,6 +12,9 @@ from nectargan.errors import RunError
 from nectargan.files import read_regular_text, replacing
 from nectargan.record.run_directory import RunDirectory
 
+TEST_EXTREMES = 4
+"""Of how many images with the best values, and of how many with the worst, there are pictures."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -88,7 +91,8 @@ def write_test(
     names: list[str],
     values: Mapping[str, list[float]],
 ) -> None:
-    """Writes ``test/<split>.csv``, a row for each image, and ``test/<split>.json``.
+    """Writes ``test/<split>.csv``, a row for each image, and ``test/<split>.json``; removes the
+    images of an earlier test.
 
     Args:
         run: The run directory.
@@ -101,6 +105,9 @@ def write_test(
     """
     try:
         run.tests.mkdir(exist_ok=True)
+        # Those of an earlier test might be of other images.
+        for path in run.test_images(record.split).glob("*.png"):
+            path.unlink()
         with (
             replacing(run.test_values(record.split)) as part,
             part.open("w", encoding="utf-8", newline="") as file,

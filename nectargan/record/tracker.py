@@ -12,15 +12,17 @@ from typing import Any, Protocol
 
 from nectargan.credentials import without_credentials
 from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
-from nectargan.errors import RunError
+from nectargan.errors import PrunedError, RunError
 from nectargan.interrupts import is_second, uninterrupted
-from nectargan.losses.lm_data import LossEvent, check_series_name
+from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent, check_series_name
 from nectargan.output import printable
 from nectargan.record.follower import Follower, Sink
-from nectargan.record.ledger import Ledger, LossRow, MetricRow, mean_losses
+from nectargan.record.ledger import GradientRow, Ledger, LossRow, MetricRow, mean_losses
+from nectargan.record.lineage import ledgers_of
 from nectargan.record.loss_tags import write_loss_tags
 from nectargan.record.recorder import Clock, LossRecorder
-from nectargan.record.run_directory import RunDirectory, RunStatus
+from nectargan.record.run_directory import LOSSES_FILE, RunDirectory, RunStatus
+from nectargan.record.running_means import RunningMeans, StepValues
 from nectargan.record.seeking import last_time
 from nectargan.record.watchers import NonFiniteWatch
 from nectargan.shell import quoted
@@ -37,6 +39,14 @@ class HasHooks(Protocol):
     def register_hook(self, fn: Callable[[LossEvent], object]) -> Any:
         """Registers ``fn`` and returns a handle that has a ``remove()`` method."""
 
+    def register_metric_hook(self, fn: Callable[[MetricEvent], object]) -> Any:
+        """As `register_hook`, for `MetricEvent`."""
+
+    def register_gradient_hook(
+        self, fn: Callable[[GradientEvent], object], every_n_steps: int = 1
+    ) -> Any:
+        """As `register_hook`, for the `GradientEvent` of every n-th step."""
+
     def get_registered_losses(self, query: Iterable[str] | None = None) -> Mapping[str, Any]:
         """The losses by name; if ``query`` is given, only those that have one of its tags."""
 
@@ -44,7 +54,7 @@ class HasHooks(Protocol):
 class Tracker:
     """A context manager that records one run.
 
-    On entry it opens the ledger in ``directory``, registers a `LossRecorder` as a hook of the
+    On entry it opens the ledger in ``directory``, registers the hooks of a `LossRecorder` with the
     manager and starts a `Follower` for each sink. On exit it writes all rows, waits for the sinks
     and gives them the status of the run: KILLED if the ``with`` block ended with KeyboardInterrupt
     or SystemExit, FAILED for any other exception, else FINISHED.
@@ -61,9 +71,13 @@ class Tracker:
         watchers: Called with the rows of each window after they are written.
         keeps_status: Whether to lock the directory and to write ``status.json``, which
             ``nectargan runs`` reads. Leave it off if the caller does both itself.
+        gradients_every_n_steps: Steps from one record of the gradients to the next, which
+            `LossManager.gradients_at` measures; ``None`` for no gradients.
 
     Attributes:
         watch: Detects losses that are not finite, as soon as their rows are written.
+        means: The means of metrics and pairwise cosines so far, which a checkpoint must hold.
+        reason: Why the run ends, if it ends without an error and there is something to say.
 
     Raises:
         RunError: on entry, if the directory holds a ledger already or cannot be written.
@@ -81,6 +95,7 @@ class Tracker:
         drain_seconds: float = 30.0,
         watchers: Iterable[Callable[[list[LossRow]], object]] = (),
         keeps_status: bool = False,
+        gradients_every_n_steps: int | None = 1,
     ) -> None:
         self._keeps_status = keeps_status
         self._held = ExitStack()
@@ -90,14 +105,25 @@ class Tracker:
         self._manager = loss_manager
         self._csv = csv
         self._clock = Clock()
-        self._recorder = LossRecorder(self._write_losses, window_steps, window_seconds, self._clock)
+        self._recorder = LossRecorder(
+            self._write_losses,
+            window_steps,
+            window_seconds,
+            self._clock,
+            self._write_gradients,
+            self._write_means,
+        )
+        self.means = RunningMeans(window_steps)
+        self._gradients_every_n_steps = gradients_every_n_steps
         self.watch = NonFiniteWatch()
+        self.reason = ""
         self._watchers = [self.watch.look, *watchers]
         self._resume = resume
         self._followers = [Follower(sink, self.directory, resume=resume) for sink in self.sinks]
         self._losses: Ledger | None = None
         self._metrics: Ledger | None = None
-        self._handle: Any = None
+        self._gradients: Ledger | None = None
+        self._handles: list[Any] = []
         self._tagged = 0
 
     def __enter__(self) -> Tracker:
@@ -122,24 +148,35 @@ class Tracker:
                     self.directory.write_status("RUNNING")
                 # Nothing failed: keep the lock until the run ends.
                 self._held = held.pop_all()
-        self._handle = self._manager.register_hook(self._recorder)
+        self._register_hooks()
         for follower in self._followers:
             follower.start()
 
     def _close(self, error: BaseException | None) -> None:
         """Closes the ledger, and lets the followers send the remaining rows."""
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         for ledger in self._ledgers():
             ledger.close()
         for follower in self._followers:
-            follower.finish(status_of(error), reason_of(error))
+            follower.finish(*self._end(error))
+
+    def _register_hooks(self) -> None:
+        manager, recorder = self._manager, self._recorder
+        self._handles.append(manager.register_hook(recorder))
+        self._handles.append(manager.register_metric_hook(recorder.note_metric))
+        every = self._gradients_every_n_steps
+        if every is not None and self._csv:
+            self._handles.append(manager.register_gradient_hook(recorder.note_gradients, every))
 
     def _open_ledgers(self) -> None:
         self._losses = Ledger(self.directory.losses, LossRow, self._resume)
         self._metrics = Ledger(self.directory.metrics, MetricRow, self._resume)
+        if self._resume and self.directory.gradients.exists():
+            self._gradients = Ledger(self.directory.gradients, GradientRow, resume=True)
         for ledger in self._ledgers():
-            self._clock.go_on_from(last_time(ledger.path))
+            for path in ledgers_of(self.directory, ledger.path.name):
+                self._clock.go_on_from(last_time(path))
 
     @property
     def last(self) -> Mapping[str, LossRow]:
@@ -162,10 +199,26 @@ class Tracker:
         now = self._clock()
         for name in values:
             check_series_name(name)
-        if self._metrics is not None:
-            self._metrics.append(
-                MetricRow(step, epoch, now, name, float(value)) for name, value in values.items()
-            )
+        self._write_metrics(StepValues(step, epoch, now, values, {}))
+
+    def end_epoch(self, step: int, epoch: int, values: Mapping[str, float] | None = None) -> None:
+        """Appends the measurements of a finished epoch to ``metrics.csv``, with the means of the
+        unfinished window of steps and those of the pairwise cosines; see `RunningMeans`.
+
+        Calling it is optional. Without it, the window goes on until the next epoch begins or the
+        tracker is closed, and there are no means of cosines.
+
+        Args:
+            step: As in `log_metrics`.
+            epoch: As in `log_metrics`.
+            values: As in `log_metrics`.
+
+        Raises:
+            LossError: as from `log_metrics`.
+            RunError: as from `log_metrics`.
+        """
+        self.flush()
+        self.log_metrics(step, epoch, {**(values or {}), **self.means.end_epoch()})
 
     def mean_losses_since(self, first_step: int) -> dict[str, float]:
         """Mean raw value of each loss over the written rows from ``first_step`` on; see
@@ -173,7 +226,7 @@ class Tracker:
         if self._losses is None:
             return {}
         self._losses.require_untouched()
-        means = mean_losses(self._losses.path, first_step)
+        means = mean_losses(ledgers_of(self.directory, LOSSES_FILE), first_step)
         return {f"epoch/loss/{loss}": mean for loss, mean in means.items()}
 
     def sizes(self) -> dict[str, int]:
@@ -185,7 +238,8 @@ class Tracker:
         return {each.path.name: each.digest for each in self._ledgers()}
 
     def _ledgers(self) -> list[Ledger]:
-        return [each for each in (self._losses, self._metrics) if each is not None]
+        ledgers = (self._losses, self._metrics, self._gradients)
+        return [each for each in ledgers if each is not None]
 
     def tag(self, key: str, value: str) -> None:
         """Adds a tag to the run in all sinks that support tags; sent by their threads."""
@@ -213,6 +267,8 @@ class Tracker:
                 try:
                     self._recorder.flush()
                     if error is None:
+                        rest = self.means.end_epoch()
+                        self._write_metrics(StepValues(*self.means.last, rest, {}))
                         for ledger in self._ledgers():
                             ledger.check()
                 except BaseException as failure:
@@ -230,7 +286,11 @@ class Tracker:
                 finally:
                     if self._keeps_status:
                         with suppress(OSError):  # a full disk must not hide what ended the run
-                            self.directory.write_status(status_of(error), reason_of(error))
+                            self.directory.write_status(*self._end(error))
+
+    def _end(self, error: BaseException | None) -> tuple[RunStatus, str]:
+        """The final status and its reason."""
+        return status_of(error), self.reason if error is None else reason_of(error)
 
     def _wait_for_followers(self, error: BaseException | None) -> None:
         # After an interrupt the user does not want to wait; `nectargan sync` sends the rest.
@@ -255,6 +315,24 @@ class Tracker:
                     "." if self._keeps_status else rest,
                 )
 
+    def _write_gradients(self, rows: list[GradientRow]) -> None:
+        if self._losses is None:
+            return
+        if self._gradients is None:
+            # Created only now, because most custom loops record no gradients.
+            self._gradients = Ledger(self.directory.gradients, GradientRow)
+        self._gradients.append(rows)
+
+    def _write_means(self, steps: list[StepValues]) -> None:
+        for step in steps:
+            for means in self.means.add(step):
+                self._write_metrics(means)
+
+    def _write_metrics(self, at: StepValues) -> None:
+        if self._metrics is not None:
+            place = at.step, at.epoch, at.time
+            self._metrics.append(MetricRow(*place, k, float(v)) for k, v in at.metrics.items())
+
     def _write_losses(self, rows: list[LossRow]) -> None:
         if self._losses is not None:
             self._losses.append(rows)
@@ -269,12 +347,14 @@ def status_of(error: BaseException | None) -> RunStatus:
     """The final status of a run that ended with ``error``; ``None`` means without one."""
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
-    return "KILLED" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "FAILED"
+    ends = (KeyboardInterrupt, SystemExit, PrunedError)
+    return "KILLED" if isinstance(error, ends) else "FAILED"
 
 
 def reason_of(error: BaseException | None) -> str:
     """Type and message of the error that ended a run; empty for an interrupt or no error."""
     if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
         return ""
-    text = printable(one_line(f"{type(error).__name__}: {error}"))
+    kind = "" if isinstance(error, PrunedError) else f"{type(error).__name__}: "
+    text = printable(one_line(f"{kind}{error}"))
     return without_credentials(text)[:1000]

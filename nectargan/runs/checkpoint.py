@@ -39,7 +39,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         CheckpointError: there is no checkpoint, or it is damaged, was not written by NectarGAN or
             is from a newer version.
     """
-    path = _newest(RunDirectory(path)) if Path(path).is_dir() else Path(path)
+    path = checkpoint_at(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of other pickles; the error is enough
@@ -60,9 +60,29 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     return dict(content)
 
 
+def checkpoint_at(place: str | PathLike[str]) -> Path:
+    """The newest checkpoint of a run directory, or ``place`` if it is no directory.
+
+    Raises:
+        CheckpointError: the directory holds no checkpoint.
+    """
+    if not Path(place).is_dir():
+        return Path(place)
+    run = RunDirectory(place)
+    paths = run.list_checkpoints()
+    if not paths:
+        raise CheckpointError(f"'{run}' holds no checkpoint.")
+    return paths[-1]
+
+
 def load_last(run: RunDirectory) -> dict[str, Any]:
-    """The content of the newest checkpoint of a run that can be resumed. Damaged ones are skipped
-    with a warning.
+    """The content of the `newest_checkpoint`; raises CheckpointError."""
+    return newest_checkpoint(run)[1]
+
+
+def newest_checkpoint(run: RunDirectory) -> tuple[Path, dict[str, Any]]:
+    """The file and the content of the newest checkpoint of a run that can be resumed. Damaged ones
+    are skipped with a warning.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -77,7 +97,7 @@ def load_last(run: RunDirectory) -> dict[str, Any]:
             continue
         for problem in problems:
             log.warning("%s An earlier checkpoint is used instead.", problem)
-        return content
+        return path, content
     raise problems[0] if problems else CheckpointError(f"'{run}' holds no checkpoint.")
 
 
@@ -144,10 +164,3 @@ def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Mo
         reason = one_line(error)[:200]
         raise CheckpointError(f"The generator in '{path}' cannot be loaded: {reason}.") from None
     return generator
-
-
-def _newest(run: RunDirectory) -> Path:
-    paths = run.list_checkpoints()
-    if not paths:
-        raise CheckpointError(f"'{run}' holds no checkpoint.")
-    return paths[-1]

@@ -1,4 +1,4 @@
-"""The story of a run, for MLflow."""
+"""Describes a run for MLflow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import Any
 from nectargan.build import height_and_width
 from nectargan.config.run_schedules import all_schedules
 from nectargan.config.schema import Config
-from nectargan.dataset.pairs import Pair, SplitSummary
+from nectargan.dataset.data_check import SplitSummary
+from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
 from nectargan.files import digest_of_file, read_regular_text, replacing
 from nectargan.loggers.mlflow.metadata import DatasetMetadata, Draw, ModelExport, RunMetadata
 from nectargan.output import printable
 from nectargan.record.run_directory import RunDirectory
+from nectargan.record.seeking import first_step_from
 from nectargan.runs.params import run_params
 from nectargan.shell import quoted
 from nectargan.wording import counted
@@ -30,7 +32,7 @@ _CONTEXTS = {"train": "training", "val": "validation"}
 def save_metadata(
     directory: RunDirectory, tags: Mapping[str, str], datasets: list[DatasetMetadata]
 ) -> None:
-    """Keeps what only the process that trains can know, for `run_metadata`; raises OSError."""
+    """Stores what only the training process knows, for `run_metadata`; raises OSError."""
     content = {"tags": dict(tags), "datasets": [each._asdict() for each in datasets]}
     with replacing(directory.metadata) as part:
         part.write_text(json.dumps(content, indent=4), encoding="utf-8")
@@ -43,12 +45,12 @@ def change_tag(directory: RunDirectory, key: str, value: str) -> None:
 
 
 def run_metadata(config: Config, directory: RunDirectory, live: bool = True) -> RunMetadata:
-    """What MLflow is to know about a run besides its points.
+    """What is logged about a run besides its points.
 
     Args:
-        config: The run's config.
-        directory: The run directory, with what `save_metadata` kept there.
-        live: Whether the run is trained now; else nothing that its config names is imported.
+        config: The config of the run.
+        directory: The run directory, with the file of `save_metadata`.
+        live: Whether the run is being trained. If not, functions in its config are not imported.
     """
     tags, datasets = _read(directory.metadata)
     wants_model = config.logging.mlflow.log_model and config.save.save_model
@@ -58,18 +60,21 @@ def run_metadata(config: Config, directory: RunDirectory, live: bool = True) -> 
         note=_note(config, directory, tags, datasets),
         datasets=datasets,
         first_pictures={"schedules.png": _draw_schedules(config, live)},
-        last_pictures={"losses.png": functools.partial(_draw_losses, directory)},
+        last_pictures={
+            "losses.png": functools.partial(_draw_losses, directory),
+            "gradients.png": functools.partial(_draw_gradients, directory),
+        },
         export=_export_of(directory) if wants_model else None,
     )
 
 
 def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[DatasetMetadata]:
-    """The data sets that a run trains on and is validated on.
+    """Describes the training and validation data of a run.
 
-    The digest is of the names and the bytes of all files, which were read just before.
+    The digest is a hash of the names and contents of all files.
 
     Raises:
-        DataError: a file cannot be read any more.
+        DataError: a file can no longer be read.
     """
     path = Path(root).resolve()
     datasets = []
@@ -90,10 +95,10 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
 
 
 def digest_of_pairs(pairs: Sequence[Pair], root: Path) -> str:
-    """A digest of the names and the bytes of all files of pairs below a folder, 16 digits.
+    """A hash of the names and contents of all files of pairs, 16 hexadecimal digits.
 
     Raises:
-        DataError: a file cannot be read any more.
+        DataError: a file can no longer be read.
     """
     files = [file for pair in pairs for file in (pair.a, pair.b) if file]
     try:
@@ -131,7 +136,7 @@ def _note(
     """A description in Markdown, with the command that repeats the run."""
     pairs = next((each.profile.get("pairs") for each in datasets), "?")
     height, width = height_and_width(config.dataloader.load.crop_size)
-    told = [each for each in run_params(config).items() if each[0].startswith(("loss.", "lr."))]
+    params = [each for each in run_params(config).items() if each[0].startswith(("loss.", "lr."))]
     lines = [
         f"{config.train.objective} objective ({config.train.gan_mode}), "
         f"{counted(config.train.epochs, 'epoch')} of {pairs} pairs at {height} x {width}, "
@@ -139,7 +144,7 @@ def _note(
         "",
         "| parameter | value |",
         "|---|---|",
-        *(f"| {key} | {value} |" for key, value in told),
+        *(f"| {key} | {value} |" for key, value in params),
         "",
         "Repeat it with",
         "",
@@ -169,8 +174,15 @@ def _draw_losses(directory: RunDirectory, path: Path) -> None:
     plot_run(directory, path)
 
 
+def _draw_gradients(directory: RunDirectory, path: Path) -> None:
+    from nectargan.analysis.gradient_plot import plot_gradients
+
+    if first_step_from(directory.gradients, 0):  # not every run has gradients
+        plot_gradients(directory, path)
+
+
 def _relative_path(file: Path, root: Path) -> str:
-    """The path of ``file`` as seen from ``root``, the same on every machine."""
+    """The path of ``file`` relative to ``root``, which is the same on every machine."""
     try:
         return file.resolve().relative_to(root).as_posix()
     except ValueError:  # a link to somewhere else

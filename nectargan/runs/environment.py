@@ -1,4 +1,4 @@
-"""What a run should say about where it ran."""
+"""Describes the machine and the versions of a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nectargan.version import __version__
 
 
 def describe_environment(device: torch.device) -> dict[str, str]:
-    """Versions, device, command line and git commit, as tags for a tracker.
+    """Versions, device, command line and git commit, as tags for MLflow.
 
-    Those that begin with ``mlflow.`` fill the columns that its UI has for them.
+    Tags that begin with ``mlflow.`` fill columns of its UI.
     """
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     tags = {
@@ -41,8 +41,8 @@ def describe_environment(device: torch.device) -> dict[str, str]:
 
 
 def own_command_line() -> str:
-    """The command that started this process, as a shell takes it; of addresses only scheme, host,
-    port and path."""
+    """The command that started this process, quoted for a shell, without users and passwords in
+    addresses."""
     program = Path(sys.argv[0]).name or "python"
     return shell.command_line([program, *map(public_argument, sys.argv[1:])])
 
@@ -50,5 +50,5 @@ def own_command_line() -> str:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # a container without a name for its user
+    except (OSError, KeyError, ImportError):  # in a container, the user may have no name
         return os.environ.get("USERNAME", "")

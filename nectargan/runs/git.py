@@ -1,8 +1,8 @@
-"""The git commit that a run was started in, asked without running what the repository names.
+"""Finds the git commit of the working directory without running programs of the repository.
 
-A repository's own configuration can name programs for git to run: a file system monitor, filters
-of files, hooks. So git is asked through a directory with a configuration of our own, which names
-none, and borrows only the objects and the index of the repository.
+The configuration of a repository can name programs that git runs: a file system monitor, filters,
+hooks. Therefore git runs with a temporary directory as its repository, whose configuration names
+none, and uses only the objects and the index of the real repository.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _PATIENCE_SECONDS = 5
 
 
 def git_metadata(directory: Path) -> dict[str, str]:
-    """Commit of the repository around a directory, and whether files were changed since, as tags;
-    empty where there is no repository, or no git."""
+    """The commit of the repository that contains a directory, and whether files have changed since,
+    as tags. Empty if there is no repository, or git is not installed."""
     git = shutil.which("git")
     if git is None:
         return {}
-    # Reads files, and runs nothing.
+    # This command reads files and runs no programs.
     found = ("rev-parse", "--show-toplevel", "--show-object-format", "HEAD")
     paths = ("--git-path", "objects", "--git-path", "index")
     try:
-        told = _ask([git, *found, *paths], directory, _environment()).splitlines()
-        top, form, commit, objects, index = told
+        lines = _run([git, *found, *paths], directory, _environment()).splitlines()
+        top, form, commit, objects, index = lines
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}
     tags = {"git.commit": commit, "mlflow.source.git.commit": commit}
@@ -54,7 +54,7 @@ def _changed_files(git: str, top: Path, form: str, commit: str, objects: Path, i
         )
         environment = {
             **_environment(),
-            # A repository's attributes could start programs of the user's configuration.
+            # Attributes of the repository could start programs in the configuration of the user.
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_DIR": str(home),
@@ -62,7 +62,7 @@ def _changed_files(git: str, top: Path, form: str, commit: str, objects: Path, i
             "GIT_OBJECT_DIRECTORY": str(objects.resolve()),
             "GIT_INDEX_FILE": str(index.resolve()),
         }
-        # Submodules have configurations of their own.
+        # Submodules have their own configurations.
         command = [
             git,
             "status",
@@ -70,10 +70,10 @@ def _changed_files(git: str, top: Path, form: str, commit: str, objects: Path, i
             "--untracked-files=no",
             "--ignore-submodules=dirty",
         ]
-        return _ask(command, top, environment)
+        return _run(command, top, environment)
 
 
-def _ask(command: list[str], directory: Path, environment: dict[str, str]) -> str:
+def _run(command: list[str], directory: Path, environment: dict[str, str]) -> str:
     done = subprocess.run(  # noqa: S603 - a fixed command, no shell
         command,
         cwd=directory,

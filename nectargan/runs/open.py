@@ -17,11 +17,15 @@ from nectargan.losses.loss_manager import LossManager
 from nectargan.output import printable
 from nectargan.record.follower import Sink
 from nectargan.record.ledger import LossRow
-from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.record.lineage import read_ancestors
+from nectargan.record.output_directory import create_run_directory
+from nectargan.record.run_directory import RunDirectory
 from nectargan.record.tracker import Tracker, reason_of, status_of
 from nectargan.record.watchers import CollapseWatch
 from nectargan.runs.checkpoint_writer import CheckpointWriter
 from nectargan.runs.describe import change_tag, save_metadata
+from nectargan.runs.fork import Fork
+from nectargan.runs.report import make_report
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
 from nectargan.runs.sinks import build_sinks, check_sinks, output_of, own_sinks, remember_sinks
 from nectargan.runs.training_state import TrainerLike, TrainingState
@@ -58,6 +62,7 @@ class Run:
             resume=resume,
             drain_seconds=options.drain_seconds,
             watchers=[self._look_for_a_collapse],
+            gradients_every_n_steps=options.gradients_every_n_steps,
         )
         self._config = config
         self._writer = CheckpointWriter(directory, config.save.keep_last)
@@ -89,7 +94,11 @@ class Run:
         self.check_finite()
         tracker = self.tracker
         state = TrainingState.of(
-            trainer, tracker.sizes(), tracker.digests(), tracker.reference("MLflow")
+            trainer,
+            tracker.sizes(),
+            tracker.digests(),
+            tracker.reference("MLflow"),
+            tracker.means.state(),
         )
         step = None if trainer.batch is None else trainer.step
         self._writer.save(self.directory.checkpoint(trainer.epoch, step), state.save, is_best)
@@ -139,6 +148,7 @@ def open_run(
     tags: Mapping[str, str],
     datasets: list[DatasetMetadata],
     resumption: Resumption | None = None,
+    fork: Fork | None = None,
 ) -> Iterator[Run]:
     """A context manager that creates the directory of a new run, or opens that of a resumed one.
 
@@ -148,6 +158,7 @@ def open_run(
         tags: Tags of the MLflow run.
         datasets: The data sets of the run.
         resumption: The run to resume; ``None`` for a new run.
+        fork: What the new run is a fork of.
 
     Raises:
         RunError: the directory cannot be created or written or is in use; or MLflow is required but
@@ -166,8 +177,9 @@ def open_run(
             config.save.auto_increment_version,
         )
     tags = {**tags, "run_directory": printable(str(directory.resolve()))}
-    if resumption is not None and resumption.history:
-        tags["changes"] = "; ".join(map(str, resumption.history))
+    start = fork if resumption is None else resumption
+    if start is not None and start.history:
+        tags["changes"] = "; ".join(map(str, start.history))
     losses.experiment_directory = directory.path
     with directory.lock(), sinks_logged(directory):
         try:
@@ -175,20 +187,28 @@ def open_run(
                 cut_record(resumption)
                 remember_sinks(directory, resumption.state.training)
                 record_resumption(resumption)
+            if fork is not None:
+                fork.begin(directory, config.best_by)
+            for ancestor in read_ancestors(directory)[-1:]:
+                tags["parent checkpoint"] = printable(ancestor.checkpoint)
             save_metadata(directory, tags, datasets)
             save_config(config, directory.config)
             vouch_for(directory, config.model_dump(mode="json"))
-            directory.write_status("RUNNING")
+            directory.write_status("RUNNING", parent=fork.file if fork is not None else None)
         except OSError as error:
             place = error.filename or directory
             raise RunError(f"'{place}' cannot be written: {error.strerror}.") from None
         try:
             sinks = build_sinks(config, directory, output_of(config, resumption), True, own)
             run = Run(config, directory, losses, sinks, resume=resumption is not None)
+            if start is not None and start.state.training.means is not None:
+                run.tracker.means.restore(start.state.training.means)
             with run.tracker:
                 yield run
         except BaseException as error:
             with suppress(OSError):
                 directory.write_status(status_of(error), reason_of(error))
             raise
-        directory.write_status("FINISHED")
+        directory.write_status("FINISHED", run.tracker.reason)
+        if config.save.report:
+            make_report(directory, config)

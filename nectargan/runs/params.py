@@ -1,10 +1,10 @@
-"""What a person compares between runs, under short names that stay the same."""
+"""The parameters of a run for tables: the options that people compare, with short names."""
 
 from __future__ import annotations
 
-from nectargan.config.loss_options import ScheduleConfig, weight_of
+from nectargan.config.loss_options import ScheduleConfig, ShareConfig, weight_of
 from nectargan.config.network_options import LearningRate
-from nectargan.config.objectives import objective_weights
+from nectargan.config.objectives import PENALTY, objective_weights
 from nectargan.config.schema import Config
 from nectargan.runs.resume import flatten
 from nectargan.scheduling.notation import format_number, notation_of
@@ -15,9 +15,8 @@ Param = str | int | float | bool
 def run_params(config: Config) -> dict[str, Param]:
     """The parameters of a run for a table of runs.
 
-    The weight of a loss is ``loss.<name>``, in one column whatever its kind: ``100``, or a schedule
-    in one line. An own term has ``loss.<name>.function`` as well. What only says where files are or
-    how fast they are read is left out: the config has it.
+    ``loss.<name>`` is the weight of a loss: a number, or a schedule in one-line notation. A custom
+    loss also has ``loss.<name>.function``. Options for paths and speed are left out.
     """
     load, train = config.dataloader.load, config.train
     params: dict[str, object] = {
@@ -35,21 +34,36 @@ def run_params(config: Config) -> dict[str, Param]:
     }
     if load.resize != "bicubic":
         params["resize"] = load.resize
+    if train.label_smoothing:
+        params["label_smoothing"] = train.label_smoothing
+    if PENALTY in train.loss:
+        params["r1_every_n_steps"] = train.r1_every_n_steps
+    if train.accumulate > 1:
+        params["accumulate"] = train.accumulate
+    if train.init_from is not None:
+        params["init_from"] = train.init_from
     if train.separate_lr_schedules:
         params["lr.discriminator"] = _rate(train.discriminator.learning_rate)
     for name in ("generator", "discriminator"):
-        options = getattr(train, name).model_dump(mode="json", exclude={"learning_rate"})
+        options = getattr(train, name).model_dump(
+            mode="json", exclude={"learning_rate"}, exclude_none=True
+        )
         params |= flatten(options, f"{name}.")
     for name, option in train.loss.items():
         weight = weight_of(option)
         if isinstance(weight, ScheduleConfig):
             params[f"loss.{name}"] = notation_of(weight.build())
+        elif isinstance(weight, ShareConfig):
+            params[f"loss.{name}"] = weight.notation
         else:
             params[f"loss.{name}"] = format_number(weight)
         if getattr(option, "function", None) is not None:
             params[f"loss.{name}.function"] = option.function  # type: ignore[union-attr]
+    if train.balancer is not None:
+        params["balancer"] = train.balancer.name or train.balancer.function
+        params |= flatten(train.balancer.arguments, "balancer.")
     augmentations = flatten(config.dataloader.augmentations.model_dump(mode="json"))
-    # A table with a column for each augmentation that is off would be unreadable.
+    # Augmentations that are off get no columns.
     chances = {key: value for key, value in augmentations.items() if key.endswith("chance")}
     params |= {f"augmentation.{_short(key)}": value for key, value in chances.items() if value}
     return {
@@ -59,10 +73,10 @@ def run_params(config: Config) -> dict[str, Param]:
 
 
 def other_params(config: Config) -> dict[str, type]:
-    """What `run_params` of a run with other losses may have, with the types: a table of both needs
-    a column for it."""
+    """Further parameters that `run_params` of a run with other losses may have, with their types. A
+    table of both runs needs columns for them."""
     names = dict.fromkeys([*objective_weights(), *config.train.loss])
-    return dict.fromkeys(["lr.discriminator", *(f"loss.{name}" for name in names)], str)
+    return dict.fromkeys(["lr.discriminator", "balancer", *(f"loss.{name}" for name in names)], str)
 
 
 def _rate(rate: LearningRate) -> str:

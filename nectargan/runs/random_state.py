@@ -1,4 +1,4 @@
-"""The states of all random generators, as a checkpoint can hold them."""
+"""Saves and restores the states of all random generators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nectargan.wording import one_line
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's generators, in types that need no pickle."""
+    """The states of the generators of Python, NumPy and torch, in types that need no pickle."""
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": list(random.getstate()),
@@ -25,18 +25,18 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts back what `random_state` returned; the state of a device's generator only on a device of
-    that kind.
+    """Restores what `random_state` returned. The state of a device generator is restored only on a
+    device of the same type.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: the state is invalid.
     """
     try:
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
         name, keys, position, has_gauss, cached = state["numpy"]
         if position not in range(len(keys) + 1):
-            # NumPy itself would read past the end.
+            # NumPy does not check this, and would read out of bounds.
             raise ValueError(f"NumPy's position is {position!r}")
         np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
         torch.set_rng_state(state["torch"])

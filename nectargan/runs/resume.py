@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 from nectargan.analysis.run_changes import Change, changes_of, make_change
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
+from nectargan.config.dotted import dotted
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, RunError
 from nectargan.files import append_line, read_regular_text, remove_parts, replacing
+from nectargan.record.output_directory import list_runs
 from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import (
+    GRADIENTS_FILE,
     LOSSES_FILE,
     METRICS_FILE,
     RunDirectory,
-    list_runs,
     step_of,
 )
 from nectargan.runs.checkpoint import load_checkpoint
@@ -36,10 +38,12 @@ log = logging.getLogger("nectargan")
 _MAY_CHANGE = (
     *INCIDENTAL,
     "dataloader.dataroot",
+    "train.balancer",
     "train.discriminator.learning_rate.",
     "train.generator.learning_rate.",
     "train.loss.",
     "train.separate_lr_schedules",
+    "train.stop",
     "validation.",
 )
 
@@ -69,19 +73,45 @@ class Resumption(NamedTuple):
     @property
     def history(self) -> list[Change]:
         """All changes of the config since the start of the run, including this one."""
-        begins = self.state.epoch + 1
-        known = self.state.training.changes
-        if known is None:  # a checkpoint of version 1.0
-            before = [c for c in changes_of(self.directory) if c.epoch <= begins]
-        else:
-            before = [Change(c.epoch, c.options) for c in known]
-        return before + make_change(begins, self.changes)
+        return history_of(self.directory, self.state, self.changes)
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has finished all epochs of the config."""
-        is_over = self.state.epoch >= self.config.train.epochs
-        return is_over and self.directory.status == "FINISHED"
+        """Whether the run has finished all epochs of the config, or was stopped early."""
+        is_over = self.state.epoch >= self.config.train.epochs or self.stop_reason
+        return bool(is_over) and self.directory.status == "FINISHED"
+
+    @property
+    def stop_reason(self) -> str:
+        """Why ``train.stop`` ends the run at the checkpoint; empty if it does not."""
+        return stop_reason_at(self.config, self.state)
+
+
+def stop_reason_at(config: Config, state: TrainingState) -> str:
+    """Why ``train.stop`` of a config ends a run at a checkpoint; empty if it does not."""
+    stop, training = config.train.stop, state.training
+    if stop is None or training.batch is not None or training.epoch >= config.train.epochs:
+        return ""
+    bests = {name: (value, int(epoch)) for name, (value, epoch) in training.bests.items()}
+    return stop.reason(bests, training.epoch)
+
+
+def history_of(
+    directory: RunDirectory, state: TrainingState, changes: Mapping[str, tuple[object, object]]
+) -> list[Change]:
+    """The changes of the config up to a checkpoint, and the new ones.
+
+    Args:
+        directory: The run directory of the checkpoint.
+        state: The training state in the checkpoint.
+        changes: Old and new value of each option that changes now, by dotted key.
+    """
+    begins, known = state.epoch + 1, state.training.changes
+    if known is None:  # a checkpoint of version 1.0
+        before = [c for c in changes_of(directory) if c.epoch <= begins]
+    else:
+        before = [Change(c.epoch, c.options) for c in known]
+    return before + make_change(begins, changes)
 
 
 def resumption_of(
@@ -103,30 +133,40 @@ def resumption_of(
         RunError: a ledger was changed by another program, or the run is in use.
     """
     state, config = TrainingState.read(checkpoint, file or directory.path), wanted
-    training = state.training
-    changes = _differences(ConfigManager(state.config).data, config)
+    training, before = state.training, ConfigManager(state.config).data
+    config = config.model_copy(deep=True)
+    if config.train.init_from == before.train.init_from and not config.train.init_from_digest:
+        # The weights were taken when the run started; the file is not read again.
+        config.train.init_from_digest = before.train.init_from_digest
+    if config.train.fork_from is None:
+        # A config given with -c need not repeat it.
+        config.train.fork_from = before.train.fork_from
+    changes = differences(before, config)
     refused = [key for key in changes if not key.startswith(_MAY_CHANGE) or key == "logging.csv"]
     if refused:
-        told = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
+        listing = "; ".join(f"{k} from {changes[k][0]!r} to {changes[k][1]!r}" for k in refused)
         raise ConfigError(
-            f"'{directory}' cannot be resumed with a change of {told}: start a new run instead."
+            f"'{directory}' cannot be resumed with a change of {listing}: start a new run instead."
         )
     if training.epoch > config.train.epochs:
-        told = "done" if training.batch is None else "begun"
+        how_far = "done" if training.batch is None else "begun"
         raise ConfigError(
             f"'{directory}' cannot be resumed with {counted(config.train.epochs, 'epoch')}: "
-            f"{training.epoch} are {told}. To go back, resume '{directory.checkpoints}/epoch_N.pt'."
+            f"{training.epoch} are {how_far}. To go back, resume "
+            f"'{directory.checkpoints}/epoch_N.pt'."
         )
     if directory.is_locked:
         raise RunError(f"'{directory}' is in use by another process.")
-    if set(training.ledgers) != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
+    # Gradients may not be recorded, or not from the start of the run.
+    ledgers = set(training.ledgers) - {GRADIENTS_FILE}
+    if ledgers != ({LOSSES_FILE, METRICS_FILE} if config.logging.csv else set()):
         raise CheckpointError(f"The checkpoint in '{directory}' lacks the sizes of the CSV files.")
     try:
-        _check_ledgers(directory, state)
+        check_ledgers(directory, state)
     except RunError as error:
         raise RunError(f"{error} {_way_out(directory)}") from None
     output = Path(config.common.output_directory)
-    if "common.output_directory" in changes and not _is_same(output, directory.parent):
+    if "common.output_directory" in changes and not is_same(output, directory.parent):
         log.warning(
             "common.output_directory is '%s' and is not used: the run stays in '%s'.",
             output,
@@ -135,7 +175,7 @@ def resumption_of(
     return Resumption(directory, config, state, changes, file)
 
 
-def _check_ledgers(directory: RunDirectory, state: TrainingState) -> None:
+def check_ledgers(directory: RunDirectory, state: TrainingState) -> None:
     """Raises RunError if a ledger was changed before the position of the checkpoint."""
     digests = state.training.ledger_digests or {}
     for name, size in state.training.ledgers.items():
@@ -149,22 +189,27 @@ def _way_out(directory: RunDirectory) -> str:
     for file in reversed(directory.list_checkpoints()):
         with suppress(CheckpointError, RunError):
             state = TrainingState.read(load_checkpoint(file), file)
-            _check_ledgers(directory, state)
+            check_ledgers(directory, state)
             if state.training.ledger_digests is None:  # version 1.0 stored no hashes to compare
                 break
             return (
-                "Or go back to the newest checkpoint from before the change, with --resume "
+                "Or resume from the newest checkpoint before the change, with --resume "
                 f"{quoted(file)}."
             )
-    return "All checkpoints are later than the change; without the file, start a new run."
+    return "There is no checkpoint from before the change; without the file, start a new run."
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same existing directory."""
     return one.exists() and one.samefile(other)
 
 
-def run_directory_of(file: Path) -> RunDirectory:
-    """The run directory that a checkpoint is in.
+def run_directory_of(file: Path, wish: str = "resumed") -> RunDirectory:
+    """The run directory that contains a checkpoint.
+
+    Args:
+        file: The checkpoint.
+        wish: What cannot be done with it otherwise, for the error message.
 
     Raises:
         RunError: the checkpoint is not in a run directory.
@@ -173,7 +218,7 @@ def run_directory_of(file: Path) -> RunDirectory:
     run = RunDirectory(folder.parent)
     if folder != run.checkpoints or not run.config.is_file():
         raise RunError(
-            f"'{file}' cannot be resumed: it is not in the folder '{run.checkpoints.name}' of a "
+            f"'{file}' cannot be {wish}: it is not in the folder '{run.checkpoints.name}' of a "
             "run directory."
         )
     return RunDirectory(file.parent.parent) if file.parent.name == folder.name else run
@@ -181,8 +226,10 @@ def run_directory_of(file: Path) -> RunDirectory:
 
 def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
     """The newest run of an experiment that is neither finished nor in use and has a checkpoint;
-    ``None`` if there is none."""
+    ``None`` if there is none. Forks are ignored."""
     for directory in reversed(list_runs(output, experiment)):
+        if directory.ancestors.exists():
+            continue
         unfinished = directory.status not in ("", "FINISHED")
         if unfinished and directory.list_checkpoints() and not directory.is_locked:
             return directory
@@ -240,12 +287,26 @@ def cut_record(resumption: Resumption) -> None:
     for file, size in training.ledgers.items():
         suffix = ".csv" if file == LOSSES_FILE else f".{file}"
         cut_ledger(directory / file, size, folder / f"attempt-{attempt}{suffix}")
+    if GRADIENTS_FILE not in training.ledgers and directory.gradients.exists():
+        # They were turned on after the checkpoint was written.
+        aside.parent.mkdir(exist_ok=True)
+        directory.gradients.replace(folder / f"attempt-{attempt}.{GRADIENTS_FILE}")
 
 
-def _differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
-    old, new = (flatten(config.model_dump(mode="json")) for config in (before, after))
+def differences(before: Config, after: Config) -> dict[str, tuple[object, object]]:
+    """Old and new value of each option in which two configs differ, by dotted key."""
+    old, new = _options_of(before), _options_of(after)
     keys = dict.fromkeys([*old, *new])
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def _options_of(config: Config) -> dict[str, object]:
+    """All options by dotted key; schedules and shares in their one-line notation."""
+    flat = flatten(config.model_dump(mode="json"))
+    for key, value in dotted(config).items():
+        if key not in flat:
+            flat = {k: v for k, v in flat.items() if not k.startswith(f"{key}.")} | {key: value}
+    return flat
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

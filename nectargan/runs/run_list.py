@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nectargan.analysis.last_values import best_of, last_step
 from nectargan.analysis.run_changes import changes_of
 from nectargan.errors import NectarGANError, RunError
 from nectargan.loggers.mlflow.store import find_experiment, find_store
 from nectargan.loggers.mlflow.trouble import TroubleFinder
 from nectargan.metrics import USUAL_SERIES
 from nectargan.record.cursor import Cursor
-from nectargan.record.run_directory import RunDirectory, runs_in
+from nectargan.record.last_values import best_of, last_step
+from nectargan.record.lineage import Ancestor, read_ancestors
+from nectargan.record.output_directory import runs_in
+from nectargan.record.run_directory import RunDirectory
 from nectargan.shell import is_pattern, matches
 
 if TYPE_CHECKING:
@@ -31,8 +33,9 @@ class RunSummary(NamedTuple):
         losses: The raw losses of the last recorded step, by name.
         best: The best value of `USUAL_SERIES` and its epoch; ``None`` if it was not measured.
         behind: Names of the sinks that have not received everything.
-        changes: The changes of the config by resumes, with their epochs.
+        changes: The changes of the config by resumes and forks, with their epochs.
         trouble: A problem of its MLflow run and how to solve it; empty if there is none.
+        parent: The checkpoint that it was forked from; ``None`` if it is not a fork.
     """
 
     directory: RunDirectory
@@ -45,6 +48,7 @@ class RunSummary(NamedTuple):
     behind: list[str]
     changes: list[str]
     trouble: str = ""
+    parent: Ancestor | None = None
 
 
 def summarize_runs(output: str | Path) -> list[RunSummary]:
@@ -81,18 +85,19 @@ def _runs_at(place: Path) -> list[RunDirectory]:
 
 def _summarize(directory: RunDirectory, finder: TroubleFinder) -> RunSummary:
     status, reason = directory.current_status()
-    _, epoch, losses = last_step(directory.losses)
+    _, epoch, losses = last_step(directory)
     config = _config(directory)
     epochs = config.train.epochs if config else 0
     names = directory.cursor_names()
     behind = [n for n in names if status != "RUNNING" and Cursor(directory, n).is_behind]
-    best = best_of(directory, USUAL_SERIES)
+    best = best_of(directory, USUAL_SERIES, lineage=True)
     changes = list(map(str, changes_of(directory)))
     trouble = _trouble(directory, config, finder)
     if trouble and "MLflow" not in behind:
         behind.append("MLflow")
+    parent = next(iter(read_ancestors(directory)[-1:]), None)
     return RunSummary(
-        directory, status, reason, epoch, epochs, losses, best, behind, changes, trouble
+        directory, status, reason, epoch, epochs, losses, best, behind, changes, trouble, parent
     )
 
 

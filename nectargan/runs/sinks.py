@@ -10,13 +10,15 @@ from nectargan.config.objectives import DISCRIMINATOR
 from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.errors import RunError
-from nectargan.loggers.mlflow.run import check_usable, forget_run, remember_run
+from nectargan.loggers.mlflow.run import check_usable
+from nectargan.loggers.mlflow.run_file import forget_run, remember_run
 from nectargan.loggers.mlflow.sink import MLflowSink
 from nectargan.loggers.mlflow.store import TRACKING_URI, Store, find_experiment, find_store
 from nectargan.loggers.own_sinks import attach, make_sink
 from nectargan.loggers.sinks_log import sinks_logged
 from nectargan.loggers.tensorboard.sink import TensorBoardSink
 from nectargan.record.follower import Follower, Sink
+from nectargan.record.output_directory import not_a_run
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import run_metadata
 from nectargan.runs.params import other_params, run_params
@@ -83,7 +85,7 @@ def build_sinks(
 def synchronize(
     directory: RunDirectory,
     tracking_uri: str | None = None,
-    anew: bool = False,
+    new_run: bool = False,
     trust: bool = False,
     with_own: bool = True,
 ) -> dict[str, bool]:
@@ -92,7 +94,7 @@ def synchronize(
     Args:
         directory: The directory of a run that has ended.
         tracking_uri: MLflow server or database to use instead of the one in the config.
-        anew: Create a new MLflow run even if there is one.
+        new_run: Create a new MLflow run even if there is one.
         trust: Import the user's sinks in the config without asking who wrote it.
         with_own: Whether to include the user's sinks.
 
@@ -101,10 +103,10 @@ def synchronize(
 
     Raises:
         RunError: this is not a run directory, or it has no config; the run is in use; a sink cannot
-            be reached; or ``anew`` or ``tracking_uri`` is given but MLflow is off in the config.
+            be reached; or ``new_run`` or ``tracking_uri`` is given but MLflow is off in the config.
     """
     config = config_of(directory)
-    if not config.logging.mlflow.enable and (anew or tracking_uri is not None):
+    if not config.logging.mlflow.enable and (new_run or tracking_uri is not None):
         raise RunError(
             f"'{directory}' does not log to MLflow: logging.mlflow.enable is false in its config."
         )
@@ -115,22 +117,22 @@ def synchronize(
         check_trust(directory, config.model_dump(mode="json"), "add --trust")
     own, sent = own_sinks(config) if with_own else [], dict[str, bool]()
     with directory.lock(), sinks_logged(directory):
-        status, reason = directory.end_status()
-        if anew:
+        status, why = directory.end_status()
+        if new_run:
             forget_run(directory)
         for sink in build_sinks(config, directory, directory.parent, False, own):
             follower = Follower(sink, directory, resume=True)
             try:
                 sent[sink.name] = follower.lacks_something(status)
                 if sent[sink.name]:
-                    follower.catch_up(status, reason)
+                    follower.catch_up(status, why)
             except RunError as error:
-                told = str(error).rstrip(".")
-                raise RunError(f"{sink.name} did not get everything: {told}.") from error
+                reason = str(error).rstrip(".")
+                raise RunError(f"{sink.name} did not get everything: {reason}.") from error
             except Exception as error:
                 # A tracker, its client and its network may raise anything.
-                told = without_credentials(one_line(error))[:300]
-                raise RunError(f"{sink.name} did not get everything: {told}.") from error
+                reason = without_credentials(one_line(error))[:300]
+                raise RunError(f"{sink.name} did not get everything: {reason}.") from error
     return sent
 
 
@@ -139,38 +141,38 @@ def config_of(directory: RunDirectory) -> Config:
     if not directory.config.is_file():
         if directory.losses.is_file():
             raise RunError(
-                f"'{directory}' is a run under nectargan.track, which keeps no "
-                f"{directory.config.name}: nothing says where it is logged."
+                f"'{directory}' was recorded by nectargan.track, which writes no "
+                f"{directory.config.name}, so it is not known where it is logged."
             )
-        raise directory.not_a_run(directory.config.name)
+        raise not_a_run(directory, directory.config.name)
     return ConfigManager(directory.config).data
 
 
 def output_of(config: Config, resumption: Resumption | None) -> Path:
-    """The directory that a run's directory is in; raises RunError for a path such as $NOT_SET."""
+    """The directory of the run directories; raises `RunError` for a path such as $NOT_SET."""
     if resumption is None:
         output = config.common.output_directory
         if nothing := stands_for_nothing(output):
-            raise RunError(f"No run can be made in '{output}': {nothing}.")
+            raise RunError(f"No run can be created in '{output}': {nothing}.")
         return Path(output)
     return resumption.directory.parent
 
 
 def choose_store(config: Config, resumption: Resumption | None) -> Store:
-    """Where in MLflow a run goes; what the environment says becomes part of its config, so that
-    the run is found there again.
+    """Determines the MLflow server or database of a run. Values from environment variables become
+    part of the config, so that the run is found again.
 
     Raises:
-        RunError: the environment holds no address or no name, or the directory has a name that
-            MLflow cannot take.
+        RunError: an environment variable has an invalid value, or MLflow does not accept the name
+            of the directory.
     """
     options, output = config.logging.mlflow, output_of(config, resumption)
     is_new = resumption is None or not resumption.directory.mlflow_run.exists()
     store = find_store(options.tracking_uri, output, is_new)
     if options.enable and store.uri != store.uri.encode(errors="ignore").decode():
         raise RunError(
-            f"MLflow can keep nothing in '{output.resolve()}', whose name is not UTF-8; name "
-            "another place with --output or --mlflow-uri, or go without with --no-mlflow."
+            f"MLflow cannot write to '{output.resolve()}', whose name is not UTF-8; give "
+            "another place with --output or --mlflow-uri, or turn MLflow off with --no-mlflow."
         )
     if options.tracking_uri is not None or store.why == TRACKING_URI:
         options.tracking_uri = store.uri
@@ -181,11 +183,10 @@ def choose_store(config: Config, resumption: Resumption | None) -> Store:
 
 
 def check_sinks(config: Config, resumption: Resumption | None) -> None:
-    """Asks each sink that the config requires whether the run can be kept there.
+    """Checks that the run can be logged to MLflow, if the config requires it.
 
     Raises:
-        RunError: MLflow cannot be reached, or lacks the experiment or the run because somebody
-            deleted it.
+        RunError: MLflow cannot be reached, or the experiment or the run was deleted.
     """
     options = config.logging.mlflow
     if options.enable and options.required:
@@ -197,7 +198,8 @@ def check_sinks(config: Config, resumption: Resumption | None) -> None:
 
 
 def remember_sinks(directory: RunDirectory, training: Training) -> None:
-    """Writes into a run directory what a checkpoint knows of the run in its sinks; raises OSError.
+    """Writes the id of the MLflow run in a checkpoint to the run directory, if the directory has
+    none; raises OSError.
 
     Args:
         directory: The run directory.

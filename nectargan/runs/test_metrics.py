@@ -1,14 +1,15 @@
-"""Sending what ``nectargan test`` measured to the MLflow run of a run directory."""
+"""Sends the results of ``nectargan test`` to the MLflow run of a run directory."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.loggers.mlflow.client import RunClient, connect
-from nectargan.loggers.mlflow.run import read_run_file
+from nectargan.loggers.mlflow.run_file import read_run_file
 from nectargan.loggers.mlflow.store import find_store
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.test_record import TestRecord
@@ -21,28 +22,47 @@ log = logging.getLogger("nectargan")
 def send_test(
     directory: RunDirectory, config: Config, record: TestRecord, checkpoint: Path
 ) -> bool:
-    """Logs ``test/<metric>`` with the data set, linked to the logged model if that is from the same
-    step, and the files of the test as artifacts. What goes wrong is a warning.
+    """Logs ``test/<metric>`` and the files of the test to the MLflow run. The metrics are linked to
+    the data set, and to the logged model if it is from the same step. An error is only a warning.
 
     Args:
         directory: The run directory.
         config: Its config.
-        record: What was measured.
-        checkpoint: What was measured of.
+        record: The results of the test.
+        checkpoint: The checkpoint that was tested.
 
     Returns:
-        Whether there is an MLflow run and it was told.
+        Whether there is an MLflow run and the results were sent.
+    """
+    return send_to_mlflow(
+        directory, config, "test", lambda run: _send(run, directory, record, checkpoint)
+    )
+
+
+def send_to_mlflow(
+    directory: RunDirectory, config: Config, what: str, send: Callable[[RunClient], None]
+) -> bool:
+    """Sends something to the MLflow run of a run directory; logs a warning if that fails.
+
+    Args:
+        directory: The run directory.
+        config: Its config.
+        what: What is sent, in a word such as "report".
+        send: Sends it.
+
+    Returns:
+        Whether there is an MLflow run and it was sent.
     """
     run_id = read_run_file(directory).get("run_id")
     if not run_id or not config.logging.mlflow.enable:
         return False
     try:
         store = find_store(config.logging.mlflow.tracking_uri, directory.parent, is_new=False)
-        _send(RunClient(connect(store.uri), run_id), directory, record, checkpoint)
+        send(RunClient(connect(store.uri), run_id))
     except Exception as error:
         # MLflow, its database driver and its network may raise anything.
         reason = without_credentials(one_line(error))[:200]
-        log.warning("MLflow was not told of the test of '%s': %s", directory, reason)
+        log.warning("The %s of '%s' could not be sent to MLflow: %s", what, directory, reason)
         return False
     return True
 

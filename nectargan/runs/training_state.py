@@ -1,9 +1,9 @@
-"""`TrainingState`: all that a checkpoint holds, and so all that a resumed run takes over.
+"""`TrainingState`: the content of a checkpoint.
 
-A run that is resumed equals one that was never interrupted, to the bit: whatever the next step
-depends on is here, or follows from the epoch and the config (learning rates, weights of losses, the
-order of the images). ``TrainingState.of(trainer).save(path)`` keeps it; `TrainingState.read` and
-`TrainingState.restore` bring it back.
+A resumed run is identical, bit by bit, to one that was never interrupted. Everything on which the
+next step depends is in the checkpoint, or follows from the epoch and the config (learning rates,
+weights of losses, order of the images). ``TrainingState.of(trainer).save(path)`` writes it;
+`TrainingState.read` and `TrainingState.restore` restore it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import replacing
 from nectargan.loggers.mlflow.metadata import DatasetMetadata
-from nectargan.record.run_directory import RunDirectory
+from nectargan.losses.balancing import Balancer
+from nectargan.losses.loss_manager import LossManager
 from nectargan.runs.misfits import adam_state, check_names, check_scaler, check_tensors, misfit
 from nectargan.runs.random_state import random_state, set_random_state
 from nectargan.version import __version__
@@ -33,14 +34,14 @@ from nectargan.wording import counted
 FORMAT = 2
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
-_Ledger = Literal["losses.csv", "metrics.csv"]
+_Ledger = Literal["losses.csv", "metrics.csv", "gradients.csv"]
 _Best = Annotated[
     list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)
 ]
 
 
 class TrainerLike(Protocol):
-    """What a state is taken of and restored to: a `Trainer`, which this room cannot import."""
+    """The attributes of a `Trainer` that are saved. `Trainer` itself cannot be imported here."""
 
     config: Config
     device: torch.device
@@ -55,10 +56,11 @@ class TrainerLike(Protocol):
     networks: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Adam]
     scaler: GradScaler
+    losses: LossManager
 
 
 class CheckpointPart(BaseModel):
-    """A part of a checkpoint; what it has besides is not looked at."""
+    """A part of a checkpoint; unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True)
 
@@ -73,50 +75,59 @@ class _Change(CheckpointPart):
     options: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
 
 
+class _BalancerState(CheckpointPart):
+    kind: str
+    state: dict[str, Any]
+
+
 class Training(CheckpointPart):
-    """The section "training": where the run was, and all that it goes on from but networks."""
+    """The section "training": the position in the run, and all state except the networks."""
 
     epoch: Whole
-    """The epoch at hand, or the last one done; 0 before the first."""
+    """The current epoch, or the last completed one; 0 before the first."""
     batch: Whole | None
-    """Batches done in it; ``None`` between two epochs."""
+    """Completed batches of the current epoch; ``None`` between two epochs."""
     epoch_began: Whole
-    """Steps made before it."""
+    """Completed steps at the start of the epoch."""
     bests: dict[str, _Best]
-    """The best value of each metric of validation, and its epoch."""
+    """The best value of each validation metric, and its epoch."""
     optimizers: dict[str, Any] = Field(default_factory=dict)
-    """State of Adam by name of the network: steps and moments of each parameter by its number."""
+    """State of Adam by name of the network: step and moments of each parameter, by its index."""
     scaler: dict[str, Any] = Field(default_factory=dict)
     """State of the gradient scaler; empty unless the precision is fp16."""
     random: dict[str, Any]
     """States of all random generators; see `random_state`."""
-    # Named one by one: they are files that will be cut.
+    # Only these names are allowed, because a resume truncates the files.
     ledgers: dict[_Ledger, Whole]
-    """Bytes of each ledger, by file name; empty for a run without them."""
+    """Size of each ledger in bytes, by file name; empty for a run without ledgers."""
     ledger_digests: dict[_Ledger, str] | None = None
-    """SHA-256 of those bytes; ``None`` in checkpoints of version 1.0."""
+    """SHA-256 of these bytes; ``None`` in checkpoints of version 1.0."""
+    balancer: _BalancerState | None = None
+    """The state of the rule that sets the weights of the losses, if there is one."""
+    means: dict[str, Any] | None = None
+    """See `RunningMeans.state`; ``None`` in checkpoints of earlier versions."""
     data: dict[str, str] | None = None
     """Digest of the images of each split; ``None`` in checkpoints of version 1.0."""
     changes: list[_Change] | None = None
     """See `nectargan.analysis.run_changes`; ``None`` in checkpoints of version 1.0."""
     mlflow: _MLflowRun | None = None
-    """The MLflow run, once there was one."""
+    """The MLflow run; ``None`` if there was none yet."""
 
 
 class Checkpoint(CheckpointPart):
-    """What every checkpoint has: a network is used, tested and exported from this alone."""
+    """The part of a checkpoint that is needed to apply, test or export a network."""
 
     config: dict[str, Any]
-    """The run's config."""
+    """The config of the run."""
     epoch: Whole
-    """Epochs done."""
+    """Completed epochs."""
     step: Whole
-    """Steps done."""
+    """Completed steps."""
     networks: dict[str, dict[str, Any]]
-    """The states of "generator" and any others, by name."""
+    """The state of each network by name, such as "generator"."""
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all; raises OSError."""
+        """Writes the file atomically; raises OSError."""
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as part:
             header = {"format": FORMAT, "nectargan_version": __version__}
@@ -124,15 +135,14 @@ class Checkpoint(CheckpointPart):
 
 
 class CheckpointFile(Checkpoint):
-    """The content of a file, as far as every checkpoint has it. A foreign file may hold anything
-    under the same names."""
+    """The fields that every checkpoint file has, to recognize other files."""
 
     format: int
     nectargan_version: str
 
 
 class TrainingState(Checkpoint):
-    """All that a checkpoint holds."""
+    """The complete content of a checkpoint."""
 
     training: Training
 
@@ -143,14 +153,16 @@ class TrainingState(Checkpoint):
         ledgers: Mapping[str, int],
         ledger_digests: Mapping[str, str],
         mlflow: Mapping[str, str] | None,
+        means: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The state of a trainer between two steps: a copy, which training does not change.
+        """Copies the state of a trainer between two steps.
 
         Args:
             trainer: The trainer.
-            ledgers: Bytes of each ledger so far, by file name.
-            ledger_digests: SHA-256 of those bytes.
-            mlflow: Id and place of the MLflow run, once there is one.
+            ledgers: Current size of each ledger in bytes, by file name.
+            ledger_digests: SHA-256 of these bytes.
+            mlflow: Id and address of the MLflow run; ``None`` if there is none yet.
+            means: See `RunningMeans.state`.
         """
         networks = {name: network.state_dict() for name, network in trainer.networks.items()}
         adams = {name: adam.state_dict()["state"] for name, adam in trainer.optimizers.items()}
@@ -164,6 +176,8 @@ class TrainingState(Checkpoint):
             "random": random_state(trainer.device),
             "ledgers": dict(ledgers),
             "ledger_digests": dict(ledger_digests),
+            "balancer": _balancer_state(trainer.losses.balancer),
+            "means": None if means is None else dict(means),
             "data": _digests(trainer),
             "changes": [
                 {"epoch": change.epoch, "options": {k: list(v) for k, v in change.options.items()}}
@@ -184,20 +198,25 @@ class TrainingState(Checkpoint):
         """The state in the content of a checkpoint that was read from ``place``.
 
         Raises:
-            CheckpointError: it has only networks, or is damaged.
+            CheckpointError: the checkpoint has only networks, or is damaged.
         """
         if content.get("training") == {}:
-            raise CheckpointError(f"'{place}' has only networks, nothing to go on from.")
-        return validated(cls, content, f"'{place}' is nothing to go on from")
+            raise CheckpointError(f"'{place}' has only networks and cannot be resumed.")
+        return validated(cls, content, f"'{place}' cannot be resumed")
 
     def restore(self, trainer: TrainerLike) -> None:
-        """Puts a trainer where this state was taken.
+        """Copies this state to a trainer.
 
         Raises:
-            CheckpointError: networks, optimizers or scaler do not fit, and nothing was taken over;
-                or the random generators cannot be used.
+            CheckpointError: networks, optimizers or scaler do not fit, in which case the trainer is
+                unchanged; or the states of the random generators are invalid.
         """
         adams, training = self._fitting_adams(trainer), self.training
+        balancer, saved = trainer.losses.balancer, training.balancer
+        # A fork, or a resumed run with other options, may have another rule without this state.
+        if balancer is not None and saved is not None and saved.kind == balancer.kind:
+            check_tensors(saved.state, balancer.state_dict(), "balancer")
+            balancer.load_state_dict(saved.state)
         trainer.epoch, trainer.batch = training.epoch, training.batch
         trainer.step, trainer.epoch_began = self.step, training.epoch_began
         trainer.bests = {
@@ -212,9 +231,9 @@ class TrainingState(Checkpoint):
         set_random_state(training.random, trainer.device)
 
     def _fitting_adams(self, trainer: TrainerLike) -> dict[str, Any]:
-        """Compares all tensors with the trainer's; returns its states of Adam."""
+        """Compares all tensors with those of the trainer; returns the states of Adam by network."""
         if self.networks and not trainer.networks:
-            raise CheckpointError("The checkpoint has networks, and this trainer has none.")
+            raise CheckpointError("The checkpoint has networks, but this trainer has none.")
         check_names(self.networks, trainer.networks, "networks")
         check_names(self.training.optimizers, trainer.networks, "optimizers")
         check_scaler(self.training.scaler, trainer.scaler.state_dict())
@@ -225,24 +244,28 @@ class TrainingState(Checkpoint):
                 optimized_parameters(trainer.optimizers[name]),
                 self.training.optimizers[name],
             )
-            # The scaler of fp16 leaves out the first updates, and Adam has no state then.
+            # With fp16, the scaler skips the first updates, so that Adam may have no state.
             steps = self.step if adam or not trainer.scaler.is_enabled() else 0
             adams[name] = adam_state(adam, parameters, steps, f"optimizer of {name}")
         return adams
 
-    def check(self, trainer: TrainerLike, directory: RunDirectory) -> None:
-        """Compares images and counters with those of a run, which a trainer goes on with.
+    def check(self, trainer: TrainerLike, complaint: str) -> None:
+        """Compares the images and counters with those of a trainer.
+
+        Args:
+            trainer: The trainer.
+            complaint: Start of the error message for other images.
 
         Raises:
-            ConfigError: the images are others.
-            CheckpointError: the counters contradict the run, or each other.
+            ConfigError: the images have changed.
+            CheckpointError: the counters do not fit the run, or each other.
         """
         known, found = self.training.data, _digests(trainer)
         for context in sorted({*found, *known} if known is not None else ()):
             if known is not None and known.get(context) != found.get(context):
                 raise ConfigError(
-                    f"'{directory}' cannot be resumed with other {context} images: their digest "
-                    f"was {known.get(context, 'none')}, and in "
+                    f"{complaint} with other {context} images: their digest was "
+                    f" {known.get(context, 'none')}, and in "
                     f"'{trainer.config.dataloader.dataroot}' it is {found.get(context, 'none')}; "
                     "put them back, or start another run."
                 )
@@ -250,24 +273,30 @@ class TrainingState(Checkpoint):
         self._check_counters(len(trainer.data.train), may_skip)
 
     def _check_counters(self, steps_per_epoch: int, may_skip: bool) -> None:
-        """``may_skip``: batches may have been skipped because their images were bad."""
+        """With ``may_skip``, batches may have been skipped because their images were unreadable."""
         at, done, step = self.training, self.epoch, self.step
         mid_epoch = at.batch is not None
         batch = steps_per_epoch if at.batch is None else at.batch
         most = max(0, at.epoch - 1) * steps_per_epoch
         end = most + batch if at.epoch else 0
-        told = f"epoch {at.epoch}, batch {batch}, of {counted(steps_per_epoch, 'step')} an epoch"
+        where = f"epoch {at.epoch}, batch {batch}, of {counted(steps_per_epoch, 'step')} an epoch"
         if batch > steps_per_epoch:
             raise misfit(f"its batch is {batch}, and an epoch has {steps_per_epoch}")
         if done != at.epoch - mid_epoch:
-            raise misfit(f"it has {counted(done, 'epoch')} done, and is in {told}")
+            raise misfit(f"it has {counted(done, 'epoch')} done, and is in {where}")
         if step > end or (step < end and not may_skip):
-            raise misfit(f"its step is {step}, and that of {told}, is {end}")
+            raise misfit(f"its step is {step}, and that of {where}, is {end}")
         if not max(0, step - batch) <= at.epoch_began <= min(step, most):
-            raise misfit(f"its epoch began after {at.epoch_began} steps of {step}, in {told}")
+            raise misfit(f"its epoch began after {at.epoch_began} steps of {step}, in {where}")
         for metric, (_, epoch) in at.bests.items():
             if epoch not in range(1, at.epoch + 1):
-                raise misfit(f"its best {metric} is of epoch {epoch:g}, and it is in {told}")
+                raise misfit(f"its best {metric} is of epoch {epoch:g}, and it is in {where}")
+
+
+def _balancer_state(balancer: Balancer | None) -> dict[str, Any] | None:
+    if balancer is None:
+        return None
+    return {"kind": balancer.kind, "state": to_cpu(balancer.state_dict())}
 
 
 def _digests(trainer: TrainerLike) -> dict[str, str]:
@@ -277,7 +306,7 @@ def _digests(trainer: TrainerLike) -> dict[str, str]:
 def to_cpu(state: Any) -> Any:
     """A copy of nested containers whose tensors are contiguous copies on the CPU."""
     if isinstance(state, Tensor):
-        # A file does not depend on the order in which a device keeps its weights.
+        # The file must not depend on the memory format of the device.
         copy = torch.empty_like(state, device="cpu", memory_format=torch.contiguous_format)
         return copy.copy_(state.detach())
     if isinstance(state, Mapping):
@@ -291,7 +320,8 @@ _Model = TypeVar("_Model", bound=CheckpointPart)
 
 
 def validated(model: type[_Model], content: object, complaint: str) -> _Model:
-    """``content`` as a model; raises `CheckpointError`, which begins with ``complaint``."""
+    """Validates ``content``; raises `CheckpointError` with a message that starts with
+    ``complaint``."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

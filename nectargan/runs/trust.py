@@ -1,9 +1,9 @@
-"""Whose code a run's config may name.
+"""Decides whether code that the config of a run names may be imported.
 
-A config can name any importable class or function (of a loss, a network, a schedule, …), and
-importing a module runs it. Who gives a config names these himself. A run that is resumed brings its
-config along, and may come from somebody else: what it names is imported if this user gave that
-config on this machine, which a code in the run directory shows, or says ``--trust``.
+A config can name any importable class or function, for example of a loss, a network or a schedule.
+Importing a module runs its code. A config that the user gives is trusted. A run directory contains
+its own config, which may come from somebody else. What it names is imported only if this user gave
+this config on this machine, which a keyed hash in the run directory proves, or with ``--trust``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from nectargan.files import read_regular_text, replacing
 from nectargan.imports import is_import_path
 from nectargan.record.run_directory import RunDirectory
 
-# As losses and networks, these run nothing but what is imported anyway.
+# Losses and networks from these modules are harmless.
 _OWN = ("nectargan.losses.", "nectargan.models.", "torch.nn.")
 _MODULES = re.compile(r"train\.(loss\.[^.]*|generator|discriminator)\.function")
 
 
 def foreign_functions(config: Mapping[str, Any]) -> list[str]:
-    """What a resolved config names by import path and is not part of this package; sorted."""
+    """The import paths in a resolved config that are not part of this package, sorted."""
     return sorted(
         {
             path
@@ -40,10 +40,10 @@ def foreign_functions(config: Mapping[str, Any]) -> list[str]:
 
 
 def _import_paths(value: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted key and the value of everything called "function", wherever it is."""
+    """The dotted key and the value of each import path in a config."""
     if isinstance(value, Mapping):
         if "schedule" in value:
-            key += ".schedule"  # in place of a loss's term
+            key += ".schedule"  # instead of the whole term of a loss
         for name, below in value.items():
             if name == "function" and isinstance(below, str):
                 yield f"{key}.function", below
@@ -57,9 +57,9 @@ def _import_paths(value: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def vouch_for(directory: RunDirectory, config: Mapping[str, Any]) -> None:
-    """Notes in a run directory that this user, on this machine, gave its config.
+    """Writes a keyed hash to a run directory, which proves that this user gave its config.
 
-    Where the note cannot be kept, a later resume has to be told ``--trust``.
+    If it cannot be written, a later resume needs ``--trust``.
     """
     functions = foreign_functions(config)
     if functions:
@@ -70,26 +70,26 @@ def vouch_for(directory: RunDirectory, config: Mapping[str, Any]) -> None:
 def check_trust(
     directory: RunDirectory,
     config: Mapping[str, Any],
-    advice: str = "add --trust, or give a config of your own with -c",
+    advice: str = "add --trust, or give your own config with -c",
 ) -> None:
-    """Raises `RunError` if a run's own config names what `vouch_for` did not note.
+    """Raises `RunError` if the config of a run names functions that `vouch_for` did not record.
 
     Args:
         directory: The run directory.
-        config: Its config, resolved.
-        advice: What to do once one has looked at it.
+        config: Its resolved config.
+        advice: What the user can do after checking the config, for the message.
     """
     functions = foreign_functions(config)
     if not functions:
         return
-    with suppress(OSError, RuntimeError):  # also no home
-        noted = read_regular_text(directory.trusted_functions).strip()
-        if hmac.compare_digest(noted.encode(), _code(functions, _key()).encode()):
+    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home directory
+        recorded = read_regular_text(directory.trusted_functions).strip()
+        if hmac.compare_digest(recorded.encode(), _code(functions, _key()).encode()):
             return
-    told = ", ".join(f"'{name}'" for name in functions)
+    names = ", ".join(f"'{name}'" for name in functions)
     raise RunError(
-        f"The config in '{directory}' names {told}, which would be imported and run, and was not "
-        f"given by this user on this machine; look at it, then {advice}."
+        f"The config in '{directory}' names {names}, which would be imported and run, but this "
+        f"user did not give this config on this machine; check it, then {advice}."
     )
 
 
@@ -98,7 +98,7 @@ def _code(functions: list[str], key: bytes) -> str:
 
 
 def _key(make: bool = False) -> bytes:
-    """The user's key, which nobody else can read; raises OSError if there is none."""
+    """The key of this user, in a file that only they can read; raises OSError if there is none."""
     home = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
     path = (Path(home) if home else Path("~/.local/state").expanduser()) / "nectargan" / "key"
     if make:
@@ -109,5 +109,5 @@ def _key(make: bool = False) -> bytes:
                 file.write(secrets.token_hex(32).encode())
     key = path.read_bytes()
     if len(key) < 64:
-        raise OSError(f"'{path}' holds no key")
+        raise OSError(f"'{path}' does not contain a key")
     return key

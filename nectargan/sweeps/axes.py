@@ -1,4 +1,4 @@
-"""What a sweep goes through: ``key=value,value,…`` for each option of the config that varies."""
+"""Parses the options of a sweep and their values, ``key=value,value,…``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from nectargan.scheduling.schedules import FLOAT32_MAX
 _CLOSING = {"[": "]", "{": "}"}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?P<log>:log)?")
-# They say where runs are kept, and are the same for all of a sweep.
+# They determine where runs are stored, and are the same for all runs of a sweep.
 _NOT_SWEPT = (
     "common.output_directory",
     "common.experiment_name",
     "common.experiment_version",
     "logging.mlflow.group",
     "logging.mlflow.experiment",
-    "logging.mlflow.tracking_uri",  # it may hold a password, and names of runs are shown
+    "logging.mlflow.tracking_uri",  # may contain a password, and the values are shown
 )
 
 
 class Range(NamedTuple):
-    """All numbers from ``low`` to ``high``, both included; ``log`` for equal chances per decade."""
+    """All numbers from ``low`` to ``high`` inclusive; with ``log``, sampled on a log scale."""
 
     low: float
     high: float
@@ -38,12 +38,12 @@ class Range(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """One option that varies.
+    """One swept option.
 
     Attributes:
         key: Its dotted key in the config.
-        items: The values as they were written; none for a range.
-        range: The range, if that is what was written.
+        items: The values as text; empty for a range.
+        range: The range; ``None`` for a list of values.
     """
 
     key: str
@@ -51,16 +51,16 @@ class Axis(NamedTuple):
     range: Range | None = None
 
     def value_of(self, item: str) -> Any:
-        """The value that an item stands for: JSON where it parses as JSON, text otherwise."""
+        """Parses an item as JSON; if it is not valid JSON, it is taken as text."""
         return parse_override(f"{self.key}={item}")[1]
 
 
 def parse_axes(texts: Sequence[str]) -> list[Axis]:
-    """Reads ``key=10,50,100`` or ``key=1..100`` or ``key=0.01..10:log``, for each option.
+    """Parses texts such as ``key=10,50,100``, ``key=1..100`` or ``key=0.01..10:log``.
 
     Raises:
-        ConfigError: one cannot be read, a key is given twice or lies within another one, or says
-            where runs are kept.
+        ConfigError: a text cannot be parsed, a key is given twice or is part of another one, or it
+            determines where runs are stored.
     """
     axes = [_parse_axis(text) for text in texts]
     keys = [axis.key for axis in axes]
@@ -69,9 +69,9 @@ def parse_axes(texts: Sequence[str]) -> list[Axis]:
             if key == other:
                 raise ConfigError(f"--sweep gives {key} twice; put all its values into one.")
             if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
-                raise ConfigError(f"--sweep gives both {other} and {key}, one within the other.")
+                raise ConfigError(f"--sweep gives {other} and {key}, but one contains the other.")
         if any(f"{fixed}.".startswith(f"{key}.") for fixed in _NOT_SWEPT):
-            raise ConfigError(f"--sweep {key}: it says where runs are kept, and cannot be swept.")
+            raise ConfigError(f"--sweep {key} cannot be used: it determines where runs are stored.")
     return axes
 
 
@@ -85,7 +85,7 @@ def _parse_axis(text: str) -> Axis:
             above = ", above 0 for a logarithmic one" if span.log else ""
             raise ConfigError(f"--sweep {key}: range '{values}' must go from low to high{above}.")
         if max(-span.low, span.high) > FLOAT32_MAX:
-            raise ConfigError(f"--sweep {key}: range '{values}' is beyond what a float32 can hold.")
+            raise ConfigError(f"--sweep {key}: range '{values}' exceeds the range of a float32.")
         return Axis(key, [], span)
     try:
         items = split_values(values)
@@ -97,10 +97,10 @@ def _parse_axis(text: str) -> Axis:
 
 
 def split_values(text: str) -> list[str]:
-    """Splits at the commas that are within no brackets, braces or double quotes.
+    """Splits text at the commas outside of brackets, braces and double quotes.
 
     Raises:
-        ValueError: one of these is not closed, or closes what was not open.
+        ValueError: brackets, braces or quotes are not balanced.
     """
     items, closing, quoted, escaped = [""], list[str](), False, False
     for character in text:
@@ -116,7 +116,7 @@ def split_values(text: str) -> list[str]:
         elif character in _CLOSING:
             closing.append(_CLOSING[character])
         elif character in _CLOSING.values() and (not closing or closing.pop() != character):
-            raise ValueError(f"nothing was opened that {character!r} could close")
+            raise ValueError(f"{character!r} has no opening bracket")
     if quoted or closing:
         missing = '"' if quoted else closing[-1]
         raise ValueError(f"a {missing!r} is missing")
@@ -124,6 +124,6 @@ def split_values(text: str) -> list[str]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, where it is not that of another one too; else the whole key."""
+    """The last part of each key if no other key has the same; else the whole key."""
     last = [key.rpartition(".")[2] for key in keys]
     return {k: name if last.count(name) == 1 else k for k, name in zip(keys, last, strict=True)}

@@ -1,7 +1,7 @@
-"""Sweeps: one run for each combination of values, below one parent run.
+"""Grid sweeps: one run for each combination of values, under one parent run.
 
-Nothing is kept about a sweep but its runs: a grid point is done when there is a finished run of its
-config. So the same command goes on with a sweep that was interrupted, and several may run at once.
+Nothing but the runs is stored: a grid point is done if there is a finished run with its config.
+Therefore the same command resumes an interrupted sweep, and several processes can share one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,19 @@ from nectargan.build_data import build_data, build_metrics
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, ConfigError, NectarGANError, RunError, did_you_mean
+from nectargan.errors import (
+    CheckpointError,
+    ConfigError,
+    NectarGANError,
+    PrunedError,
+    RunError,
+    did_you_mean,
+)
 from nectargan.record.lock import locked
-from nectargan.record.run_directory import RunDirectory, list_runs
+from nectargan.record.output_directory import list_runs
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_last
+from nectargan.runs.fork import fork_of
 from nectargan.runs.resume import (
     Resumption,
     changes_on_the_way,
@@ -36,6 +45,7 @@ from nectargan.runs.resume import (
     resumption_of,
 )
 from nectargan.runs.sinks import own_sinks
+from nectargan.runs.warm_start import check_warm_start
 from nectargan.sweeps.axes import Axis, short_names
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import resolve_device, resolve_precision
@@ -43,9 +53,9 @@ from nectargan.wording import one_line
 
 # Trains a run, new or resumed, and returns its directory.
 Start = Callable[[Config, Resumption | None], RunDirectory]
-# Makes a config with some options replaced.
+# Creates a config with some options replaced.
 Resolve = Callable[[Sequence[Override]], Config]
-State = Literal["NEW", "UNFINISHED", "RUNNING", "FINISHED", "FAILED"]
+State = Literal["NEW", "UNFINISHED", "RUNNING", "FINISHED", "PRUNED", "FAILED"]
 
 _CLAIMS = ".sweep"
 _LONGEST_NAME = 100
@@ -58,7 +68,7 @@ class GridPoint(NamedTuple):
     """One run of a sweep.
 
     Attributes:
-        values: What is swept, as it was written, by dotted key.
+        values: The values of the swept options as text, by dotted key.
         config: The resolved config.
     """
 
@@ -67,17 +77,21 @@ class GridPoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is special about this run, in one line."""
+        """The swept options and their values, in one line."""
         short = short_names(list(self.values))
         return "  ".join(f"{short[key]}={value}" for key, value in self.values.items())
 
     @property
     def output(self) -> Path:
-        """Where its run directory is."""
+        """The directory that contains its run directory."""
         return Path(self.config.common.output_directory)
 
     def identity(self, config: Config | None = None) -> dict[str, object]:
-        """The options of a config, its own by default, by which its runs are recognised."""
+        """The options that identify the runs of this point.
+
+        Args:
+            config: The config; by default, that of the point.
+        """
         config = config or self.config
         options = flatten(config.model_dump(mode="json"))
         options["dataloader.dataroot"] = str(Path(config.dataloader.dataroot).resolve())
@@ -90,7 +104,7 @@ class GridPoint(NamedTuple):
 
 
 class GridOutcome(NamedTuple):
-    """How a grid point stands, in which run directory, and why if it has none or failed."""
+    """The state of a grid point, its run directory if there is one, and why it failed or waits."""
 
     point: GridPoint
     state: State
@@ -99,15 +113,15 @@ class GridOutcome(NamedTuple):
 
 
 def grid(axes: Sequence[Axis], resolve: Resolve) -> list[GridPoint]:
-    """All combinations, the last axis fastest.
+    """All combinations of values; those of the last axis vary fastest.
 
     Raises:
-        ConfigError: an axis is a range, or a combination is no config.
+        ConfigError: an axis is a range, or the config of a combination is invalid.
     """
     for axis in axes:
         if axis.range is not None:
             raise ConfigError(
-                f"--sweep {axis.key} is a range, which only --sweep-search can go through; a grid "
+                f"--sweep {axis.key} is a range, which needs --sweep-search; a grid "
                 "needs values, such as 1,10,100."
             )
     count = math.prod(len(axis.items) for axis in axes)
@@ -122,7 +136,7 @@ def grid(axes: Sequence[Axis], resolve: Resolve) -> list[GridPoint]:
 
 
 def make_grid_point(axes: Sequence[Axis], items: Mapping[str, str], resolve: Resolve) -> GridPoint:
-    """The grid point of some values, as they were written, by key; raises ConfigError."""
+    """The grid point of some values, given as text by key; raises `ConfigError`."""
     try:
         config = resolve([(axis.key, axis.value_of(items[axis.key])) for axis in axes])
     except ConfigError as error:
@@ -134,7 +148,7 @@ def make_grid_point(axes: Sequence[Axis], items: Mapping[str, str], resolve: Res
 
 
 def _with_its_option(text: str, keys: Sequence[str]) -> str:
-    """A sentence about an option of the config, in which those that are swept are said to be."""
+    """Replaces ``--set`` by ``--sweep`` in a message about a swept option."""
 
     def option(match: re.Match[str]) -> str:
         is_swept = any(f"{key}.".startswith(f"{match[1]}.") for key in keys)
@@ -144,30 +158,30 @@ def _with_its_option(text: str, keys: Sequence[str]) -> str:
 
 
 def _group_name(experiment: str, axes: Sequence[Axis]) -> str:
-    """The same for each process that sweeps the same options."""
+    """The default name of the parent run; equal in all processes that sweep the same options."""
     names = short_names([axis.key for axis in axes]).values()
     name = re.sub(r"[^\w\-. ]", "_", f"{experiment}_sweep_{'_'.join(names)}")
     return name[:_LONGEST_NAME]
 
 
-def check_grid(points: Sequence[GridPoint], metric: str | None = None) -> None:
-    """Finds whatever would stop a grid point, before the first one starts; writes nothing.
+def check_grid(points: Sequence[GridPoint], metric: str | Sequence[str] | None = None) -> None:
+    """Checks all grid points before the first run starts. Writes nothing.
 
     Args:
         points: The points.
-        metric: What each is to be judged by, if it is.
+        metric: The metric that ranks the runs, if any.
 
     Raises:
-        NectarGANError: a device, a network, a loss or the data of a grid point cannot be used, two
-            points are the same run, or one would not measure ``metric``.
+        NectarGANError: the device, a network, a loss or the data of a grid point cannot be used,
+            two points are equal, or a point does not measure ``metric``.
     """
     if len(points) > 1 and not points[0].config.save.auto_increment_version:
         raise ConfigError(
-            "A sweep has a run directory for each of its runs; save.auto_increment_version must "
-            "be true."
+            "A sweep needs a run directory for each run; save.auto_increment_version must be true."
         )
+    metrics = [metric] if isinstance(metric, str) else list(metric or ())
     seen: dict[str, GridPoint] = {}
-    checked_data = set()
+    checked_data, checked_weights = set(), set()
     for point in points:
         config = point.config
         twin = seen.setdefault(_digest(point), point)
@@ -176,41 +190,53 @@ def check_grid(points: Sequence[GridPoint], metric: str | None = None) -> None:
         device = resolve_device(config.common.device)
         precision = resolve_precision(config.common.precision, device)
         graph_obstacle(config.train.cuda_graph, device, precision)
-        # Without memory: only the sizes are checked.
+        # On the meta device, which needs no memory: only the sizes are checked.
         with torch.device("meta"):
-            build_generator(config)
-            build_discriminator(config)
+            generator, discriminator = build_generator(config), build_discriminator(config)
+        networks = {"generator": generator, "discriminator": discriminator}
+        shapes = {k: v.shape for each in networks.values() for k, v in each.state_dict().items()}
+        weights = (config.train.init_from, config.train.init_from_digest, repr(shapes))
+        if config.train.fork_from is not None:
+            fork_of(config)
+        elif weights not in checked_weights:
+            checked_weights.add(weights)
+            check_warm_start(config, networks)
         build_losses(config)
         build_metrics(config)
         own_sinks(config)
         series = config.validation.series
-        if metric is not None and metric not in series:
-            raise ConfigError(f"--metric {metric} is not measured.{did_you_mean(metric, series)}")
+        for each in metrics:
+            if each not in series:
+                raise ConfigError(f"--metric {each} is not measured.{did_you_mean(each, series)}")
         # Every image is read; most sweeps have one data set.
-        data = (config.dataloader.model_dump_json(), config.common.device)
+        needs_val = config.best_by is not None or config.train.stop is not None
+        data = (config.dataloader.model_dump_json(), config.common.device, needs_val)
         if data not in checked_data:
             checked_data.add(data)
-            if build_data(config, device).val is None and metric is not None:
-                raise ConfigError(f"--metric {metric} needs validation images, and there are none.")
-        if metric is not None and not config.logging.csv:
+            if build_data(config, device).val is None and metrics:
+                raise ConfigError(
+                    f"--metric {metrics[0]} needs validation images, but there are none."
+                )
+        if metrics and not config.logging.csv:
             raise ConfigError(
-                f"--metric {metric} is read from the record that logging.csv=false turns off."
+                f"--metric {metrics[0]} is read from metrics.csv, which logging.csv=false turns "
+                "off."
             )
 
 
 def find_run(point: GridPoint) -> GridOutcome:
-    """The run of a grid point, if there is one: a finished one, one at work, or one to go on with
-    ("UNFINISHED"). "NEW" with a directory is one that ended before it had a checkpoint."""
+    """Looks for the run of a grid point: a finished one, one that is running, or one that can be
+    resumed ("UNFINISHED"). "NEW" with a directory means a run that ended without a checkpoint."""
     found = GridOutcome(point, "NEW")
     identity = point.identity()
-    # A data set may have moved.
+    # The data set may have been moved.
     fixed = identity.keys() - {"dataloader.dataroot"}
     runs = list_runs(point.output, point.config.common.experiment_name)
     for directory in reversed(runs):
         try:
             config = ConfigManager(directory.config).data
         except NectarGANError:
-            continue  # no run of ours, or of another version
+            continue  # not a run, or of another version
         if point.identity(config) != identity or fixed & changes_on_the_way(directory):
             continue
         if directory.status == "FINISHED":
@@ -225,20 +251,21 @@ def find_run(point: GridPoint) -> GridOutcome:
 
 
 def run_grid_point(point: GridPoint, start: Start) -> GridOutcome:
-    """Trains a grid point, or what is left of it, unless it is finished or another process has it.
+    """Trains or resumes a grid point, unless it is finished or another process trains it.
 
     Args:
         point: The point.
         start: Trains a run.
 
     Returns:
-        How it stands now. Errors of the run are its reason; only Ctrl-C and SIGTERM are raised.
+        The new state. An error of the run becomes its reason; only KeyboardInterrupt and
+        SystemExit are raised.
     """
     with ExitStack() as stack:
-        # A run leaves circles of references behind; the next one needs its memory.
+        # A run leaves reference cycles; the next run needs their memory.
         stack.callback(gc.collect)
         try:
-            # Two processes may come to the same grid point before one has made its run directory.
+            # Another process may start the same grid point before its run directory exists.
             claim = point.output / _CLAIMS / _digest(point)
             claim.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(claim))
@@ -252,10 +279,12 @@ def run_grid_point(point: GridPoint, start: Start) -> GridOutcome:
             return found
         try:
             return GridOutcome(point, "FINISHED", start(point.config, _resumption(found)))
+        except PrunedError as error:
+            return find_run(point)._replace(state="PRUNED", reason=str(error))
         except NectarGANError as error:
             reason = str(error)
         except Exception as error:
-            # Too little memory for this one, or a bug of ours: the others may run all the same.
+            # Out of memory or a bug; the other runs may still succeed.
             log.exception("%s", point.name)
             reason = f"{type(error).__name__}: {error}"
         return find_run(point)._replace(state="FAILED", reason=one_line(reason))
@@ -267,7 +296,7 @@ def _resumption(found: GridOutcome) -> Resumption | None:
     try:
         checkpoint = load_last(found.directory)
     except CheckpointError as error:
-        log.warning("%s Starting anew.", error)
+        log.warning("%s The run starts from the beginning.", error)
         return None
     return resumption_of(found.directory, checkpoint, found.point.config)
 

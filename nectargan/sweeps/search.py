@@ -1,8 +1,10 @@
-"""A sweep in which Optuna chooses the values."""
+"""Sweeps in which Optuna chooses the values."""
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,23 +13,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.last_values import best_of
 from nectargan.credentials import public_address, without_credentials
 from nectargan.errors import ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
+from nectargan.record.last_values import values_in_best_epoch
 from nectargan.record.run_directory import RunDirectory
 from nectargan.sweeps.axes import Axis
 from nectargan.sweeps.grid import (
     GridOutcome,
     GridPoint,
     Resolve,
-    Start,
     make_grid_point,
     run_grid_point,
 )
 from nectargan.wording import one_line
 
-# Of a process that died, after a while, the trials are known to be no longer at work.
+# Optuna detects by missing heartbeats that the process of a trial has died.
 _HEARTBEAT_SECONDS = 60
 _GRACE_SECONDS = 180
 _RETRY_SECONDS = (0.5, 1.5)
@@ -37,12 +38,13 @@ class Trial(NamedTuple):
     """A trial of a study.
 
     Attributes:
-        number: From 0, in the order of their beginning.
-        state: "COMPLETE", "FAIL", "RUNNING" or "WAITING".
-        values: What was tried, as text, by dotted key.
-        value: The best value of the metric; ``None`` unless complete.
-        directory: The run directory, if there is one, as the machine that has it calls it.
-        reason: Why it failed by itself; empty for one that was interrupted.
+        number: Number of the trial, from 0 in the order of their start.
+        state: "COMPLETE", "PRUNED", "FAIL", "RUNNING" or "WAITING".
+        values: The values of the swept options as text, by dotted key.
+        value: The best value of the metric, or the last one if it was pruned; else ``None``.
+        directory: The run directory, if there is one. It may be on another machine.
+        reason: Why it failed or was pruned; empty for a trial that was interrupted.
+        measured: The values of all metrics; empty unless complete.
     """
 
     number: int
@@ -51,48 +53,61 @@ class Trial(NamedTuple):
     value: float | None
     directory: RunDirectory | None
     reason: str
+    measured: tuple[float, ...] = ()
 
 
 class Search:
-    """A study of Optuna whose trials are runs.
+    """An Optuna study whose trials are runs.
 
-    Any number of processes and machines may go on with the same study at once.
+    Any number of processes and machines can continue the same study at the same time.
 
     Args:
-        axes: What varies.
-        resolve: Makes a config with some options replaced.
-        metric: What to improve, such as "val/ssim": the best value that a run reaches counts.
-        storage: URL of the study's database; by default ``optuna.db`` in the output directory.
+        axes: The swept options.
+        resolve: Creates a config with some options replaced.
+        metric: The metric to optimize, such as "val/ssim". The best value of a run counts. With
+            several metrics, the values in the epoch with the best value of the first one count.
+        storage: URL of the database of the study; by default ``optuna.db`` in the output directory.
+        pruner: "median" or "hyperband" ends hopeless runs, by Optuna's `MedianPruner` or
+            `HyperbandPruner`; only for a single metric.
 
     Attributes:
-        corners: Cells with the ends of each range and with each value, for `check_grid`.
-        storage: The URL.
+        corners: Grid points with both ends of each range and with each value, for `check_grid`.
+        storage: The URL of the database.
 
     Raises:
         ConfigError: an axis cannot be searched.
     """
 
     def __init__(
-        self, axes: Sequence[Axis], resolve: Resolve, metric: str, storage: str | None = None
+        self,
+        axes: Sequence[Axis],
+        resolve: Resolve,
+        metric: str | Sequence[str],
+        storage: str | None = None,
+        pruner: str | None = None,
     ) -> None:
-        self._axes, self._resolve, self._metric = axes, resolve, metric
+        self._axes, self._resolve, self._pruner = axes, resolve, pruner
+        self._metrics = (metric,) if isinstance(metric, str) else tuple(metric)
+        self._metric = self._metrics[0]
         ends = {axis.key: _ends(axis) for axis in axes}
         first = {key: items[0] for key, items in ends.items()}
         self._whole = {axis.key for axis in axes if self._is_whole(axis, first)}
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
         self.corners = [make_grid_point(axes, items, resolve) for items in corners]
-        self._is_lower_better = self.corners[0].config.validation.is_lower_better(metric)
+        is_lower_better = self.corners[0].config.validation.is_lower_better
+        self._are_lower_better = [is_lower_better(each) for each in self._metrics]
+        self._is_lower_better = self._are_lower_better[0]
         self._is_own_storage = storage is None
         self.storage = storage or sqlite_uri(self.corners[0].output.resolve() / "optuna.db")
         self._study: Any = None
 
     @property
     def name(self) -> str:
-        """The study's name, which is that of the parent run."""
+        """Name of the study and of the parent run in MLflow."""
         return str(self.corners[0].config.logging.mlflow.group)
 
     def _is_whole(self, axis: Axis, first: Mapping[str, str]) -> bool:
-        """Whether the range has whole ends and its option refuses a fraction."""
+        """Whether both ends of the range are whole and the option does not accept fractions."""
         if axis.range is None or not axis.range.is_whole:
             return False
         try:
@@ -102,11 +117,11 @@ class Search:
         return False
 
     def open(self) -> None:
-        """Makes the study, or goes on with the one of this name.
+        """Creates the study, or loads the existing one with its name.
 
         Raises:
-            RunError: Optuna is not installed, the database cannot be used, or has a study of this
-                name that searches something else.
+            RunError: Optuna is not installed, the database cannot be used, or it has a study with
+                this name that searches other options or another metric.
         """
         try:
             import optuna
@@ -121,7 +136,7 @@ class Search:
                 self._create_or_load()
                 return
             except RunError:
-                # Two processes that make the tables of a new database get in each other's way.
+                # Two processes that create the tables of a new database at once can fail.
                 time.sleep(seconds)
         self._create_or_load()
 
@@ -141,18 +156,22 @@ class Search:
                     grace_period=_GRACE_SECONDS,
                 ),
                 study_name=self.name,
-                direction="minimize" if self._is_lower_better else "maximize",
+                directions=[
+                    "minimize" if is_lower else "maximize" for is_lower in self._are_lower_better
+                ],
+                pruner=self._make_pruner(),
                 load_if_exists=True,
             )
-            self._check_that_it_is_the_same()
+            self._check_same_search()
 
-    def _check_that_it_is_the_same(self) -> None:
+    def _check_same_search(self) -> None:
         from optuna.distributions import check_distribution_compatibility
 
-        known = self._study.user_attrs.get("metric", self._metric)
-        another = f"Study '{self.name}' in '{public_address(self.storage)}' searches"
-        if known != self._metric:
-            raise RunError(f"{another} for {known}; name another --group.")
+        wanted_metrics = " and ".join(self._metrics)
+        known = self._study.user_attrs.get("metric", wanted_metrics)
+        conflict = f"Study '{self.name}' in '{public_address(self.storage)}' searches"
+        if known != wanted_metrics:
+            raise RunError(f"{conflict} for {known}; give another --group.")
         wanted = {axis.key: self._distribution(axis) for axis in self._axes}
         for trial in self._study.get_trials(deepcopy=False):
             for key, distribution in trial.distributions.items():
@@ -160,46 +179,65 @@ class Search:
                     check_distribution_compatibility(distribution, wanted[key])
                 except (KeyError, ValueError):
                     raise RunError(
-                        f"{another} other values of {key}; name another --group."
+                        f"{conflict} other values of {key}; give another --group."
                     ) from None
-        self._study.set_user_attr("metric", self._metric)
+        self._study.set_user_attr("metric", wanted_metrics)
+
+    def _make_pruner(self) -> Any:
+        from optuna import pruners
+
+        if self._pruner == "hyperband":
+            epochs = self.corners[0].config.train.epochs
+            return pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
+        return pruners.MedianPruner() if self._pruner == "median" else pruners.NopPruner()
 
     def run(
-        self, trials: int, start: Start, announce: Callable[[int, GridPoint], None]
+        self,
+        trials: int,
+        start: Callable[..., RunDirectory],
+        announce: Callable[[int, GridPoint], None],
     ) -> Iterator[GridOutcome]:
-        """Trains until the study has so many trials, those of other processes included.
+        """Trains runs until the study has a number of trials, including those of other processes.
 
         Args:
-            trials: How many in all. One that was interrupted does not count; it comes again.
-            start: Trains a run.
-            announce: Called with number and grid point of each trial before it starts.
+            trials: The total number. Interrupted trials do not count; they are repeated.
+            start: Trains a run, as `Start`. With a pruner it also gets ``judge``; see `Trainer`.
+            announce: Called with the number and grid point of each trial before it starts.
 
         Yields:
-            How each trial of this process ended.
+            The outcome of each trial of this process.
 
         Raises:
             RunError: the database fails.
         """
+        from optuna import TrialPruned
+
         while self._count() < trials:
             outcomes: list[GridOutcome] = []
 
-            def objective(trial: Any, outcomes: list[GridOutcome] = outcomes) -> float:
-                outcome, value = self._try(trial, start, announce)
+            def objective(trial: Any, outcomes: list[GridOutcome] = outcomes) -> Sequence[float]:
+                outcome, values = self._try(trial, start, announce)
                 outcomes.append(outcome)
-                return value
+                if outcome.state == "PRUNED":
+                    raise TrialPruned
+                return values
 
             with self._storage_errors():
                 self._study.optimize(objective, n_trials=1)
             yield from outcomes
 
     def _try(
-        self, trial: Any, start: Start, announce: Callable[[int, GridPoint], None]
-    ) -> tuple[GridOutcome, float]:
-        """A trial's outcome and its value; NaN, which Optuna takes for a failure, without one."""
+        self,
+        trial: Any,
+        start: Callable[..., RunDirectory],
+        announce: Callable[[int, GridPoint], None],
+    ) -> tuple[GridOutcome, Sequence[float]]:
+        """Runs a trial; returns its outcome and the values of the metrics. Optuna treats the value
+        NaN as a failure."""
         import optuna
 
-        # By number: a study comes out the same however often it was interrupted, and processes
-        # that share it do not all begin with the same guesses.
+        # The seed depends on the number of the trial. So interruptions do not change the results,
+        # and processes that share a study do not start with the same values.
         seed = np.random.SeedSequence((self.corners[0].config.common.seed, trial.number))
         self._study.sampler = optuna.samplers.TPESampler(seed=int(seed.generate_state(1)[0]))
         items = {axis.key: self._suggest(trial, axis) for axis in self._axes}
@@ -210,31 +248,49 @@ class Search:
             outcome = GridOutcome(point, "FAILED", reason=str(error))
         else:
             announce(trial.number, point)
+            if self._pruner is not None:
+                start = functools.partial(start, judge=functools.partial(self._judge, trial))
             try:
                 outcome = run_grid_point(point, start)
             except (KeyboardInterrupt, SystemExit) as stop:
-                # It comes again, in whichever process is next, and goes on where there is a
-                # checkpoint.
+                # The next free process repeats the trial, and resumes the run from a checkpoint.
                 self._study.enqueue_trial(trial.params)
                 if isinstance(stop, SystemExit):
-                    # Optuna itself sees to Ctrl-C only.
+                    # Optuna itself only handles KeyboardInterrupt.
                     self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 raise
         best = None
         if outcome.directory is not None:
             trial.set_user_attr("run", str(outcome.directory))
             if outcome.state == "FINISHED":
-                best = best_of(outcome.directory, self._metric, self._is_lower_better)
+                best = values_in_best_epoch(outcome.directory, self._metrics, self._is_lower_better)
                 if best is None:
-                    outcome = outcome._replace(
-                        state="FAILED", reason=f"no {self._metric} on record"
-                    )
+                    told = " and ".join(self._metrics)
+                    outcome = outcome._replace(state="FAILED", reason=f"{told} was not recorded")
         if best is None:
             trial.set_user_attr("reason", outcome.reason)
-        return outcome, best[0] if best else math.nan
+        return outcome, best or [math.nan] * len(self._metrics)
+
+    def _judge(self, trial: Any, epoch: int, metrics: Mapping[str, float]) -> str:
+        """Reports an epoch of a trial; returns why the trial is hopeless, or nothing."""
+        value = metrics.get(self._metric, math.nan)
+        if not math.isfinite(value):
+            return ""
+        trial.report(value, epoch)
+        if not trial.should_prune():
+            return ""
+        told = f"pruned by {self._pruner} in epoch {epoch}: {self._metric} is {value:.4g}"
+        if self._pruner != "median":
+            return told
+        others = [
+            other.intermediate_values[epoch]
+            for other in self._study.get_trials(deepcopy=False)
+            if other.state.name == "COMPLETE" and epoch in other.intermediate_values
+        ]
+        return f"{told}, and the median of {len(others)} runs is {statistics.median(others):.4g}"
 
     def trials(self) -> list[Trial]:
-        """All trials of the study so far, of whatever process, in order of their numbers."""
+        """All trials of the study so far, from all processes, sorted by number."""
         with self._storage_errors():
             found = self._study.get_trials(deepcopy=False)
         return [
@@ -242,15 +298,18 @@ class Search:
                 trial.number,
                 trial.state.name,
                 {key: _value_text(value) for key, value in trial.params.items()},
-                trial.value,
+                trial.values[0] if trial.values else None,
                 RunDirectory(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
                 str(trial.user_attrs.get("reason", "")),
+                tuple(trial.values or ()),
             )
             for trial in found
         ]
 
     def _count(self) -> int:
-        return sum(t.state in ("COMPLETE", "RUNNING") or bool(t.reason) for t in self.trials())
+        return sum(
+            t.state in ("COMPLETE", "PRUNED", "RUNNING") or bool(t.reason) for t in self.trials()
+        )
 
     def _suggest(self, trial: Any, axis: Axis) -> str:
         if axis.range is None:
@@ -272,7 +331,7 @@ class Search:
 
     @contextmanager
     def _storage_errors(self) -> Iterator[None]:
-        """Errors of the database as one sentence."""
+        """Turns an error of the database into a `RunError`."""
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -287,7 +346,7 @@ class Search:
 
 
 def _ends(axis: Axis) -> list[str]:
-    """The values to try out first; whole ends are written as whole numbers, which all take."""
+    """The values to check first. Whole ends are written as integers, which every option accepts."""
     if axis.range is None:
         return axis.items
     ends = (axis.range.low, axis.range.high)
@@ -295,5 +354,5 @@ def _ends(axis: Axis) -> list[str]:
 
 
 def _value_text(value: object) -> str:
-    """A suggested value as it would be written: exact, and JSON for numbers."""
+    """A suggested value as text; a number in JSON, without rounding."""
     return value if isinstance(value, str) else repr(value)

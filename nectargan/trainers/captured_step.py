@@ -84,6 +84,7 @@ class CapturedStep:
         backend: What captures.
         required: Raise if the step cannot be captured, instead of going on eagerly.
         on_give_up: Told why, when it goes on eagerly.
+        is_special: Whether the step at hand computes what most do not; it is run eagerly.
 
     Raises:
         RunError: on a call: the step cannot be captured, and ``required`` is set; or the attempt
@@ -101,6 +102,7 @@ class CapturedStep:
         backend: GraphBackend,
         required: bool = False,
         on_give_up: Callable[[str], object] | None = None,
+        is_special: Callable[[], bool] = lambda: False,
     ) -> None:
         self._step = step
         self._losses = losses
@@ -110,13 +112,14 @@ class CapturedStep:
         self._backend = backend
         self._required = required
         self._on_give_up = on_give_up
+        self._is_special = is_special
         self._capture: _Capture | None = None
         self._was_eager = False
         self._gave_up = False
 
     def __call__(self, source: Tensor, target: Tensor) -> None:
         """One update of all networks."""
-        if self._gave_up or len(source) != self._batch_size:
+        if self._gave_up or len(source) != self._batch_size or self._is_special():
             self._step(source, target)
             self._was_eager = True
             return

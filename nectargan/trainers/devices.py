@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, seeds."""
+"""The device, precision, memory format, threads and seeds of a run."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device behind ``common.device``: "auto" is CUDA, else MPS, else CPU.
+    """The device for a value of ``common.device``; "auto" is CUDA, else MPS, else CPU.
 
-    A CUDA device becomes the current one of this process: code that names only "cuda", such as a
-    loss of one's own, a compiled kernel or pinned memory, must not go to another card.
+    A CUDA device becomes the current device of this process, so that code that only says "cuda",
+    such as a custom loss, a compiled kernel or pinned memory, uses the same GPU.
 
     Raises:
-        ConfigError: no such device, or this machine has none.
+        ConfigError: the name is not valid, or this machine has no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    # torch takes the number modulo 256, and "cuda:256" for the first one.
+    # torch would take the number modulo 256, so that "cuda:256" would be the first GPU.
     if not re.fullmatch(r"(cpu|mps)(:0)?|cuda(:\d{1,9})?", name):
         raise ConfigError(
             f"common.device is '{name}'; allowed are 'auto', 'cpu', 'mps', 'cuda' and 'cuda:N'."
@@ -55,13 +55,18 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(kind)
 
 
-# Threads that torch had of itself, or by the user's call, and what they were reduced to.
+# The number of threads of torch before `use_threads`, and the number that it set.
 _threads = {"most": 0, "used": 0}
 
 
 def use_threads(flops: float) -> None:
-    """Reduces torch's threads on the CPU to those that a step of so many floating-point operations
-    is worth, on the cores that may be used; never below or above what the user has set."""
+    """Reduces the number of CPU threads of torch to a suitable number for a step.
+
+    A number that the user has set is not changed.
+
+    Args:
+        flops: Number of floating-point operations of a step.
+    """
     if chosen_by_user(THREADS):
         return
     if torch.get_num_threads() != _threads["used"]:
@@ -71,14 +76,14 @@ def use_threads(flops: float) -> None:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """What ``common.precision`` means on ``device``: "fp32", "bf16" or "fp16".
+    """The precision for a value of ``common.precision``: "fp32", "bf16" or "fp16".
 
     "auto" is bf16 on a CUDA device that supports it and fp32 elsewhere.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
-        # Emulated bf16, on cards before Ampere, would be slower than fp32.
+        # GPUs before Ampere emulate bf16, which is slower than fp32.
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if native else "fp32"
@@ -86,17 +91,18 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def memory_format(device: torch.device, precision: str, batch_size: int) -> torch.memory_format:
-    """The order in which the networks' weights, and with them their maps, lie in memory.
+    """The memory format of the weights, and thereby of the feature maps.
 
-    Tensor cores take ``channels_last``; in the other order cuDNN copies each map before and after
-    a convolution. Instance norm keeps it for a batch of one image alone. See `InstanceNorm2d`.
+    Tensor cores need ``channels_last``; otherwise cuDNN copies each map before and after a
+    convolution. Instance norm only keeps this format for a batch of one image; see
+    `InstanceNorm2d`.
     """
     on_tensor_cores = device.type == "cuda" and precision != "fp32"
     return torch.channels_last if on_tensor_cores and batch_size == 1 else torch.contiguous_format
 
 
 def place(network: nn.Module, device: torch.device, order: torch.memory_format) -> None:
-    """Moves a network to a device, in place, and lays out the weights of its 2D convolutions."""
+    """Moves a network to a device in place, and its 4D tensors to a memory format."""
     network.to(device)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 4:
@@ -104,19 +110,22 @@ def place(network: nn.Module, device: torch.device, order: torch.memory_format) 
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context to run a network in; none for fp32."""
+    """The context manager for running a network; it does nothing for fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A network, or a method of one, compiled by torch on its first call; its own object stays as
-    it is.
+    """Compiles a network, or a method of one, on the first call. The network itself is unchanged.
 
     Raises:
         RunError: on the first call: there is no compiler, or it fails.
     """
+    from torch._functorch import config
+
+    # Several losses go back through the same part of a network; see `LossManager.gradients_at`.
+    config.donated_buffer = False
     run = torch.compile(forward, dynamic=False)
 
     def call(*inputs: Tensor) -> Any:
@@ -138,8 +147,8 @@ def seed_everything(seed: int, deterministic: bool) -> None:
     """Seeds Python, NumPy and torch, and chooses between reproducible and fast algorithms.
 
     Args:
-        seed: The run's seed.
-        deterministic: Allow only deterministic algorithms, for the whole process.
+        seed: The seed.
+        deterministic: Whether to use only deterministic algorithms, in the whole process.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -147,6 +156,6 @@ def seed_everything(seed: int, deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if deterministic != torch.are_deterministic_algorithms_enabled():
-        # Not called for nothing: it imports the whole compiler, over a second.
+        # Only called if necessary, because it imports the compiler, which takes over a second.
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic

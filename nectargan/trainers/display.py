@@ -1,4 +1,4 @@
-"""The progress of a run: a live display on a terminal, a line per epoch otherwise."""
+"""Shows the progress of a run: a live display on a terminal, otherwise one line per epoch."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ _LINE_SECONDS = 60.0
 
 
 class Display(Protocol):
-    """Shows a run to the person who started it."""
+    """Shows the progress of a run."""
 
     def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
-        """The run begins."""
+        """Called when the run starts."""
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
-        """A step was made; ``losses`` are the newest rows on record, free to read."""
+        """Called after each step. ``losses`` are the last recorded rows, which are on the CPU."""
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """An epoch is over."""
+        """Called at the end of each epoch."""
 
     def stop(self) -> None:
-        """The run is over, however it ended."""
+        """Called at the end of the run, also after an error."""
 
 
 def make_display() -> Display:
-    """The display that fits standard output."""
+    """Returns a display for standard output."""
     return LiveDisplay() if sys.stdout is not None and sys.stdout.isatty() else PlainDisplay()
 
 
 class SafeDisplay:
-    """Another display, until its output cannot be written any more: a run goes on without it."""
+    """Wraps a display. If its output can no longer be written, the run continues without it."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._is_lost = False
 
     def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
-        """As that of the other display; so are all methods."""
+        """Calls the method of the wrapped display, as all methods do."""
         self._call(self._display.start, directory, epochs, steps_per_epoch)
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
@@ -82,46 +82,46 @@ class SafeDisplay:
 
 
 class PlainDisplay:
-    """One line at the start, one per epoch, and in a long epoch one now and then."""
+    """Prints a line at the start, at the end of each epoch, and each minute of a long epoch."""
 
     def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
-        """Says where the run is."""
+        """Prints the run directory."""
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._rows: Mapping[str, LossRow] = {}
-        self._began = self._told = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         self._first: int | None = None
         say(f"Training in {directory}")
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
-        """Keeps the rows for the line of the epoch."""
+        """Stores the rows for the next line; prints one if the last was a minute ago."""
         self._rows = losses
         now = time.monotonic()
-        if now - self._told >= _LINE_SECONDS:
-            self._told = now
+        if now - self._last_line >= _LINE_SECONDS:
+            self._last_line = now
             total = self._epochs * self._steps_per_epoch
             say(f"epoch {epoch}/{self._epochs}  step {step}/{total}  {losses_line(losses)}")
-        # Of this process: a resumed run did not make the earlier ones.
+        # The first epoch of this process, which may have resumed the run.
         self._first = epoch if self._first is None else self._first
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Prints the epoch."""
+        """Prints the losses and metrics of the epoch."""
         done = epoch - (self._first or epoch) + 1
-        self._told = time.monotonic()
-        left = (self._told - self._began) / done * (self._epochs - epoch)
+        self._last_line = time.monotonic()
+        left = (self._last_line - self._began) / done * (self._epochs - epoch)
         say(
             f"epoch {epoch}/{self._epochs}  {losses_line(self._rows)}  {metrics_line(metrics)}  "
             f"{duration(left)} left"
         )
 
     def stop(self) -> None:
-        """Nothing to end."""
+        """Does nothing."""
 
 
 class LiveDisplay:
-    """A progress bar with the losses under it, and a line per epoch above."""
+    """Shows a progress bar with the losses below it, and a line per epoch above it."""
 
     def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
-        """Begins to draw."""
+        """Starts the display."""
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._drawn = 0.0
         self._rows: Mapping[str, LossRow] = {}
@@ -143,7 +143,7 @@ class LiveDisplay:
         self._live.start()
 
     def step(self, epoch: int, step: int, losses: Mapping[str, LossRow]) -> None:
-        """Moves the bar, a few times a second at most."""
+        """Updates the bar, at most a few times per second."""
         self._rows = losses
         now = time.monotonic()
         if now - self._drawn < _REFRESH_SECONDS:
@@ -153,17 +153,17 @@ class LiveDisplay:
         self._show_losses()
 
     def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Prints the epoch above the bar."""
+        """Prints the metrics of the epoch above the bar."""
         line = f"epoch {epoch}/{self._epochs}  {metrics_line(metrics)}"
         self._live.console.print(line, highlight=False)
         speed = f"{metrics['time/images_per_second']:.1f} images/s"
         done = epoch * self._steps_per_epoch
         self._bar.update(self._task, completed=done, epoch=epoch, speed=speed)
-        self._show_losses()  # an epoch may be shorter than the time from one drawing to the next
+        self._show_losses()  # an epoch may be shorter than the time between two updates
 
     def _show_losses(self) -> None:
         self._losses.plain = printable(losses_line(self._rows))
 
     def stop(self) -> None:
-        """Leaves the terminal as it was."""
+        """Ends the display and restores the terminal."""
         self._live.stop()

@@ -8,8 +8,8 @@ from typing import Any
 from nectargan.config.base import Section
 from nectargan.config.loss_options import LossTerm
 from nectargan.config.network_options import LearningRate
-from nectargan.config.objectives import ADVERSARIAL, objective_weights
-from nectargan.config.run_schedules import loss_weights, lr_schedules
+from nectargan.config.objectives import ADVERSARIAL, PENALTY, objective_weights
+from nectargan.config.run_schedules import loss_shares, loss_weights, lr_schedules
 from nectargan.config.schema import Config, Save
 from nectargan.scheduling.data import Schedule
 from nectargan.scheduling.schedules import schedule_map
@@ -42,6 +42,11 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
     if train.gan_mode != type(train)().gan_mode and not own.intersection(ADVERSARIAL):
         yield "train.gan_mode", train.gan_mode, "every adversarial loss has a function of its own"
 
+    if train.label_smoothing and "D_real" not in own:
+        yield "train.label_smoothing", train.label_smoothing, "D_real has a function of its own"
+    if train.r1_every_n_steps != type(train)().r1_every_n_steps and PENALTY not in train.loss:
+        yield "train.r1_every_n_steps", train.r1_every_n_steps, f"no loss is {PENALTY}"
+
     why = "train.separate_lr_schedules is off, and the generator's learning rate is that of both"
     rate = train.discriminator.learning_rate
     given = _changed_from(rate, _scaled(LearningRate(), rate.epochs + rate.epochs_decay))
@@ -58,7 +63,7 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
         elif not rate.epochs_decay and rate.target != LearningRate().target:
             yield f"{place}.target", rate.target, f"{place}.epochs_decay is 0"
 
-    if config.dataloader.num_workers and config.dataloader.cache in ("ram", "device"):
+    if config.dataloader.num_workers and config.dataloader.cache in ("ram", "disk", "device"):
         why = f"dataloader.cache is {config.dataloader.cache}, and nothing is read while training"
         yield "dataloader.num_workers", config.dataloader.num_workers, why
     for side in ("both", "input"):
@@ -71,12 +76,17 @@ def _unused(config: Config) -> Iterator[tuple[str, object, str]]:
                 place = f"dataloader.augmentations.{side}"
                 yield f"{place}.{key}", value, f"{place}.{chance} is 0"
 
+    if train.stop is not None and train.stop.patience >= train.epochs:
+        length = counted(train.epochs, "epoch")
+        yield "train.stop.patience", train.stop.patience, f"the run has {length}"
     if not save.save_model:
         for key in ("model_save_rate", "every_minutes", "keep_last", "keep_best"):
             if getattr(save, key) != getattr(Save(), key):
                 yield f"save.{key}", getattr(save, key), "save.save_model is off"
     if not save.save_examples and save.example_save_rate != Save().example_save_rate:
         yield "save.example_save_rate", save.example_save_rate, "save.save_examples is off"
+    if logging.gradients != type(logging)().gradients and not logging.csv:
+        yield "logging.gradients", logging.gradients, "logging.csv is off"
     if logging.histogram_every_n_epochs and not logging.tensorboard.enable:
         why = "only TensorBoard shows histograms, and logging.tensorboard.enable is off"
         yield "logging.histogram_every_n_epochs", logging.histogram_every_n_epochs, why
@@ -109,20 +119,23 @@ def _schedules_outside(config: Config) -> Iterator[str]:
         epochs = config.train.epochs
         if schedule.name == "constant" or start == end or schedule.name not in schedule_map:
             continue  # a user's function may use the epochs in another way
-        told = f"{place} moves from epoch {start:g} to epoch {end:g}"
+        move = f"{place} moves from epoch {start:g} to epoch {end:g}"
         length = f"the run has {counted(epochs, 'epoch')}"
         if start >= epochs or end < 1:
             value = schedule.value_at(epochs)
-            yield f"{told}, but {length}: its value is always {value:g}."
+            yield f"{move}, but {length}: its value is always {value:g}."
         elif start < 0 or end > epochs + 1:
             first, last = schedule.value_at(1), schedule.value_at(epochs)
-            yield f"{told}, but {length}: in them it goes from {first:g} to {last:g}."
+            yield f"{move}, but {length}: in them it goes from {first:g} to {last:g}."
 
 
 def _own_schedules(config: Config) -> Iterator[tuple[str, Schedule]]:
-    """Keys and schedules of all loss weights, and of learning rates that name a schedule."""
+    """Keys and schedules of all weights and shares of losses, and of learning rates that name a
+    schedule."""
     for name, schedule in loss_weights(config).items():
         yield f"train.loss.{name}", schedule
+    for name, share in loss_shares(config).items():
+        yield f"train.loss.{name}", share
     for network, schedule in lr_schedules(config).items():
         shared = network == "discriminator" and not config.train.separate_lr_schedules
         if not shared and getattr(config.train, network).learning_rate.schedule is not None:

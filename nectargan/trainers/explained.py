@@ -1,4 +1,4 @@
-"""What a run says when it runs out of memory, room, open files or threads, and what to do then."""
+"""Error messages for a run that lacks memory, disk space, open files or threads."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _GUARD = "'if __name__ == \"__main__\":'"
 def shortages_explained(
     config: Config, device: torch.device, need: Need, directory: RunDirectory | None = None
 ) -> Iterator[None]:
-    """Turns errors about too little of anything into a sentence, with the sizes of the run.
+    """A context manager that turns errors about a lack of resources into a `RunError` with advice.
 
     Args:
-        config: The run.
-        device: Where it computes.
-        need: What a step takes at least.
-        directory: The run directory, once there is one.
+        config: The config of the run.
+        device: The device of the run.
+        need: The minimum memory of a step.
+        directory: The run directory; ``None`` if it does not exist yet.
 
     Raises:
-        RunError: there was too little of something.
+        RunError: a resource ran out.
     """
     try:
         yield
     except Exception as error:
         found = shortage_of(error, directory)
         if found is not None:
-            told, advice = found.told, _advice(found.kind, config, device, need)
+            problem, advice = found.text, _advice(found.kind, config, device, need)
         elif isinstance(error, OSError) and directory is not None:
-            # Images that cannot be read are a DataError.
+            # Not about an image, because an unreadable image raises DataError.
             place = error.filename or directory
-            told, advice = f"'{place}' cannot be written: {error.strerror}", "put that right"
+            problem, advice = f"'{place}' cannot be written: {error.strerror}", "correct this"
         else:
             raise
         again = ""
         if directory is not None:
             has_checkpoint = bool(directory.list_checkpoints())
-            again = f"go on with --resume {quoted(directory)}" if has_checkpoint else "start again"
+            again = f"resume with --resume {quoted(directory)}" if has_checkpoint else "start again"
             again = f" and {again}"
-        raise RunError(f"{told}; {advice}{again}.") from error
+        raise RunError(f"{problem}; {advice}{again}.") from error
 
 
 def _advice(kind: Kind, config: Config, device: torch.device, need: Need) -> str:
@@ -63,11 +63,11 @@ def _advice(kind: Kind, config: Config, device: torch.device, need: Need) -> str
             f"{gib(used)} were in use on {device} ({sizes_of(need, config)}); lower {WHAT_TO_LOWER}"
         )
     return {
-        "room": "make room",
+        "room": "free some space",
         "files": f"allow more than {_most_files()} open files (ulimit -n)",
         "processes": "allow more of them (ulimit -u), lower dataloader.num_workers",
         "workers": "lower dataloader.num_workers",
-        "guard": f"put what it does below {_GUARD}",
+        "guard": f"put the code of the script below {_GUARD}",
     }[kind]
 
 
@@ -75,5 +75,5 @@ def _most_files() -> str:
     try:
         import resource
     except ImportError:  # Windows
-        return "the present number of"
+        return "the current number of"
     return str(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -1,4 +1,4 @@
-"""Histograms of what the networks hold and make: weights, gradients, images."""
+"""Histograms of weights, gradients and generated images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from nectargan.record.histogram_file import Histogram
 
-# Weights and gradients span many orders of magnitude: bins that grow by a tenth, as TensorFlow's.
-# The same ones each time, so that histograms of several epochs and runs can be added.
+# Weights and gradients span many orders of magnitude, so each bin is 10 % wider than the one before
+# it, as in TensorFlow. The edges are fixed, so that histograms of epochs and runs can be added.
 _GROWING = 1e-12 * 1.1 ** np.arange(774)
 PARAMETER_EDGES = np.concatenate([-_GROWING[::-1], [0.0], _GROWING]).astype(np.float32)
 IMAGE_EDGES = np.linspace(-1.0, 1.0, 65, dtype=np.float32)
@@ -21,15 +21,15 @@ IMAGE_EDGES = np.linspace(-1.0, 1.0, 65, dtype=np.float32)
 def training_histograms(
     networks: Mapping[str, nn.Module], generated: Sequence[Tensor]
 ) -> dict[str, Histogram]:
-    """Histograms of a run as it stands. Waits for the device.
+    """Computes the histograms of the current state of a run. Waits for the device.
 
     Args:
         networks: The networks by name.
         generated: Generated images, each ``(C, H, W)`` in [-1, 1].
 
     Returns:
-        By name: ``output/generator``, ``weights/<network>``, and ``gradients/<network>``, those of
-        the last update, once there was one in this process.
+        Histograms by name: ``output/generator``, ``weights/<network>``, and
+        ``gradients/<network>`` of the last update, if there was one in this process.
     """
     found = {"output/generator": histogram(generated, IMAGE_EDGES)}
     for name, network in networks.items():
@@ -42,11 +42,12 @@ def training_histograms(
 
 @torch.no_grad()
 def histogram(tensors: Iterable[Tensor], edges: np.ndarray) -> Histogram | None:
-    """The histogram of all finite values of some tensors, counted on their device.
+    """The histogram of all finite values of tensors, counted on their device.
 
     Args:
-        tensors: On one device.
-        edges: float32 ``(n + 1,)``, rising; what lies beyond is counted in the first or last bin.
+        tensors: Tensors on the same device.
+        edges: Ascending float32 edges ``(n + 1,)``. Values outside are counted in the first or last
+            bin.
 
     Returns:
         The histogram without empty bins at its ends; ``None`` if there are no finite values.

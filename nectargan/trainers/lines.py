@@ -1,4 +1,4 @@
-"""How losses, metrics and durations are written, in each display alike."""
+"""Formats losses, metrics and durations for all displays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SPEED = "time/images_per_second"
 
 
 def losses_line(rows: Mapping[str, LossRow]) -> str:
-    """Raw loss x weight of each loss."""
+    """The raw value and weight of each loss, such as "G_L1 0.1234 x 100"."""
     return "  ".join(f"{row.loss} {row.raw:.4g} x {row.weight:.4g}" for row in rows.values())
 
 
 def metrics_line(values: Mapping[str, float]) -> str:
-    """The metrics of an epoch that a person looks at."""
+    """The validation metrics and the speed of an epoch."""
     measured = [name for name in values if name.startswith("val/")]
     labels = {name: label_of(name) for name in measured} | {_SPEED: "images/s"}
     return "  ".join(
@@ -28,7 +28,7 @@ def metrics_line(values: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as 1:02:03."""
+    """Formats seconds as hours, minutes and seconds, such as 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

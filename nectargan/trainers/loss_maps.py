@@ -1,4 +1,4 @@
-"""Heat maps of the losses that have a value for every pixel."""
+"""Heat maps of the losses that are computed per pixel."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 PER_PIXEL = (nn.L1Loss, nn.MSELoss, SobelLoss, LaplacianLoss)
 
-_CELL, _BAR = 1.6, 0.7  # inches: the longer side of an image, title and scale
+_CELL, _BAR = 1.6, 0.7  # inches: longer side of an image; title and scale
 _FONT, _DPI = 9, 160
-_TOP_OF_SCALE = 99.5  # per cent; one bright pixel must not make all others black
+_TOP_OF_SCALE = 99.5  # percentile; a single bright pixel must not make all others black
 
 
 def per_pixel_losses(losses: Mapping[str, LMLoss]) -> dict[str, nn.Module]:
-    """Those losses that compare images pixel by pixel, in a form that returns the map.
+    """The losses that compare images pixel by pixel, as modules that return a map.
 
-    The class of a loss's function decides, under whatever name it is registered.
+    They are recognized by the class of their function, not by their names.
     """
     forms: dict[str, nn.Module] = {}
     for name, loss in losses.items():
         if isinstance(loss.function, PER_PIXEL) and name not in ADVERSARIAL:
-            # A shallow copy: what the loss holds on the device is shared.
+            # A shallow copy shares the tensors on the device.
             forms[name] = copy.copy(loss.function)
             forms[name].reduction = "none"  # type: ignore[assignment]
     return forms
@@ -46,21 +46,21 @@ def per_pixel_losses(losses: Mapping[str, LMLoss]) -> dict[str, nn.Module]:
 def loss_maps(
     losses: Mapping[str, LMLoss], pairs: Sequence[TensorPair], generated: Sequence[Tensor]
 ) -> dict[str, list[np.ndarray]]:
-    """What each pixel costs, before weighting: the mean over its channels.
+    """The raw loss of each pixel, averaged over its channels.
 
     Args:
         losses: The losses of the run.
         pairs: uint8 images (input, target), each ``(C, H, W)``.
-        generated: What was generated for them, float32 ``(C, H, W)`` in [-1, 1].
+        generated: Generated images of these pairs, float32 ``(C, H, W)`` in [-1, 1].
 
     Returns:
-        By name of the loss, for each pair a map ``(H, W)`` whose mean is the loss.
+        By name of the loss, a map ``(H, W)`` for each pair; its mean is the loss.
     """
     maps: dict[str, list[np.ndarray]] = {}
     for name, form in per_pixel_losses(losses).items():
         for (_, target), image in zip(pairs, generated, strict=True):
             cost = form(image[None], normalize(target[None].to(image.device)))
-            # A class of one's own may derive from one of these and still return a scalar.
+            # A custom subclass may still return a scalar.
             if cost.shape == image[None].shape:
                 maps.setdefault(name, []).append(cost[0].float().mean(0).cpu().numpy())
     return maps
@@ -74,16 +74,16 @@ def save_loss_maps(
 ) -> None:
     """Writes a PNG with a row for each pair: input, generated, target, and a heat map of each loss.
 
-    All rows share the scale of a loss, which is drawn below them.
+    The maps of a loss share one scale, which is shown below them.
 
     Args:
-        maps: From `loss_maps`.
-        pairs: As there.
-        generated: As there.
+        maps: The result of `loss_maps`.
+        pairs: As in `loss_maps`.
+        generated: As in `loss_maps`.
         path: The file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -109,7 +109,7 @@ def save_loss_maps(
 
 
 def _grid(rows: int, columns: int, shape: Sequence[int]) -> tuple[Figure, Any]:
-    """A figure with axes ``(rows, columns)`` for images of a shape (H, W, ...), without frames."""
+    """A figure with axes ``(rows, columns)`` without frames, for images ``(H, W, ...)``."""
     from matplotlib.figure import Figure
 
     height, width = (_CELL * side / max(shape[:2]) for side in shape[:2])
@@ -122,6 +122,6 @@ def _grid(rows: int, columns: int, shape: Sequence[int]) -> tuple[Figure, Any]:
 
 
 def _limit(values: Sequence[np.ndarray]) -> float:
-    """The upper end of the scale that all maps of a loss share."""
+    """The upper limit of the scale of all maps of a loss."""
     finite = np.concatenate([each[np.isfinite(each)] for each in values])
     return (float(np.percentile(finite, _TOP_OF_SCALE)) if finite.size else 0.0) or 1.0

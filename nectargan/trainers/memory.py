@@ -1,4 +1,4 @@
-"""Whether a run fits into the memory that there is, found out before anything is built."""
+"""Checks that a run fits into memory before its networks are built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nectargan.config.network_options import OwnNetwork
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError
 
-# float32: the weight, its gradient, and Adam's two moments.
+# float32: the weight, its gradient, and the two moments of Adam.
 _BYTES_PER_PARAMETER = 16
 WHAT_TO_LOWER = (
     "dataloader.batch_size, dataloader.load.crop_size, train.generator.features or "
@@ -25,11 +25,11 @@ WHAT_TO_LOWER = (
 
 
 class Need(NamedTuple):
-    """What one training step takes at least.
+    """The minimum needs of a training step.
 
     Attributes:
         parameters: Number of parameters of both networks.
-        activations: Bytes of what the forward passes keep for the backward ones.
+        activations: Bytes of the tensors that the forward passes save for the backward passes.
         flops: Floating-point operations of the convolutions, forward and backward.
     """
 
@@ -39,16 +39,16 @@ class Need(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Bytes altogether: weights, gradients, optimisers and activations."""
+        """Total bytes: weights, gradients, optimizers and activations."""
         return _BYTES_PER_PARAMETER * self.parameters + self.activations
 
 
 def check_memory(need: Need, config: Config, device: torch.device) -> None:
     """Raises `ConfigError` if a training step cannot fit into the memory of ``device``, or a pair
-    of resized images into that of this machine.
+    of resized images into the memory of this machine.
 
-    What a step takes besides, such as the workspace of a convolution, is not counted, so a run
-    that passes may still be too large.
+    Other memory, such as the workspace of convolutions, is not counted. So a run that passes this
+    check may still be too large.
     """
     _check_images(config)
     limit = device_memory(device)
@@ -64,7 +64,7 @@ def check_memory(need: Need, config: Config, device: torch.device) -> None:
 def _check_images(config: Config) -> None:
     load = config.dataloader.load
     height, width = height_and_width(load.load_size)
-    # Both as arrays, and the second one as the image that it is copied from.
+    # Both images as arrays, and one of them also as the image that it is copied from.
     need = height * width * (load.input_nc + load.output_nc + min(load.input_nc, load.output_nc))
     limit = device_memory(torch.device("cpu"))
     if need > limit:
@@ -75,7 +75,7 @@ def _check_images(config: Config) -> None:
 
 
 def sizes_of(need: Need, config: Config) -> str:
-    """The sizes of a run on which its memory depends, in words."""
+    """Describes the sizes on which the memory of a run depends."""
     batch = config.dataloader.batch_size
     height, width = height_and_width(config.dataloader.load.crop_size)
     return (
@@ -85,35 +85,37 @@ def sizes_of(need: Need, config: Config) -> str:
 
 
 def needed_memory(config: Config, precision: str) -> Need:
-    """Counts the parameters of both networks and what a step keeps for its backward passes.
+    """Counts the parameters, activations and operations of a step.
 
-    Takes milliseconds and no memory: the networks are built and run on torch's "meta" device,
-    which knows shapes alone. Of one's own that cannot be run there, only the parameters count.
+    This takes milliseconds and no memory: the networks run on torch's "meta" device, which only
+    computes shapes. For a custom network that cannot run there, only the parameters are counted.
 
     Args:
-        config: The run.
-        precision: "fp32"; with "bf16" and "fp16" activations take half.
+        config: The config of the run.
+        precision: "fp32", "bf16" or "fp16"; the last two halve the activations.
     """
     load, train = config.dataloader.load, config.train
-    size = (config.dataloader.batch_size, *height_and_width(load.crop_size))
+    parts = train.accumulate
+    size = (config.dataloader.batch_size // parts, *height_and_width(load.crop_size))
     source = torch.empty(size[0], load.input_nc, *size[1:], device="meta")
     target = torch.empty(size[0], load.output_nc, *size[1:], device="meta")
     generator = _pass(build_generator, config, isinstance(train.generator, OwnNetwork), source)
     discriminator = _pass(
         build_discriminator, config, isinstance(train.discriminator, OwnNetwork), source, target
     )
-    # G's activations live until its update, while D sees the real pairs and the generated ones.
+    # The activations of G are kept until its update, together with those of two passes of D.
     kept = generator.kept + 2 * discriminator.kept
     return Need(
         generator.parameters + discriminator.parameters,
         kept if precision == "fp32" else kept // 2,
-        # A backward pass is two forward ones. D makes three passes, the last without its weights.
-        3 * generator.flops + 8 * discriminator.flops,
+        # A backward pass costs two forward passes. D has three passes, the last one without the
+        # gradients of its weights. In parts, G generates once more for the update of D.
+        parts * ((3 + (parts > 1)) * generator.flops + 8 * discriminator.flops),
     )
 
 
 class _Pass(NamedTuple):
-    """A forward pass: parameters of the network, bytes that are kept, operations."""
+    """The parameters of a network; saved bytes and operations of its forward pass."""
 
     parameters: int
     kept: int
@@ -131,7 +133,7 @@ def _pass(
     except Exception:
         if not is_own:
             raise
-    # One's own may need numbers, not shapes alone; then it is built, and tried, as for training.
+    # A custom network may need values, not only shapes. Then it is really built.
     with torch.random.fork_rng(devices=[]):
         network = build(config)
     return _Pass(sum(parameter.numel() for parameter in network.parameters()), 0, math.inf)
@@ -142,7 +144,7 @@ def _flops(network: nn.Module, *inputs: Tensor) -> float:
     found = []
 
     def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        # Each weight meets each pixel once: of the input if that is the smaller one.
+        # Each weight is multiplied once per pixel of the smaller image.
         pixels = arguments[0] if isinstance(layer, nn.ConvTranspose2d) else output
         weights = cast("Tensor", layer.weight).numel()
         found.append(2.0 * weights * pixels.numel() / pixels.shape[1])
@@ -155,14 +157,14 @@ def _flops(network: nn.Module, *inputs: Tensor) -> float:
 
 
 def _kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
-    """Bytes that autograd keeps of a forward pass; each storage counts once, no parameter does."""
+    """Bytes that autograd saves in a forward pass. Each storage counts once; parameters do not."""
     kept: dict[int, Tensor] = {}
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
         if storage not in own:
-            kept[storage] = tensor  # held, so that no other storage takes its place
+            kept[storage] = tensor  # keeps the storage alive, so that its address is not used again
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -171,7 +173,7 @@ def _kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of memory that a device has; for the CPU, the machine or this process's share."""
+    """Memory of a device in bytes; for the CPU, the limit of this process if it is lower."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(min(psutil.virtual_memory().total, cgroups.memory_limit()))

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from nectargan.build import (
+    build_balancer,
     build_discriminator,
     build_generator,
     build_losses,
@@ -20,7 +22,7 @@ from nectargan.build import (
 )
 from nectargan.build_data import build_metrics
 from nectargan.config.network_options import Discriminator, Generator
-from nectargan.config.objectives import ADVERSARIAL
+from nectargan.config.objectives import ADVERSARIAL, PENALTY
 from nectargan.config.run_schedules import lr_schedules
 from nectargan.config.schema import Config
 from nectargan.losses.losses import FeatureMatchingLoss
@@ -28,6 +30,7 @@ from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.histogram_file import save_histograms
 from nectargan.record.run_directory import EpochFileKind
 from nectargan.runs.resume import Resumption
+from nectargan.runs.warm_start import warm_start
 from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep
 from nectargan.trainers.cuda_graphs import CudaGraphs, GraphBackend
@@ -44,6 +47,7 @@ from nectargan.trainers.validation import (
 )
 
 Forward = Callable[..., Any]
+Pairs = list[tuple[Tensor, Tensor]]
 Features = Sequence[Sequence[Tensor]]  # by scale and layer; see `PatchGANDiscriminator.features`
 
 
@@ -86,6 +90,8 @@ class Pix2pixTrainer(Trainer):
             self.discriminator = build_discriminator(config)
             order = memory_format(self.device, self.precision, config.dataloader.batch_size)
             self.losses.init_from_spec(build_losses, config)
+            balancer = build_balancer(config, self.losses.get_registered_losses())
+            self.losses.balancer = None if balancer is None else balancer.to(self.device)
             if self._matches_features():
                 check_features(config, self.discriminator)
             for network in (self.generator, self.discriminator):
@@ -98,6 +104,8 @@ class Pix2pixTrainer(Trainer):
                     # Its network is larger than both that are trained.
                     module.autocast = self._autocast
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
+        if resumption is None and config.train.fork_from is None:
+            warm_start(config, self.networks)
         # One's own discriminator may have no features, which are then never asked for.
         features = getattr(self.discriminator, "features", self.discriminator)
         self._eager = _Forwards(self.generator, self.discriminator, features)
@@ -117,9 +125,15 @@ class Pix2pixTrainer(Trainer):
             )
             for name, network in self.networks.items()
         }
+        self._clip_norms = {name: each.optimizer.clip_norm for name, each in options.items()}
         self.lr_schedulers = {
             name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self.networks
         }
+        self._part_size = config.dataloader.batch_size // train.accumulate
+        self._penalizes = PENALTY in train.loss
+        every = train.r1_every_n_steps
+        if self._penalizes and every > 1:
+            self.eager_steps = f" (one in {every} eager, for {PENALTY})"
         self._compiled: _Forwards | None = None
         if train.compile == "default":
             self._compiled = _Forwards(*map(compiled, self._eager))
@@ -150,72 +164,135 @@ class Pix2pixTrainer(Trainer):
         """`train_step`, captured if it can be."""
         if self.graph_obstacle is not None:
             return self.train_step
+        balancers = [] if self.losses.balancer is None else [self.losses.balancer]
         return CapturedStep(
             self.train_step,
             self.losses,
-            [*self.networks.values(), *self._loss_modules()],
+            [*self.networks.values(), *self._loss_modules(), *balancers],
             self.optimizers.values(),
             self.scaler,
             self.config.dataloader.batch_size,
             self.graphs or CudaGraphs(self.device),
             required=self.config.train.cuda_graph == "on",
             on_give_up=self.note_eager_step,
+            is_special=self._is_penalty_due if self.eager_steps else lambda: False,
         )
 
     def train_step(self, source: Tensor, target: Tensor) -> None:
         """One update of D, then one of G; every loss goes through the manager."""
+        parts = self._parts_of(source, target)
+        generated = self._update_discriminator(parts)
+        self._update_generator(parts, generated)
+        self.scaler.update()
+
+    def _parts_of(self, source: Tensor, target: Tensor) -> Pairs:
+        """A batch in equal parts, none of which is larger than those of a whole batch."""
+        pairs, most = len(source), self._part_size
+        size = next(size for size in range(min(pairs, most), 0, -1) if pairs % size == 0)
+        return list(zip(torch.split(source, size), torch.split(target, size), strict=True))
+
+    def _update_discriminator(self, parts: Pairs) -> Tensor | None:
+        """Updates D with real pairs against generated ones, which are cut off from G. Returns what
+        was generated, with its gradient; ``None`` if there are several parts."""
+        is_whole = len(parts) == 1
         compute = self.losses.compute_loss
-        generator, discriminator, features = self._forwards(source)
-        with self._autocast():
-            generated = generator(source)
-
-        # D: real pairs against generated ones, which are cut off from G.
         self._freeze_discriminator(False)
-        with self._autocast():
-            on_real = discriminator(source, target)
-            on_fake = discriminator(source, generated.detach())
-        self._update(
-            "discriminator",
-            compute("D_real", *_logits(on_real)).mean()
-            + compute("D_fake", *_logits(on_fake)).mean(),
-        )
+        self.optimizers["discriminator"].zero_grad(set_to_none=True)
+        for source, target in parts:
+            generator, discriminator, _ = self._forwards(source)
+            with torch.set_grad_enabled(is_whole), self._autocast():
+                generated: Tensor = generator(source)
+            with self._autocast():
+                on_real = discriminator(source, target)
+                on_fake = discriminator(source, generated.detach())
+            loss = compute("D_real", *_logits(on_real)).mean()
+            loss = loss + compute("D_fake", *_logits(on_fake)).mean()
+            if self._penalizes and self._is_penalty_due():
+                loss = loss + self._penalty(source, target)
+            self._log_balance(_logits(on_real), _logits(on_fake))
+            loss = loss if is_whole else loss / len(parts)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._update("discriminator")
+        return generated if is_whole else None
 
-        # G: against the D just updated, frozen so that no gradient is spent on its weights.
+    def _update_generator(self, parts: Pairs, generated: Tensor | None) -> None:
+        """Updates G against the D just updated, frozen so that no gradient is spent on its
+        weights."""
         self._freeze_discriminator(True)
+        self.optimizers["generator"].zero_grad(set_to_none=True)
+        for source, target in parts:
+            if generated is None:
+                with self._autocast():
+                    images = self._forwards(source).generator(source).float()
+            else:
+                images = generated.float()
+            factor = 1 / len(parts)
+            with self.losses.gradients_at(images, scaler=self.scaler, factor=factor) as fake:
+                self._compute_generator_losses(source, fake, target)
+        self._update("generator")
+
+    def _update(self, name: str) -> None:
+        """Updates a network from its gradient, which is clipped before if that is wanted."""
+        optimizer, most = self.optimizers[name], self._clip_norms[name]
+        if most is not None:
+            self.scaler.unscale_(optimizer)
+            norm = clip_grad_norm_(optimized_parameters(optimizer), most)
+            self.losses.log_metric(f"gradient_norm/{name}", norm)
+        self.scaler.step(optimizer)
+
+    def _is_penalty_due(self) -> bool:
+        return self.step % self.config.train.r1_every_n_steps == 0
+
+    def _penalty(self, source: Tensor, target: Tensor) -> Tensor:
+        """The weighted loss D_R1. In float32, because its gradient is a second derivative, and not
+        compiled, because torch.compile has no second derivatives."""
+        pair = [images.detach().float().requires_grad_() for images in (source, target)]
+        logits = _logits(self._eager.discriminator(*pair))
+        return self.losses.compute_loss(PENALTY, logits, pair).mean()
+
+    def _compute_generator_losses(self, source: Tensor, fake: Tensor, target: Tensor) -> None:
+        _, discriminator, features = self._forwards(source)
         of_real: Features = []
         of_fake: Features = []
         with self._autocast():
             if self._matches_features():
                 with torch.no_grad():
                     of_real = features(source, target)
-                of_fake = features(source, generated)
+                of_fake = features(source, fake)
                 on_fake = [maps[-1] for maps in of_fake]
             else:
-                on_fake = discriminator(source, generated)
-        loss = compute("G_GAN", *_logits(on_fake)).mean()
+                on_fake = discriminator(source, fake)
+        self.losses.compute_loss("G_GAN", *_logits(on_fake))
         for name, entry in self.losses.get_registered_losses().items():
             if name in ADVERSARIAL:
                 continue
             matches = isinstance(entry.function, FeatureMatchingLoss)
-            inputs = (of_fake, of_real) if matches else (generated.float(), target)
-            loss = loss + compute(name, *inputs).mean()
-        self._update("generator", loss)
-        self.scaler.update()
+            inputs = (of_fake, of_real) if matches else (fake, target)
+            self.losses.compute_loss(name, *inputs)
 
     def _freeze_discriminator(self, frozen: bool) -> None:
         for parameter in optimized_parameters(self.optimizers["discriminator"]):
             parameter.requires_grad_(not frozen)
 
-    def _update(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.step(optimizer)
+    @torch.no_grad()
+    def _log_balance(self, on_real: list[Tensor], on_fake: list[Tensor]) -> None:
+        """Logs the mean outputs of D and its accuracy: the fraction of its outputs on the right
+        side of the middle between the labels."""
+        train = self.config.train
+        middle = (1.0 - train.label_smoothing) / 2 if train.gan_mode == "lsgan" else 0.0
+        real, fake = (
+            on[0] if len(on) == 1 else torch.cat([each.flatten() for each in on])
+            for on in (on_real, on_fake)
+        )
+        self.losses.log_metric("discriminator/real", real)
+        self.losses.log_metric("discriminator/fake", fake)
+        right = torch.stack([real > middle, fake <= middle])
+        self.losses.log_metric("discriminator/accuracy", right.float())
 
     def _forwards(self, source: Tensor) -> _Forwards:
         """Compiled unless the batch is a smaller one than usual, for which they would have to be
         compiled anew."""
-        if self._compiled and len(source) == self.config.dataloader.batch_size:
+        if self._compiled and len(source) == self._part_size:
             return self._compiled
         return self._eager
 
@@ -238,6 +315,7 @@ class Pix2pixTrainer(Trainer):
         with evaluating(self.generator):
             if self.data.val is not None:
                 metrics = validate(self.generate, self.data.val.epoch(), self.device, self.metrics)
+                self._note_bests(metrics)  # whether this epoch is the last one depends on it
             self._save_epoch_files(epoch)
         return metrics
 
@@ -248,11 +326,10 @@ class Pix2pixTrainer(Trainer):
             "loss_maps": logging.loss_map_every_n_epochs,
             "histograms": logging.histogram_every_n_epochs,
         }
-        last = epoch == self.config.train.epochs
         due = {
             kind: self.directory.epoch_file(kind, epoch, self.step)
             for kind, rate in rates.items()
-            if rate and (epoch % rate == 0 or last)
+            if rate and (epoch % rate == 0 or self.is_last_epoch)
         }
         if not due:
             return

@@ -1,4 +1,4 @@
-"""`Snapshot`: all that a training step changes, to be put back."""
+"""`Snapshot`: saves and restores everything that a training step changes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.optim import Optimizer
 
 
 class Snapshot:
-    """A copy of weights, buffers, optimisers, gradient scaler and torch's random generators.
+    """A copy of weights, buffers, optimizers, gradient scaler and torch's random generators.
 
     Args:
-        modules: All that holds parameters or buffers.
-        optimizers: Optimisers that begin with zeros, as Adam does.
+        modules: All modules with parameters or buffers.
+        optimizers: Optimizers whose state starts with zeros, such as Adam.
         scaler: The gradient scaler, enabled or not.
-        device: The device of them all.
+        device: The device of all of them.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Puts everything back in place, however far a step has come, and clears gradients."""
+        """Restores everything in place, even in the middle of a step, and clears gradients."""
         for tensor, value in zip(self._tensors, self._values, strict=True):
             tensor.copy_(value)
         for optimizer, before in self._optimizers.items():
@@ -59,7 +59,7 @@ class Snapshot:
 
     @staticmethod
     def _restore_optimizer(optimizer: Optimizer, before: dict[Tensor, dict[str, Tensor]]) -> None:
-        # In place: the state's tensors are those that a capture will use.
+        # In place, because a captured graph uses these tensors.
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
                 if parameter in before:
@@ -67,13 +67,13 @@ class Snapshot:
                 else:
                     value.zero_()
         optimizer.zero_grad(set_to_none=True)
-        # A scaler lends its optimiser these, and takes them back unless the step raises.
-        for lent in ("grad_scale", "found_inf"):
-            optimizer.__dict__.pop(lent, None)
+        # A scaler sets these attributes during the step, and removes them unless the step raises.
+        for name in ("grad_scale", "found_inf"):
+            optimizer.__dict__.pop(name, None)
 
     def _restore_scaler(self) -> None:
-        # It makes its tensors with the first loss, which a step may not have come to.
+        # The scaler creates its tensors with the first loss, so that it may not have them yet.
         self._scaler.scale(torch.zeros((), device=self._device))
-        # With a scale given, this forgets the optimisers that were stepped since the last update.
+        # With a scale given, this clears the record of optimizers that were stepped.
         self._scaler.update(new_scale=self._scale["scale"])
         self._scaler.load_state_dict(self._scale)

@@ -18,12 +18,13 @@ from torch.amp.grad_scaler import GradScaler
 from nectargan.build_data import Data, build_data
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
-from nectargan.errors import DataError
+from nectargan.errors import DataError, PrunedError
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.loss_manager import LossManager
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import describe_datasets
 from nectargan.runs.environment import describe_environment
+from nectargan.runs.fork import fork_of
 from nectargan.runs.open import Run, open_run
 from nectargan.runs.resume import Resumption
 from nectargan.runs.sinks import choose_store
@@ -43,6 +44,8 @@ from nectargan.wording import counted
 
 if TYPE_CHECKING:
     from nectargan.trainers.display import Display
+
+Judge = Callable[[int, Mapping[str, float]], str]
 
 log = logging.getLogger("nectargan")
 
@@ -64,6 +67,9 @@ class Trainer(ABC):
         store: The MLflow store of the run and why it was chosen.
         graphs: The argument ``graphs``.
         graph_obstacle: Why the step is not captured; ``None`` if it is.
+        eager_steps: Which steps are eager although the step is captured, for the first line.
+        judge: Called with each epoch and its metrics, except the last one. It returns why the run
+            should end as pruned, or nothing.
         data: The loaders of training and validation images.
         datasets: Descriptions of the image files.
         losses: The loss manager; it knows the epoch and the step.
@@ -75,7 +81,7 @@ class Trainer(ABC):
         networks: The trained networks by name; a subclass adds them.
         optimizers: The optimizer of each network, by the same names.
         scaler: The gradient scaler; enabled only if the precision is fp16.
-        changes: Changes of the config by earlier resumes.
+        changes: Changes of the config by the fork and by earlier resumes.
         directory: The run directory; set by `train`.
 
     Raises:
@@ -98,6 +104,8 @@ class Trainer(ABC):
         self.precision = resolve_precision(self.config.common.precision, self.device)
         self.graphs = graphs
         self.graph_obstacle: str | None = None
+        self.eager_steps = ""
+        self.judge: Judge | None = None
         if graphs is None:
             wanted = self.config.train.cuda_graph
             self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision)
@@ -118,14 +126,18 @@ class Trainer(ABC):
         self.networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.scaler = GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.changes = resumption.history if resumption is not None else []
         self._resumption = resumption
+        is_fork = resumption is None and self.config.train.fork_from is not None
+        self._fork = fork_of(self.config) if is_fork else None
+        start = resumption if self._fork is None else self._fork
+        self.changes = [] if start is None else start.history
         self._run: Run | None = None
         self._is_in_step = False
-        if resumption is not None:
-            resumption.state.check(self, resumption.directory)
-        # After a resume without changes, the same warnings were logged when the run started.
-        if resumption is None or resumption.changes:
+        if start is not None:
+            done = "resumed" if self._fork is None else "forked"
+            start.state.check(self, f"'{start.directory}' cannot be {done}")
+        # Without changes, the same warnings were logged when the run, or its parent, started.
+        if start is None or start.changes:
             for doubt in doubts_about(self.config):
                 log.warning("%s", doubt)
 
@@ -171,10 +183,25 @@ class Trainer(ABC):
     def on_resume(self) -> None:  # noqa: B027 - most have nothing to do
         """Called after networks, optimizers and counters are restored from the checkpoint."""
 
+    # --- the end -------------------------------------------------------------------------------
+
+    @property
+    def is_last_epoch(self) -> bool:
+        """Whether the run ends with the current epoch, as far as it is known by now."""
+        return self.epoch >= self.config.train.epochs or bool(self.stop_reason)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run ends with the current epoch before it made all its epochs; else empty."""
+        stop = self.config.train.stop
+        if stop is None or self.epoch >= self.config.train.epochs:
+            return ""
+        return stop.reason(self.bests, self.epoch)
+
     # --- the loop ------------------------------------------------------------------------------
 
     def train(self, display: Display | Literal["auto"] | None = "auto") -> RunDirectory:
-        """Trains until the number of epochs in the config is reached.
+        """Trains until the number of epochs in the config is reached, or ``train.stop`` ends it.
 
         After Ctrl-C, SIGTERM or SIGHUP the current step is completed and a checkpoint is saved.
 
@@ -188,6 +215,7 @@ class Trainer(ABC):
         Raises:
             RunError: the run directory cannot be created or written, or is in use.
             KeyboardInterrupt: the training was interrupted.
+            PrunedError: `judge` ended the run.
         """
         if self._resumption is not None and self._resumption.is_finished:
             return self._resumption.directory
@@ -198,12 +226,13 @@ class Trainer(ABC):
         # Seed again, because random numbers drawn since construction must not change the run.
         self._seed()
         with self.explaining_shortages():
-            if self._resumption is not None:
-                self._resumption.state.restore(self)
+            start = self._resumption if self._fork is None else self._fork
+            if start is not None:
+                start.state.restore(self)
                 self.on_resume()
             step = self.make_step()
         with open_run(
-            self.config, self.losses, self._tags(), self.datasets, self._resumption
+            self.config, self.losses, self._tags(), self.datasets, self._resumption, self._fork
         ) as run:
             self.directory, self._run = run.directory, run
             if display:
@@ -212,9 +241,10 @@ class Trainer(ABC):
                 try:
                     # May take minutes; outside of a step, so that Ctrl-C interrupts it at once.
                     self.data.train.prepare()
-                    while self.epoch < self.config.train.epochs or self.batch is not None:
+                    while self.batch is not None or not self.is_last_epoch:
                         self._train_epoch(step, run, display)
-                except (KeyboardInterrupt, SystemExit, DataError):
+                    run.tracker.reason = self.stop_reason
+                except (KeyboardInterrupt, SystemExit, DataError, PrunedError):
                     # A second Ctrl-C can interrupt mid-step; never save that state. It can also
                     # interrupt the save, which replaces files only when they are complete.
                     if not self._is_in_step:
@@ -279,30 +309,30 @@ class Trainer(ABC):
             "time/images_per_second": max(images, 0) / seconds,
         }
         with uninterrupted():
-            improved = self._note_bests(metrics)
-            tracker.log_metrics(self.step, self.epoch, {**metrics, **self._best_series()})
+            self._note_bests(metrics)
+            tracker.end_epoch(self.step, self.epoch, {**metrics, **self._best_series()})
             self.batch = None
 
         # The checkpoint.
-        rate, last = self.config.save.model_save_rate, self.epoch >= self.config.train.epochs
-        is_best = self.config.best_by in improved
-        if is_best or last or self.epoch % rate == 0:
+        is_best = self.bests.get(self.config.best_by or "", (0.0, 0))[1] == self.epoch
+        if is_best or self.is_last_epoch or self.epoch % self.config.save.model_save_rate == 0:
             run.save(self, is_best)
         if display:
             display.epoch_end(self.epoch, metrics)
+        if self.judge is not None and not self.is_last_epoch:
+            reason = self.judge(self.epoch, metrics)
+            if reason:
+                raise PrunedError(reason)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
-    def _note_bests(self, metrics: Mapping[str, float]) -> set[str]:
-        """Updates `bests`; returns the names of the metrics that have improved."""
-        improved = set()
+    def _note_bests(self, metrics: Mapping[str, float]) -> None:
+        """Updates `bests`; a second call with the same metrics changes nothing."""
         for name, value in metrics.items():
             if name.startswith("val/") and math.isfinite(value):
                 sign = -1.0 if self.config.validation.is_lower_better(name) else 1.0
                 if name not in self.bests or sign * value > sign * self.bests[name][0]:
                     self.bests[name] = (value, self.epoch)
-                    improved.add(name)
-        return improved
 
     def _best_series(self) -> dict[str, float]:
         """``best/<metric>`` and ``best/<metric>_epoch``, which tables of runs can be sorted by."""
@@ -316,9 +346,14 @@ class Trainer(ABC):
 
     def describe(self) -> str:
         """One line with epochs, steps, device, precision and how images are cached."""
-        step = "captured step" if self.graph_obstacle is None else "eager step"
+        step = f"captured step{self.eager_steps}" if self.graph_obstacle is None else "eager step"
         reason = f" ({self.graph_obstacle})" if self.graph_obstacle else ""
-        place = {"ram": "in RAM", "device": "on the device", "off": "read each time"}
+        place = {
+            "ram": "in RAM",
+            "disk": "on disk",
+            "device": "on the device",
+            "off": "read each time",
+        }
         epochs = counted(self.config.train.epochs, "epoch")
         threads = f"{describe(torch.get_num_threads())}, " if self.device.type == "cpu" else ""
         return (
@@ -336,11 +371,14 @@ class Trainer(ABC):
         return f"MLflow: experiment '{experiment}' in {self.store}."
 
     def _tags(self) -> dict[str, str]:
+        train = self.config.train
+        start = {"init_from": train.init_from, "init_from_digest": train.init_from_digest}
         return {
+            **{key: value for key, value in start.items() if value is not None},
             **describe_environment(self.device),
             "precision": self.precision,
             "cuda_graph": "off" if self.graph_obstacle else "on",
-            "objective": self.config.train.objective,
+            "objective": train.objective,
             "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
         }
 

@@ -1,4 +1,4 @@
-"""What a generator is worth on images it does not train on, and pictures of it."""
+"""Measures a generator on the validation images, and writes example images."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def validate(
     """Mean of each metric per image, on values scaled to [0, 1].
 
     Args:
-        generate: From ``(N, C, H, W)`` float32 in [-1, 1] to generated images alike.
+        generate: Maps inputs ``(N, C, H, W)`` to generated images ``(N, C, H, W)``, both float32
+            in [-1, 1].
         batches: Batches (input, target), float32 in [-1, 1], on the device.
-        device: Where to compute.
-        metrics: What to measure.
+        device: The device.
+        metrics: The metrics to compute.
 
     Returns:
         ``val/<name>`` of each metric, in their order.
@@ -53,12 +54,12 @@ def validate(
 def generate_examples(
     generate: Callable[[Tensor], Tensor], pairs: Sequence[TensorPair], device: torch.device
 ) -> list[Tensor]:
-    """What is generated for the inputs of some pairs, one by one.
+    """Generates an image for the input of each pair, one by one.
 
     Args:
         generate: As in `validate`.
         pairs: uint8 images (input, target), each ``(C, H, W)``.
-        device: Where to compute.
+        device: The device.
 
     Returns:
         Images ``(C, H, W)``, float32 in [-1, 1], on the device.
@@ -71,7 +72,7 @@ def save_grid(pairs: Sequence[TensorPair], generated: Sequence[Tensor], path: Pa
 
     Args:
         pairs: As in `generate_examples`.
-        generated: What that returned for them.
+        generated: The result of `generate_examples` for them.
         path: The file.
     """
     path.parent.mkdir(exist_ok=True)
@@ -90,7 +91,7 @@ def example_rows(
 
 
 def _rgb(image: Tensor) -> np.ndarray:
-    """``(C, H, W)`` uint8 with 1 to 4 channels as ``(H, W, 3)``; alpha is left out."""
+    """Converts ``(C, H, W)`` uint8 with 1 to 4 channels to ``(H, W, 3)``, without alpha."""
     colours = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
     return colours.permute(1, 2, 0).numpy()
 
@@ -109,7 +110,7 @@ def _tile(rows: list[list[np.ndarray]]) -> np.ndarray:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Puts a network in eval mode for the time of a ``with`` statement."""
+    """A context manager that puts a network in eval mode."""
     was_training = network.training
     network.eval()
     try:

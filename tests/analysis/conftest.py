@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.figure import Figure
 
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.record.ledger import Ledger, LossRow, MetricRow
@@ -21,7 +23,22 @@ DTYPES = {
     "loss": "category",
     "metric": "category",
     **dict.fromkeys(("raw", "weight", "weighted", "value"), "float32"),
+    **dict.fromkeys(("norm", "share", "cosine"), "float32"),
 }
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, which are saved all the same."""
+    seen: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *arguments: object, **options: object) -> None:
+        seen.append(self)
+        save(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return seen
 
 
 def make_run(

@@ -121,7 +121,7 @@ def test_the_best_is_marked(runs: list[Path]) -> None:
     assert ["loss.G_L1", "linear 100→0 @ 1–2", "50"] in rows, "more is not better here"
 
 
-def test_a_name_between_colons_is_no_picture(tmp_path: Path) -> None:
+def test_a_name_between_colons_is_not_an_image(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_whole_run(tmp_path / name, [("dataloader.dataroot", f"/data/:smile:/{name}")])
     assert "/data/:smile:/a" in render_comparison(compare_runs(f"{tmp_path}/*"), "md")
@@ -171,7 +171,7 @@ def test_losses_are_means_of_the_last_epoch(tmp_path: Path) -> None:
     assert "mean G_L1" in render_comparison(frame, "md")
 
 
-def test_what_a_run_does_not_read_is_no_difference(tmp_path: Path) -> None:
+def test_options_without_effect_are_not_differences(tmp_path: Path) -> None:
     unused = [
         ("train.discriminator.learning_rate.initial", 0.1),
         ("dataloader.augmentations.input.gaussnoise_max", 0.5),
@@ -190,5 +190,5 @@ def test_what_a_run_does_not_read_is_no_difference(tmp_path: Path) -> None:
 def test_what_cannot_be_compared(tmp_path: Path, runs: list[Path]) -> None:
     with pytest.raises(RunError, match="'nowhere' is not a run directory"):
         compare_runs([runs[0], "nowhere"])
-    with pytest.raises(RunError, match=r"--sort nothing is no column .* Allowed: best/l1,"):
+    with pytest.raises(RunError, match=r"--sort nothing is not a column .* Allowed: best/l1,"):
         compare_runs(runs, sort="nothing")

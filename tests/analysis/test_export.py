@@ -222,7 +222,7 @@ def test_a_run_without_steps_has_columns(tmp_path: Path, options: Any, name: str
         ({"epoch_means": True, "smooth": 0.5}, "--epoch-means and --smooth contradict"),
         ({"losses": ["a"], "query": ["x"]}, "--losses and --query contradict"),
         ({"losses": ["aa"]}, r"No run has a loss 'aa'\. Did you mean 'a'\? Allowed: a, b\."),
-        ({"query": ["x"]}, "has no losses.json, which would say the tags"),
+        ({"query": ["x"]}, "has no losses.json, so the tags of its losses are not known"),
     ],
 )
 def test_what_contradicts_itself_or_is_not_there(
@@ -241,9 +241,9 @@ def test_an_unknown_tag(tmp_path: Path) -> None:
         export(tmp_path / "r", tmp_path, query=["pixl"])
 
 
-def test_a_loss_that_is_on_record_twice_has_no_place_in_a_wide_table(tmp_path: Path) -> None:
+def test_a_loss_recorded_twice_in_a_step_cannot_be_in_a_wide_table(tmp_path: Path) -> None:
     write_losses(tmp_path / "r", [LossRow(1, 1, 1, "a", 0.5, 1.0, 0.5)] * 2)
-    with pytest.raises(RunError, match="twice for one step, which --wide has no place for"):
+    with pytest.raises(RunError, match="twice for one step, so the table cannot be --wide"):
         export(tmp_path / "r", tmp_path, wide=True)
     assert len(export(tmp_path / "r", tmp_path)) == 2
 
@@ -273,7 +273,7 @@ def test_a_ledger_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_name_that_would_need_quotes(tmp_path: Path) -> None:
     for name in ("a,b", "c"):
         make_run(tmp_path / name)
-    with pytest.raises(RunError, match="has a comma or a quotation mark"):
+    with pytest.raises(RunError, match="contains a comma or a quotation mark"):
         export_losses([tmp_path / "a,b", tmp_path / "c"], tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 

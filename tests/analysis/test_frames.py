@@ -75,7 +75,7 @@ def test_paths_may_begin_at_home_or_with_a_variable(
     assert load_runs(["~/runs/a"]).index.tolist() == ["a"]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_path(tmp_path: Path) -> None:
+def test_runs_with_the_same_name_are_listed_by_path(tmp_path: Path) -> None:
     runs = [tmp_path / folder / "run" for folder in ("x", "y")]
     for run in runs:
         make_run(run, steps=1, losses="a")
@@ -144,7 +144,7 @@ def test_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load_losses("no/*")
     with pytest.raises(RunError, match=r"not a run directory: it has no losses\.csv, and no event"):
         load_losses(tmp_path)
-    with pytest.raises(RunError, match="No run was named"):
+    with pytest.raises(RunError, match="No run was given"):
         load_losses([])
     (tmp_path / "losses.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match="does not begin with the columns step,epoch"):
@@ -186,7 +186,7 @@ def test_one_row_a_run(tmp_path: Path) -> None:
     assert frame["loss/x/raw"].isna().tolist() == [True, True, False]
 
 
-def test_a_run_counts_as_running_while_somebody_is_at_work(tmp_path: Path) -> None:
+def test_a_run_counts_as_running_while_it_is_locked(tmp_path: Path) -> None:
     make_whole_run(tmp_path / "r", status="RUNNING")
     with locked(tmp_path / "r"):
         assert load_runs(tmp_path / "r")["status"].tolist() == ["RUNNING"]

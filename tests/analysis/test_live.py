@@ -10,7 +10,7 @@ import pytest
 from nectargan.analysis.live import LiveRun, sparkline
 from nectargan.config.config_manager import ConfigManager, save_config
 from nectargan.errors import RunError
-from nectargan.record.ledger import Ledger, LossRow, MetricRow
+from nectargan.record.ledger import GradientRow, Ledger, LossRow, MetricRow
 from nectargan.record.lock import locked
 from nectargan.record.run_directory import RunDirectory
 
@@ -73,13 +73,29 @@ def test_a_run_is_followed_from_its_beginning_to_its_end(directory: Path) -> Non
     assert live.status == "FINISHED"
 
 
-def test_one_that_died_without_a_word_is_not_waited_for(directory: Path) -> None:
+def test_shares_of_the_gradient_are_those_of_the_last_step(directory: Path) -> None:
+    with locked(directory):
+        live = LiveRun(RunDirectory(directory))
+        assert live.shares == {}
+        ledger = Ledger(directory / "gradients.csv", GradientRow)
+        for step, share in ((1, 0.25), (2, 0.75)):
+            ledger.append(
+                [
+                    GradientRow(step, 1, 1000, "G_L1", 2.0, share, 0.1),
+                    GradientRow(step, 1, 1000, "G_GAN", 2.0, 1 - share, 0.1),
+                ]
+            )
+            live.look()
+            assert live.shares == {"G_L1": share, "G_GAN": 1 - share}
+
+
+def test_a_dead_worker_is_not_waited_for(directory: Path) -> None:
     live = LiveRun(RunDirectory(directory))
     assert (live.status, live.reason) == ("KILLED", "the process ended unexpectedly")
     assert RunDirectory(directory).status == "KILLED"
 
 
-def test_a_record_that_was_cut_is_read_anew(directory: Path) -> None:
+def test_a_truncated_record_is_read_again(directory: Path) -> None:
     with locked(directory):
         ledger = Ledger(directory / "losses.csv", LossRow)
         ledger.append(losses(*range(1, 31)))
@@ -114,7 +130,7 @@ def test_what_cannot_be_watched(tmp_path: Path, directory: Path) -> None:
     config["logging"]["csv"] = False
     config["logging"]["mlflow"]["enable"] = config["logging"]["tensorboard"]["enable"] = False
     (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match=r"keeps no record to watch: logging\.csv is false"):
+    with pytest.raises(RunError, match=r"has no record to watch: logging\.csv is false"):
         LiveRun(RunDirectory(directory))
 
 

@@ -80,7 +80,7 @@ def test_a_changed_learning_rate_is_shown_everywhere(run: Path, tiny: Make) -> N
     assert (run / "config_original.json").read_bytes() == original
 
 
-def test_where_a_run_computes_is_no_change(run: Path) -> None:
+def test_a_change_of_the_device_is_not_listed(run: Path) -> None:
     resumed(run, run / "checkpoints" / "epoch_0001.pt", **{"logging.window_steps": 3})
     assert told(run) == []
 
@@ -96,7 +96,7 @@ def test_a_change_that_was_cut_off_is_none(run: Path) -> None:
     assert told(run) == []
 
 
-def test_the_log_of_version_1_0_and_what_is_no_log(tmp_path: Path) -> None:
+def test_logs_of_version_1_0_and_invalid_logs(tmp_path: Path) -> None:
     log = tmp_path / "resumptions.jsonl"
     assert changes_of(RunDirectory(tmp_path)) == []
     line = {"time": 1, "epoch": 4, "step": 40}

@@ -35,7 +35,7 @@ def test_it_is_that_of_tensorboard_and_pandas_in_any_parts(weight: float, part: 
 
 
 @pytest.mark.parametrize("part", [1, 3, 8])
-def test_what_is_not_finite_swallows_nothing(part: int) -> None:
+def test_non_finite_values_do_not_hide_others(part: int) -> None:
     values = np.float32([np.nan, 1.0, np.inf, 1.0, 3.0, -np.inf, np.nan, 3.0])
     average = MovingAverage(0.5)
     smooth = np.concatenate([average(values[i : i + part]) for i in range(0, 8, part)])

@@ -170,7 +170,7 @@ def test_which_mlflow_is_asked(tmp_path: Path, store: str, monkeypatch: pytest.M
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(RunError, match="No MLflow was named; give --mlflow-uri"):
+    with pytest.raises(RunError, match="No MLflow server was given; use --mlflow-uri"):
         load_losses("mlflow:abc")
     with pytest.raises(
         RunError, match=r"reached at 'sqlite:///.*/no\.db': there is no such file\."

@@ -312,7 +312,7 @@ CASES = [
     Case("channels above their bound", option(D_WIDTH, 1024), "above max_channels 512"),
     Case("a day to drain", option("logging.drain_seconds", 1e300), "drain_seconds"),
     Case("a million runs", flags(*[f"--sweep={k}={DIGITS}" for k in SWEPT]), "asks for 1000000"),
-    Case("a sweep to infinity", flags("--sweep", "train.loss.G_L1=1..1e400"), "float32 can hold"),
+    Case("a sweep to infinity", flags("--sweep", "train.loss.G_L1=1..1e400"), "range of a float32"),
     Case("a path too long", flags("-d", "x/" * 3000), "File name too long"),
     Case("an output too long", flags("-o", "x" * 5000), "File name too long"),
     Case("a trillion drawings", drawing("--train", f"{10**12}"), "from 1 to 1000000"),

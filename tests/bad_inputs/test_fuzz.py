@@ -16,7 +16,7 @@ from nectargan.build import build_generator
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import NectarGANError
-from nectargan.loggers.mlflow.run import remember_run
+from nectargan.loggers.mlflow.run_file import remember_run
 from nectargan.record.cursor import Cursor
 from nectargan.record.ledger import LossRow
 from nectargan.record.rollback import check_ledger, cut_ledger

@@ -41,10 +41,10 @@ def test_the_end_of_a_run_says_what_it_came_to(run: Run, config_file: Path, tmp_
     best = directory / "checkpoints" / "best.pt"
     epoch = row["best/l1_epoch"]
     assert lines["Best:"] == f"val/l1 {row['best/l1']:.4g} in epoch {epoch}: {best}"
-    program, *arguments = shlex.split(lines["Look:"])
+    program, *arguments = shlex.split(lines["View:"])
     assert shutil.which(program)
     assert arguments == ["ui", str(odd)]
-    program, *arguments = shlex.split(lines["Use it:"])
+    program, *arguments = shlex.split(lines["Use:"])
     assert shutil.which(program)
     assert arguments == ["apply", str(best), "IMAGE...", "-o", "OUT"]
     model = eval(lines["Python:"], {"nectargan": nectargan})  # noqa: S307 - what we print
@@ -96,13 +96,13 @@ def test_an_interrupted_run_says_how_to_go_on(
     odd = tmp_path / "it's odd"
     result = run("train", "-c", config_file, "-o", odd)
     assert result.exit_code == 130, result.output
-    program, *arguments = shlex.split(lines_of(result.stdout)["Go on:"])
+    program, *arguments = shlex.split(lines_of(result.stdout)["Resume:"])
     assert shutil.which(program)
     assert arguments == ["--resume", str(odd / "tiny_v1")]
     monkeypatch.setattr(Pix2pixTrainer, "train_step", plain)
     result = run("train", *arguments)
     assert result.exit_code == 0, result.output
-    assert "Go on:" not in lines_of(result.stdout)
+    assert "Resume:" not in lines_of(result.stdout)
     assert RunDirectory(odd / "tiny_v1").read_status() == ("FINISHED", "")
     result = run("train", *arguments)
     assert result.exit_code == 0

@@ -49,10 +49,10 @@ def test_bad_input(run: Run, two_runs: list[Path]) -> None:
         ([two_runs[0], "nowhere"], "'nowhere' is not a run directory"),
         ([*two_runs, "--smooth", "0.5"], "--smooth needs --plot"),
         ([*two_runs, "--x", "epoch"], "--x needs --plot"),
-        ([*two_runs, "--sort", "nothing"], "--sort nothing is no column"),
+        ([*two_runs, "--sort", "nothing"], "--sort nothing is not a column"),
         ([two_runs[0].parent], "contains 2 runs, such as"),
         ([*two_runs, "--plot", "x.png", "--smooth", "2"], "must be in [0, 1)"),
-        ([*two_runs, "--plot", "x.gif"], "names no picture"),
+        ([*two_runs, "--plot", "x.gif"], "is not a picture"),
         ([*two_runs, "--plot", "no/x.png"], "cannot be written"),
     ):
         result = run("compare", *arguments)

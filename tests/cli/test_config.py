@@ -89,7 +89,7 @@ def test_a_key_is_explained(run: Run) -> None:
         (["show", "$NOWHERE/x"], "$NOWHERE is not set"),
     ],
 )
-def test_what_is_unknown_is_one_sentence(run: Run, arguments: list[str], told: str) -> None:
+def test_unknown_names_are_one_sentence(run: Run, arguments: list[str], told: str) -> None:
     result = run("config", *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""

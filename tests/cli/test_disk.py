@@ -40,8 +40,8 @@ def test_a_checkpoint_that_does_not_fit(config_file: Path) -> None:
     (run,) = (config_file.parent / "runs").iterdir()
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"Error: No checkpoint can be written to '{run / 'checkpoints'}': is the disk full?; make "
-        "room and start again."
+        f"Error: No checkpoint can be written to '{run / 'checkpoints'}': is the disk full?; free "
+        "some space and start again."
     ]
     assert list((run / "checkpoints").glob("*")) == []
 
@@ -54,7 +54,7 @@ def test_a_ledger_that_does_not_fit_leaves_all_whole(config_file: Path) -> None:
     assert done.returncode == 2
     # Whichever of them is the longer one.
     (said,) = done.stderr.splitlines()
-    ending = f"File too large; make room and go on with --resume {quoted(run)}."
+    ending = f"File too large; free some space and resume with --resume {quoted(run)}."
     ledgers = [run / "losses.csv", run / "metrics.csv"]
     assert said in [f"Error: '{path}' cannot be written: {ending}" for path in ledgers]
     assert RunDirectory(run).status == "FAILED"
@@ -103,16 +103,17 @@ def test_on_a_full_disk_only_our_sentences_are_printed(
     *warnings, error = done.stderr.splitlines()
     assert done.returncode == 2
     assert error.startswith("Error: ")
-    assert error.endswith("make room and start again.")
+    assert error.endswith("free some space and start again.")
     assert warnings
     ours = r"(MLflow|TensorBoard) (is behind: .*|is back|did not get everything; the CSV .*)"
     assert [line for line in warnings if not re.fullmatch(ours, line)] == []
     assert "SQL" not in "".join(warnings)
     (run,) = (config_file.parent / "runs").iterdir()
     assert RunDirectory(run).status == "FAILED"
-    # The run may end before a sink has met the full disk.
-    if any("is behind" in line for line in warnings):
-        assert "Traceback" in (run / "sinks.log").read_text()
+    # The run may end before a sink has met the full disk, or has written its log.
+    log = run / "sinks.log"
+    if log.exists():
+        assert "Traceback" in log.read_text()
 
 
 @pytest.mark.parametrize("limit", [7, 12, 18])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from click.shell_completion import ShellComplete
+from click.shell_completion import ShellComplete, get_completion_class
 from click.testing import CliRunner
 
 from nectargan.cli.common import Command
@@ -73,7 +73,14 @@ def test_the_length_of_the_run_has_its_default_too() -> None:
 def test_the_options_of_training_are_in_groups() -> None:
     headings = re.findall(r"^(\w.*):$", help_of(train), flags=re.MULTILINE)
     assert headings == [
-        *("Config", "Data and output", "Training", "MLflow and TensorBoard", "Resume", "Sweep"),
+        *(
+            "Config",
+            "Data and output",
+            "Training",
+            "MLflow and TensorBoard",
+            "Resume and fork",
+            "Sweep",
+        ),
         *("Other options", "Examples"),
     ]
     for option in train.params:
@@ -152,3 +159,23 @@ def test_the_completion_of_bash_is_what_the_guide_says() -> None:
         ["bash", "-euc", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["facades", "facades_scheduled"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "position", "answer"),
+    [
+        ("zsh", "2", "plain\nfacades\n_\nplain\nfacades_scheduled\n_"),
+        ("fish", "fac", "plain,facades\nplain,facades_scheduled"),
+    ],
+)
+def test_the_scripts_of_zsh_and_fish_get_lines_that_they_can_read(
+    shell: str, position: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scripts set these variables: zsh gives the number of the word, fish the word itself."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    complete = kind(train, {}, "nectargan-train", "_NECTARGAN_TRAIN_COMPLETE")
+    assert "_NECTARGAN_TRAIN_COMPLETE" in complete.source()
+    monkeypatch.setenv("COMP_WORDS", "nectargan-train -c fac")
+    monkeypatch.setenv("COMP_CWORD", position)
+    assert complete.complete() == answer

@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.analysis.conftest import make_run
+from tests.gradient_rows import write_gradients
+
 from .conftest import Run
 
 
@@ -87,7 +90,7 @@ def test_plot_draws_a_picture(run: Run, two_runs: list[Path]) -> None:
         (["export-csv", ".", "-o", "x.csv", "--smooth", "1"], "must be in [0, 1)"),
         (["export-csv", ".", "-o", "x", "--smooth", ".5", "--epoch-means"], "contradict"),
         (["export-csv", ".", "-o", "x", "--losses", "a", "--query", "b"], "contradict"),
-        (["export-csv", "mlflow:abc", "-o", "x.csv"], "No MLflow was named"),
+        (["export-csv", "mlflow:abc", "-o", "x.csv"], "No MLflow server was given"),
         (["plot", ".", "--size", "big"], "'big' is not a size; write W,H"),
         (["plot", ".", "--size", "3"], "'3' is not a size"),
         (["plot", ".", "-o", "x.png", "--format", "svg"], "contradict each other"),
@@ -114,3 +117,28 @@ def test_what_goes_to_a_device_is_data_alone(two_runs: list[Path]) -> None:
     )
     assert done.stdout == (two_runs[0] / "losses.csv").read_text()
     assert done.stderr == "Wrote 24 rows to /dev/stdout.\n"
+
+
+def test_gradients_are_exported_and_plotted(run: Run, tmp_path: Path) -> None:
+    runs = [tmp_path / "runs" / name for name in ("r_v1", "r_v2")]
+    for directory in runs:
+        make_run(directory, losses=["G_GAN", "G_L1"])
+        write_gradients(directory)
+    result = run("export-csv", runs[0], "-o", "out.csv", "--gradients")
+    assert result.stdout == "Wrote 40 rows to out.csv.\n"
+    assert Path("out.csv").read_bytes() == (runs[0] / "gradients.csv").read_bytes()
+
+    result = run("plot", *runs, "--gradients", "--smooth", 0.5)
+    assert result.stdout.splitlines() == [f"Drew {each / 'gradients.png'}." for each in runs]
+    result = run("plot", *runs, "--gradients", "-o", "both.png", "--x", "epoch")
+    assert (result.exit_code, result.stdout) == (0, "Drew both.png.\n")
+    with Image.open("both.png") as both, Image.open(runs[0] / "gradients.png") as one:
+        assert both.height > 1.5 * one.height
+    for option in ("--log", "--split"):
+        result = run("plot", runs[0], "--gradients", option)
+        assert result.exit_code == 2
+        assert f"--gradients and {option} cannot be used together." in result.stderr
+    (runs[1] / "gradients.csv").unlink()
+    result = run("plot", runs[1], "--gradients")
+    assert result.exit_code == 2
+    assert "r_v2' has no gradients.csv: its gradients were not recorded." in result.stderr

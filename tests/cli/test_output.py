@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes and devices of PO
 NECTARGAN = [sys.executable, "-c", "from nectargan.cli.main import main; main()"]
 
 
-def test_what_is_printed_does_nothing_to_a_terminal() -> None:
+def test_control_characters_are_printed_escaped() -> None:
     assert printable("plain, naïve 雪 😀\n\tend") == "plain, naïve 雪 😀\n\tend"
     assert printable("\x1b[31mred\x07\r\x9b2J") == r"\x1b[31mred\x07\r\x9b2J"
     assert printable("a\u202egnp.exe\u2028\ufeff") == r"a\u202egnp.exe\u2028\ufeff"
@@ -114,7 +114,7 @@ LOST = [_closed_pipe, pytest.param(_full_device, marks=needs_full)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", LOST)
-def test_a_run_goes_on_when_nobody_reads_its_output(
+def test_a_run_continues_after_its_output_is_closed(
     config_file: Path, lost: Callable[[], int]
 ) -> None:
     """Standard output and standard error: the run has warnings, too."""

@@ -32,7 +32,7 @@ def test_sync_names_the_loggers_that_a_run_does_not_have(
 
 
 @pytest.mark.parametrize("command", [["sync"], ["rm", "-y"]])
-def test_a_run_of_a_loop_of_ones_own_says_why_it_cannot_be_sent(
+def test_the_run_of_a_custom_loop_says_why_it_cannot_be_sent(
     run: Run, tmp_path: Path, command: list[str]
 ) -> None:
     losses, directory = LossManager(), tmp_path / "own"
@@ -41,7 +41,7 @@ def test_a_run_of_a_loop_of_ones_own_says_why_it_cannot_be_sent(
         losses.compute_loss_xy("L1", torch.zeros(1), torch.ones(1), epoch=1)
     result = run(*command, directory)
     assert result.exit_code == 2
-    assert f"'{directory}' is a run under nectargan.track, which keeps no config.json" in (
+    assert f"'{directory}' was recorded by nectargan.track, which writes no config.json" in (
         result.stderr
     )
     assert (directory / "losses.csv").is_file()

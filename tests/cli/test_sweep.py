@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_a_grid_and_the_same_command_again(run: Run, config_file: Path, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_sweep_that_is_killed_goes_on(
+def test_a_killed_sweep_is_resumed(
     run: Run, config_file: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     epochs = ["--epochs", "20", "--set", "save.save_examples=false"]
@@ -197,7 +198,7 @@ def test_a_search(run: Run, config_file: Path, tmp_path: Path) -> None:
         (["--sweep", "train.loss.G_LI=1,2"], "Did you mean 'G_L1'?"),
         (["--sweep", "train.los.G_L1=1,2"], "--sweep train.los is not a known key"),
         (["--sweep", "train.generator.features=4,many"], 'cannot be "many"'),
-        (["--sweep", "train.loss.G_L1=1..9"], "is a range, which only --sweep-search"),
+        (["--sweep", "train.loss.G_L1=1..9"], "is a range, which needs --sweep-search"),
         (
             ["--sweep", "common.seed=1,2", "--resume", "auto"],
             "--sweep and --resume cannot be combined",
@@ -231,3 +232,45 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert "Traceback" not in result.output
     assert result.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_command_for_each_run(run: Run, config_file: Path) -> None:
+    sweep = ["--sweep", "train.loss.G_L1=10,50", "--sweep=train.loss.G_GAN=linear 0->1 @ 1-2,1"]
+    result = run("train", "-c", config_file, *sweep, "--batch-size", 1, "--print-commands")
+    assert result.exit_code == 0, result.output
+    lines = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert [line[1:] for line in lines] == [
+        [
+            *("-c", str(config_file), "--batch-size", "1"),
+            *("--sweep", f"train.loss.G_L1={weight}", "--sweep", f"train.loss.G_GAN={other}"),
+        ]
+        for weight in ("10", "50")
+        for other in ("linear 0->1 @ 1-2", "1")
+    ]
+    assert not list(Path().iterdir())
+    one = run("train", *lines[1][1:], "--dry-run")
+    assert one.exit_code == 0, one.output
+    assert rows_of(one.stdout)[0][:3] == ["10", "1", "NEW"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--workers 2", "--workers needs --sweep"),
+        ("--print-commands", "--print-commands needs --sweep"),
+        ("--sweep train.loss.G_L1=1,2 --workers 0", "--workers 0 is neither 'auto' nor a whole"),
+        (
+            "--sweep train.loss.G_L1=1,2 --workers 2 --print-commands",
+            "--print-commands and --workers cannot be combined",
+        ),
+        (
+            "--sweep train.loss.G_L1=1..2 --sweep-search optuna --workers 2",
+            "--workers is for a grid",
+        ),
+    ],
+)
+def test_workers_that_cannot_be(run: Run, config_file: Path, arguments: str, message: str) -> None:
+    result = run("train", "-c", config_file, *arguments.split())
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not list(Path().iterdir())

@@ -14,7 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nectargan.cli import ui
 from nectargan.config.schema import Config
+from nectargan.record.run_directory import RunDirectory
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.processes import PATIENCE, end, wait_until
 
@@ -163,3 +165,25 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert f"Port {port} cannot be used" in result.stderr
     assert run("ui", tmp_path, "--mlflow-port", 70000).exit_code == 2
+
+
+def test_reports_are_linked_the_newest_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"a b_v{i}" for i in range(7)]
+    for time, name in enumerate([*names, ""], 1000):
+        run = RunDirectory(tmp_path / name)
+        run.path.mkdir(exist_ok=True)
+        if name:
+            run.write_status("FINISHED")
+        run.report.touch()
+        os.utime(run.report, (time, time))
+    ui._print_reports(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    wanted = [tmp_path, *(tmp_path / name for name in reversed(names[3:]))]
+    assert lines[:5] == [f"Report:      {(path / 'report.html').as_uri()}" for path in wanted]
+    assert lines[5].strip() == "and 3 older reports"
+    ui._print_reports(tmp_path / names[0])
+    assert capsys.readouterr().out.count("Report:") == 1
+    ui._print_reports(tmp_path / "none")
+    assert capsys.readouterr().out == ""

@@ -91,7 +91,7 @@ def test_a_terminal_shows_a_run_live_until_ctrl_c(config_file: Path, tmp_path: P
     assert "tiny_v1  RUNNING" in text
     assert len(epochs(shown)) > 1, "it moves"
     assert re.search(r"step \d+/300000 +[\d.e+]+ images/s", text)
-    assert re.search(r"G_L1 +0\.\d+ +100 +\d+(\.\d+)? +[▁▂▃▄▅▆▇█]{24}", text)
+    assert re.search(r"G_L1 +0\.\d+ +100 +\d+(\.\d+)? +\d+(\.\d+)? % +[▁▂▃▄▅▆▇█]{24}", text)
     assert re.search(r"epoch \d+:  l1 0\.\d+  psnr [\d.]+  ssim [\d.e-]+", text)
     assert text.rstrip().endswith("Interrupted.")
 

@@ -121,7 +121,7 @@ losses = st.builds(
     size=st.one_of(st.integers(1, 999), st.lists(st.integers(1, 999), min_size=2, max_size=2)),
     chance=st.floats(0, 1),
 )
-def test_what_is_saved_loads_to_an_equal_config(
+def test_a_saved_config_loads_to_an_equal_one(
     loss: dict[str, Any],
     name: str,
     size: Any,
@@ -494,7 +494,7 @@ def test_paths_of_a_config_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None
     assert config.train.vgg_weights == "/sets/vgg.pth"
 
 
-def test_what_was_meant_by_a_path_that_is_no_config(
+def test_suggestions_for_a_path_that_is_not_a_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -511,7 +511,7 @@ def test_what_was_meant_by_a_path_that_is_no_config(
     assert "Did you mean" not in str(caught.value)
 
 
-def test_what_sections_contradict_is_said_without_what_is_in_them() -> None:
+def test_messages_about_sections_do_not_show_their_content() -> None:
     secret = {"csv": False, "mlflow": {"tracking_uri": "http://user:SECRET@host"}}
     with pytest.raises(ConfigError) as caught:
         ConfigManager({"logging": secret})
@@ -521,7 +521,7 @@ def test_what_sections_contradict_is_said_without_what_is_in_them() -> None:
     assert str(caught.value).startswith("The config: logging.mlflow.register_model needs")
 
 
-def test_a_section_is_no_number() -> None:
+def test_a_section_is_not_a_number() -> None:
     with pytest.raises(ConfigError, match=r"cannot be 5: it must be a section of options\.$"):
         ConfigManager({"train": {"generator": {"learning_rate": {"schedule": 5}}}})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from nectargan import load_config
-from nectargan.config.loss_options import LossTerm, ScheduleConfig
+from nectargan.config.loss_options import LossTerm, ScheduleConfig, ShareConfig
 from nectargan.config.network_options import SECTIONS
 from nectargan.config.reference import all_keys, explain_key, json_schema
 from nectargan.config.schema import Config
@@ -30,7 +31,7 @@ _TYPES: dict[str, Any] = {
 _KNOWN = {
     *("type", "anyOf", "oneOf", "$ref", "enum", "const", "properties", "required"),
     *("additionalProperties", "items", "minItems", "maxItems", "minimum", "maximum"),
-    *("exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength"),
+    *("exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern"),
     # They say nothing about what is valid.
     *("title", "description", "default", "$defs", "$schema"),
 }
@@ -47,6 +48,8 @@ def problems(value: object, node: dict[str, Any], place: str = "") -> Iterator[s
             if fitting == 0 or (name == "oneOf" and fitting > 1):
                 yield f"{place}: {value!r} fits {fitting} of {name}"
     if "enum" in node and value not in node["enum"]:
+        yield f"{place}: {value!r}"
+    if isinstance(value, str) and not re.search(node.get("pattern", ""), value):
         yield f"{place}: {value!r}"
     if "const" in node and value != node["const"]:
         yield f"{place}: {value!r}"
@@ -191,7 +194,11 @@ def test_losses_of_any_name() -> None:
     assert below.key == "train.loss.NAME"
     assert below.types == named.types
     names = {each.key.removeprefix("train.loss.G_L1.") for each in named.below}
-    assert names == {*LossTerm.model_fields, *ScheduleConfig.model_fields}
+    assert names == {
+        *LossTerm.model_fields,
+        *ScheduleConfig.model_fields,
+        *ShareConfig.model_fields,
+    }
     assert explain_key("train.loss.G-1.weight").text.startswith("Weight: a number")
     assert explain_key("train.loss.X.weight.power").types[0] == "number, above 0, at most 1000"
 

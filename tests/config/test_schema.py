@@ -7,9 +7,11 @@ from pydantic import BaseModel
 
 from nectargan.config import augmentation_options, choices, loss_options, schema
 from nectargan.config.base import Section
+from nectargan.config.config_manager import ConfigManager
 from nectargan.config.loss_options import LossTerm, ScheduleConfig
 from nectargan.config.network_options import LearningRate
 from nectargan.config.schema import Config, Train
+from nectargan.errors import ConfigError
 from nectargan.losses.losses import ADVERSARIAL_MODES
 from nectargan.models.blocks import BLOCKS, UPSAMPLE_TYPES
 from nectargan.models.norms import NORMS
@@ -83,7 +85,7 @@ def test_losses_of_weight_zero_that_the_objective_does_not_have_are_let_pass() -
     assert Train.model_validate({"loss": {"G_VGG": 0.0}}).loss == BASIC
 
 
-def test_losses_are_resolved_anew_when_one_of_them_or_the_objective_is_assigned() -> None:
+def test_losses_are_resolved_again_after_an_assignment() -> None:
     train = Train()
     train.loss = {"G_L1": 3.0}
     assert train.loss == {**BASIC, "G_L1": 3.0}
@@ -117,3 +119,23 @@ def test_a_schedule_takes_the_place_of_initial_and_target() -> None:
     )
     rate = LearningRate(initial=9.0, schedule=schedule).build()
     assert [rate.value_at(epoch) for epoch in (1, 2, 3)] == pytest.approx([0.5, 0.3, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "every"),
+    [("on", "on", 1), (True, "on", 1), ("off", "off", None), (False, "off", None), (10, 10, 10)],
+)
+def test_gradients_are_on_off_or_a_number_of_steps(
+    given: object, value: object, every: int | None
+) -> None:
+    config = ConfigManager(None, [("logging.gradients", given)]).data
+    assert config.logging.gradients == value
+    assert config.logging.gradients_every_n_steps == every
+    assert Config().logging.gradients == "on"
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.5, "10", "often", None, 10**10])
+def test_other_values_of_gradients_are_refused(given: object) -> None:
+    sentence = "logging.gradients.*it must be on, off, or a whole number of steps from 1"
+    with pytest.raises(ConfigError, match=sentence):
+        ConfigManager(None, [("logging.gradients", given)])

@@ -74,7 +74,7 @@ def test_an_unknown_name(typed: str, told: str) -> None:
     assert str(caught.value).endswith(".") or str(caught.value).endswith("?")
 
 
-def test_what_is_wrong_with_an_option_names_the_config() -> None:
+def test_an_error_in_an_option_names_the_config() -> None:
     with pytest.raises(ConfigError, match=r"^--set train\.loss\.G_LI"):
         load_config("facades", {"train.loss.G_LI": "x"})
 

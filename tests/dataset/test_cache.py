@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from nectargan.dataset import cache
 from nectargan.dataset.cache import cached_bytes, choose_place, fill, free_ram
+from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import find_pairs
 from nectargan.errors import DataError
@@ -27,6 +29,36 @@ def test_all_pairs_decoded_in_order(dataset: PairedDataset) -> None:
     assert torch.equal(images, torch.stack([dataset.decode(i) for i in range(6)]))
 
 
+def test_the_same_pairs_in_a_file_that_has_no_name(
+    dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert choose_place("disk", [dataset], CUDA) == "disk"
+    images, _ = fill(dataset, on_disk=True)
+    assert torch.equal(images, fill(dataset)[0])
+    assert not list(tmp_path.iterdir())
+    batches = [
+        list(PairLoader(dataset, 4, CPU, shuffle=True, cache=place).epoch(3))
+        for place in ("ram", "disk")
+    ]
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+def test_a_full_disk(dataset: PairedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"cannot be written in .* \(No space left on device\)"):
+        fill(dataset, on_disk=True)
+    Usage = namedtuple("Usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(1, 1, cached_bytes(dataset) - 1))
+    with pytest.raises(DataError, match=r"'disk', but the images need .* are free in "):
+        choose_place("disk", [dataset], CPU)
+
+
 @pytest.mark.parametrize(
     ("wanted", "device", "ram", "vram", "place"),
     [
@@ -42,7 +74,7 @@ def test_all_pairs_decoded_in_order(dataset: PairedDataset) -> None:
         ("off", CUDA, 9.0, 9.0, "off"),
     ],
 )
-def test_the_place_depends_on_what_is_free(
+def test_the_cache_depends_on_the_free_memory(
     dataset: PairedDataset,
     monkeypatch: pytest.MonkeyPatch,
     wanted: str,

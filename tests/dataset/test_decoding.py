@@ -372,7 +372,7 @@ def _made(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_not_read_is_one_sentence(tmp_path: Path, kind: str) -> None:
+def test_unreadable_input_is_one_sentence(tmp_path: Path, kind: str) -> None:
     name, write, message = REFUSED[kind]
     path = tmp_path / name
     write(path)
@@ -427,7 +427,7 @@ def test_12_of_16_bits_of_colour(tmp_path: Path) -> None:
     assert probe(tmp_path / "x.tif").parts[0][:2] == (4095, 65535)
 
 
-def test_halves_are_told_apart(tmp_path: Path) -> None:
+def test_the_two_halves_are_distinguished(tmp_path: Path) -> None:
     pixels = np.zeros((2, 4, 4), np.uint8)
     pixels[:, :2] = (9, 0, 0, 255)
     pixels[:, 2:, 3] = 100

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nectargan.dataset.pairs import Pair, check_data, find_pairs, list_splits
+from nectargan.dataset.data_check import check_data
+from nectargan.dataset.pairs import Pair, find_pairs, list_splits
 from nectargan.errors import DataError
 from tests.dataset.tiffs import write_tiff
 
@@ -87,7 +88,7 @@ def test_only_required_splits_must_be_there(tmp_path: Path) -> None:
     assert "testA/ and testB/" in message
 
 
-def test_root_that_is_no_directory(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_directory(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert f"{file}: not a directory" in problems_of(file)
@@ -201,7 +202,7 @@ def test_unicode_forms_of_a_name_are_one(tmp_path: Path) -> None:
     assert "except for the Unicode form of a letter; names must be unique" in problems_of(tmp_path)
 
 
-def test_what_is_near_a_missing_partner(tmp_path: Path) -> None:
+def test_hints_for_a_missing_partner(tmp_path: Path) -> None:
     a, b = tmp_path / "trainA", tmp_path / "trainB"
     draw(a / "IMG_1.png")
     draw(b / "img_1.png")
@@ -235,7 +236,7 @@ def test_a_folder_without_images_says_what_is_there_and_what_is_read(tmp_path: P
     assert problems_of(tmp_path).endswith(
         "train: no images; found there: 3 .heic, 1 without suffix, folder deep. Supported are "
         ".avif .bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp, for "
-        "'train' in train/, trainA/ and trainB/, or train/A/ and train/B/"
+        "'train' in train/, trainA/ and trainB/, train/A/ and train/B/, or pairs.csv"
     )
 
 

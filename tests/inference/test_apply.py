@@ -14,6 +14,7 @@ from nectargan import load_model
 from nectargan.cli.main import main
 from nectargan.dataset.paired_dataset import denormalize, normalize
 from nectargan.inference.model import Model
+from nectargan.inference.pictures import read_picture
 from nectargan.record.run_directory import RunDirectory
 from tests.dataset.tiffs import write_tiff
 
@@ -171,21 +172,17 @@ def test_16_bits_stay_16_bits(
         Image.fromarray(pixels).save(path)
     elif suffix == ".png":
         wide_io.write_image_png_u16(str(path), pixels, mode)
-    elif channels == 3:
-        write_tiff(path, pixels, photometric=2)
     else:
-        path = tmp_path / "in.png"  # nothing here reads such a TIFF at 16 bits
-        wide_io.write_image_png_u16(str(path), pixels, mode)
+        write_tiff(path, pixels, photometric=2, extra=(2,) * (channels - 3))
     result = apply(trained, path, "-o", out)
     assert result.exit_code == 0, result.output
-    read = wide_io.read_image_png_u16 if suffix == ".png" else wide_io.read_image_tiff_u16
-    if (suffix, channels) == (".tif", 4):
-        with Image.open(out) as image:  # the upper bytes are all that is read
-            assert image.mode == "RGBA"
+    if (suffix, channels) == (".tif", 4):  # which kornia_rs does not read
+        made = read_picture(out, 4).pixels
+        with Image.open(out) as image:
             assert image.tag_v2[258] == (16, 16, 16, 16)  # type: ignore[attr-defined]
-            assert np.array_equal(np.asarray(image)[..., 3], pixels[..., 3] >> 8)
-        return
-    made = np.asarray(read(str(out), "rgba" if channels == 4 else "rgb"))
+    else:
+        read = wide_io.read_image_png_u16 if suffix == ".png" else wide_io.read_image_tiff_u16
+        made = np.asarray(read(str(out), "rgba" if channels == 4 else "rgb"))
     colours = (pixels[..., None] if channels == 1 else pixels)[..., :3].astype(np.float64)
     if channels == 4:
         assert np.array_equal(made[..., 3], pixels[..., 3])
@@ -291,7 +288,7 @@ def test_dropout_is_seeded(trained: RunDirectory, tmp_path: Path) -> None:
     assert made["b"] == made["c"] != made["d"]
 
 
-def test_what_cannot_be_done_is_told_before_anything_is_written(
+def test_errors_are_reported_before_anything_is_written(
     trained: RunDirectory, tmp_path: Path
 ) -> None:
     for name in ("a.png", "a.bmp", "empty/x.txt"):
@@ -308,6 +305,8 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
         ((tmp_path / "a.png", tmp_path / "a.bmp", "-o", out, "--format", "png"), "both be written"),
         ((tmp_path / "a.png", "-o", tmp_path), "written over itself"),
         ((tmp_path / "a.png", tmp_path / "a.bmp", "-o", "-"), "takes one image"),
+        ((tmp_path / "a.png", "-o", tmp_path / "a.bmp" / "x"), "cannot be written to: Not a direc"),
+        ((tmp_path / "a.png", "-o", "/proc/x/y.png"), "'/proc/x' cannot be written to: "),
         ((tmp_path / "a.png", "-o", out, "--format", "docx"), "format is 'docx'; allowed: avif"),
         ((tmp_path / "a.png", "-o", out, "--suffix", "/x"), "--suffix is '/x'"),
         ((tmp_path / "a.png", "-o", out, "--device", "gpu"), "device is 'gpu'; allowed"),
@@ -325,3 +324,15 @@ def test_what_cannot_be_done_is_told_before_anything_is_written(
     result = apply(trained, tmp_path / "a.png", "-o", out, "--seed", "3")
     assert result.exit_code == 0
     assert "--seed is not used: dropout is off; --dropout keeps it on." in result.output
+
+
+def test_16_bits_that_an_exported_model_does_not_take_are_told(
+    trained: RunDirectory, pairs_root: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.pt2"
+    words = ["export", trained, "-o", file, "--format", "pt2", "--input", "uint8", "-d", pairs_root]
+    assert CliRunner().invoke(main, [str(word) for word in words]).exit_code == 0
+    Image.fromarray(drawn(20, 24, 1, np.uint16)).save(tmp_path / "a.png")
+    result = apply(file, tmp_path / "a.png", "-o", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
+    assert "a.png: its 16 bits pass through the 8 of this exported model." in result.output

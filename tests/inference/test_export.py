@@ -181,9 +181,7 @@ class _Branches(nn.Module):
         return self.layer(x) if x.mean() > 0 else x
 
 
-def test_a_network_that_cannot_be_exported_is_told_in_a_sentence(
-    model: Model, tmp_path: Path
-) -> None:
+def test_a_network_that_cannot_be_exported_is_one_sentence(model: Model, tmp_path: Path) -> None:
     other = replace(model, network=_Branches())
     with pytest.raises(ExportError, match="generator of 'tiny_v1' cannot be exported: "):
         export_model(other, tmp_path / "m.onnx", "onnx", images())
@@ -253,7 +251,7 @@ def test_the_code_in_a_card_runs(
     assert cards == ["README.md", "m.pt2.md", "m.safetensors.md"]
 
 
-def test_what_is_there_is_kept(trained: RunDirectory, tmp_path: Path) -> None:
+def test_existing_files_are_kept(trained: RunDirectory, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# Of my own")
     made = export(trained, tmp_path, kind="safetensors")
     assert made.card.name == "tiny_v1.safetensors.md"
@@ -264,7 +262,7 @@ def test_what_is_there_is_kept(trained: RunDirectory, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_drawn_fronts_take_the_place_of_data_that_is_gone(
+def test_missing_data_is_replaced_by_drawn_facades(
     trained: RunDirectory, pairs_root: Path, tmp_path: Path
 ) -> None:
     run = RunDirectory(tmp_path / "run")

@@ -118,6 +118,6 @@ def test_one_channel(model: Model) -> None:
         (7, "got int"),
     ],
 )
-def test_what_is_no_image_is_told(model: Model, image: object, told: str) -> None:
+def test_files_that_are_not_images_are_reported(model: Model, image: object, told: str) -> None:
     with pytest.raises(DataError, match=told):
         model(image)

@@ -56,7 +56,7 @@ def test_a_checkpoint_alone_describes_itself(trained: RunDirectory, tmp_path: Pa
     assert (model.name, model.run) == ("mine", None)
 
 
-def test_the_images_of_validation_are_made_to_the_bit(trained: RunDirectory) -> None:
+def test_validation_images_are_reproduced_bit_by_bit(trained: RunDirectory) -> None:
     """The grid of examples, which the trainer wrote after its last epoch."""
     model = load_model(trained, checkpoint="last")
     pairs = build_data(model.config, model.device).examples

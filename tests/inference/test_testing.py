@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from nectargan import load_metrics, load_runs
 from nectargan.analysis.compare import compare_runs
+from nectargan.analysis.report.pictures import rows_of
 from nectargan.cli.main import main
 from nectargan.config.config_manager import ConfigManager
 from nectargan.inference.bootstrap import counts_of, difference, draw_samples, interval, means_of
@@ -73,6 +75,13 @@ def test_values_of_images_are_those_of_validation(run: RunDirectory, pairs_root:
     table = pd.read_csv(run.test_values("val"))
     assert list(table.columns) == ["image", "l1", "psnr", "ssim"]
     assert list(table["image"].astype(str)) == ["0", "1", "2"]
+    assert [path.name for path in sorted(run.test_images("val").iterdir())] == [
+        run.test_image("val", row).name for row in range(3)
+    ]
+    with Image.open(run.test_image("val", 1)) as grid:
+        _, made, target = rows_of(np.asarray(grid), (32, 32))[0]
+    difference = np.abs(made.astype(float) - target).mean() / 255
+    assert difference == pytest.approx(table["l1"][1], abs=1 / 255)
     (record,) = read_tests(run)
     history = load_metrics(run)
     for name in ("l1", "psnr", "ssim"):
@@ -110,7 +119,7 @@ def test_all_metrics_with_their_networks(
     assert all(np.isfinite(each.value) for each in record.metrics.values())
 
 
-def test_what_is_missing_is_left_out(run: RunDirectory, pairs_root: Path) -> None:
+def test_missing_values_are_left_out(run: RunDirectory, pairs_root: Path) -> None:
     done = run_test(run, "-d", pairs_root, "--split", "val")
     assert done.exit_code == 0, done.output
     (record,) = read_tests(run)
@@ -131,8 +140,14 @@ def test_what_is_missing_is_left_out(run: RunDirectory, pairs_root: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--metrics", "lpisp"), "'lpisp' is no metric. Did you mean 'lpips'?"),
-        (("--metrics", ","), "names no metric"),
+        (("--metrics", "lpisp"), "'lpisp' is neither a metric nor an import path. Did you mean 'l"),
+        (("--metrics", "l1,l1"), "--metrics: 'l1' is measured twice."),
+        (("--metrics", "nowhere.l3"), "The metric 'l3' of --metrics"),
+        (("--metrics", "torch.pi"), "which is neither a function nor a class with callable"),
+        (("--metrics", "numpy.psnr"), "a metric of your own needs a name other than 'psnr'."),
+        (("--metrics", "[1"), "--metrics: it is not a JSON list."),
+        (("--metrics", '[{"name": "a"}]'), "--metrics: function: Field required."),
+        (("--metrics", ","), "contains no metric"),
         (("--size", "0"), "--size is '0'"),
         (("--size", "100000"), "--size is '100000'; allowed: 1 to 99999 pixels"),
         (("--weights", "nowhere"), "--weights is 'nowhere', which is not a directory."),
@@ -147,6 +162,43 @@ def test_bad_input_is_one_sentence(
     assert done.exit_code == 2, done.output
     assert sentence in done.output
     assert not run.tests.exists()
+
+
+def test_custom_metrics(
+    run: RunDirectory, pairs_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_test_metrics.py").write_text(
+        "def worst(x, y, power=1):\n"
+        "    return (x - y).abs().amax(dim=(1, 2, 3)) ** power\n\n"
+        "worst.higher_is_better = False\n\n"
+        "def error(x, y):\n"
+        "    return (x - y).abs().mean()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = [
+        "l1",
+        {"function": "own_test_metrics.error", "higher_is_better": False},
+        "own_test_metrics.worst",
+        {"function": "own_test_metrics.worst", "name": "squared", "arguments": {"power": 2}},
+    ]
+    words = ("-d", pairs_root, "--split", "val", "--metrics", json.dumps(names))
+    done = run_test(run, *words)
+    assert done.exit_code == 0, done.output
+    (record,) = read_tests(run)
+    assert list(record.metrics) == ["l1", "error", "worst", "squared"]
+    assert not any(each.higher_is_better for each in record.metrics.values())
+    table = pd.read_csv(run.test_values("val"))
+    assert list(table["squared"]) == pytest.approx(list(table["worst"] ** 2))
+    assert (table["worst"] > table["l1"]).all()
+    assert record.metrics["error"].value == pytest.approx(record.metrics["l1"].value)
+    assert "worst" in done.output
+    compared = run_test(run, run.checkpoint(1), *words[:-1], "l1,own_test_metrics.worst")
+    assert compared.exit_code == 0, compared.output
+    assert compared.stdout.count("vs best") == 2
+    wrong = {"function": "own_test_metrics.worst", "higher_is_better": True}
+    done = run_test(run, *words[:-1], json.dumps([wrong]))
+    assert done.exit_code == 2
+    assert "has higher_is_better True, but 'own_test_metrics.worst' says False" in done.output
 
 
 def test_dropout_is_seeded_and_the_protocol_has_it(run: RunDirectory, pairs_root: Path) -> None:

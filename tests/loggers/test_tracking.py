@@ -242,6 +242,66 @@ def test_metrics_of_the_users_own(tmp_path: Path) -> None:
     ]
 
 
+def gradient_loop(losses: LossManager, epochs: int = 2, steps: int = 3) -> None:
+    """The same loop with `gradients_at`, and a metric of each step."""
+    model = nn.Linear(3, 3)
+    for step in range(1, epochs * steps + 1):
+        losses.start_step((step - 1) // steps + 1, step)
+        x, y = torch.randn(2, 8, 3)
+        with losses.gradients_at(model(x)) as generated:
+            losses.compute_loss_xy("L1", generated, y)
+            losses.compute_loss_xy("L2", generated, y)
+        losses.log_metric("my/step", torch.tensor(float(step)))
+
+
+def test_gradients_and_metrics_of_each_step_are_recorded(tmp_path: Path) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path / "run") as run:
+        gradient_loop(losses)
+        assert not run.directory.gradients.exists(), "the window is not over"
+    gradients = pd.read_csv(tmp_path / "run" / "gradients.csv")
+    assert list(gradients) == ["step", "epoch", "time", "loss", "norm", "share", "cosine"]
+    assert gradients["loss"].tolist() == ["L1", "L2"] * 6
+    assert gradients["step"].tolist() == [step for step in range(1, 7) for _ in "ab"]
+    times = pd.read_csv(tmp_path / "run" / "losses.csv")["time"]
+    assert gradients["time"].equals(times)
+    metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    # The loop ends no epoch: the window of the first one ends with the second, and the rest, with
+    # the cosines of the second one, is written at the end.
+    rows = list(metrics[["step", "epoch", "metric", "value"]].itertuples(index=False, name=None))
+    assert rows[:2] == [(3, 1, "my/step", 2.0), (6, 2, "my/step", 5.0)]
+    assert rows[2][:3] == (6, 2, "gradient/cosine/L1 vs L2")
+    second = gradients[gradients["epoch"] == 2]
+    assert rows[2][3] == pytest.approx(second["cosine"].mean(), abs=1e-6)
+
+
+def test_an_epoch_may_be_ended(tmp_path: Path) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path / "run") as run:
+        gradient_loop(losses, epochs=1)
+        run.end_epoch(3, 1, {"val/own": 0.5})
+    metrics = pd.read_csv(tmp_path / "run" / "metrics.csv").set_index("metric")
+    assert metrics["step"].tolist() == [3, 3, 3]
+    assert metrics["value"]["val/own"] == 0.5
+    assert metrics["value"]["my/step"] == 2.0
+    assert -1 <= metrics["value"]["gradient/cosine/L1 vs L2"] <= 1
+
+
+@pytest.mark.parametrize(("every", "steps"), [(None, []), (4, [1, 4])])
+def test_gradients_may_be_recorded_at_some_steps_or_not_at_all(
+    tmp_path: Path, every: int | None, steps: list[int]
+) -> None:
+    losses = manager()
+    with nectargan.track(losses, tmp_path / "run", gradients_every_n_steps=every):
+        gradient_loop(losses)
+        assert losses.measures_gradients == (every is not None)
+    assert not losses.measures_gradients
+    path = tmp_path / "run" / "gradients.csv"
+    assert path.exists() == bool(steps)
+    if steps:
+        assert pd.read_csv(path)["step"].unique().tolist() == steps
+
+
 def test_flush_brings_everything_to_the_file(tmp_path: Path) -> None:
     losses = manager()
     with nectargan.track(losses, tmp_path) as tracker:

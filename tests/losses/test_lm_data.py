@@ -42,7 +42,7 @@ def test_one_default_schedule_given_to_two_losses_is_not_shared() -> None:
     assert (one.schedule.current_value, other.schedule.current_value) == (1.0, 2.0)
 
 
-def test_there_is_no_map_before_the_first_computation() -> None:
+def test_no_loss_map_before_the_first_computation() -> None:
     assert LMLoss("a", nn.L1Loss()).last_loss_map is None
 
 

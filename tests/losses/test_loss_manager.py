@@ -250,7 +250,7 @@ def test_a_fractional_epoch_may_be_given() -> None:
     assert (events[0].weight, events[0].epoch) == (7.0, 2)
 
 
-def test_steps_are_followed_where_nobody_tells_them() -> None:
+def test_steps_are_counted_if_none_are_given() -> None:
     manager = LossManager()
     for name in ("a", "b", "c"):
         manager.register_loss_fn(name, nn.L1Loss())
@@ -271,7 +271,7 @@ def test_steps_are_followed_where_nobody_tells_them() -> None:
     ]
 
 
-def test_steps_that_are_told_are_taken() -> None:
+def test_given_steps_are_used() -> None:
     manager = LossManager()
     manager.register_loss_fn("a", nn.L1Loss())
     events = events_of(manager)

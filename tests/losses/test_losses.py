@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,32 @@ def test_adversarial_loss(case: tuple[str, bool, bool]) -> None:
     torch.testing.assert_close(costs, expected, rtol=0, atol=1e-8)
     mean = AdversarialLoss(mode, real=real, generator=generator)(LOGITS)
     torch.testing.assert_close(mean, expected.mean(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_smoothed_labels_are_those_of_an_independent_loss(smoothing: float) -> None:
+    label = torch.full_like(LOGITS, 1.0 - smoothing)
+    for mode, wanted in (("vanilla", BCE(LOGITS, label)), ("lsgan", (LOGITS - label).square())):
+        found = AdversarialLoss(mode, reduction="none", label_smoothing=smoothing)(LOGITS)
+        torch.testing.assert_close(found, wanted.view_as(found), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"mode": "hinge", "label_smoothing": 0.1},
+            "only the loss of D on real pairs with vanilla",
+        ),
+        ({"real": False, "label_smoothing": 0.1}, "only the loss of D on real pairs"),
+        ({"generator": True, "label_smoothing": 0.1}, "only the loss of D on real pairs"),
+        ({"label_smoothing": 1.0}, r"label_smoothing is 1\.0; it must be in \[0, 1\)"),
+        ({"label_smoothing": -0.1}, "must be in"),
+    ],
+)
+def test_labels_that_cannot_be_smoothed(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(LossError, match=message):
+        AdversarialLoss(**arguments)
 
 
 @pytest.mark.parametrize("mode", ["vanilla", "lsgan", "hinge"])

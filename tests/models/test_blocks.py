@@ -88,7 +88,7 @@ def test_a_flat_image_has_no_border_where_it_is_mirrored(make: Callable[[str], n
         assert (spread < 1e-6) is is_flat
 
 
-def test_a_mirroring_discriminator_sees_a_flat_pair_everywhere_alike() -> None:
+def test_with_reflect_padding_all_patches_of_a_flat_pair_are_equal() -> None:
     torch.manual_seed(0)
     network = PatchGANDiscriminator(2, 4, 2, padding="reflect").eval()
     flat = torch.full((1, 1, 32, 32), 0.5)
@@ -109,7 +109,7 @@ def test_default_init_keeps_what_torch_draws() -> None:
         assert torch.equal(ours, torchs)
 
 
-def test_sub_pixels_begin_alike_with_either_init() -> None:
+def test_sub_pixels_start_equal_with_either_init() -> None:
     for init in ("normal", "default"):
         generator = UnetGenerator(features=2, n_downs=0, upsample_type="PixelShuffle", init=init)
         for name, weight in generator.named_parameters():

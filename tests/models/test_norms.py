@@ -64,9 +64,7 @@ def test_one_pixel_has_no_statistics(training: bool) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("shape", [(1, 6, 2, 2), (1, 512, 16, 16), (1, 64, 128, 128), (1, 3, 1, 7)])
 @pytest.mark.parametrize("affine", [False, True])
-def test_one_channels_last_image_stays_as_it_lies_on_a_gpu(
-    shape: tuple[int, ...], affine: bool
-) -> None:
+def test_a_single_image_stays_channels_last_on_a_gpu(shape: tuple[int, ...], affine: bool) -> None:
     x = maps(shape, torch.channels_last, "cuda")
     own, plain = (kind(shape[1], affine=affine) for kind in (InstanceNorm2d, nn.InstanceNorm2d))
     found, wanted = results(own.cuda(), x), results(plain.double(), x.cpu().double())

@@ -14,7 +14,7 @@ from nectargan.record.cursor import Cursor
 from nectargan.record.ledger import Ledger, LossRow, MetricRow
 from nectargan.record.rollback import check_ledger, cut_ledger
 from nectargan.record.run_directory import RunDirectory
-from nectargan.record.seeking import first_step_from, offset_of_step
+from nectargan.record.seeking import first_step_from, offset_of_epoch, offset_of_step
 
 
 def write_losses(directory: Path, steps: list[int]) -> Path:
@@ -37,6 +37,19 @@ def test_the_offset_of_a_step_is_found(
     lines = path.read_bytes().splitlines(keepends=True)
     before = 1 + sum(step < wanted for step in steps)
     assert offset_of_step(path, wanted) == len(b"".join(lines[:before]))
+
+
+@given(epochs=STEPS, row=st.integers(0, 59))
+def test_the_start_of_an_epoch_is_found(
+    epochs: list[int], row: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("l") / "losses.csv"
+    rows = [f"{n},{epoch},1,{'a' * (n % 90 + 1)},1,1,1\n" for n, epoch in enumerate(epochs)]
+    lines = ["step,epoch,time,loss,raw,weight,weighted\n", *rows]
+    path.write_text("".join(lines))
+    offset = len("".join(lines[: row + 1]))
+    begin = epochs.index(epochs[row]) if row < len(epochs) else len(epochs)
+    assert offset_of_epoch(path, offset) == len("".join(lines[: begin + 1]))
 
 
 @given(steps=STEPS, rows=st.integers(0, 60), torn=st.booleans())
@@ -140,7 +153,7 @@ def test_a_cursor_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_a_damaged_cursor_begins_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "sinks").mkdir()
     (tmp_path / "sinks" / "x.json").write_text(text)
-    assert Cursor(RunDirectory(tmp_path), "x").offsets == {"losses.csv": 0, "metrics.csv": 0}
+    assert not any(Cursor(RunDirectory(tmp_path), "x").offsets.values())
 
 
 def test_rewinding_forgets_whole_steps_of_both_ledgers(tmp_path: Path) -> None:

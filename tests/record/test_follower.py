@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Sequence
@@ -8,15 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nectargan.errors import RunError
 from nectargan.record import follower as base
 from nectargan.record.follower import Follower
-from nectargan.record.ledger import Ledger, LossRow, MetricRow, read_blocks
+from nectargan.record.ledger import GradientRow, Ledger, LossRow, MetricRow, read_blocks
 from nectargan.record.points import Point
-from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory, RunStatus
+from nectargan.record.rollback import cut_ledger
+from nectargan.record.run_directory import (
+    GRADIENTS_FILE,
+    LOSSES_FILE,
+    METRICS_FILE,
+    RunDirectory,
+    RunStatus,
+)
+from nectargan.record.seeking import offset_of_step
 
 
 class FakeSink:
@@ -287,3 +296,101 @@ def test_a_sink_need_not_take_tags(tmp_path: Path) -> None:
     follower = Follower(FakeSink(), RunDirectory(tmp_path))
     follower.tag("graph", "off")
     follower.catch_up("FINISHED")
+
+
+def write_run(directory: Path, first: int, last: int, epoch_steps: int, stride: int) -> None:
+    """Appends the steps of a run to its ledgers: two losses, and their gradients in each
+    ``stride``-th step."""
+    exists = (directory / LOSSES_FILE).exists()
+    losses = Ledger(directory / LOSSES_FILE, LossRow, exists)
+    gradients = Ledger(directory / GRADIENTS_FILE, GradientRow, exists)
+    metrics = Ledger(directory / METRICS_FILE, MetricRow, exists)
+    for step in range(first, last + 1):
+        epoch, value = 1 + (step - 1) // epoch_steps, step / 8
+        losses.append(LossRow(step, epoch, step, name, value, 2.0, 2 * value) for name in "ab")
+        if step % stride == 0:
+            shares = {"a": 0.25, "b": 0.75}
+            gradients.append(
+                GradientRow(step, epoch, step, name, value, share, -value)
+                for name, share in shares.items()
+            )
+        if step % epoch_steps == 0:
+            metrics.append([MetricRow(step, epoch, step, "val/x", value)])
+    for ledger in (losses, gradients, metrics):
+        ledger.close()
+
+
+class PurgingSink(FakeSink):
+    """Drops what it has from the first step on that will be sent again, as a sink should."""
+
+    def open(self, first_step: int) -> None:
+        self.points = [point for point in self.points if point.step < first_step]
+
+
+@settings(max_examples=60)
+@given(
+    means=st.booleans(),
+    every=st.integers(1, 7),
+    epoch_steps=st.integers(1, 12),
+    stride=st.integers(1, 5),
+    stops=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=3),
+    lost=st.booleans(),
+    late=st.booleans(),
+)
+def test_a_resumed_run_has_each_point_once(
+    means: bool,
+    every: int,
+    epoch_steps: int,
+    stride: int,
+    stops: list[tuple[int, int]],
+    lost: bool,
+    late: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Killed after any step and resumed from any earlier one, with gradients at any stride, while
+    the sink is followed or left to a later `sync`."""
+    whole, resumed = PurgingSink(every), PurgingSink(every)
+    whole.takes_means = resumed.takes_means = means
+    run = RunDirectory(tmp_path_factory.mktemp("run"))
+    at = 0
+    for end, back in stops:
+        write_run(run.path, at + 1, max(at, end), epoch_steps, stride)
+        Follower(resumed, run, resume=at > 0).catch_up("KILLED")
+        at = min(max(at, end), back)
+        for file in (LOSSES_FILE, GRADIENTS_FILE, METRICS_FILE):
+            cut_ledger(run / file, offset_of_step(run / file, at + 1), run / "orphans.csv")
+        if lost and run.cursor("Fake").exists():
+            run.cursor("Fake").write_text("damaged")
+            resumed.points = []
+    follower = Follower(resumed, run, resume=at > 0)
+    write_run(run.path, at + 1, 30, epoch_steps, stride)
+    if late:
+        follower = Follower(resumed, run, resume=at > 0)
+    follower.catch_up("FINISHED")
+
+    run = RunDirectory(tmp_path_factory.mktemp("whole"))
+    write_run(run.path, 1, 30, epoch_steps, stride)
+    Follower(whole, run).catch_up("FINISHED")
+    assert sorted(resumed.points) == sorted(whole.points)
+    assert ("gradient/a/share" in {point.series for point in whole.points}) == (
+        means or any(step % stride == 0 for step in (1, *range(every, 31, every)))
+    )
+    assert not Follower(resumed, run).lacks_something("FINISHED")
+
+
+def test_a_run_of_an_earlier_version_is_not_sent_again(tmp_path: Path) -> None:
+    """Its cursor and its directory know nothing of gradients."""
+    write_ledgers(tmp_path, 7)
+    run = RunDirectory(tmp_path)
+    sizes = {file: (run / file).stat().st_size for file in (LOSSES_FILE, METRICS_FILE)}
+    run.cursors.mkdir()
+    text = {"offsets": sizes, "files": [], "status": "FINISHED"}
+    run.cursor("Fake").write_text(json.dumps(text))
+    assert not Follower(FakeSink(), run).lacks_something("FINISHED")
+    sink = PurgingSink()
+    first = Follower(sink, run, resume=True)._first_step
+    assert first == 4, "the step after the last metric, as before"
+    gradients = Ledger(run.gradients, GradientRow)
+    gradients.append([GradientRow(9, 1, 9, "a", 2.0, 1.0, 0.5)])
+    Follower(sink, run, resume=True).catch_up("FINISHED")
+    assert {point.step for point in sink.points} == {4, 5, 6, 7, 9}

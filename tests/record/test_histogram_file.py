@@ -8,7 +8,7 @@ import pytest
 from nectargan.record.histogram_file import Histogram, load_histograms, save_histograms
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_saved_values_are_loaded(tmp_path: Path) -> None:
     path = tmp_path / "histograms" / "epoch_0001_step_00000003.npz"
     saved = {
         name: Histogram(np.float32([0, 1, low]), np.int64([low, 2]), np.float64([0, 1, 2, 3]))

@@ -133,7 +133,7 @@ def test_blocks_are_the_whole_lines_of_the_file(
 
 
 @given(cut=st.integers(0, 200), size=st.integers(1, 50))
-def test_reading_goes_on_where_it_stopped(
+def test_reading_continues_where_it_stopped(
     cut: int, size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A file that grows between two readings, torn anywhere, is read once and whole."""
@@ -147,7 +147,7 @@ def test_reading_goes_on_where_it_stopped(
     assert b"".join(block for block, _ in first + second) == whole
 
 
-def test_what_is_written_is_a_table(tmp_path: Path) -> None:
+def test_the_output_is_a_table(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.csv", LossRow)
     ledger.append([row(1), row(1, "b", 3.0), row(2, "late/loss", 4.0)])
     frame = pd.read_csv(io.BytesIO((tmp_path / "l.csv").read_bytes()))
@@ -296,7 +296,7 @@ def test_rows_read_back_from_their_line(
     "line",
     [b"1,1,1,a", b"1,1,1,a,0,0,0,0", b"x,1,1,a,0,0,0", b"1,1,1,a,b,0,0", b"", b"1,1,1,\xff,0,0,0"],
 )
-def test_what_is_no_row_is_an_error_or_skipped(tmp_path: Path, line: bytes) -> None:
+def test_invalid_rows_are_an_error_or_skipped(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "l.csv"
     ledger = Ledger(path, LossRow)
     ledger.append([row(1), row(2)])

@@ -27,16 +27,16 @@ def test_they_are_those_of_pandas(
     ledger.close()
     frame = pd.read_csv(path).query("step >= @first")
     expected = frame.groupby("loss")["raw"].mean().to_dict()
-    assert mean_losses(path, first) == pytest.approx(expected, rel=1e-12, abs=1e-9)
+    assert mean_losses([path], first) == pytest.approx(expected, rel=1e-12, abs=1e-9)
 
 
-def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
+def test_non_finite_values_are_left_out(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "losses.csv", LossRow)
     for step, a in enumerate((1.0, math.nan, math.inf, 3.0), start=1):
         ledger.append(
             [LossRow(step, 1, 0, "a", a, 1.0, a), LossRow(step, 1, 0, "b", math.nan, 1, 0)]
         )
     ledger.close()
-    means = mean_losses(tmp_path / "losses.csv", 1)
+    means = mean_losses([tmp_path / "losses.csv"], 1)
     assert means["a"] == 2.0
     assert math.isnan(means["b"])

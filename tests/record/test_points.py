@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nectargan.record.ledger import Ledger, LossRow, rows_in
+from nectargan.record.ledger import GradientRow, Ledger, LossRow, rows_in
 from nectargan.record.points import (
+    EpochMeans,
     Point,
     SingleSteps,
     WindowMeans,
@@ -100,7 +101,7 @@ def test_equal_values_are_their_own_mean() -> None:
     assert [point.value for point in windows.close()] == [0.1, 0.7, 0.07]
 
 
-def test_what_is_not_finite_is_counted_and_makes_the_mean_so(tmp_path: Path) -> None:
+def test_non_finite_values_are_counted_and_make_the_mean_nan(tmp_path: Path) -> None:
     values = [1.0, math.inf, 2.0, 3.0, math.nan, -math.inf, 4.0, 5.0, 6.0]
     ledger = Ledger(tmp_path / "losses.csv", LossRow)
     ledger.append(LossRow(i, 1, i, "a", v, 1.0, v) for i, v in enumerate(values, start=1))
@@ -126,7 +127,7 @@ def test_what_is_not_finite_is_counted_and_makes_the_mean_so(tmp_path: Path) -> 
     assert repr(points(3)) == repr(points(0)[2:]), "the count goes on"
 
 
-def test_single_steps_are_those_of_the_stride_and_what_is_not_finite() -> None:
+def test_single_steps_are_multiples_and_non_finite_ones() -> None:
     single = SingleSteps(5)
     rows = [LossRow(i, 1, i, "a", math.nan if i == 7 else 0.5, 2.0, 1.0) for i in range(1, 11)]
     points = [point for row in rows for point in single.take(row)] + single.close()
@@ -135,4 +136,36 @@ def test_single_steps_are_those_of_the_stride_and_what_is_not_finite() -> None:
         Point("loss/a/raw", 0.5, 1, 1),
         Point("loss/a/weight", 2.0, 1, 1),
         Point("loss/a/weighted", 1.0, 1, 1),
+    ]
+
+
+@given(steps=st.integers(1, 60), epoch_steps=st.integers(1, 25), lazy=st.integers(1, 7))
+def test_gradients_have_the_means_of_epochs(steps: int, epoch_steps: int, lazy: int) -> None:
+    rows = [
+        GradientRow(*row[:4], abs(row.raw), share, np.float32(math.nan) if row.step % 3 else share)
+        for row in rows_of(steps, epoch_steps, lazy)
+        for share in [np.float32(row.step / 64)]
+    ]
+    epochs = EpochMeans()
+    points = [point for row in rows for point in epochs.take(row)] + epochs.close()
+    frame = pd.DataFrame(rows)
+    expected = {}
+    for _, epoch in frame.groupby("epoch"):
+        end, time = epoch["step"].max(), epoch["time"].max()
+        means = epoch.groupby("loss")[["norm", "share", "cosine"]].mean()  # of what is not NaN
+        for (loss, name), mean in means.stack().dropna().items():
+            place = f"gradient/{loss}/{name}", end
+            expected[place] = (pytest.approx(float(mean), rel=1e-6), time)
+    assert by_place(points) == expected
+
+
+def test_single_steps_of_gradients_are_those_of_losses() -> None:
+    single = SingleSteps[GradientRow](5)
+    rows = [GradientRow(i, 1, i, "a", 0.5, 1.0, math.nan) for i in range(1, 11)]
+    points = [point for row in rows for point in single.take(row)]
+    assert [point.step for point in points if point.series == "gradient/a/share"] == [1, 5, 10]
+    assert [point.series for point in points[:3]] == [
+        "gradient/a/norm",
+        "gradient/a/share",
+        "gradient/a/cosine",
     ]

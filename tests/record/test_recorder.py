@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nectargan.losses.lm_data import LossEvent
+from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent, check_series_name
 from nectargan.losses.loss_manager import LossManager
-from nectargan.record.ledger import LossRow
+from nectargan.record.gradient_rows import Products, measure, pair_series
+from nectargan.record.ledger import GradientRow, LossRow
 from nectargan.record.recorder import LossRecorder
+from nectargan.record.running_means import StepValues
 
 
 def event(name: str, step: int, raw: Any, weight: float = 2.0, epoch: int = 1) -> LossEvent:
@@ -231,8 +234,76 @@ def test_no_value_is_read_between_the_ends_of_windows() -> None:
     with _Operations() as operations:
         for each in events:
             recorder(each)
+        for step in range(1, 101):
+            recorder.note_metric(MetricEvent("m", torch.empty(()), 1, step))
+            recorder.note_gradients(GradientEvent(("a", "b"), torch.empty(1, 2, 2), 1, step))
     # Nothing at all until the window is over.
-    assert operations.names == []
+    assert [name for name in operations.names if "empty" not in name] == []
+
+
+def test_gradients_and_metrics_are_written_with_the_losses_of_their_window() -> None:
+    """Steps 1 and 2 are a window; step 3 has several backward passes and metrics, and a loss that
+    is in one of them alone."""
+    windows, rows, seen = Windows(), list[list[GradientRow]](), list[StepValues]()
+    recorder = LossRecorder(
+        windows, 2, 1e9, lambda: 77, write_gradients=rows.append, take_values=seen.extend
+    )
+
+    def gradients(step: int, losses: str, *vectors: list[float]) -> None:
+        at = torch.tensor(vectors)
+        products = (at @ at.T).expand(1, -1, -1)
+        recorder.note_gradients(GradientEvent(tuple(losses), products, 1, step))
+
+    for step in (1, 2):
+        recorder(event("a", step, 0.5))
+        gradients(step, "ab", [3.0, 0.0], [-4.0 * step, 0.0])
+        recorder.note_metric(MetricEvent("m", torch.tensor(2.0 * step), 1, step))
+    assert (windows.written, rows, seen) == ([], [], [])
+    recorder(event("a", 3, 0.5))
+    assert [[row.step for row in each] for each in windows.written] == [[1, 2]]
+    assert rows == [
+        [
+            GradientRow(1, 1, 77, "a", *map(np.float32, (3, 3 / 7, -1))),
+            GradientRow(1, 1, 77, "b", *map(np.float32, (4, 4 / 7, -1))),
+            GradientRow(2, 1, 77, "a", *map(np.float32, (3, 3 / 11, -1))),
+            GradientRow(2, 1, 77, "b", *map(np.float32, (8, 8 / 11, -1))),
+        ]
+    ]
+    assert seen == [
+        StepValues(1, 1, 77, {"m": 2.0}, {"gradient/cosine/a vs b": -1.0}),
+        StepValues(2, 1, 77, {"m": 4.0}, {"gradient/cosine/a vs b": -1.0}),
+    ]
+
+    gradients(3, "ab", [1.0, 0.0], [0.0, 1.0])
+    gradients(3, "ab", [3.0, 0.0], [3.0, 0.0])
+    recorder.note_metric(MetricEvent("m", torch.tensor(1.0), 1, 3))
+    recorder.note_metric(MetricEvent("m", torch.tensor(3.0, dtype=torch.float16), 1, 3))
+    recorder.flush()
+    assert [(r.loss, r.norm, r.share, r.cosine) for r in rows[1]] == [
+        ("a", 2.0, 0.5, 0.5),
+        ("b", 2.0, 0.5, 0.5),
+    ]
+    assert seen[2] == StepValues(3, 1, 77, {"m": 2.0}, {"gradient/cosine/a vs b": 0.5})
+    recorder.flush()
+    assert len(rows) == 2
+
+
+def test_a_row_of_gradients_is_its_text() -> None:
+    row = GradientRow(3, 1, 77, "a", np.float32(0.1), np.float32(1), np.float32("nan"))
+    assert row.line == "3,1,77,a,0.1,1.0,nan"
+    back = GradientRow.parse(row.line)
+    assert back[:6] == (3, 1, 77, "a", 0.1, 1.0)
+    assert math.isnan(back.cosine)
+    with pytest.raises(ValueError, match="not enough values"):
+        GradientRow.parse("3,1,77,a,0.1")
+
+
+def test_pairs_with_long_names_are_left_out() -> None:
+    names = ("x" * 95, "y" * 95, "z")
+    ((rows, cosines),) = measure([Products(1, 1, 0, names, torch.eye(3)[None])])
+    assert [row.loss for row in rows] == list(names)
+    assert list(cosines) == [pair_series(names[0], "z"), pair_series(names[1], "z")]
+    assert all(check_series_name(name) is None for name in cosines)
 
 
 @pytest.mark.gpu

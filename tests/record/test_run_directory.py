@@ -10,7 +10,8 @@ import pytest
 
 from nectargan.errors import RunError
 from nectargan.record import lock
-from nectargan.record.run_directory import RunDirectory, create_run_directory
+from nectargan.record.output_directory import create_run_directory, not_a_run
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.run_list import summarize_runs
 
 
@@ -110,7 +111,7 @@ def test_what_was_meant_by_a_path_that_names_no_run(
         "runs/notes": "is not a run directory: it has no config.json.",
     }
     for path, sentence in told.items():
-        error = RunDirectory(path).not_a_run("config.json")
+        error = not_a_run(RunDirectory(path), "config.json")
         assert str(error).replace("\\", "/") == f"'{path}' {sentence}"
 
 

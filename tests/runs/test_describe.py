@@ -16,7 +16,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from nectargan.config.schema import Config
-from nectargan.dataset.pairs import check_data
+from nectargan.dataset.data_check import check_data
 from nectargan.errors import ConfigError
 from nectargan.record import tracker
 from nectargan.runs.checkpoint import load_checkpoint, load_generator

@@ -41,6 +41,6 @@ def test_augmentations_appear_when_they_are_on() -> None:
     assert found == {"augmentation.both.rot90": 0.25}
 
 
-def test_where_files_are_is_no_parameter() -> None:
+def test_paths_are_not_parameters() -> None:
     one = ConfigManager({"common": {"output_directory": "a"}, "dataloader": {"dataroot": "b"}})
     assert run_params(one.data) == run_params(ConfigManager().data)

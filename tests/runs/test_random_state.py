@@ -45,6 +45,6 @@ def test_a_checkpoint_from_before_it_was_kept_goes_on(monkeypatch: pytest.Monkey
     set_random_state(state, MPS)
 
 
-def test_what_is_no_state_is_refused() -> None:
+def test_an_invalid_state_is_refused() -> None:
     with pytest.raises(CheckpointError, match="random generators cannot be used"):
         set_random_state({**random_state(CPU), "numpy": [1]}, CPU)

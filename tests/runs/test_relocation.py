@@ -93,7 +93,7 @@ def test_a_lost_database_gets_everything_anew(runs: Path, trained: Path) -> None
     (runs / "mlflow.db").unlink()
     (summary, _) = summarize_runs(runs)
     assert summary.behind == ["MLflow"]
-    assert "is gone" in summary.trouble
+    assert "does not exist any more" in summary.trouble
     assert f"nectargan sync '{run}'" in summary.trouble
     assert not (runs / "mlflow.db").exists(), "looking makes none"
     assert synchronize(RunDirectory(run)) == {"MLflow": True}
@@ -134,9 +134,9 @@ def test_a_deleted_run_is_told_and_sent_anew_on_demand(runs: Path) -> None:
     client.delete_run(deleted)
     with pytest.raises(RunError, match=f"was deleted; restore it with: .*--run-id {deleted}; or"):
         synchronize(RunDirectory(run))
-    assert f"nectargan sync '{run}' --anew" in summarize_runs(runs)[0].trouble
+    assert f"nectargan sync '{run}' --new-run" in summarize_runs(runs)[0].trouble
     assert "tiny_v1" not in names(runs)
-    code, output = cli("sync", run, "--anew")
+    code, output = cli("sync", run, "--new-run")
     assert code == 0
     assert output.splitlines() == [
         "MLflow: has everything now.",
@@ -240,7 +240,7 @@ def test_mv_is_whole_or_not_at_all(
 ) -> None:
     run = runs / "tiny_v1"
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="exists; a run can only be moved to where nothing is"):
+    with pytest.raises(RunError, match="exists already; give another name"):
         move_run(RunDirectory(run), Path("tiny_v2"))
     for place in (tmp_path / "nowhere" / "x", run / "inside"):
         with pytest.raises(RunError, match="there is no such directory"):

@@ -40,6 +40,8 @@ OPTIONS = {
         "both": {"h_flip_chance": 0.5},
         "input": {"gaussnoise_chance": 0.5},
     },
+    "train__objective": "extended",
+    "logging__window_steps": 2,
 }
 KINDS = ("examples", "loss_maps", "histograms")
 HISTOGRAM = "histograms/gradients/discriminator"
@@ -85,7 +87,8 @@ def resumed(run: Path, **changes: object) -> Pix2pixTrainer:
 
 
 def record(run: Path) -> list[pd.DataFrame]:
-    tables = [pd.read_csv(run / f, dtype=str) for f in ("losses.csv", "metrics.csv")]
+    files = ("losses.csv", "metrics.csv", "gradients.csv")
+    tables = [pd.read_csv(run / file, dtype=str) for file in files]
     metrics = tables[1]
     metrics.loc[metrics["metric"].str.startswith("time/"), "value"] = ""
     return [table.drop(columns="time") for table in tables]
@@ -106,7 +109,7 @@ def assert_same(one: Pix2pixTrainer, other: Pix2pixTrainer) -> None:
 
 # Four epochs of three steps: the first step, the middle and the end of an epoch, the very last.
 @pytest.mark.parametrize("at", [1, 5, 6, 7, 12])
-def test_a_resumed_run_equals_one_that_nobody_disturbed(tiny: Make, at: int) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny: Make, at: int) -> None:
     run = stopped(tiny(**OPTIONS), at)
     assert RunDirectory(run).read_status() == ("KILLED", "")
     whole = Pix2pixTrainer(tiny(**OPTIONS))
@@ -146,7 +149,48 @@ def test_rows_past_the_checkpoint_are_kept_aside(tiny: Make) -> None:
     assert not half.exists()
     orphans = pd.read_csv(run / "orphaned" / "attempt-1.csv")
     assert orphans["step"].unique().tolist() == [4, 5]
-    assert (run / "orphaned" / "attempt-1.metrics.csv").exists()
+    for name in ("metrics", "gradients"):
+        orphans = pd.read_csv(run / "orphaned" / f"attempt-1.{name}.csv")
+        assert orphans["step"].isin([4, 5]).all(), name
+    assert orphans["step"].unique().tolist() == [4, 5]
+
+
+def test_gradients_may_be_turned_on_and_off_on_the_way(tiny: Make) -> None:
+    """Off until step 2, on until step 5, off for the rest; then back to the first checkpoint."""
+    options = {**OPTIONS, "save__keep_last": None}
+    run = stopped(tiny(**options, logging__gradients="off"), 2)
+    first = run / "checkpoints" / "epoch_0001_step_00000002.pt"
+    kept = first.read_bytes()
+    assert not (run / "gradients.csv").exists()
+    on = load_last(RunDirectory(run))
+    wanted = Config.model_validate(on["config"])
+    wanted.logging.gradients = "on"
+    trainer = Stopping(wanted, 5)
+    trainer._resumption = resumption_of(RunDirectory(run), on, wanted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert pd.read_csv(run / "gradients.csv")["step"].unique().tolist() == [3, 4, 5]
+    resumed(run, logging__gradients="off")
+    before = (run / "gradients.csv").read_bytes()
+    assert pd.read_csv(run / "gradients.csv")["step"].unique().tolist() == [3, 4, 5]
+    assert set(load_last(RunDirectory(run))["training"]["ledgers"]) >= {"gradients.csv"}
+
+    first.write_bytes(kept)
+    checkpoint = load_checkpoint(first)
+    wanted = Config.model_validate(checkpoint["config"])
+    wanted.logging.gradients = 4
+    resumption = resumption_of(RunDirectory(run), checkpoint, wanted, first)
+    Pix2pixTrainer(resumption.config, resumption).train()
+    assert pd.read_csv(run / "gradients.csv")["step"].unique().tolist() == [4, 8, 12]
+    assert (run / "orphaned" / "attempt-1.gradients.csv").read_bytes() == before
+
+
+def test_a_ledger_of_gradients_that_was_changed_is_told(tiny: Make) -> None:
+    run = stopped(tiny(**OPTIONS), 5)
+    path = run / "gradients.csv"
+    path.write_text(path.read_text().replace("G_GAN", "G_GUN", 1))
+    with pytest.raises(RunError, match=r"changed the first \d+ bytes of '.*gradients\.csv'"):
+        resumed(run)
 
 
 def test_a_torn_checkpoint_is_passed_over(tiny: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,7 +244,7 @@ def test_what_would_make_it_another_run_is_refused(
     assert {path: path.read_bytes() for path in run.rglob("*.csv")} == before
 
 
-def test_a_run_that_is_at_work_is_not_resumed(tiny: Make) -> None:
+def test_a_run_in_use_is_not_resumed(tiny: Make) -> None:
     run = stopped(tiny(), 2)
     with locked(run):
         assert is_locked(run)
@@ -288,13 +332,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Make) -> None:
     assert raw.tolist() == [float("inf")]
 
 
-def test_where_no_checkpoint_was_made_none_is_promised(tiny: Make) -> None:
+def test_no_checkpoint_is_mentioned_if_there_is_none(tiny: Make) -> None:
     trainer = explode(tiny(logging__window_steps=1), 2, float("nan"))
     with pytest.raises(NonFiniteError, match=r"G_L1' is nan .* No checkpoint was made before\.$"):
         trainer.train()
 
 
-def test_or_goes_on_and_says_so_once(tiny: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_continue_it_warns_once(tiny: Make, caplog: pytest.LogCaptureFixture) -> None:
     trainer = explode(tiny(train__on_nonfinite="continue"), 2, float("nan"))
     run = trainer.train()
     assert RunDirectory(run).read_status() == ("FINISHED", "")
@@ -303,7 +347,7 @@ def test_or_goes_on_and_says_so_once(tiny: Make, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.slow
-def test_the_mlflow_run_goes_on_even_if_only_the_checkpoint_knows_it(tiny: Make) -> None:
+def test_the_mlflow_run_continues_if_only_the_checkpoint_has_its_id(tiny: Make) -> None:
     from mlflow.tracking import MlflowClient
 
     class Patient(Stopping):

@@ -78,7 +78,15 @@ def test_sync_sends_what_is_missing_and_nothing_twice(unsent: Path, tmp_path: Pa
     expected |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in losses.itertuples()}
     expected |= {(f"loss/{r.loss}/weight", r.step): r.weight for r in losses.itertuples()}
     expected |= {(r.metric, r.step): r.value for r in metrics.itertuples()}
-    assert (points, count, status) == (expected, len(expected), "FINISHED")
+    gradients = pd.read_csv(unsent / "gradients.csv").groupby(["loss", "epoch"])
+    means = {
+        (f"gradient/{loss}/{measure}", rows["step"].max()): rows[measure].mean()
+        for (loss, _), rows in gradients
+        for measure in ("norm", "share", "cosine")
+    }
+    assert {key: points[key] for key in means} == pytest.approx(means)
+    assert {key: points[key] for key in points.keys() - means.keys()} == expected
+    assert (count, status) == (len(expected) + len(means), "FINISHED")
     assert [each.behind for each in summarize_runs(unsent.parent)] == [[]]
 
     assert synchronize(RunDirectory(unsent)) == {"TensorBoard": False, "MLflow": False}
@@ -126,7 +134,7 @@ def test_a_run_that_died_is_marked(unsent: Path, tmp_path: Path) -> None:
     assert sent(f"sqlite:///{tmp_path / 'later.db'}")[2] == "KILLED"
 
 
-def test_a_run_at_work_is_left_alone(unsent: Path) -> None:
+def test_a_run_in_use_is_left_alone(unsent: Path) -> None:
     RunDirectory(unsent).write_status("RUNNING")
     with locked(unsent):
         assert [each.status for each in summarize_runs(unsent.parent)] == ["RUNNING"]

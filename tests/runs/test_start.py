@@ -34,7 +34,7 @@ def config_file(tmp_path: Path, **sections: Any) -> str:
     return str(path)
 
 
-def test_overrides_go_before_the_config_and_what_is_swept_before_both(tmp_path: Path) -> None:
+def test_swept_values_override_options_which_override_the_config(tmp_path: Path) -> None:
     path = config_file(tmp_path, common={"seed": 1}, dataloader={"batch_size": 2, "num_workers": 1})
     request = Request(path, [("common.seed", 3), ("dataloader.batch_size", 4)], epochs=7)
     config = request.resolve(swept=[("common.seed", 5)])
@@ -104,7 +104,7 @@ def test_auto_takes_the_newest_unfinished_run_or_none(run: Path, tmp_path: Path)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="neither a run directory, nor a checkpoint in one, nor"):
+    with pytest.raises(RunError, match="is not a run directory, a checkpoint in one, or"):
         Request().resume(str(tmp_path / "nowhere"))
     (tmp_path / "x.pt").write_bytes(b"")
     with pytest.raises(RunError, match="it is not in the folder 'checkpoints' of a run"):

@@ -54,7 +54,7 @@ def test_a_run_of_version_1_0_is_resumed(run: Path) -> None:
     assert after["step"].unique().tolist() == [1, 2, 3, 4, 5, 6]
     training = load_last(RunDirectory(run))["training"]
     assert set(training["data"]) == {"training", "validation"}
-    assert set(training["ledger_digests"]) == {"losses.csv", "metrics.csv"}
+    assert set(training["ledger_digests"]) == {"losses.csv", "metrics.csv", "gradients.csv"}
 
 
 def adam(content: dict[str, Any]) -> dict[Any, Any]:
@@ -103,8 +103,11 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "Adam is empty": (lambda c: adam(c).clear(), "lacks '0.step'"),
     "Adam has a parameter more": (put(adam, 99, {"step": SMALL}), "has a foreign '99.step'"),
     "Adam is a list": (put(training, "optimizers", "generator", [1]), "lacks '0.step'"),
-    "Adam made other steps": (put(adam, 0, "step", torch.tensor(9.0)), "made 4 to 9 steps, of 4"),
-    "Adam made no number": (put(adam, 0, "step", torch.tensor(NAN)), "steps, of 4 in all"),
+    "Adam made other steps": (
+        put(adam, 0, "step", torch.tensor(9.0)),
+        "has 4 to 9 steps, but the run has 4",
+    ),
+    "Adam made no number": (put(adam, 0, "step", torch.tensor(NAN)), "steps, but the run has 4"),
     "no optimizer": (lambda c: training(c).pop("optimizers"), "optimizers are missing"),
     "no discriminator": (
         lambda c: c["networks"].pop("discriminator"),
@@ -331,7 +334,7 @@ def test_images_at_another_place_are_the_same_others_are_not(
 # --- older checkpoints -----------------------------------------------------------------------
 
 
-def test_a_run_goes_on_from_an_older_checkpoint(tiny: Make) -> None:
+def test_a_run_is_resumed_from_an_older_checkpoint(tiny: Make) -> None:
     options = {
         "save__model_save_rate": 1,
         "save__keep_best": "val/ssim",
@@ -367,7 +370,7 @@ def test_a_run_goes_on_from_an_older_checkpoint(tiny: Make) -> None:
     assert load_checkpoint(run / "checkpoints" / "last.pt")["epoch"] == 4
 
 
-def test_the_best_one_is_that_of_the_checkpoint_gone_back_to(
+def test_going_back_restores_the_best_checkpoint_of_that_time(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([0.5, 0.3, 0.9, 0.1])

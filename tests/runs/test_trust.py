@@ -58,7 +58,7 @@ def resume(run: Path, *options: str) -> Result:
     return CliRunner().invoke(train, ["--resume", str(run), "--epochs", "3", *options])
 
 
-def test_what_this_user_made_here_goes_on(foreign_run: Path, module: Path) -> None:
+def test_a_run_of_this_user_is_trusted(foreign_run: Path, module: Path) -> None:
     assert resume(foreign_run).exit_code == 0
     assert (module / "imported").exists()
 
@@ -83,7 +83,7 @@ def test_what_came_from_elsewhere_needs_trust(
     result = resume(foreign_run)
     assert result.exit_code == 2
     assert "names 'some_loss.Loss'" in result.stderr
-    assert "look at it, then add --trust, or give a config of your own" in result.stderr
+    assert "check it, then add --trust, or give your own config with -c" in result.stderr
     assert not (module / "imported").exists()
     assert {path: path.stat().st_mtime_ns for path in foreign_run.rglob("*")} == before
     if kind != "changed on the way":

@@ -74,7 +74,7 @@ def test_they_are_read_as_frames(runs: Path) -> None:
     assert table["train.loss.G_L1"].tolist() == ["linear 100→10 @ 1–2", 10.0, 100.0]
 
 
-def test_the_record_of_a_loop_of_ones_own_is_read(runs: Path) -> None:
+def test_the_record_of_a_custom_loop_is_read(runs: Path) -> None:
     losses = load_losses(runs / "tracked")
     assert losses["weight"].tolist() == pytest.approx([10, 10, 5.5, 5.5, 1, 1])
     assert losses["raw"].tolist() == pytest.approx([1 / step for step in range(1, 7)])
@@ -118,3 +118,9 @@ def test_they_are_sent_to_an_mlflow_that_does_not_know_them(
     columns = [*keys, "raw", "weight"]
     ours, theirs = (each.sort_values(keys)[columns] for each in (ours, theirs))
     assert theirs.to_numpy().tolist() == ours.to_numpy().tolist()
+
+
+def test_imports_of_its_readme() -> None:
+    from nectargan.trainers.checkpoint import load_generator as earlier_path
+
+    assert earlier_path is load_generator

@@ -88,7 +88,7 @@ def test_arguments_are_held_to_it(arguments: dict[str, Any], sentence: str) -> N
     assert check_arguments("mine", function, given) == {**given, "field": 3.0}
 
 
-def test_an_annotation_that_cannot_be_evaluated_is_no_trouble() -> None:
+def test_an_annotation_that_cannot_be_evaluated_is_ignored() -> None:
     assert check_arguments("mine", declared, {"period": -5})["period"] == -5
     with pytest.raises(ScheduleError, match="has no argument nothing"):
         check_arguments("mine", declared, {"nothing": 1})

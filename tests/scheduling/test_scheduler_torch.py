@@ -46,7 +46,7 @@ def test_values_are_rates_not_factors() -> None:
     assert scheduler.get_last_lr() == [0.5, 0.5]
 
 
-def test_a_resumed_scheduler_goes_on(tmp_path: Path) -> None:
+def test_a_resumed_scheduler_continues(tmp_path: Path) -> None:
     schedule = Schedule("cosine", 1, 20, 1.0, 0.0)
     optimizer = sgd()
     whole = run(TorchScheduler(optimizer, schedule), optimizer, 20)
@@ -65,7 +65,7 @@ def test_a_resumed_scheduler_goes_on(tmp_path: Path) -> None:
     assert first + run(scheduler, optimizer, 12) == whole
 
 
-def test_the_state_holds_counters_alone() -> None:
+def test_the_state_contains_only_counters() -> None:
     scheduler = TorchScheduler(sgd(), DECAY)
     assert "scheduler" not in scheduler.state_dict()
     assert scheduler.state_dict()["last_epoch"] == 0

@@ -88,11 +88,11 @@ def test_ranges(text: str, span: Range) -> None:
         (["a="], "--sweep 'a=' has an empty value; write key=10,50,100."),
         (["a=1,,2"], "--sweep 'a=1,,2' has an empty value; write key=10,50,100."),
         (["a=1,2", "a=3"], "--sweep gives a twice; put all its values into one."),
-        (["a.b=1", "a=2"], "--sweep gives both a.b and a, one within the other."),
-        (["a=1", "a.b=2"], "--sweep gives both a and a.b, one within the other."),
+        (["a.b=1", "a=2"], "--sweep gives a.b and a, but one contains the other."),
+        (["a=1", "a.b=2"], "--sweep gives a and a.b, but one contains the other."),
         (["a=[1,2"], "--sweep a: a ']' is missing in '[1,2'."),
-        (["a=1],2"], "--sweep a: nothing was opened that ']' could close in '1],2'."),
-        (['a={"x":1],2'], "--sweep a: nothing was opened that ']' could close in '{\"x\":1],2'."),
+        (["a=1],2"], "--sweep a: ']' has no opening bracket in '1],2'."),
+        (['a={"x":1],2'], "--sweep a: ']' has no opening bracket in '{\"x\":1],2'."),
         (['a="x'], "--sweep a: a '\"' is missing in '\"x'."),
         (["a=5..1"], "--sweep a: range '5..1' must go from low to high."),
         (
@@ -101,14 +101,14 @@ def test_ranges(text: str, span: Range) -> None:
         ),
         (
             ["common.experiment_name=a,b"],
-            "--sweep common.experiment_name: it says where runs are kept, and cannot be swept.",
+            "--sweep common.experiment_name cannot be used: it determines where runs are stored.",
         ),
         (
             ["logging.mlflow.tracking_uri=http://ada:sesame@a,http://b"],
-            "--sweep logging.mlflow.tracking_uri: it says where runs are kept, and cannot be "
-            "swept.",
+            "--sweep logging.mlflow.tracking_uri cannot be used: it determines where runs are "
+            "stored.",
         ),
-        (["common={}"], "--sweep common: it says where runs are kept, and cannot be swept."),
+        (["common={}"], "--sweep common cannot be used: it determines where runs are stored."),
     ],
 )
 def test_what_cannot_be_read(texts: list[str], sentence: str) -> None:

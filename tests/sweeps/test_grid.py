@@ -12,7 +12,8 @@ from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, DataError, ModelError, NectarGANError, RunError
 from nectargan.record.lock import locked
-from nectargan.record.run_directory import RunDirectory, list_runs
+from nectargan.record.output_directory import list_runs
+from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.resume import Resumption
 from nectargan.sweeps.axes import parse_axes
 from nectargan.sweeps.grid import GridPoint, Resolve, check_grid, find_run, grid, run_grid_point
@@ -90,7 +91,7 @@ def test_a_grid_point_is_recognised_by_its_run(points_of: Grid, tmp_path: Path) 
     assert find_run(seven).state == "NEW"
 
 
-def test_an_unfinished_run_is_gone_on_with(points_of: Grid, tmp_path: Path) -> None:
+def test_an_unfinished_run_is_resumed(points_of: Grid, tmp_path: Path) -> None:
     (point,) = points_of("train.loss.G_L1=10", save__model_save_rate=1)
 
     class Stopped(Pix2pixTrainer):
@@ -121,7 +122,7 @@ def test_an_unfinished_run_is_gone_on_with(points_of: Grid, tmp_path: Path) -> N
     assert run_grid_point(point, start)[1:3] == ("FINISHED", tmp_path / "runs" / "tiny_v2")
 
 
-def test_a_run_whose_weights_changed_on_the_way_is_not_that_of_the_cell(
+def test_a_run_whose_weights_changed_is_not_that_of_the_grid_point(
     points_of: Grid, tmp_path: Path
 ) -> None:
     (point,) = points_of("train.loss.G_L1=10")
@@ -138,7 +139,7 @@ def test_a_run_whose_weights_changed_on_the_way_is_not_that_of_the_cell(
     assert resumed_with(**{"train.loss.G_L1": 3}) == "NEW"
 
 
-def test_what_fails_is_told_and_stops_nothing(points_of: Grid, tmp_path: Path) -> None:
+def test_a_failure_is_reported_and_stops_nothing(points_of: Grid, tmp_path: Path) -> None:
     rates = "train.generator.learning_rate.initial=0.001,1e30"
     good, bad = points_of(rates, logging__window_steps=1)
     outcome = run_grid_point(bad, start)
@@ -191,7 +192,7 @@ def test_a_grid_point_is_never_run_by_two(points_of: Grid, tmp_path: Path) -> No
     ("texts", "options", "error", "sentence"),
     [
         (["train.loss.G_L1=1,1..5"], {}, ConfigError, '--sweep train.loss.G_L1 cannot be "1..5"'),
-        (["train.loss.G_L1=1..5"], {}, ConfigError, "is a range, which only --sweep-search"),
+        (["train.loss.G_L1=1..5"], {}, ConfigError, "is a range, which needs --sweep-search"),
         (["train.loss.G_LI=1,2"], {}, ConfigError, "Did you mean 'G_L1'?"),
         (
             ["train.generator.featurs=1,2"],
@@ -225,7 +226,7 @@ def test_a_grid_point_is_never_run_by_two(points_of: Grid, tmp_path: Path) -> No
         ),
     ],
 )
-def test_every_cell_is_checked_before_the_first(
+def test_every_grid_point_is_checked_before_the_first_run(
     points_of: Grid,
     tmp_path: Path,
     texts: list[str],

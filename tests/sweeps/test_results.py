@@ -38,7 +38,7 @@ def test_the_best_comes_first_and_what_has_no_value_last(
 
 
 @pytest.mark.parametrize("state", ["NEW", "RUNNING", "UNFINISHED", "FAILED", "WAITING"])
-def test_only_what_is_finished_and_has_a_directory_is_ranked(state: str) -> None:
+def test_only_finished_runs_with_a_directory_are_ranked(state: str) -> None:
     one = result(0.5)
     elsewhere = one._replace(directory=None, best=0.9)
     assert ranked([result(0.9, state=state), elsewhere, one], False) == [one]

@@ -73,9 +73,9 @@ def test_a_search_is_a_study_of_runs(resolve: Resolve, tmp_path: Path) -> None:
     # Given again, it goes on up to the number of trials in all.
     assert searched(resolve, 3)[1] == []
     assert len(searched(resolve, 4)[1]) == 1
-    with pytest.raises(RunError, match=r"searches for val/ssim; name another --group\.$"):
+    with pytest.raises(RunError, match=r"searches for val/ssim; give another --group\.$"):
         searched(resolve, 4, metric="val/l1")
-    with pytest.raises(RunError, match=r"searches other values of train\.gan_mode; name"):
+    with pytest.raises(RunError, match=r"searches other values of train\.gan_mode; give"):
         searched(resolve, 4, axes=[AXES[0], "train.gan_mode=lsgan,hinge"])
 
 

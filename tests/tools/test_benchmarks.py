@@ -49,6 +49,7 @@ def test_the_steps_are_compared_with_a_plain_loop_and_with_each_other(figures: P
         "plain reference loop": None,
         "our step, no hooks": at + "plain reference loop",
         "with hooks and CSV": at + "our step, no hooks",
+        "with CSV and gradients": at + "with hooks and CSV",
         "with all sinks": at + "our step, no hooks",
     }
     for row in steps.values():
@@ -106,7 +107,7 @@ def test_what_needs_a_gpu_is_named_as_left_out(figures: Path) -> None:
     left_out = json.loads((figures / "train.json").read_text())["left_out"]
     names = [each["name"] for each in left_out]
     assert "batch 2, bf16, graph: all sinks, every loss of every step" in names
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 12
     assert {each["reason"] for each in left_out} == {"there is no CUDA device"}
 
 

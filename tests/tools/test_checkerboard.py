@@ -47,7 +47,7 @@ def test_a_pattern_has_the_power_of_its_wave(
     assert found[1 - axis] == pytest.approx(1, abs=0.06)
 
 
-def test_missing_detail_is_no_pattern_and_hides_none() -> None:
+def test_missing_detail_is_not_a_pattern_and_does_not_hide_one() -> None:
     """A blur [1 2 1] / 4 has the power response cos(pi f)^4, and the pattern is added after it."""
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
     blurred = functional.conv2d(NOISE, torch.outer(kernel, kernel)[None, None], padding="same")

@@ -37,6 +37,11 @@ def test_a_table(tmp_path: Path) -> None:
     assert [row[0] for row in rows[2:]] == ["U-Net; D pixel"]
     assert rows[2][2] == f"{6 * 24 + 24 + 24 * 48 + 48 + 1:,}"
     assert all(float(cell.replace(",", "")) > 0 for cell in rows[2][1:])
+    times = CliRunner().invoke(main, [*arguments, "--only-times"])
+    assert times.exit_code == 0, times.output
+    name, milliseconds = times.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert name == "U-Net; D pixel"
+    assert float(milliseconds) > 0
     wrong = CliRunner().invoke(main, [*arguments[:4], "--only", "nothing"])
     assert wrong.exit_code == 2
     assert "No row contains that" in wrong.output

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nectargan.config.schema import Config
 from nectargan.errors import ConfigError, RunError
-from nectargan.losses.lm_data import LossEvent
+from nectargan.losses.lm_data import GradientEvent, LossEvent
 from nectargan.losses.loss_manager import LossManager
 from nectargan.runs.open import open_run
 from nectargan.scheduling.data import Schedule
@@ -96,6 +98,29 @@ def test_captured_and_eager_runs_are_equal(
     assert len({weight for _, _, name, _, weight, *_ in expected if name == "G_L1"}) == 5
     assert len({weight for _, _, name, _, weight, *_ in expected if name == "G_GAN"}) == 9
     assert_equal(captured, plain)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_clipped_gradients_are_those_of_the_eager_step(
+    tiny: Make, graphs: CpuGraphs, precision: str
+) -> None:
+    options = {
+        "common__precision": precision,
+        "train__generator__optimizer__clip_norm": 0.5,
+        "train__discriminator__optimizer__clip_norm": 0.01,
+        "dataloader__batch_size": 4,
+    }
+    plain, captured = eager(tiny(**options)), Pix2pixTrainer(tiny(**options), graphs=graphs)
+    runs = [trainer.train() for trainer in (plain, captured)]
+    assert graphs.captures == 1
+    assert_equal(captured, plain)
+    norms = [
+        pd.read_csv(run.metrics).query("metric.str.startswith('gradient_norm/')") for run in runs
+    ]
+    assert set(norms[0]["metric"]) == {"gradient_norm/generator", "gradient_norm/discriminator"}
+    pd.testing.assert_frame_equal(
+        norms[0].drop(columns="time"), norms[1].drop(columns="time"), check_exact=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,7 +210,7 @@ def test_the_whole_step_is_captured(tiny: Make, graphs: CpuGraphs) -> None:
     Pix2pixTrainer(tiny(), graphs=graphs).train()
     assert graphs.names.count("_fused_adam_") == 2
     assert "convolution_backward" in graphs.names
-    assert graphs.names[-1] == "stack", "the gather of the losses"
+    assert graphs.names[-1] == "cat", "the gather of losses, metrics and gradients"
 
 
 class Small:
@@ -388,7 +413,7 @@ def test_a_step_that_does_not_compute_every_loss_each_time_is_run_eagerly() -> N
     assert small.graphs.captures == 0
 
 
-def test_a_first_replay_that_computes_something_else_is_taken_back(
+def test_a_first_replay_with_other_results_is_undone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A copy from memory of the host that is gone can be captured, and is replayed as garbage."""
@@ -478,6 +503,119 @@ def test_the_rates_of_the_comparison_on_a_gpu_are_exact(tiny: Make) -> None:
     values = [rates.value_at(epoch) for epoch in range(1, 33)]
     assert len(set(values)) == 32
     assert all(np.float32(value) == value for value in values)
+
+
+# --- gradients and metrics -----------------------------------------------------------------------
+
+FEATURES = {
+    "train__loss": {"G_FM": 10.0},
+    "train__discriminator": {"name": "multiscale", "base_channels": 2, "n_layers": 1},
+}
+
+
+def record(trainer: Pix2pixTrainer) -> dict[str, pd.DataFrame]:
+    """The ledgers of gradients and metrics of a run, without times."""
+    run = trainer.train(display=None)
+    tables = {name: pd.read_csv(run / f"{name}.csv") for name in ("gradients", "metrics")}
+    metrics = tables["metrics"]
+    tables["metrics"] = metrics[~metrics["metric"].str.startswith("time/")].reset_index(drop=True)
+    return {name: table.drop(columns="time") for name, table in tables.items()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**SCHEDULED, "dataloader__batch_size": 4, "logging__window_steps": 2},
+        {**FEATURES, "train__objective": "extended"},
+        {**SCHEDULED, "common__precision": "fp16"},
+        {"logging__gradients": 2},
+        {"logging__gradients": "off"},
+    ],
+    ids=["smaller last batch", "features", "fp16", "every second", "off"],
+)
+def test_gradients_and_metrics_of_a_captured_run_are_those_of_the_eager_one(
+    tiny: Make, graphs: CpuGraphs, options: dict[str, Any]
+) -> None:
+    config = tiny(**options)
+    trainers = [eager(config), Pix2pixTrainer(config, graphs=graphs)]
+    if options.get("logging__gradients") == "off":
+        for trainer in trainers:
+            run = trainer.train(display=None)
+            assert not (run / "gradients.csv").exists()
+        assert graphs.names.count("bmm") == 0
+        assert_equal(*trainers)
+        return
+    expected, found = map(record, trainers)
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, check_exact=True)
+    assert graphs.captures == 1
+    gradients = found["gradients"]
+    steps = (
+        [1, 2, 4, 6] if options.get("logging__gradients") == 2 else range(1, trainers[0].step + 1)
+    )
+    assert gradients["step"].unique().tolist() == list(steps)
+    names = [name for name in trainers[0].losses.get_registered_losses() if name[0] == "G"]
+    assert gradients["loss"].tolist() == names * len(steps)
+    shares = gradients.groupby("step")["share"].sum(min_count=len(names))
+    # At a step that overflows in fp16 the gradient of a loss is infinite, and so is the sum.
+    assert shares.notna().all() == (config.common.precision != "fp16")
+    assert shares.notna().sum() > 2
+    assert shares.dropna().to_numpy() == pytest.approx(1.0)
+    assert {"discriminator/real", "discriminator/fake", "discriminator/accuracy"} < set(
+        found["metrics"]["metric"]
+    )
+
+
+def test_a_gradient_hook_is_called_after_the_replay_and_may_come_later(
+    tiny: Make, graphs: CpuGraphs
+) -> None:
+    trainer = Pix2pixTrainer(tiny(), graphs=graphs)
+    step, losses = trainer.make_step(), trainer.losses
+    source, target = next(trainer.data.train.epoch(1))
+    events: list[GradientEvent] = []
+    for number in range(1, 7):
+        losses.start_step(1, number)
+        if number == 3:
+            handle = losses.register_gradient_hook(events.append, every_n_steps=2)
+        if number == 6:
+            handle.remove()
+        step(source, target)
+    assert graphs.captures == 3
+    assert [event.step for event in events] == [4]
+    # What a hook keeps does not change with the next replay.
+    assert events[0].losses == ("G_GAN", "G_L1")
+    kept = events[0].products.clone()
+    step(source, target)
+    assert torch.equal(events[0].products, kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_gradients_of_a_graph_are_those_of_the_eager_step_on_a_gpu(
+    tiny: Make, precision: str
+) -> None:
+    """12 steps; 16 bits and the fastest algorithms may add in any order."""
+    options = {
+        **FEATURES,
+        "train__objective": "extended",
+        "common__device": "cuda",
+        "common__precision": precision,
+        "common__deterministic": precision == "fp32",
+        "train__generator__learning_rate": {**EXACT_RATE, "epochs_decay": 3},
+    }
+    eager_run, captured = (
+        record(Pix2pixTrainer(tiny(train__cuda_graph=graph, **options))) for graph in ("off", "on")
+    )
+    exact = precision == "fp32"
+    one, other = eager_run["gradients"], captured["gradients"]
+    assert one[["step", "loss"]].equals(other[["step", "loss"]])
+    assert len(one) == 12 * 6
+    for column in ("norm", "share", "cosine"):
+        tolerance = {"rtol": 1e-4, "atol": 1e-6} if exact else {"rtol": 0.1, "atol": 0.02}
+        np.testing.assert_allclose(
+            other[column], one[column], equal_nan=True, err_msg=column, **tolerance
+        )
 
 
 @pytest.mark.gpu

@@ -195,7 +195,7 @@ def test_a_device_left_unusable_ends_the_run_in_one_sentence(cuda: Cuda) -> None
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_after_a_failed_capture_a_gpu_is_usable_or_said_not_to_be() -> None:
+def test_after_a_failed_capture_the_gpu_is_usable_or_an_error_says_so() -> None:
     """In a process of its own, which may not be able to use the device afterwards."""
     code = """
 import torch

@@ -207,8 +207,8 @@ def test_what_needs_validation_images_is_refused_without_them(
         Pix2pixTrainer(config)
     (told,) = [r.message for r in caplog.records]
     assert told == (
-        f"{root / folder} is not read: 'val' is read from val/, valA/ and valB/, or val/A/ and "
-        "val/B/."
+        f"{root / folder} is not read: 'val' is read from val/, valA/ and valB/, val/A/ and "
+        "val/B/, or pairs.csv."
     )
     mlflow = {"enable": True, "register_model": "m"}
     config = tiny(dataloader__dataroot=str(root), logging__mlflow=mlflow)

@@ -58,7 +58,7 @@ def test_out_of_memory_while_building(tiny: Callable[..., Config]) -> None:
     assert re.fullmatch(SIZES + r"\.", str(raised.value))
 
 
-@pytest.mark.parametrize(("steps", "again"), [(2, "start again"), (6, "go on with --resume .*")])
+@pytest.mark.parametrize(("steps", "again"), [(2, "start again"), (6, "resume with --resume .*")])
 def test_out_of_memory_in_a_step(tiny: Callable[..., Config], steps: int, again: str) -> None:
     trainer = Pix2pixTrainer(huge(tiny, steps))
     with pytest.raises(RunError) as raised:
@@ -116,6 +116,7 @@ def test_a_script_without_a_guard(tiny: Callable[..., Config], tmp_path: Path) -
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "nectargan.errors.RunError: A worker process, which imports the main script, started the "
-        "training again; put what it does below 'if __name__ == \"__main__\":' and start again."
+        "training again; put the code of the script below 'if __name__ == \"__main__\":' and start "
+        "again."
     )
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny_v1"]

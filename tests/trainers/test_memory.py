@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_what_is_counted_is_what_autograd_keeps(
+def test_the_count_equals_what_autograd_saves(
     tiny: Make, batch: int, norm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the same networks with real tensors, whose storages have addresses."""

@@ -41,7 +41,7 @@ def test_one_image_on_tensor_cores(
     assert memory_format(device, precision, batch_size) == wanted
 
 
-def test_only_what_has_four_dimensions_is_laid_out_anew() -> None:
+def test_only_tensors_of_four_dimensions_change_their_memory_format() -> None:
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3), nn.BatchNorm2d(3))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     place(network, CPU, torch.channels_last)

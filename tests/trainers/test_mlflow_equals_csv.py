@@ -69,7 +69,10 @@ def assert_mlflow_equals_csv(run: Path, every: int = EVERY) -> Run:
     losses, metrics = (pd.read_csv(run / name) for name in ("losses.csv", "metrics.csv"))
     measured = {(r.metric, r.step): (r.value, r.time) for r in metrics.itertuples()}
     of_losses = {place: point for place, point in points.items() if place[0].startswith("loss/")}
-    assert {k: v for k, v in points.items() if k not in of_losses} == measured
+    of_gradients = {place: point for place, point in points.items() if is_gradient(place[0])}
+    others = points.keys() - of_losses.keys() - of_gradients.keys()
+    assert {place: points[place] for place in others} == measured
+    assert_means_of_epochs(of_gradients, pd.read_csv(run / "gradients.csv"))
     losses["window"] = (losses["step"] - 1) // every
     ends = losses.groupby(["epoch", "window"])["step"].max()
     assert {step for _, step in of_losses} >= set(ends)
@@ -81,6 +84,28 @@ def assert_mlflow_equals_csv(run: Path, every: int = EVERY) -> Run:
         assert (at_end["step"], at_end["time"]) == (step, time)
         assert value == pytest.approx(own[same][column].mean(), rel=1e-12), (series, step)
     return mlrun
+
+
+def is_gradient(series: str) -> bool:
+    return series.startswith("gradient/") and series.endswith(("/norm", "/share", "/cosine"))
+
+
+def assert_means_of_epochs(
+    points: dict[tuple[str, int], tuple[float, int]], gradients: pd.DataFrame
+) -> None:
+    """Each point is the mean of an epoch up to its step, and no epoch lacks its last."""
+    ends = gradients.groupby("epoch")["step"].max()
+    for measure in ("norm", "share", "cosine"):
+        for loss in gradients["loss"].unique():
+            steps = {step for series, step in points if series == f"gradient/{loss}/{measure}"}
+            assert steps >= set(ends)
+    for (series, step), (value, time) in points.items():
+        _, loss, measure = series.split("/")
+        own = gradients[(gradients["loss"] == loss) & (gradients["step"] <= step)]
+        at_end = own.iloc[-1]
+        assert (at_end["step"], at_end["time"]) == (step, time)
+        mean = own[own["epoch"] == at_end["epoch"]][measure].mean()
+        assert value == pytest.approx(mean, rel=1e-12), (series, step)
 
 
 def last_step_in_mlflow(database: Path) -> int:

@@ -146,6 +146,58 @@ def test_learning_rates_are_constant_then_fall_to_a_target_one_epoch_after_the_l
         assert metrics.loc[f"lr/{network}", "value"].tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gradient_is_scaled_to_the_largest_norm_and_its_norm_is_on_record(
+    tiny: Make, precision: str
+) -> None:
+    """One step, against a plain one whose gradients are scaled by hand."""
+    options = {
+        "train__generator__dropout": 0.0,
+        "train__generator__optimizer__clip_norm": 0.5,
+        "train__generator__learning_rate": {"epochs": 1, "epochs_decay": 0},
+        "train__discriminator__optimizer__clip_norm": 1000.0,
+        "train__label_smoothing": 0.2,
+        "dataloader__batch_size": 6,
+        "common__precision": precision,
+    }
+    trainer = Pix2pixTrainer(tiny(**options))
+    if precision == "fp16":  # whose usual first scale is too large for the first step
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    g, d = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    run = trainer.train()
+    (x, y) = next(iter(trainer.data.train.epoch(1)))
+    fake = g(x)
+    on_real, on_fake = d(x, y), d(x, fake.detach())
+    d_real = F.binary_cross_entropy_with_logits(on_real, torch.full_like(on_real, 0.8))
+    d_fake = F.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))
+    norms = {}
+    for name, network in (("discriminator", d), ("generator", g)):
+        if name == "discriminator":
+            (0.5 * (d_real + d_fake)).backward()
+        else:
+            on_fake = d(x, fake)
+            g_gan = F.binary_cross_entropy_with_logits(on_fake, torch.ones_like(on_fake))
+            (g_gan + 100 * F.l1_loss(fake, y)).backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        norms[name] = torch.cat([each.flatten() for each in gradients]).norm().item()
+        if name == "generator":
+            for each in gradients:
+                each *= 0.5 / norms[name]
+        torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)).step()
+    assert norms["generator"] > 5
+    found = pd.read_csv(run / "metrics.csv").set_index("metric")["value"]
+    rough = 1e-4 if precision == "fp32" else 0.02
+    for name, norm in norms.items():
+        assert found[f"gradient_norm/{name}"] == pytest.approx(norm, rel=rough)
+    assert losses_of(run).set_index("loss").loc["D_real", "raw"] == pytest.approx(
+        d_real.item(), rel=rough
+    )
+    if precision == "fp32":
+        for ours, plain in ((trainer.generator, g), (trainer.discriminator, d)):
+            for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_trains_on_cpu(tiny: Make, precision: str) -> None:
     full = losses_of(Pix2pixTrainer(tiny()).train())
@@ -182,7 +234,7 @@ def test_validation_is_that_of_the_saved_generator(tiny: Make) -> None:
         assert last[name] == pytest.approx(value, rel=1e-6)
 
 
-def test_training_goes_on_in_train_mode_after_validation(tiny: Make) -> None:
+def test_training_continues_in_train_mode_after_validation(tiny: Make) -> None:
     trainer = Pix2pixTrainer(tiny())
     trainer.train()
     assert trainer.generator.training
@@ -223,7 +275,7 @@ def test_checkpoints_come_every_so_often_and_at_the_end(tiny: Make) -> None:
 def test_nothing_is_saved_that_was_not_asked_for(tiny: Make) -> None:
     run = Pix2pixTrainer(tiny(save__save_model=False, save__save_examples=False)).train()
     own = {".lock", "config.json", "status.json", "metadata.json"}
-    record = {"losses.csv", "losses.json", "metrics.csv"}
+    record = {"losses.csv", "losses.json", "metrics.csv", "gradients.csv"}
     assert {path.name for path in run.path.iterdir()} == own | record
 
 
@@ -258,14 +310,20 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
     expected |= {(f"loss/{r.loss}/weighted", r.step): r.weighted for r in losses.itertuples()}
     expected |= {(f"loss/{r.loss}/weight", r.step): r.weight for r in losses.itertuples()}
     of_metrics = {(r.metric, r.step): r.value for r in metrics.itertuples()}
+    of_gradients = {
+        (f"gradient/{row.loss}/{measure}", row.step): getattr(row, measure)
+        for row in pd.read_csv(run / "gradients.csv").itertuples()
+        for measure in ("norm", "share", "cosine")
+    }
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     shown = {
         (tag, e.step): e.value for tag in events.Tags()["scalars"] for e in events.Scalars(tag)
     }
-    assert shown.keys() == expected.keys() | of_metrics.keys()
-    for key, value in (expected | of_metrics).items():
+    everything = expected | of_metrics | of_gradients
+    assert shown.keys() == everything.keys()
+    for key, value in everything.items():
         assert np.float32(shown[key]) == np.float32(value), key
     assert [e.step for e in events.Images("examples")] == [0, 3, 6]
 
@@ -286,13 +344,26 @@ def test_all_sinks_have_the_values_of_the_csv(tiny: Make) -> None:
         for series in {series for series, _ in expected}
         for end, steps in windows.items()
     }
+    means |= {
+        (series, end): float(np.mean([of_gradients[series, step] for step in epoch]))
+        for series in {series for series, _ in of_gradients}
+        for end, epoch in {3: (1, 2, 3), 6: (4, 5, 6)}.items()
+    }
     assert sent == pytest.approx(means | of_metrics, rel=1e-12)
     assert mlrun.data.params["generator.features"] == "4"
     assert mlrun.data.tags["torch.version"] == torch.__version__
     assert mlrun.data.tags["objective"] == "basic"
     files = {a.path for a in client.list_artifacts(mlrun.info.run_id)}
-    own = {"config.json", "losses.csv", "metrics.csv", "images", "schedules.png", "losses.png"}
-    assert files == own | {"losses.json"}
+    own = {
+        "config.json",
+        "losses.csv",
+        "metrics.csv",
+        "images",
+        "schedules.png",
+        "losses.png",
+        "gradients.png",
+    }
+    assert files == own | {"losses.json", "gradients.csv"}
     images = [a.path for a in client.list_artifacts(mlrun.info.run_id, "images")]
     steps = sorted(int(path.split("+")[2]) for path in images if path.endswith(".webp"))
     assert steps == [0, 3, 6]

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from nectargan.config.schema import Config
 from nectargan.dataset.paired_dataset import normalize
+from nectargan.errors import CheckpointError
+from nectargan.metrics import METRICS
+from nectargan.metrics.networks import NETWORKS
+from nectargan.metrics.weights import VARIABLE
+from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from nectargan.trainers.validation import evaluating, generate_examples, save_grid, validate
+from tests.metrics.test_networks import random_state
 
 CPU = torch.device("cpu")
 
@@ -142,3 +152,35 @@ def test_ssim_is_over_the_windows_within_the_image() -> None:
     ssim = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
     assert ssim.shape == (4, 3, 14, 22)
     assert values["val/ssim"] == pytest.approx(ssim.mean(), abs=1e-5)
+
+
+def test_lpips_is_measured_through_its_network(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With random weights, whose file stands for the published one."""
+    network = NETWORKS["lpips_alexnet"]
+    made = network.make()
+    made.load(random_state(made), "random")
+    part = tmp_path / "part"
+    torch.save(random_state(made), part)
+    name = f"alex-{hashlib.sha256(part.read_bytes()).hexdigest()[:8]}.pth"
+    part.rename(tmp_path / name)
+    file = network.file._replace(name=name, url="file:///nowhere")
+    monkeypatch.setitem(NETWORKS, "lpips_alexnet", network._replace(file=file))
+    config = tiny(
+        validation__metrics=["l1", "lpips"], train__stop={"metric": "val/lpips", "patience": 1}
+    )
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        Pix2pixTrainer(config)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    trainer = Pix2pixTrainer(config)
+    run = trainer.train()
+    with evaluating(trainer.generator), torch.no_grad():
+        values = [
+            METRICS["lpips"].function(*(made(x.add(1) / 2) for x in (trainer.generate(a), b)))
+            for a, b in trainer.data.val.epoch()  # type: ignore[union-attr]
+        ]
+    frame = pd.read_csv(run.metrics)
+    (*_, recorded) = frame[frame["metric"] == "val/lpips"]["value"]
+    assert recorded == pytest.approx(torch.cat(values).mean().item(), rel=1e-5)
+    assert trainer.config.validation.is_lower_better("val/lpips")

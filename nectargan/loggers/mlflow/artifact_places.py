@@ -1,4 +1,4 @@
-"""The places of artifacts in a database that was moved together with them."""
+"""Updates the paths of artifacts in an MLflow database that was moved together with them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 ARTIFACTS = "mlartifacts"
-"""Folder beside an SQLite file where the artifacts of its experiments are."""
+"""Name of the folder beside an SQLite file that contains the artifacts of its experiments."""
 
-# Where MLflow keeps whole addresses; there is no call of its own that changes them.
+# The columns with full addresses. MLflow has no function that changes them.
 _COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -22,11 +22,11 @@ _COLUMNS = (
 
 
 def follow_move(database: Path) -> None:
-    """Corrects the places of artifacts in MLflow's database, if it was moved with its folder
-    ``mlartifacts``: MLflow would look for them, and put new ones, where they were before.
+    """Updates the paths of artifacts if the database and its folder ``mlartifacts`` were moved.
 
-    Only experiments are meant whose folder is below ``mlartifacts`` both in the database and beside
-    it. A database that is locked or read-only is left as it is.
+    Otherwise MLflow would read and write artifacts at the old place. Only experiments are changed
+    whose folder is below ``mlartifacts`` in the database and exists beside it. A database that is
+    locked or read-only is not changed.
     """
     home = database.resolve().parent / ARTIFACTS
     if not home.is_dir():
@@ -41,12 +41,12 @@ def follow_move(database: Path) -> None:
                         (new, len(old) + 1, old, len(old) + 1, old + "/"),
                     )
     except sqlite3.OperationalError:
-        # Another version of MLflow may have other tables; or nobody may write here.
+        # Another version of MLflow may have other tables, or the file is read-only.
         return
 
 
 def _moved(connection: sqlite3.Connection, home: Path) -> list[tuple[str, str]]:
-    """Old and new addresses of the experiments' folders."""
+    """Old and new addresses of the folders of experiments that were moved."""
     found = []
     for (old,) in connection.execute("SELECT artifact_location FROM experiments").fetchall():
         if not str(old or "").startswith("file:"):

@@ -1,4 +1,4 @@
-"""Talking to MLflow: connecting, and calls in which one bad entry takes no others with it."""
+"""Connects to MLflow, and logs entries so that a rejected one does not affect the others."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nectargan.wording import one_line
 log = logging.getLogger("nectargan")
 
 _PER_CALL = {"metrics": 1000, "params": 100, "tags": 100}
-# What MLflow answers when it will never take something, in contrast to an outage.
+# Error codes for entries that MLflow will never accept, in contrast to an outage.
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 def connect(tracking_uri: str) -> Any:
-    """A client of a server or database; a server is contacted when it is used.
+    """Returns a client for a server or database. A server is only contacted by the first call.
 
     Raises:
-        RunError: the database file cannot be made or opened.
+        RunError: the database file cannot be created or opened.
     """
     database = database_of(tracking_uri)
     if database is not None:
@@ -36,7 +36,7 @@ def connect(tracking_uri: str) -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     if tracking_uri.startswith("http"):
-        # MLflow's own defaults block a call for up to four minutes; we come back anyway.
+        # With MLflow's defaults, a call can block for four minutes. The sink retries anyway.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow.tracking import MlflowClient
@@ -61,22 +61,22 @@ def check_reachable(tracking_uri: str) -> None:
 
 
 def login_hint(error: BaseException) -> str:
-    """What to do about an error, if it is one of a server that wants to know who asks."""
+    """Says what to do if an error means that the server requires a login; otherwise empty."""
     if getattr(error, "error_code", "") not in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return ""
     return (
-        " User and password of an address are never kept: give it again with --mlflow-uri or "
+        " The user and password of an address are never stored: give it again with --mlflow-uri or "
         "MLFLOW_TRACKING_URI, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
     )
 
 
 @contextmanager
 def as_default(tracking_uri: str) -> Iterator[None]:
-    """Makes a store MLflow's default for the time of a ``with`` block: parts of its registry look
-    there, whichever client was asked."""
+    """A context manager that makes a store the default of MLflow. Some functions of the registry
+    use the default store instead of that of the client."""
     import mlflow
 
-    before: Any = os.environ.get("MLFLOW_TRACKING_URI")  # None is its default
+    before: Any = os.environ.get("MLFLOW_TRACKING_URI")  # None selects the default
     mlflow.set_tracking_uri(tracking_uri)
     try:
         yield
@@ -85,11 +85,11 @@ def as_default(tracking_uri: str) -> Iterator[None]:
 
 
 class RunClient:
-    """What is logged to one MLflow run.
+    """Logs to one MLflow run.
 
     Args:
-        client: From `connect`.
-        run_id: The run.
+        client: The client that `connect` returned.
+        run_id: Id of the run.
     """
 
     def __init__(self, client: Any, run_id: str) -> None:
@@ -97,8 +97,8 @@ class RunClient:
         self.run_id = run_id
 
     def log(self, kind: str, entities: Sequence[Any]) -> None:
-        """Logs "metrics", "params" or "tags". One that MLflow refuses is left out, with a warning,
-        and takes along nothing else that comes in the same call."""
+        """Logs "metrics", "params" or "tags". An entry that MLflow rejects is left out with a
+        warning; the others are logged."""
         self._log(kind, entities, _PER_CALL[kind])
 
     def _log(self, kind: str, entities: Sequence[Any], per_call: int) -> None:
@@ -122,7 +122,7 @@ class RunClient:
         self.client.set_tag(self.run_id, key, value)
 
     def keep(self, path: Path, folder: str | None = None) -> None:
-        """Uploads a file, if it is there; one that MLflow refuses is left out with a warning."""
+        """Uploads a file if it exists. If MLflow rejects it, it is left out with a warning."""
         from mlflow.exceptions import MlflowException
 
         if not path.exists():

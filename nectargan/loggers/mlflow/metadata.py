@@ -1,4 +1,4 @@
-"""What an MLflow run is told besides its points."""
+"""What is logged to an MLflow run besides its points."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class DatasetMetadata(NamedTuple):
     """A data set that a run reads.
 
     Attributes:
-        name: Its name, such as that of its folder.
+        name: Name of the data set, such as that of its folder.
         context: "training" or "validation".
-        path: Where it lies.
-        digest: Of the names and sizes of its files, at most 36 characters.
-        profile: Counts and sizes, by name.
+        path: Path of its folder.
+        digest: Hash of the names and contents of its files, at most 36 characters.
+        profile: Counts and sizes by name.
     """
 
     name: str
@@ -29,15 +29,15 @@ class DatasetMetadata(NamedTuple):
 
 
 class ModelExport(NamedTuple):
-    """How the generator becomes a model of MLflow.
+    """How the generator is exported as an MLflow model.
 
     Attributes:
-        command: A program that writes it, and a file about it, into a folder, which is to be its
-            last argument. A program of its own: what `torch.export` does to torch's global state
-            must not reach a training.
-        model_folder: Name of the model's folder in that one.
-        about_file: Name of the file: JSON with "step", "checkpoint", "input" (channels, and height
-            and width in training), and "card" (Markdown about the training).
+        command: A command that writes the model, and a file about it, to the folder that is
+            appended as its last argument. It runs in another process, because `torch.export`
+            changes global state of torch, which must not affect a training.
+        model_folder: Name of the folder with the model in that folder.
+        about_file: Name of the file about the model: JSON with "step", "checkpoint", "input"
+            (channels, and height and width in training) and "card" (Markdown about the training).
     """
 
     command: Sequence[str]
@@ -47,16 +47,16 @@ class ModelExport(NamedTuple):
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """The story of a run.
+    """What is logged about a run.
 
     Attributes:
-        params: What a person compares, by short name.
+        params: The options that people compare, by short name.
         tags: Where, by whom and with which versions it was run.
-        note: A description in Markdown, shown above the run.
-        datasets: What it reads.
-        first_pictures: Pictures to draw at the start, by file name.
-        last_pictures: Pictures to draw at the end.
-        export: Makes the model to log at the end; ``None`` for none.
+        note: A description in Markdown, which MLflow shows on the page of the run.
+        datasets: The data sets that it reads.
+        first_pictures: Functions that draw figures at the start, by file name.
+        last_pictures: Functions that draw figures at the end, by file name.
+        export: How to export the model at the end; ``None`` for no model.
     """
 
     params: Mapping[str, object] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The generator of a run as a model in MLflow."""
+"""Logs the generator of a run as an MLflow model."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ log = logging.getLogger("nectargan")
 _VERSIONS_TAG = "mlflow.modelVersions"
 _NOTE_TAG = "mlflow.note.content"
 _STEP_TAG, _EARLIER_STEP_TAG = "model_step", "nectargan.model_step"
-_MOST_CHARACTERS = 5000  # of the description of a registered model, in MLflow's tables
-_NO_NAME = re.compile(r"[/:.%\"']")  # what MLflow allows in no name of a model
+_MOST_CHARACTERS = 5000  # in the description of a registered model, a limit of MLflow
+_NO_NAME = re.compile(r"[/:.%\"']")  # not allowed in the name of a model
 
 
 def log_model(
@@ -39,18 +39,18 @@ def log_model(
     tracking_uri: str,
     register: str | None,
 ) -> None:
-    """Logs the generator to a run, once for each step that its weights may be from.
+    """Logs the generator to a run, unless the run has the model of the same step.
 
-    It is saved as an exported program: loading it needs torch alone and runs no code of ours. One
-    that cannot be exported is left out with a warning.
+    The model is saved as a `torch.export` program, which can be loaded without NectarGAN. If the
+    generator cannot be exported, it is left out with a warning.
 
     Args:
         run: The run.
         directory: The run directory.
-        export: Makes the model.
-        datasets: What the run reads.
-        tracking_uri: Of the run's store.
-        register: Name in the model registry under which it becomes a version.
+        export: How to export the model.
+        datasets: The data sets of the run.
+        tracking_uri: Server or database of the run.
+        register: Name in the model registry under which the model becomes a new version.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -60,19 +60,19 @@ def log_model(
             log.warning("The generator cannot be logged as a model: %s", reason)
             return
         about = json.loads((Path(folder) / export.about_file).read_text("utf-8"))
-        told = run.client.get_run(run.run_id)
-        tags = told.data.tags
+        logged = run.client.get_run(run.run_id)
+        tags = logged.data.tags
         if tags.get(_STEP_TAG, tags.get(_EARLIER_STEP_TAG)) == str(about["step"]):
             return
         model = run.client.create_logged_model(
-            told.info.experiment_id,
+            logged.info.experiment_id,
             _NO_NAME.sub("_", directory.resolve().name),
             source_run_id=run.run_id,
             model_type="image-to-image",
             params={"step": str(about["step"]), "checkpoint": about["checkpoint"]},
         )
         path = Path(folder) / export.model_folder
-        _say_whose(path, model, run.run_id)
+        _add_ids(path, model, run.run_id)
         run.client.log_model_artifacts(model.model_id, str(path))
     run.client.finalize_logged_model(model.model_id, "READY")
     _link(run, model.model_id, about["step"])
@@ -85,7 +85,7 @@ def log_model(
 
 
 def _run(command: Sequence[str]) -> None:
-    """Runs a program to its end; it does not outlive this call, however that ends."""
+    """Runs a command. If this call is interrupted, the command is killed."""
     process = subprocess.Popen(  # noqa: S603 - our own program
         command,
         stdin=subprocess.DEVNULL,
@@ -93,24 +93,24 @@ def _run(command: Sequence[str]) -> None:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        # The same modules as here, wherever they were found.
+        # The command finds the same modules as this process.
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
-    said = None
+    stderr = None
     try:
-        while said is None:
-            # In short waits, so that a thread that is to end can.
+        while stderr is None:
+            # Waits for a short time only, so that this thread can be interrupted.
             with suppress(subprocess.TimeoutExpired):
-                _, said = process.communicate(timeout=1.0)
+                _, stderr = process.communicate(timeout=1.0)
     finally:
         process.kill()
         process.wait()
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, list(command), stderr=said)
+        raise subprocess.CalledProcessError(process.returncode, list(command), stderr=stderr)
 
 
-def _say_whose(path: Path, model: Any, run_id: str) -> None:
-    """Writes into a saved model which model of which run it is."""
+def _add_ids(path: Path, model: Any, run_id: str) -> None:
+    """Writes the ids of the logged model and of its run into a saved model."""
     from mlflow.models import Model
 
     saved = Model.load(str(path))
@@ -132,12 +132,12 @@ def _log_metrics(
     step: int,
     datasets: Sequence[DatasetMetadata],
 ) -> None:
-    """Shows the validation of a step beside the model, with the data set that it is of. The points
-    are those that the run has: MLflow keeps each once."""
+    """Links the validation metrics of a step with the model and the data set. The run has these
+    points already; MLflow does not store them twice."""
     from mlflow.entities import Metric
 
-    of = next((each for each in datasets if each.context == "validation"), None)
-    source = {"dataset_name": of.name, "dataset_digest": of.digest} if of else {}
+    data = next((each for each in datasets if each.context == "validation"), None)
+    source = {"dataset_name": data.name, "dataset_digest": data.digest} if data else {}
     rows = [
         row
         for row in read_rows(directory.metrics, MetricRow)
@@ -157,7 +157,7 @@ def _note(name: str, model_id: str, about: dict[str, Any], tracking_uri: str) ->
     usage = textwrap.dedent(f"""\
         The generator of run {name}, from its checkpoint {about["checkpoint"]}. It takes images
         `(N, {channels}, H, W)`, float32 in [0, 1], of any size ({height} x {width} in training),
-        and returns images alike.
+        and returns images of the same kind and size.
 
         ```python
         import mlflow
@@ -170,7 +170,7 @@ def _note(name: str, model_id: str, about: dict[str, Any], tracking_uri: str) ->
         ```
         """)
     note = f"{usage}\n{about['card']}\n"
-    # A store may refuse a longer one.
+    # MLflow may reject a longer description.
     return note if len(note) <= _MOST_CHARACTERS else usage
 
 
@@ -186,6 +186,6 @@ def _register(run: RunClient, model_id: str, name: str, note: str, tracking_uri:
         version = run.client.create_model_version(
             name, f"models:/{model_id}", run_id=run.run_id, model_id=model_id, description=note
         )
-    # Without it the page of the model calls it "Not registered".
+    # Without this tag, the page of the model says "Not registered".
     versions = [{"name": name, "version": str(version.version)}]
     run.client.set_logged_model_tags(model_id, {_VERSIONS_TAG: json.dumps(versions)})

@@ -1,8 +1,7 @@
-"""Which MLflow run is that of a run directory: found, or made once."""
+"""Finds or creates the MLflow run of a run directory."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -12,9 +11,9 @@ from typing import Any
 
 from nectargan.credentials import public_address
 from nectargan.errors import RunError
-from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow.artifact_places import ARTIFACTS
 from nectargan.loggers.mlflow.client import check_reachable, connect
+from nectargan.loggers.mlflow.run_file import read_run_file, write_run_file
 from nectargan.loggers.mlflow.store import database_of
 from nectargan.record.ledger import LossRow, read_rows
 from nectargan.record.run_directory import RunDirectory
@@ -26,10 +25,10 @@ GROUP_TAG, _EARLIER_GROUP_TAG = "group_of_runs", "nectargan.group"
 
 RUN_DIRECTORY = "run_directory"
 SUPERSEDES, SUPERSEDED_BY = "supersedes", "superseded_by"
-# Without it, the UI opens an experiment as one of language models, with no runs in sight.
+# Without this tag, the UI of MLflow shows the pages for language models, without a list of runs.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _PARENT_TAG, _NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
-# MLflow's own colors follow from the id of a run: two of them are often the same.
+# MLflow derives the color of a run from its id, so two runs often have the same color.
 _COLOR_TAG = "mlflow.runColor"
 _COLORS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22"),
@@ -37,22 +36,14 @@ _COLORS = (
 )
 
 
-def remember_run(directory: RunDirectory, run_id: str | None) -> None:
-    """Writes down which MLflow run is that of a run directory, if the directory does not say so
-    itself any more; raises OSError."""
-    path = directory.mlflow_run
-    if run_id and not path.exists():
-        _write_json(path, {"run_id": run_id})
-
-
 class RunFinder:
-    """Finds the MLflow run of a run directory, or makes it.
+    """Finds or creates the MLflow run of a run directory.
 
     Args:
-        client: From `connect`.
-        tracking_uri: Where ``client`` is connected to.
-        experiment: Name of the experiment; made if there is none.
-        directory: The run directory, which remembers its run.
+        client: The client that `connect` returned.
+        tracking_uri: The server or database of ``client``.
+        experiment: Name of the experiment; created if it does not exist.
+        directory: The run directory. The id of its MLflow run is stored in it.
     """
 
     def __init__(
@@ -64,8 +55,11 @@ class RunFinder:
         self._directory = directory.resolve()
 
     def find(self) -> Any | None:
-        """The run, an entity of MLflow's; ``None`` if it was never made, if its store does not know
-        it, or if the directory is a copy of another, which keeps the run.
+        """Finds the MLflow run of the directory.
+
+        Returns:
+            The `mlflow.entities.Run`; ``None`` if none was created, if the server does not have it,
+            or if it belongs to another directory of which this one is a copy.
 
         Raises:
             RunError: the run or its experiment was deleted.
@@ -102,10 +96,10 @@ class RunFinder:
             return None
 
     def _unwritten(self, known: Mapping[str, Any]) -> str | None:
-        """The id of a run whose process died between the two lines of `create`."""
+        """The id of a run whose process died in `create` before it stored the id."""
         if "started" in known:
             found = self._search(f"attributes.start_time = {int(known['started'])}")
-        elif known.get("mark"):  # of an earlier version
+        elif known.get("mark"):  # written by an earlier version
             found = self._search(f"tags.`nectargan.mark` = '{known['mark']}'")
             return str(found[0].info.run_id) if found else None
         else:
@@ -115,26 +109,25 @@ class RunFinder:
         return str(ids[0]) if ids else None
 
     def _is_ours(self, run: Any) -> bool:
-        """Whether a run is that of this directory, which may have been moved, and not of the one
-        that this is a copy of."""
+        """Whether a run belongs to this directory, which may have been moved, or to another
+        directory of which this one is a copy."""
         other = Path(run.data.tags.get(RUN_DIRECTORY, self._directory))
         database, home = database_of(self._tracking_uri), self._directory.parent
         if database is not None and database.resolve().parent == home:
-            # All that is in the database lies beside it, even if both were moved or copied.
+            # The directories of all runs in the database are beside it, even if both were moved.
             other = home / other.name
         if not other.is_dir() or other.samefile(self._directory):
             return True
         return bool(read_run_file(RunDirectory(other)).get("run_id") != run.info.run_id)
 
     def create(self, tags: Mapping[str, str], group: str | None, old: Any | None = None) -> Any:
-        """Makes a run, named as the directory, and returns it.
+        """Creates a run with the name of the directory.
 
         Args:
-            tags: Its tags.
-            group: Name of the parent run to list it under, made or found.
-            old: The run that it takes the place of.
+            tags: Tags of the run.
+            group: Name of the parent run under which it is listed; created if it does not exist.
+            old: The run that the new one replaces.
         """
-        path = self._directory.mlflow_run
         known: dict[str, Any] = {"started": _beginning_of(self._directory), "run_id": None}
         color = {_COLOR_TAG: _color_of(self._directory.name)}
         tags = {**tags, **color, RUN_DIRECTORY: str(self._directory)}
@@ -145,16 +138,16 @@ class RunFinder:
         if group is not None:
             tags[_PARENT_TAG] = self._parent(group)
         experiment = self._experiment_id()
-        _write_json(path, known)
+        write_run_file(self._directory, known)
         run = self._client.create_run(
             experiment, start_time=known["started"], run_name=self._directory.name, tags=tags
         )
-        _write_json(path, {**known, "run_id": run.info.run_id})
+        write_run_file(self._directory, {**known, "run_id": run.info.run_id})
         return run
 
     def set_aside_old(self, run: Any) -> None:
-        """Moves the run whose place another takes among the deleted ones, with a link to its
-        successor. MLflow can restore it."""
+        """Marks the run that ``run`` replaces as deleted, and links it to ``run`` by a tag. MLflow
+        can restore it."""
         from mlflow.exceptions import MlflowException
 
         old_id = run.data.tags.get(SUPERSEDES)
@@ -169,19 +162,19 @@ class RunFinder:
         except MlflowException as error:
             if error.error_code != "PERMISSION_DENIED":
                 raise
-            log.warning("MLflow run %s stays: %s", old_id, one_line(error)[:200])
+            log.warning("MLflow run %s cannot be deleted: %s", old_id, one_line(error)[:200])
 
     def claim(self, run: Any) -> None:
-        """Takes a run back into work."""
+        """Sets the status of an existing run to RUNNING and stores its id in the directory."""
         run_id = run.info.run_id
         self._client.update_run(run_id, status="RUNNING")
         self.note_place(run)
         known = read_run_file(self._directory)
         if known.get("run_id") != run_id:
-            _write_json(self._directory.mlflow_run, {**known, "run_id": run_id})
+            write_run_file(self._directory, {**known, "run_id": run_id})
 
     def note_place(self, run: Any) -> None:
-        """Tells a run where its directory is by now; it is renamed with the directory."""
+        """Updates the path of the directory in a run, and the name of a renamed run."""
         before = run.data.tags.get(RUN_DIRECTORY)
         if before != str(self._directory):
             self._client.set_tag(run.info.run_id, RUN_DIRECTORY, str(self._directory))
@@ -192,12 +185,12 @@ class RunFinder:
         for tag in (_EARLIER_GROUP_TAG, GROUP_TAG):
             if found := self._oldest(f"tags.`{tag}` = '{group}'"):
                 return found
-        note = f"No training: it only holds the runs of the group '{group}', listed under it."
+        note = f"A group, not a training: the runs of '{group}' are listed under it."
         created = self._client.create_run(
             self._experiment_id(), run_name=group, tags={GROUP_TAG: group, _NOTE_TAG: note}
         )
         self._client.set_terminated(created.info.run_id, "FINISHED")
-        # Another process may have made one in the same moment: all take the oldest.
+        # Another process may have created one at the same time; all use the oldest.
         return str(self._oldest(f"tags.`{GROUP_TAG}` = '{group}'"))
 
     def _oldest(self, query: str) -> str | None:
@@ -220,37 +213,37 @@ class RunFinder:
                     )
                 )
             except MlflowException:
-                # Another run made it in the same moment; if not, the look-up says what is wrong.
+                # Probably another run has just created it; if not, this error is raised.
                 experiment = self._client.get_experiment_by_name(self._experiment)
                 if experiment is None:
                     raise
         return str(experiment.experiment_id)
 
     def _artifact_location(self) -> str | None:
-        """``mlartifacts`` beside an SQLite file; MLflow's own default would be under whatever
-        directory the process happens to run in."""
+        """``mlartifacts`` beside an SQLite file. The default of MLflow is relative to the working
+        directory of the process."""
         database = database_of(self._tracking_uri)
         if database is None:
             return None
-        # An experiment of MLflow's may have any name, a path among them.
+        # The name of an experiment may be any text, even a path.
         folder = re.sub(r"[^\w\-. ]", "_", self._experiment).lstrip(".") or "_"
         return (database.resolve().parent / ARTIFACTS / folder).as_uri()
 
 
 def run_is_deleted(directory: RunDirectory, run_id: str, tracking_uri: str) -> str:
-    """What to do when the MLflow run of a directory was deleted, in one sentence."""
+    """A sentence that says what to do about a deleted MLflow run."""
     return (
         f"The MLflow run of '{directory}' was deleted; restore it with: "
         f"{_restore(tracking_uri)} runs restore --run-id {run_id}; or send everything to a new one "
-        f"with: nectargan sync '{directory}' --anew."
+        f"with: nectargan sync '{directory}' --new-run."
     )
 
 
 def experiment_is_deleted(name: str, experiment_id: str, tracking_uri: str) -> str:
-    """What to do when an experiment was deleted, in one sentence."""
+    """A sentence that says what to do about a deleted experiment."""
     return (
         f"The MLflow experiment '{name}' was deleted; restore it with: {_restore(tracking_uri)} "
-        f"experiments restore --experiment-id {experiment_id}; or take another one with --set "
+        f"experiments restore --experiment-id {experiment_id}; or use another one with --set "
         "logging.mlflow.experiment=NAME."
     )
 
@@ -264,8 +257,8 @@ def check_usable(tracking_uri: str, experiment: str, directory: RunDirectory | N
 
     Args:
         tracking_uri: Server or database.
-        experiment: Name of the experiment; it need not be there.
-        directory: Directory of a run to go on with; ``None`` for a new one.
+        experiment: Name of the experiment, which need not exist.
+        directory: Directory of a run to resume; ``None`` for a new run.
     """
     check_reachable(tracking_uri)
     finder = RunFinder(
@@ -277,22 +270,8 @@ def check_usable(tracking_uri: str, experiment: str, directory: RunDirectory | N
         finder.find()
 
 
-def forget_run(directory: RunDirectory) -> None:
-    """Makes a run directory forget its MLflow run: the next one to ask makes a new one."""
-    directory.mlflow_run.unlink(missing_ok=True)
-
-
-def read_run_file(directory: RunDirectory) -> dict[str, Any]:
-    """What a run directory knows of its MLflow run; empty for nothing, or nothing readable."""
-    try:
-        known = json.loads(read_regular_text(directory.mlflow_run))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
 def _beginning_of(directory: RunDirectory) -> int:
-    """When a run began, in milliseconds: at its first row, or now."""
+    """The time of the first row of a run, or now; in milliseconds since 1970."""
     try:
         return next(read_rows(directory.losses, LossRow)).time
     except (OSError, RunError, StopIteration):
@@ -300,12 +279,7 @@ def _beginning_of(directory: RunDirectory) -> int:
 
 
 def _color_of(name: str) -> str:
-    """A color for a run, another one for each of sixteen versions that follow each other."""
+    """A color for a run; up to sixteen consecutive versions have different colors."""
     version = name.rpartition("_v")[2]
     number = int(version) if version.isdecimal() else sum(name.encode())
     return _COLORS[(number - 1) % len(_COLORS)]
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The MLflow sink: one MLflow run per run directory."""
+"""The MLflow sink writes one MLflow run per run directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from nectargan.loggers.mlflow.check import IMAGES, PICTURES, Check, check_run, s
 from nectargan.loggers.mlflow.client import RunClient, connect
 from nectargan.loggers.mlflow.metadata import DatasetMetadata, Draw, RunMetadata
 from nectargan.loggers.mlflow.model import log_model
-from nectargan.loggers.mlflow.run import RunFinder, read_run_file
+from nectargan.loggers.mlflow.run import RunFinder
+from nectargan.loggers.mlflow.run_file import read_run_file
 from nectargan.loggers.mlflow.system_metrics import SystemMetrics
 from nectargan.record.points import Point
 from nectargan.record.run_directory import RunDirectory, RunStatus
@@ -27,25 +28,25 @@ from nectargan.wording import one_line
 log = logging.getLogger("nectargan")
 
 CHANGED_TAG = "changed_parameters"
-_THUMBNAIL = 1024  # pixels in the image grid; details are lost at the 256 of MLflow
+_THUMBNAIL = 1024  # pixels in the image grid; with 256, as MLflow does it, details are lost
 
 
 class MLflowSink:
-    """Sends a run's record to MLflow, in synchronous batches.
+    """Sends the record of a run to MLflow, in synchronous batches.
 
     Args:
         tracking_uri: Server or database.
-        experiment: Name of the experiment; made if there is none.
-        directory: The run directory; its name is the run's. The config and the CSV files in it
-            become artifacts.
-        metadata: What the run is told besides its points.
-        every_n_steps: Steps from one point of a loss, their mean, to the next.
-        group: Name of a parent run, made or found, to list the run under.
-        system_metrics: Whether the use of this machine is logged as well.
-        register_model: Name in the model registry for the model of ``metadata``.
+        experiment: Name of the experiment; created if it does not exist.
+        directory: The run directory. The MLflow run gets its name; the config and the CSV files
+            in it become artifacts.
+        metadata: What is logged besides the points.
+        every_n_steps: Steps between two points of a loss; each is the mean of these steps.
+        group: Name of a parent run under which the run is listed; created if it does not exist.
+        system_metrics: Whether to log the use of CPU, memory, disk and GPU.
+        register_model: Name under which the model of ``metadata`` is registered.
 
     Attributes:
-        run_id: The id of the MLflow run, once there is one.
+        run_id: The id of the MLflow run; ``None`` before `open`.
     """
 
     name = "MLflow"
@@ -77,17 +78,17 @@ class MLflowSink:
 
     @property
     def reference(self) -> dict[str, str] | None:
-        """Id and place of the MLflow run; ``None`` before there is one."""
+        """Id and address of the MLflow run; ``None`` before `open`."""
         if self.run_id is None:
             return None
         return {"run_id": self.run_id, "uri": public_address(self.tracking_uri)}
 
     def open(self, first_step: int) -> int | None:
-        """Makes the run under its experiment, or goes on with the one of an earlier process.
+        """Creates the MLflow run, or continues that of an earlier process.
 
-        There is no public way to delete a point. So if MLflow has one that the ledger has not, of a
-        process that was killed past the checkpoint that the run goes on from, everything is sent to
-        a new run; the old one is moved to the deleted ones.
+        If a process is killed, MLflow may have points after the checkpoint from which the run is
+        resumed. MLflow has no public function to delete points. In this case everything is sent to
+        a new run, and the old run is deleted; MLflow can restore it.
         """
         client = connect(self.tracking_uri)
         finder = RunFinder(client, self.tracking_uri, self._experiment, self._directory)
@@ -98,17 +99,17 @@ class MLflowSink:
             check = check_run(client, run, self._directory, self.every_n_steps, first_step)
             if check.differs or check.is_old:
                 run, old = None, run
-                log.warning("%s", _why_anew(check, old.info.run_id))
+                log.warning("%s", _new_run_reason(check, old.info.run_id))
             elif check.lacks:
                 begin = 0
         elif read_run_file(self._directory):
-            log.warning("MLflow has no run of '%s': a new one gets everything.", self._directory)
+            log.warning("MLflow has no run of '%s'; everything is sent again.", self._directory)
         if run is None:
             begin = 0
             note = {"mlflow.note.content": self._metadata.note} if self._metadata.note else {}
             run = finder.create({**self._metadata.tags, **note}, self._group, old)
         else:
-            # Whatever the cursor says: an earlier process may have died before it wrote it.
+            # Always, because an earlier process may have died before it wrote the cursor.
             finder.claim(run)
         finder.set_aside_old(run)
         self.run_id = str(run.info.run_id)
@@ -123,7 +124,7 @@ class MLflowSink:
         return begin
 
     def has_everything(self, status: RunStatus) -> bool:
-        """Asks MLflow, point by point."""
+        """Compares the MLflow run with the ledger, point by point."""
         client = connect(self.tracking_uri)
         finder = RunFinder(client, self.tracking_uri, self._experiment, self._directory)
         run = finder.find()
@@ -134,8 +135,8 @@ class MLflowSink:
         return not check.differs and not check.lacks
 
     def _log_params(self) -> None:
-        """Logs new parameters. A changed one keeps its first value, and a tag says what it is now:
-        MLflow lets nobody change a parameter."""
+        """Logs new parameters. A parameter cannot be changed in MLflow, so a tag lists the changed
+        ones with their new values."""
         from mlflow.entities import Param, RunTag
 
         data = self._run.client.get_run(self.run_id).data
@@ -164,7 +165,7 @@ class MLflowSink:
             for each in datasets
         ]
         if inputs:
-            # The same input of the same run is kept once, however often it is sent.
+            # MLflow stores the same input of a run once, even if it is sent again.
             self._run.client.log_inputs(self.run_id, inputs)
 
     def _draw(self, pictures: Mapping[str, Draw]) -> None:
@@ -174,11 +175,11 @@ class MLflowSink:
                     draw(Path(folder) / name)
                 except Exception as error:
                     # A missing figure must not block the sink.
-                    log.warning("MLflow gets no %s: %s", name, one_line(error)[:200])
+                    log.warning("%s cannot be drawn for MLflow: %s", name, one_line(error)[:200])
                 self._run.keep(Path(folder) / name)
 
     def write(self, points: Sequence[Point]) -> None:
-        """Logs the points with the ledger's times, so that a batch sent twice adds nothing."""
+        """Logs points with their times in the ledger; sending a batch again changes nothing."""
         from mlflow.entities import Metric
 
         metrics = [Metric(p.series, p.value, p.time, p.step) for p in stored(points)]
@@ -192,10 +193,11 @@ class MLflowSink:
         self._run.tag(key, value)
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
-        """Adds a picture to the image grid, under its kind.
+        """Adds an image to the image grid.
 
-        MLflow's own call would give it another random name each time. This name depends on kind and
-        step alone: a picture that is sent again, by a resumed run say, replaces the first.
+        The name of the file depends only on kind and step, so an image that is sent again, for
+        example by a resumed run, replaces the first one. `MlflowClient.log_image` would use a
+        random name.
         """
         from PIL import Image
 
@@ -210,23 +212,25 @@ class MLflowSink:
                     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
                     picture.save(Path(folder) / f"{name}+compressed.webp")
             except OSError as error:
-                log.warning("MLflow gets no '%s': %s", path, one_line(error)[:200])
+                log.warning("'%s' cannot be sent to MLflow: %s", path, one_line(error)[:200])
                 return
             for file in sorted(Path(folder).iterdir()):
                 self._run.keep(file, IMAGES)
         self._run.tag("mlflow.loggedImages", "True")
 
     def close(self, status: RunStatus, reason: str) -> None:
-        """Uploads what is known at the end, and sets the status, its reason as a tag."""
+        """Uploads the files of the run and sets the status; a tag contains the reason."""
         if self._system is not None:
             self._system.stop()
         run = self._directory
-        for file in (run.config, run.losses, run.metrics, run.loss_tags):
+        for file in (
+            *(run.config, run.losses, run.gradients, run.metrics, run.loss_tags, run.report),
+        ):
             self._run.keep(file)
-        if reason:
-            self._run.tag("reason", reason)
+        if reason or "reason" in self._run.client.get_run(self.run_id).data.tags:
+            self._run.tag("reason", reason)  # a resumed run may have that of its earlier end
         self._run.client.set_terminated(self.run_id, status, self._last_time or None)
-        # The rest takes its time, and may be cut off: the status is true already.
+        # What follows takes time and may be interrupted, so the status is set before.
         self._draw(self._metadata.last_pictures)
         if status == "FINISHED" and self._metadata.export is not None:
             log_model(
@@ -239,11 +243,11 @@ class MLflowSink:
             )
 
 
-def _why_anew(check: Check, run_id: str) -> str:
+def _new_run_reason(check: Check, run_id: str) -> str:
     what = f"other points than the CSV files ({check.differs})"
     if not check.differs:
-        what = "single steps of an earlier version in place of means"
+        what = "single steps from an earlier version instead of means"
     return (
-        f"MLflow has {what}, and takes nothing back: everything is sent to a new run, and run "
-        f"{run_id} is moved to the deleted ones."
+        f"MLflow has {what}, and points cannot be deleted: everything is sent to a new run, and "
+        f"run {run_id} is deleted (MLflow can restore it)."
     )

@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs: which server or database, and the database file itself."""
+"""Determines the MLflow server or database of a run, and creates the database file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATABASE, DEFAULT = "mlflow.db", "the default"
 
 _COPY = "_alembic_tmp_"
 _LOOK_SECONDS = 0.1
-# For so long nobody has written to a database that somebody else may be making.
+# A database that another process may be creating must be unchanged for this time.
 _QUIET_SECONDS = 5.0
 _PATIENCE_SECONDS = 300.0
 
@@ -31,11 +31,11 @@ log = logging.getLogger("nectargan")
 
 
 class Store(NamedTuple):
-    """A server or database of MLflow's.
+    """An MLflow server or database.
 
     Attributes:
-        uri: Its address, for MLflow; it may hold a password.
-        why: What says so: an option, a variable, or the default.
+        uri: Its address, which may contain a password.
+        why: What selected it: an option, an environment variable, or the default.
     """
 
     uri: str
@@ -46,25 +46,26 @@ class Store(NamedTuple):
 
 
 def find_store(named: str | None, output: Path, is_new: bool = True) -> Store:
-    """The store of the runs in a directory: the only place where this is decided.
+    """Determines the server or database of the runs in a directory.
 
-    What the config names comes first, then ``MLFLOW_TRACKING_URI``, then ``mlflow.db`` in the
-    directory. User and password of a named store, which no config keeps, are those in the variable
-    if it has the same address.
+    The address in the config is used first, then ``MLFLOW_TRACKING_URI``, then ``mlflow.db`` in the
+    directory. A config never contains a user and password. If the variable has the same address as
+    the config, its user and password are used.
 
     Args:
-        named: ``logging.mlflow.tracking_uri`` of the config, which ``--mlflow-uri`` sets.
-        output: The directory.
-        is_new: Whether the variable is asked: not for a run that is in some store already.
+        named: ``logging.mlflow.tracking_uri`` of the config.
+        output: The directory of the runs.
+        is_new: Whether the run is new. For an existing run, the variable does not replace the
+            default.
 
     Raises:
-        RunError: what is named is no address of MLflow's, or only what is left of one.
+        RunError: the address is not one of MLflow, or the config contains only a part of it.
     """
     variable = os.environ.get(TRACKING_URI, "")
     if named == HIDDEN and not variable:
         raise RunError(
-            "The address of the run's MLflow was not kept, because it could not be told from its "
-            f"password; give it again with --mlflow-uri or {TRACKING_URI}."
+            "The MLflow address of the run was not stored, because it could not be separated from "
+            f"its password; give it again with --mlflow-uri or {TRACKING_URI}."
         )
     if named is not None and named != HIDDEN:
         named = public_address(named) if HIDDEN in named else named
@@ -76,11 +77,15 @@ def find_store(named: str | None, output: Path, is_new: bool = True) -> Store:
 
 
 def find_experiment(named: str | None, otherwise: str, is_new: bool = True) -> str:
-    """The experiment of a run: the named one, else that in ``MLFLOW_EXPERIMENT_NAME``, else the
-    last one.
+    """Determines the name of the experiment of a run.
+
+    Args:
+        named: ``logging.mlflow.experiment`` of the config, which is used first.
+        otherwise: The default, if ``MLFLOW_EXPERIMENT_NAME`` is not set either.
+        is_new: Whether the run is new. For an existing run, the variable is ignored.
 
     Raises:
-        RunError: the variable holds no name for an experiment.
+        RunError: the variable does not contain a valid name.
     """
     variable = os.environ.get(EXPERIMENT_NAME, "") if is_new else ""
     if named or not variable:
@@ -91,22 +96,22 @@ def find_experiment(named: str | None, otherwise: str, is_new: bool = True) -> s
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of an SQLite file, whatever characters its path has."""
+    """The address of an SQLite file, whose path may contain any characters."""
     plain = path.as_posix()
     if not any(character in plain for character in "%?"):
         return f"sqlite:///{plain}"
     from sqlalchemy.engine import make_url
 
-    # With the driver's name in it: without, MLflow makes a directory of the quoted name.
+    # Without the name of the driver, MLflow creates a folder with the quoted name.
     quoted = plain.replace("%", "%25").replace("?", "%3F")
     for uri in (f"sqlite+pysqlite:///{quoted}", f"sqlite+pysqlite:///{plain}"):
         if make_url(uri).database == plain:
             return uri
-    raise RunError(f"SQLAlchemy before 2.1 can open no database in '{path.parent}'.")
+    raise RunError(f"SQLAlchemy before 2.1 cannot open a database in '{path.parent}'.")
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of an SQLite address; ``None`` for a server, another database, or memory."""
+    """The file of an SQLite address; ``None`` for servers, other databases, and memory."""
     scheme, _, path = uri.partition(":///")
     if not scheme.startswith("sqlite") or path in ("", ":memory:"):
         return None
@@ -118,23 +123,23 @@ def database_of(uri: str) -> Path | None:
 
 
 def prepare_database(path: Path) -> None:
-    """Makes MLflow's database, unless it is there.
+    """Creates MLflow's database if it does not exist.
 
-    MLflow takes seconds to make one, in many steps. So it is made aside, by one process at a time,
-    and takes its name when it is complete. One that MLflow itself left half-made, and that holds
-    nothing yet, is moved out of the way.
+    MLflow creates it in many steps, which take seconds. Therefore one process at a time creates it
+    in a temporary folder and renames it when it is complete. An incomplete database without
+    content, which MLflow itself may leave, is renamed.
 
     Raises:
-        RunError: the file cannot be made or opened, or is no database.
+        RunError: the file cannot be created or opened, or is not a database.
     """
     path = path.resolve()
     try:
         if path.exists() and not path.is_file():
-            raise RunError(f"MLflow's database cannot be '{path}': it is no file.")
+            raise RunError(f"MLflow's database cannot be '{path}': it is not a file.")
         if not _is_complete(path):
-            with _making(path) as folder:
+            with _creating(path) as folder:
                 if folder is not None:
-                    _move_half_made(path)
+                    _move_incomplete(path)
                     _make(folder / path.name)
                     os.replace(folder / path.name, path)
     except (OSError, sqlite3.Error) as error:
@@ -143,8 +148,8 @@ def prepare_database(path: Path) -> None:
 
 
 @contextmanager
-def _making(path: Path) -> Iterator[Path | None]:
-    """An empty folder that is this process's own, or ``None`` once another made the database."""
+def _creating(path: Path) -> Iterator[Path | None]:
+    """An empty folder that only this process uses; ``None`` if another process was faster."""
     folder = path.with_name(f".{path.name}.making")
     deadline = time.monotonic() + _PATIENCE_SECONDS
     with ExitStack() as stack:
@@ -154,7 +159,7 @@ def _making(path: Path) -> Iterator[Path | None]:
                 stack.enter_context(locked(folder))
                 break
             except RunError:
-                # Whoever had the lock removes the folder in the end.
+                # The process that had the lock removes the folder at the end.
                 is_waiting = is_locked(folder) or not folder.is_dir()
                 if not is_waiting or time.monotonic() > deadline:
                     raise
@@ -163,48 +168,48 @@ def _making(path: Path) -> Iterator[Path | None]:
             if _is_complete(path):
                 yield None
                 return
-            # What a killed process left.
+            # Files of a process that was killed.
             for left in folder.glob(f"{path.name}*"):
                 left.unlink()
             yield folder
         finally:
-            # Those who wait for the lock find the database; nobody else asks for it.
+            # The processes that wait for the lock will find the database.
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether MLflow has finished making a database, or something else is in it.
+    """Whether MLflow has created a database completely, or it has other content.
 
-    The first experiment is added when all tables are there.
+    MLflow adds the first experiment after it has created all tables.
 
     Raises:
-        RunError: it holds runs, and is not complete.
+        RunError: the database contains runs but is incomplete.
     """
     if not path.exists():
         return False
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=20.0)) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-        # Migrations copy a table, drop it and rename the copy.
+        # A migration copies a table, drops it, and renames the copy.
         copies = {name for name in tables if name.startswith(_COPY)}
         if not {"experiments", f"{_COPY}experiments"} & tables:
             return bool(tables)
-        holds_something = any(
+        has_content = any(
             database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()  # noqa: S608 - our names
             for table in ("experiments", "runs", "registered_models")
             for name in {table, _COPY + table} & tables
         )
-    if holds_something and copies:
+    if has_content and copies:
         raise RunError(
-            f"MLflow's database '{path}' was left half-made when its upgrade was cut off; put a "
-            "copy of it back, or move it away and send each run anew with nectargan sync."
+            f"MLflow's database '{path}' is incomplete: its upgrade was interrupted; restore "
+            "a backup, or move it away and send each run again with nectargan sync."
         )
-    return holds_something
+    return has_content
 
 
-def _move_half_made(path: Path) -> None:
-    """Makes room at ``path``, where nothing or a half-made database is."""
+def _move_incomplete(path: Path) -> None:
+    """Renames the incomplete database at ``path``, if there is one."""
     if path.exists():
-        # An MLflow server may be making it right now.
+        # An MLflow server may be creating it at this moment.
         seen, since = _state(path), time.monotonic()
         while time.monotonic() < since + _QUIET_SECONDS:
             time.sleep(_LOOK_SECONDS)
@@ -215,12 +220,12 @@ def _move_half_made(path: Path) -> None:
             number += 1
         os.replace(path, aside)
         log.warning(
-            "MLflow was stopped while it made '%s', which holds nothing yet: it is '%s' now, and "
-            "a new one is made.",
+            "MLflow was stopped while it created '%s'. The file has no content; it was renamed to "
+            "'%s', and a new one is created.",
             path,
             aside.name,
         )
-    # SQLite would take what these hold for a part of the new one.
+    # SQLite would apply these files to the new database.
     for suffix in ("-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
@@ -235,7 +240,7 @@ def _make(path: Path) -> None:
 
     pool = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
     before = os.environ.get(pool)
-    # No connection stays open: the file moves.
+    # No connection must stay open, because the file is renamed.
     os.environ[pool] = "NullPool"
     try:
         MlflowClient(sqlite_uri(path)).search_experiments(max_results=1)
@@ -247,7 +252,7 @@ def _make(path: Path) -> None:
 
 
 def _absolute(uri: str, place: str) -> str:
-    """An address that means the same in every working directory."""
+    """The address with an absolute path; raises `RunError` if it is not valid."""
     if not is_tracking_uri(uri):
         raise RunError(f"{place} cannot be '{public_address(uri)}': {TRACKING_URIS}.")
     path = database_of(uri)

@@ -1,4 +1,4 @@
-"""Use of processor, memory, disk and GPU, sampled by MLflow itself."""
+"""Logs the use of CPU, memory, disk and GPU with the sampler of MLflow."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 
 class SystemMetrics:
-    """Logs ``system/...`` to a run, every ten seconds, from a thread of MLflow's.
+    """Logs the series ``system/...`` to a run every ten seconds, in a thread of MLflow.
 
     Args:
         tracking_uri: Server or database.
-        run_id: The run.
+        run_id: Id of the run.
     """
 
     def __init__(self, tracking_uri: str, run_id: str) -> None:
         self._tracking_uri = tracking_uri
         self._run_id = run_id
         self._monitor: Any = None
-        # That a tracker is away is reported once, by us.
+        # The follower reports once that MLflow cannot be reached.
         logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
 
     def keep_going(self) -> None:
-        """Starts the thread, or starts it again: it ends for ever when the tracker is away."""
+        """Starts the thread, or restarts it: it ends when MLflow cannot be reached."""
         from mlflow.system_metrics import system_metrics_monitor
 
-        # It has no public way to ask.
+        # There is no public attribute for this.
         if self._monitor is not None and self._monitor._process.is_alive():
             return
         make: Any = system_metrics_monitor.SystemMetricsMonitor

@@ -1,4 +1,4 @@
-"""What is the matter with the MLflow runs of run directories, told without sending anything."""
+"""Finds problems of the MLflow runs of run directories, without writing to MLflow."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ from pathlib import Path
 
 from nectargan.errors import RunError
 from nectargan.loggers.mlflow.client import check_reachable, connect
-from nectargan.loggers.mlflow.run import (
-    RunFinder,
-    experiment_is_deleted,
-    read_run_file,
-    run_is_deleted,
-)
+from nectargan.loggers.mlflow.run import RunFinder, experiment_is_deleted, run_is_deleted
+from nectargan.loggers.mlflow.run_file import read_run_file
 from nectargan.loggers.mlflow.store import database_of
 from nectargan.record.run_directory import RunDirectory
 
 
 class TroubleFinder:
-    """Looks at the MLflow runs of several run directories; a server that is away is asked once."""
+    """Checks the MLflow runs of run directories; a server that cannot be reached is tried once."""
 
     def __init__(self) -> None:
         self._away: dict[str, str] = {}
 
     def look(self, directory: RunDirectory, tracking_uri: str, experiment: str) -> str:
-        """What is the matter with the MLflow run of a directory, and what to do, in one sentence;
-        empty if there is nothing, or if the directory knows of no MLflow run.
+        """A sentence about the problem of an MLflow run and what to do about it; empty if there is
+        no problem, or no MLflow run.
 
         Args:
             directory: The run directory.
-            tracking_uri: Where its MLflow run is.
+            tracking_uri: Server or database of its MLflow run.
             experiment: Name of its experiment.
         """
         run_id = read_run_file(directory).get("run_id")
@@ -38,7 +34,7 @@ class TroubleFinder:
             return ""
         database = database_of(tracking_uri)
         if database is not None:
-            # Without MLflow, which takes seconds to load.
+            # This way needs no import of MLflow, which takes seconds.
             return _look_in(database, directory, str(run_id), tracking_uri)
         if tracking_uri not in self._away:
             try:
@@ -56,12 +52,12 @@ class TroubleFinder:
 
 
 def _lost(directory: RunDirectory, why: str = "MLflow has no run") -> str:
-    return f"{why} of '{directory}'; send it anew with: nectargan sync '{directory}'."
+    return f"{why} of '{directory}'; send it again with: nectargan sync '{directory}'."
 
 
 def _look_in(database: Path, directory: RunDirectory, run_id: str, uri: str) -> str:
     if not database.is_file():
-        return _lost(directory, f"'{database}' is gone, and with it the MLflow run")
+        return _lost(directory, f"'{database}' does not exist any more, nor does the MLflow run")
     query = (
         "SELECT r.lifecycle_stage, e.lifecycle_stage, e.name, e.experiment_id FROM runs r "
         "JOIN experiments e ON e.experiment_id = r.experiment_id WHERE r.run_uuid = ?"

@@ -1,4 +1,4 @@
-"""`EventFile`: one of TensorBoard's event files, written in the thread of the caller."""
+"""`EventFile` writes an event file of TensorBoard in the thread of the caller."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\..*")
 
 
 class EventFile:
-    """An event file that comes after all others of its directory, whatever the clock says.
+    """An event file whose name sorts after all others in its directory, whatever the clock says.
 
-    TensorBoard reads the files in the order of their names, which begin with a time. One that came
-    before an older file would be taken for the older one, and its points would be dropped.
-    `SummaryWriter` takes that time from the system's clock, which may have been set back.
+    TensorBoard reads the files in the order of their names, which begin with a time. If the clock
+    was set back, `SummaryWriter` would write a file that sorts before the older ones, and
+    TensorBoard would drop its points.
 
     Args:
-        directory: Where the file is made; made as well if need be.
-        purge_step: What older files have from this step on, readers drop.
+        directory: Folder of the file; created if it does not exist.
+        purge_step: TensorBoard ignores what older files have from this step on.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the file cannot be created.
     """
 
     def __init__(self, directory: Path, purge_step: int) -> None:
@@ -40,7 +40,7 @@ class EventFile:
         name = f"events.out.tfevents.{self._stamp:010d}.{place}"
         self._file = (directory / name).open("xb", buffering=0)
         self._last = 0.0
-        # Even with step 0: without a session, that of a resumed run would be ignored.
+        # Also with step 0; otherwise TensorBoard ignores the session of a resumed run.
         session = SessionLog(status=SessionLog.START)
         self._events = [
             Event(step=purge_step, file_version="brain.Event:2"),
@@ -48,19 +48,19 @@ class EventFile:
         ]
 
     def add(self, summary: Any, step: int, wall_time: float = 0.0) -> None:
-        """Adds a message, which `flush` writes.
+        """Adds a summary, which `flush` writes.
 
         Args:
-            summary: A ``Summary`` of TensorBoard's.
-            step: Its step.
-            wall_time: Unix time in seconds; 0 for that of its neighbours.
+            summary: A ``Summary`` message of TensorBoard.
+            step: The step of its point.
+            wall_time: Unix time in seconds; 0 for the time of the previous summary.
         """
         from tensorboard.compat.proto.event_pb2 import Event
 
         self._events.append(Event(summary=summary, step=step, wall_time=wall_time))
 
     def flush(self) -> None:
-        """Writes what was added; raises OSError, and then nothing of it was written."""
+        """Writes the added summaries; if this raises OSError, none of them was written."""
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         events, self._events = self._events, []
@@ -75,6 +75,6 @@ class EventFile:
         self._last = max(usual, *given) if given else usual
 
     def close(self) -> None:
-        """Writes what was added, and closes the file."""
+        """Writes all summaries that were added and closes the file."""
         self.flush()
         self._file.close()

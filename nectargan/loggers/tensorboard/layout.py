@@ -1,4 +1,4 @@
-"""What TensorBoard is to show without a click: charts and columns, as its own messages."""
+"""The messages that tell TensorBoard which charts and table columns to show."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Charts = dict[str, dict[str, list[Any]]]
 
 
 def charts(discriminator_losses: Collection[str]) -> Charts:
-    """The charts of the Custom Scalars tab, as torch builds them.
+    """The charts of the Custom Scalars tab, in the form that torch takes.
 
-    TensorBoard merges the layouts of all runs that it shows, and leaves out only charts that are
-    equal. So these name no loss of the generator: they are the same ones whatever the objective.
+    TensorBoard merges the layouts of all runs and drops only equal charts. Therefore the charts do
+    not name the losses of the generator: they are equal for all objectives.
 
     Args:
-        discriminator_losses: Names of the discriminator's losses; all others are the generator's.
-            Without any, all losses are on one chart.
+        discriminator_losses: Names of the losses of the discriminator; all others are losses of
+            the generator. If empty, all losses are in one chart.
     """
     names = "|".join(re.escape(name) for name in discriminator_losses)
-    # TensorBoard matches from the start of a tag, but not to its end.
+    # TensorBoard matches the start of a tag; it need not match the whole tag.
     others = f"^loss/(?!(?:{names})/[^/]+$).+" if names else "^loss/.+"
     losses = {
         f"generator, {kind}" if names else f"losses, {kind}": _chart(f"{others}/{kind}$")
@@ -39,6 +39,12 @@ def charts(discriminator_losses: Collection[str]) -> Charts:
             "weights": _chart("^(?:loss/.+/weight|weight/.+)$"),
             "learning rates": _chart("^lr/.+$"),
         },
+        "Gradients": {
+            "share of each loss": _chart("^gradient/.+/share$"),
+            "cosine to the sum of the others": _chart("^gradient/.+/cosine$"),
+            "cosine of each pair": _chart("^gradient/cosine/.+ vs .+$"),
+            "norm": _chart("^gradient/.+/norm$"),
+        },
         "Validation": {name: _chart(f"^{re.escape(name)}$") for name in METRIC_TAGS},
     }
 
@@ -50,12 +56,12 @@ def _chart(pattern: str) -> list[Any]:
 def hparams_summaries(
     values: Mapping[str, str | float | bool], columns: Mapping[str, type]
 ) -> Iterator[Any]:
-    """The two messages that make a run a row of the HParams table: the columns, and its values.
+    """The two messages that add a run to the HParams table: the columns, and the values of the run.
 
     Args:
         values: The parameters of the run.
-        columns: Further parameters that other runs may have, with the type of their values:
-            TensorBoard takes the columns of one run for all of them.
+        columns: Parameters that other runs may have, with the type of their values. TensorBoard
+            takes the columns of the table from a single run.
     """
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -64,7 +70,7 @@ def hparams_summaries(
         return api_pb2.HParamInfo(
             name=name,
             type=api_pb2.DataType.Value(f"DATA_TYPE_{'BOOL' if kind is bool else number}"),
-            # The table opens with five columns, these before all others.
+            # The table initially shows five columns; these come first.
             differs=name in values and name.startswith("loss."),
         )
 
@@ -83,7 +89,7 @@ def hparams_summaries(
 
 
 def success_summary() -> Any:
-    """The message that marks a row of the HParams table as that of a run that was finished."""
+    """The message that marks a run as finished in the HParams table."""
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)

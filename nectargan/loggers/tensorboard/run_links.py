@@ -1,4 +1,4 @@
-"""Runs as TensorBoard is to name them: links to the event files of run directories."""
+"""Links to the event files of runs, so that TensorBoard shows the names of the runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ _FOLDER = "tensorboard"
 
 
 class RunLinks:
-    """A directory with a link for each directory of event files below another one.
+    """A temporary directory with a link to each folder of event files below ``root``.
 
-    TensorBoard names a run by the path of its event files. Here that of ``runs/x_v1/tensorboard``
-    is ``x_v1``.
+    TensorBoard names a run by the path of its event files. With the link, the run with the event
+    files ``runs/x_v1/tensorboard`` is called ``x_v1``.
 
     Args:
-        root: Where runs are.
+        root: Directory of the runs.
 
     Attributes:
-        directory: The directory with the links; ``root`` itself where the system lets nobody make
-            links.
+        directory: The directory with the links; ``root`` if no links can be created.
     """
 
     def __init__(self, root: Path) -> None:
@@ -34,14 +33,14 @@ class RunLinks:
         try:
             self.update()
         except OSError:
-            # Windows wants a privilege for it.
+            # Windows requires a privilege for links.
             self.directory = root
 
     def update(self) -> None:
-        """Links runs that are new, and drops links of those that are gone.
+        """Adds links to new runs and removes links to deleted ones.
 
         Raises:
-            OSError: a link cannot be made.
+            OSError: a link cannot be created.
         """
         if self.directory == self._root:
             return
@@ -55,7 +54,7 @@ class RunLinks:
         self._linked = set(found)
 
     def _found(self) -> dict[str, Path]:
-        """Each directory with event files, by the name of its run."""
+        """The folders with event files by the name of their run."""
         found: dict[str, Path] = {}
         for folder, below, files in os.walk(self._root):
             below[:] = sorted(name for name in below if not name.startswith("."))
@@ -64,7 +63,7 @@ class RunLinks:
             path = Path(folder)
             run = path.parent if path.name == _FOLDER else path
             name = run.relative_to(self._root).as_posix() if run != self._root else run.name
-            # A link to a directory cannot have others in it.
+            # A link cannot contain other links.
             taken = any(f"{name}/".startswith(f"{other}/") for other in found)
             found[name.replace("/", ":") if taken else name] = path
         return found

@@ -1,4 +1,4 @@
-"""The TensorBoard sink: event files in the run directory."""
+"""The TensorBoard sink writes event files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nectargan.record.run_directory import EVENT_FILES, RunStatus
 
 
 class TensorBoardSink:
-    """Writes scalars, pictures and histograms to event files, a layout and a row of HParams.
+    """Writes scalars, images, histograms, the layout of charts and a row of the HParams table.
 
     Args:
-        directory: Where the event files go.
-        every_n_steps: Steps from one point of a loss to the next.
-        discriminator_losses: Names of the losses that have charts of their own.
-        hparams: The run's parameters, for the HParams table; ``None`` for no row in it.
-        hparams_columns: Parameters that other runs of the table may have, with their types.
+        directory: Folder of the event files.
+        every_n_steps: Steps between two points of a loss.
+        discriminator_losses: Names of the losses that get separate charts.
+        hparams: The parameters of the run for the HParams table; ``None`` for no row.
+        hparams_columns: Parameters that other runs may have, with the type of their values.
     """
 
     name = "TensorBoard"
@@ -48,8 +48,8 @@ class TensorBoardSink:
         self._began = 0.0
 
     def open(self, first_step: int) -> int | None:
-        """Opens an event file; readers drop what older ones have from ``first_step`` on."""
-        if not self._is_there():
+        """Opens an event file; TensorBoard ignores what older ones have from ``first_step`` on."""
+        if not self._has_event_files():
             first_step = 0
         self._events = EventFile(self._directory, first_step)
         if first_step == 0:
@@ -57,15 +57,15 @@ class TensorBoardSink:
         return first_step
 
     def has_everything(self, status: RunStatus) -> bool:
-        """Whether there are event files; what is in them, the cursor knows."""
-        return self._is_there()
+        """Whether there are event files; the cursor knows how much they contain."""
+        return self._has_event_files()
 
-    def _is_there(self) -> bool:
+    def _has_event_files(self) -> bool:
         return any(self._directory.glob(EVENT_FILES))
 
     def _describe(self) -> None:
-        """Adds what is said once about a run, into its own directory: `SummaryWriter.add_hparams`
-        would make another one, which TensorBoard shows as a run."""
+        """Adds the layout and the row of the HParams table. `SummaryWriter.add_hparams` creates
+        another directory, which TensorBoard shows as another run."""
         from torch.utils.tensorboard.summary import custom_scalars
 
         self._events.add(custom_scalars(charts(self._discriminator_losses)), 0)  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ class TensorBoardSink:
                 self._events.add(summary, 0)
 
     def write(self, points: Sequence[Point]) -> None:
-        """Adds each point as a scalar, at the time that the ledger has for it."""
+        """Adds each point as a scalar, with its time in the ledger."""
         from torch.utils.tensorboard.summary import scalar
 
         for point in points:
@@ -84,8 +84,8 @@ class TensorBoardSink:
         self._events.flush()
 
     def add_file(self, kind: str, path: Path, step: int) -> None:
-        """Adds a picture, or each histogram of a file, under its kind, at the file's time, which is
-        not before the first point."""
+        """Adds an image or the histograms in a file, with the modification time of the file but not
+        before the first point."""
         from torch.utils.tensorboard.summary import histogram_raw, image
 
         made_at = max(path.stat().st_mtime, self._began)
@@ -103,7 +103,7 @@ class TensorBoardSink:
                     num=int(histogram.counts.sum()),
                     sum=total,
                     sum_squares=squares,
-                    # Right-hand edges; the left-hand one of the first bin is the minimum.
+                    # The right edge of each bin; the left edge of the first one is the minimum.
                     bucket_limits=histogram.edges[1:].tolist(),
                     bucket_counts=histogram.counts.tolist(),
                 )
@@ -111,8 +111,8 @@ class TensorBoardSink:
         self._events.flush()
 
     def close(self, status: RunStatus, reason: str) -> None:
-        """Closes the event file. Only a run that is finished has its status noted, in the HParams
-        table: TensorBoard would keep that of a run which ended early when it is resumed."""
+        """Closes the event file. Only the status FINISHED is written to the HParams table, because
+        TensorBoard would keep another status when the run is resumed."""
         if self._hparams is not None and status == "FINISHED":
             self._events.add(success_summary(), 0)
         self._events.close()

@@ -38,7 +38,7 @@ def test_runs_of_a_group_share_one_parent(store: str, tmp_path: Path) -> None:
     }
     assert runs["weights"].info.status == "FINISHED"
     assert (
-        "holds the runs of the group 'weights'" in runs["weights"].data.tags["mlflow.note.content"]
+        "runs of 'weights' are listed under it" in runs["weights"].data.tags["mlflow.note.content"]
     )
 
 
@@ -64,7 +64,7 @@ def test_runs_that_follow_each_other_have_other_colors(store: str, tmp_path: Pat
     assert len(colors) == len(names)
 
 
-def test_data_sets_note_and_pictures_are_told_once(store: str, tmp_path: Path) -> None:
+def test_data_sets_note_and_pictures_are_logged_once(store: str, tmp_path: Path) -> None:
     data = DatasetMetadata("fronts", "training", "/data/fronts", "0123", {"pairs": 7})
     val = data._replace(context="validation", digest="4567")
 

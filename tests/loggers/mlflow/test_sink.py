@@ -93,7 +93,7 @@ def test_infinities_are_series_of_their_own_and_nan_is_sent(store: str, director
     assert run.info.status == "FAILED"
 
 
-def test_artifacts_lie_beside_the_database(store: str, directory: Path, tmp_path: Path) -> None:
+def test_artifacts_are_beside_the_database(store: str, directory: Path, tmp_path: Path) -> None:
     sink = MLflowSink(store, "faces", directory)
     sink.open(0)
     (config,) = (tmp_path / "mlartifacts" / "faces").rglob("config.json")
@@ -123,7 +123,7 @@ def test_a_picture_is_in_the_image_grid_once_however_often_it_is_sent(
 
     picture.write_bytes(b"no picture")
     sink.add_file("examples", picture, 120)
-    assert "MLflow gets no" in caplog.text
+    assert "cannot be sent to MLflow" in caplog.text
 
 
 def test_two_runs_share_an_experiment(store: str, directory: Path, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_one_refused_metric_or_param_takes_no_others_with_it(
     assert [text.split("'")[1] for text in refused] == ["a//b", "bad//name", "../x"]
 
 
-def test_a_resumed_run_goes_on_in_the_same_run(store: str, directory: Path) -> None:
+def test_a_resumed_run_continues_the_same_mlflow_run(store: str, directory: Path) -> None:
     def measure(steps: range) -> list[Point]:
         rows = [MetricRow(i, 1, 100 + i, "a", i / 3) for i in steps]
         ledger = Ledger(directory / "metrics.csv", MetricRow, resume=True)
@@ -354,7 +354,7 @@ class _Broken(http.server.BaseHTTPRequestHandler):
         """Silence."""
 
 
-def test_a_server_that_answers_500_is_told_of_once(
+def test_a_server_that_answers_500_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Broken) as broken:
@@ -373,7 +373,9 @@ def test_a_server_that_answers_500_is_told_of_once(
     assert not_everything.startswith("MLflow did not get everything")
 
 
-def test_a_run_of_an_earlier_version_stays_until_it_goes_on(store: str, directory: Path) -> None:
+def test_an_mlflow_run_of_an_earlier_version_is_kept_until_a_resume(
+    store: str, directory: Path
+) -> None:
     """It has single steps, and weights apart."""
     ledger = Ledger(directory / "losses.csv", LossRow, resume=True)
     rows = [LossRow(i, 1, 100 + i, "a", i / 3, 2.0, i / 1.5) for i in range(1, 8)]

@@ -77,7 +77,7 @@ def test_a_file_is_the_same_from_every_directory(
 @pytest.mark.parametrize(
     "variable", ["./mlruns", "file:///tmp/mlruns", "//ada:sesame@h", "htp://h"]
 )
-def test_a_variable_that_is_no_address(
+def test_a_variable_with_an_invalid_address(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
@@ -114,7 +114,7 @@ def test_the_experiment(
 
 
 @pytest.mark.parametrize("variable", ["=1+1", "+a", "-a", "@a", "a\x1b[31m", " ", "x" * 501])
-def test_a_variable_that_is_no_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_with_an_invalid_name(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", variable)
     with pytest.raises(RunError, match="MLFLOW_EXPERIMENT_NAME cannot be"):
         find_experiment(None, "faces")
@@ -150,7 +150,7 @@ def tables(path: Path) -> int:
         return int(database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
-def test_it_is_made_once_however_many_ask(
+def test_it_is_created_once_by_concurrent_processes(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, made, errors = tmp_path / "50%?#" / "mlflow.db", [], []
@@ -193,7 +193,7 @@ def quickly_made(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quickly_made")
-def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path, empty_store: Path) -> None:
+def test_files_of_a_killed_process_do_not_matter(tmp_path: Path, empty_store: Path) -> None:
     path = tmp_path / "mlflow.db"
     folder = tmp_path / ".mlflow.db.making"
     folder.mkdir()
@@ -227,14 +227,16 @@ def test_a_half_made_one_makes_room(
         check_reachable(sqlite_uri(path))
         assert tables(path) == tables(empty_store)
         assert (tmp_path / f"mlflow.db.half-made-{number}").read_bytes() == before
-    assert f"it is 'mlflow.db.half-made-{number}' now" in caplog.messages[-1]
+    assert f"renamed to 'mlflow.db.half-made-{number}'" in caplog.messages[-1]
     # A file that is empty is as good as none.
     path.write_bytes(b"")
     check_reachable(sqlite_uri(path))
 
 
 @pytest.mark.usefixtures("quickly_made")
-def test_one_that_another_is_making_is_left_to_it(tmp_path: Path, empty_store: Path) -> None:
+def test_a_database_that_another_process_creates_is_left_alone(
+    tmp_path: Path, empty_store: Path
+) -> None:
     path = tmp_path / "mlflow.db"
     half_made(path, empty_store)
     asking = threading.Thread(target=prepare_database, args=[path], daemon=True)
@@ -256,7 +258,7 @@ def test_a_half_made_one_that_holds_runs_is_kept(tmp_path: Path, empty_store: Pa
         database.execute("ALTER TABLE experiments RENAME TO _alembic_tmp_experiments")
         database.commit()
     before = path.read_bytes()
-    with pytest.raises(RunError, match="its upgrade was cut off; put a copy of it back, or move"):
+    with pytest.raises(RunError, match="its upgrade was interrupted; restore a backup, or move"):
         prepare_database(path)
     assert path.read_bytes() == before
 

@@ -145,6 +145,8 @@ def test_the_charts_show_the_series_that_we_write(tmp_path: Path) -> None:
     ]
     series += ["loss/G_L1/weight", "lr/generator", "val/ssim", "val/psnr", "val/l1"]
     series += ["epoch/loss/G_L1", "time/epoch_seconds", "epoch", "best/ssim", "val/l10"]
+    series += [f"gradient/G_L1/{kind}" for kind in ("norm", "share", "cosine")]
+    series += ["gradient/cosine/G_GAN vs G_L1"]
 
     def shown(category: str, chart: str) -> list[str]:
         # As TensorBoard does it.
@@ -157,6 +159,10 @@ def test_the_charts_show_the_series_that_we_write(tmp_path: Path) -> None:
     assert shown("Losses", "D(real) against D(fake), raw") == [f"loss/{name}/raw" for name in D]
     assert shown("Schedules", "weights") == ["loss/G_L1/weight"]
     assert shown("Schedules", "learning rates") == ["lr/generator"]
+    assert shown("Gradients", "share of each loss") == ["gradient/G_L1/share"]
+    assert shown("Gradients", "cosine to the sum of the others") == ["gradient/G_L1/cosine"]
+    assert shown("Gradients", "cosine of each pair") == ["gradient/cosine/G_GAN vs G_L1"]
+    assert shown("Gradients", "norm") == ["gradient/G_L1/norm"]
     for metric in ("val/ssim", "val/psnr", "val/l1"):
         assert shown("Validation", metric) == [metric]
 
@@ -166,7 +172,7 @@ def test_two_runs_share_their_charts(tmp_path: Path) -> None:
     one = Page(tmp_path).layout()
     write_run(tmp_path / "b", {**PARAMS, "loss.G_L2.weight": 1.0}, 0.6)
     assert Page(tmp_path).layout() == one
-    assert sum(len(charts) for charts in one.values()) == 9
+    assert sum(len(charts) for charts in one.values()) == 13
 
 
 def test_a_loop_without_a_discriminator_has_its_losses_on_one_chart(tmp_path: Path) -> None:
@@ -225,7 +231,7 @@ def test_a_resumed_run_stays_one_row_and_one_layout(tmp_path: Path) -> None:
         (row,) = page.table()[1]
         expected = "STATUS_SUCCESS" if status == "FINISHED" else "STATUS_UNKNOWN"
         assert [api_pb2.Status.Name(s.status) for s in row.sessions] == [expected]
-        assert sum(len(charts) for charts in page.layout().values()) == 9
+        assert sum(len(charts) for charts in page.layout().values()) == 13
     assert len(read(tmp_path / "a").Tensors("custom_scalars__config__")) == 1
 
 

@@ -1,0 +1,118 @@
+"""`write_preview`: one page that shows a data set as the trainer sees it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from string import Template
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nectargan.build_data import Data, build_data
+from nectargan.config.schema import Config
+from nectargan.dataset.paired_dataset import denormalize
+from nectargan.errors import DataError
+from nectargan.files import replacing
+from nectargan.wording import counted
+
+_BINS = 64
+_COLOURS = {1: ["gray"], 2: ["gray", "silver"], 3: ["red", "green", "blue"]}
+_COLOURS[4] = [*_COLOURS[3], "silver"]
+
+
+def write_preview(config: Config, output: Path, count: int) -> int:
+    """Writes an HTML page with random training pairs, histograms of their values and all sizes.
+
+    The page needs no other file and no network.
+
+    Args:
+        config: The config; its seed chooses the pairs.
+        output: The file.
+        count: Number of pairs, at most those of an epoch.
+
+    Returns:
+        The number of pairs on the page.
+
+    Raises:
+        ConfigError: If the options do not fit the data set.
+        DataError: If images cannot be used, or the page cannot be written.
+    """
+    data = build_data(config, torch.device("cpu"))
+    pairs = list(islice(_training_pairs(data), count))
+    template = resources.files("nectargan").joinpath("data_preview.html")
+    page = Template(template.read_text(encoding="utf-8")).substitute(
+        title=html.escape(config.dataloader.dataroot),
+        facts=html.escape(_facts(config)),
+        pairs="\n".join(_figure(*pair) for pair in pairs),
+        histograms="\n".join(
+            _histogram(name, torch.stack(list(images)))
+            for name, images in zip(("Input", "Target"), zip(*pairs, strict=True), strict=True)
+        ),
+        sizes="\n".join(_row(summary.split, data) for summary in data.splits.values()),
+    )
+    try:
+        with replacing(output) as part:
+            part.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"'{output}' cannot be written: {error.strerror}.") from None
+    return len(pairs)
+
+
+def _training_pairs(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
+    """Input and target of each pair of the first epoch, ``(C, H, W)`` in [-1, 1]."""
+    for source, target in data.train.epoch(1):
+        yield from zip(source.cpu(), target.cpu(), strict=True)
+
+
+def _facts(config: Config) -> str:
+    load = config.dataloader.load
+    return (
+        f"Direction {config.dataloader.direction}, load_size {load.load_size}, crop_size "
+        f"{load.crop_size}, {counted(load.input_nc, 'input channel')}, "
+        f"{counted(load.output_nc, 'output channel')}, seed {config.common.seed}."
+    )
+
+
+def _figure(source: Tensor, target: Tensor) -> str:
+    images = "".join(
+        f'<img alt="{name}" src="data:image/png;base64,{_png(image)}">'
+        for name, image in (("input", source), ("target", target))
+    )
+    return f"<figure>{images}</figure>"
+
+
+def _png(image: Tensor) -> str:
+    values = denormalize(image).permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(values.squeeze(2) if values.shape[2] == 1 else values).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _histogram(name: str, images: Tensor) -> str:
+    """An SVG with a line for each channel of ``(N, C, H, W)``."""
+    counts = [torch.histc(channel, _BINS, -1, 1) for channel in images.float().transpose(0, 1)]
+    most = max(float(each.max()) for each in counts) or 1.0
+    lines = "".join(
+        f'<polyline fill="none" stroke="{colour}" vector-effect="non-scaling-stroke" points="'
+        + " ".join(f"{i},{100 - 100 * float(value) / most:.1f}" for i, value in enumerate(channel))
+        + '"/>'
+        for channel, colour in zip(counts, _COLOURS[len(counts)], strict=True)
+    )
+    low, high, mean = float(images.min()), float(images.max()), float(images.mean())
+    caption = f"{name}: from {low:.2f} to {high:.2f}, mean {mean:.2f}"
+    view = f'viewBox="0 0 {_BINS - 1} 100" preserveAspectRatio="none"'
+    return f"<figure><svg {view}>{lines}</svg><figcaption>{caption}</figcaption></figure>"
+
+
+def _row(split: str, data: Data) -> str:
+    summary = data.splits[split]
+    sizes = [f"{height} x {width}" for height, width in (summary.smallest, summary.largest)]
+    cells = [split, str(len(summary.pairs)), *sizes]
+    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"

@@ -1,0 +1,70 @@
+"""The images on which a model is best and worst, kept while it is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from nectargan.dataset.paired_dataset import denormalize
+from nectargan.errors import RunError
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.test_record import TEST_EXTREMES
+from nectargan.trainers.validation import save_grid
+
+
+class Extremes:
+    """Of each metric, the images with the lowest and the highest values so far.
+
+    Attributes:
+        images: Input, generated and target by the row of the image, ``(C, H, W)`` each: uint8, but
+            for the generated one, float32 in [-1, 1]; all in the memory of the host.
+    """
+
+    def __init__(self) -> None:
+        self.images: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._found: dict[str, list[tuple[float, int]]] = {}
+        self._count = 0
+
+    def look(
+        self, source: Tensor, generated: Tensor, target: Tensor, values: Mapping[str, Tensor]
+    ) -> None:
+        """Takes the next images.
+
+        Args:
+            source: Inputs ``(N, C, H, W)``, float32 in [-1, 1].
+            generated: What was generated for them, in [0, 1].
+            target: Targets, in [-1, 1].
+            values: A value of each image by metric, ``(N,)`` or a scalar.
+        """
+        first = self._count
+        self._count += len(source)
+        for name, each in values.items():
+            rows = range(first, self._count)
+            new = zip(each.expand(len(source)).tolist(), rows, strict=True)
+            found = sorted(
+                [*self._found.get(name, ()), *((v, row) for v, row in new if not math.isnan(v))]
+            )
+            self._found[name] = found[:TEST_EXTREMES] + found[TEST_EXTREMES:][-TEST_EXTREMES:]
+        kept = {row for found in self._found.values() for _, row in found}
+        self.images = {row: image for row, image in self.images.items() if row in kept}
+        for row in sorted(kept & {*range(first, self._count)}):
+            i = row - first
+            self.images[row] = (
+                denormalize(source[i]).cpu(),
+                generated[i].detach().float().cpu().mul(2).sub_(1),
+                denormalize(target[i]).cpu(),
+            )
+
+    def save(self, run: RunDirectory, split: str) -> None:
+        """Writes the images into a run directory, see `RunDirectory.test_image`.
+
+        Raises:
+            RunError: they cannot be written.
+        """
+        try:
+            for row, (source, generated, target) in sorted(self.images.items()):
+                save_grid([(source, target)], [generated], run.test_image(split, row))
+        except OSError as error:
+            raise RunError(f"'{error.filename}' cannot be written: {error.strerror}.") from None

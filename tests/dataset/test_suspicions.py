@@ -1,0 +1,174 @@
+"""`nectargan data check` finds what is planted, and nothing in a good data set."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nectargan.dataset.inspection import inspect
+from nectargan.dataset.pairs import find_pairs, list_splits
+from nectargan.dataset.suspicions import Suspicion, close_hashes, suspicions
+from nectargan.dataset.synthetic import synthesize
+
+ORIENTATION = 274
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 + 4 good pairs in two folders for each split."""
+    root = tmp_path_factory.mktemp("drawn")
+    synthesize(root / "wide", train=24, val=4, size=128, seed=3)
+    for split in ("train", "val"):
+        for side in "AB":
+            (root / "good" / f"{split}{side}").mkdir(parents=True)
+        for path in (root / "wide" / split).iterdir():
+            with Image.open(path) as image:
+                for side, box in (("A", (0, 0, 128, 128)), ("B", (128, 0, 256, 128))):
+                    image.crop(box).save(root / "good" / f"{split}{side}" / path.name)
+    return root / "good"
+
+
+@pytest.fixture
+def root(drawn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "data"))
+
+
+def found_in(root: Path) -> list[Suspicion]:
+    pairs = {split: find_pairs(root, split) for split in list_splits(root)}
+    return suspicions({split: (each, inspect(each)) for split, each in pairs.items()})
+
+
+def change(path: Path, by: Callable[[Image.Image], Image.Image]) -> None:
+    with Image.open(path) as image:
+        image.load()
+    by(image).save(path)
+
+
+def test_a_good_data_set(root: Path) -> None:
+    assert found_in(root) == []
+
+
+def moved(down: int, right: int) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: Image.fromarray(np.roll(np.asarray(image), (down, right), (0, 1)))
+
+
+def test_misaligned_pairs_with_their_shift_and_worst_first(root: Path) -> None:
+    files = sorted((root / "trainB").iterdir())
+    change(files[2], moved(-6, 0))
+    change(files[5], moved(4, 12))
+    found = found_in(root)
+    assert [each.kind for each in found] == ["misaligned"] * 2
+    assert [Path(each.files[1]).name for each in found] == [files[5].name, files[2].name]
+    shifts = [re.findall(r"[+-]\d+", each.figure) for each in found]
+    wanted = [(-4, -12), (6, 0)]
+    for shift, right in zip(shifts, wanted, strict=True):
+        assert [int(value) for value in shift] == pytest.approx(right, abs=1)
+
+
+def test_copies_within_a_split_and_across_splits(root: Path) -> None:
+    train, val = (sorted((root / f"{split}A").iterdir()) for split in ("train", "val"))
+    for side in "AB":
+        for source, target in ((train[0], root / "valA" / "leak.png"), (train[1], train[2])):
+            shutil.copy(
+                source.parent.with_name(source.parent.name[:-1] + side) / source.name,
+                target.parent.with_name(target.parent.name[:-1] + side) / target.name,
+            )
+    # A copy that is not equal: a little darker and resized twice.
+    change(
+        root / "valB" / "leak.png",
+        lambda image: image.resize((90, 90)).resize((128, 128)).point(lambda v: v * 0.9),
+    )
+    assert len(val) == 4
+    found = found_in(root)
+    assert [(each.kind, [Path(f).name for f in each.files]) for each in found] == [
+        ("leak", [train[0].name, "leak.png"]),
+        ("duplicate", [train[1].name, train[2].name]),
+    ]
+
+
+def saved_as_jpeg(root: Path) -> None:
+    for path in (root / "trainA").iterdir():
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".jpg"), quality=75)
+        path.unlink()
+
+
+def in_16_bits(path: Path) -> None:
+    with Image.open(path) as image:
+        values = np.asarray(image.convert("L"), np.uint16)
+    Image.fromarray(values * 257).save(path)
+
+
+def swap(root: Path, name: str) -> None:
+    a, b = root / "trainA" / name, root / "trainB" / name
+    a.rename(root / "x.png")
+    b.rename(a)
+    (root / "x.png").rename(b)
+
+
+def rotate(path: Path) -> None:
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[ORIENTATION] = 3
+        image.rotate(180).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("kind", "plant", "figure"),
+    [
+        ("empty", lambda r: Image.new("RGB", (128, 128), "gray").save(r / "trainB" / "0003.png"),
+         "its brightness has a standard deviation of 0.0 %"),
+        ("swapped", lambda r: swap(r, "0003.png"), "B is a label map; in 27 pairs A is"),
+        ("8 bits in 16", lambda r: in_16_bits(r / "trainB" / "0003.png"), "of which 8 are used"),
+        ("orientation", lambda r: rotate(r / "trainB" / "0003.png"), "A is 1, that of B is 3"),
+        ("channels", lambda r: change(r / "trainB" / "0003.png", lambda i: i.convert("L")),
+         "1 channels, most have 3"),
+        ("brightness", lambda r: change(r / "trainB" / "0003.png",
+                                        lambda i: i.point(lambda v: v * 0.12)), "mean brightness"),
+        ("compressed labels", saved_as_jpeg, "colors, but "),
+        ("size", lambda r: [change(r / f"train{s}" / "0003.png",
+                                   lambda i: i.resize((300, 300))) for s in "AB"],
+         "300 x 300 pixels, most are near 128 x 128"),
+    ],
+)  # fmt: skip
+def test_a_planted_fault(
+    root: Path, kind: str, plant: Callable[[Path], object], figure: str
+) -> None:
+    plant(root)
+    found = found_in(root)
+    matching = [each for each in found if each.kind == kind]
+    assert matching, [str(each) for each in found]
+    assert figure in matching[0].figure
+    if kind == "compressed labels":
+        assert len(matching) == 24
+    else:
+        assert {Path(f.split(" (")[0]).name for each in matching for f in each.files} == {
+            "0003.png"
+        }
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 2), min_size=2, max_size=12),
+    st.integers(0, 8),
+    st.randoms(),
+)
+def test_close_hashes_are_those_that_a_full_search_finds(
+    rows: list[tuple[int, int]], bits: int, random: object
+) -> None:
+    flips = [1 << i for i in range(0, 63, 9)]
+    rows = rows + [(a ^ sum(flips[: i % 8]), b) for i, (a, b) in enumerate(rows)]
+    hashes = np.array(rows, np.uint64)
+    wanted = {
+        (i, j, (rows[i][0] ^ rows[j][0]).bit_count() + (rows[i][1] ^ rows[j][1]).bit_count())
+        for j in range(len(rows))
+        for i in range(j)
+    }
+    assert set(close_hashes(hashes, bits)) == {each for each in wanted if each[2] <= bits}

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nectargan.inference.extremes import Extremes
+from nectargan.record.run_directory import RunDirectory
+from nectargan.record.test_record import TEST_EXTREMES
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=5), min_size=1, max_size=8),
+    st.integers(0, 40),
+)
+def test_the_best_and_the_worst_are_kept(batches: list[list[int]], bad: int) -> None:
+    extremes = Extremes()
+    all_values = [float(value) for batch in batches for value in batch]
+    all_values = [math.nan if i == bad else value for i, value in enumerate(all_values)]
+    row = 0
+    for batch in batches:
+        values = torch.tensor(all_values[row : row + len(batch)])
+        rows = torch.arange(row, row + len(batch)).reshape(-1, 1, 1, 1) * torch.ones(1, 1, 2, 3)
+        image = rows / 127.5 - 1
+        extremes.look(image, rows / 255, image, {"a": values, "b": -values})
+        row += len(batch)
+    order = sorted((v, i) for i, v in enumerate(all_values) if not math.isnan(v))
+    backwards = sorted((-v, i) for v, i in order)
+    wanted = {
+        i
+        for found in (order, backwards)
+        for _, i in [*found[:TEST_EXTREMES], *found[-TEST_EXTREMES:]]
+    }
+    assert set(extremes.images) == wanted
+    for number, (source, generated, target) in extremes.images.items():
+        assert source.dtype == target.dtype == torch.uint8
+        assert (source == number).all()
+        assert (target == number).all()
+        assert torch.allclose(generated, torch.tensor(number / 127.5 - 1), atol=1e-6)
+
+
+def test_they_are_written_as_input_generated_and_target(tmp_path: Path) -> None:
+    extremes = Extremes()
+    source, generated = torch.full((1, 3, 4, 5), -1.0), torch.full((1, 3, 4, 5), 0.2)
+    target = torch.full((1, 3, 4, 5), 1.0)
+    extremes.look(source, generated, target, {"l1": torch.tensor(0.5)})
+    run = RunDirectory(tmp_path)
+    run.tests.mkdir()
+    extremes.save(run, "val")
+    with Image.open(run.test_image("val", 0)) as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape == (4, 5 * 3 + 2 * 2, 3)
+    assert [int(pixels[0, x, 0]) for x in (0, 7, 14)] == [0, 51, 255]

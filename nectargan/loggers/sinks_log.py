@@ -1,4 +1,4 @@
-"""``sinks.log``: log messages of the libraries that the sinks use."""
+"""``sinks.log``: tracebacks of the sinks, and log messages of the libraries that they use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from nectargan.credentials import without_credentials
+from nectargan.record.follower import traces
 from nectargan.record.run_directory import RunDirectory
 
 _MOST_BYTES = 1 << 20  # while a server is down, there may be a message every second for days
@@ -14,7 +15,8 @@ _MOST_BYTES = 1 << 20  # while a server is down, there may be a message every se
 
 @contextmanager
 def sinks_logged(directory: RunDirectory) -> Iterator[None]:
-    """A context manager that appends the warnings and errors of other libraries to ``sinks.log``.
+    """A context manager that appends tracebacks of the sinks, and the warnings and errors of other
+    libraries, to ``sinks.log``.
 
     The file is created with the first message, and not at all on a full disk. It contains the
     tracebacks, which help to find a cause; the run itself only says in one sentence what to do.
@@ -22,19 +24,21 @@ def sinks_logged(directory: RunDirectory) -> Iterator[None]:
     handler = _OthersOnly(directory.sinks_log, encoding="utf-8", errors="replace", delay=True)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
+    loggers = logging.getLogger(), traces
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()
 
 
 class _OthersOnly(logging.FileHandler):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is from another library. Our own messages are printed."""
-        return record.name.partition(".")[0] != "nectargan"
+        """Whether a record is a traceback or from another library. Our own messages are printed."""
+        return record.name == traces.name or record.name.partition(".")[0] != "nectargan"
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record, unless the file is full or cannot be written."""

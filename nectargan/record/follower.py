@@ -37,6 +37,10 @@ from nectargan.record.run_directory import (
 from nectargan.wording import one_line
 
 log = logging.getLogger("nectargan")
+# The tracebacks of sinks, which are not printed; `nectargan.loggers.sinks_log` writes them.
+traces = logging.getLogger("nectargan.sinks")
+traces.propagate = False
+traces.addHandler(logging.NullHandler())
 
 
 class Sink(Protocol):
@@ -243,6 +247,7 @@ class Follower:
             if not self._warned:
                 reason = without_credentials(one_line(error))
                 log.warning("%s is behind: %s", self.sink.name, reason)
+                traces.warning("%s is behind", self.sink.name, exc_info=True)
             self._warned = True
             return False
         if self._warned:

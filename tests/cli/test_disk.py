@@ -110,10 +110,9 @@ def test_on_a_full_disk_only_our_sentences_are_printed(
     assert "SQL" not in "".join(warnings)
     (run,) = (config_file.parent / "runs").iterdir()
     assert RunDirectory(run).status == "FAILED"
-    # The run may end before a sink has met the full disk, or has written its log.
-    log = run / "sinks.log"
-    if log.exists():
-        assert "Traceback" in log.read_text()
+    # The run may end before a sink has met the full disk.
+    if any("is behind" in line for line in warnings):
+        assert "Traceback" in (run / "sinks.log").read_text()
 
 
 @pytest.mark.parametrize("limit", [7, 12, 18])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nectargan.errors import RunError
 from nectargan.record import follower as base
-from nectargan.record.follower import Follower
+from nectargan.record.follower import Follower, traces
 from nectargan.record.ledger import GradientRow, Ledger, LossRow, MetricRow, read_blocks
 from nectargan.record.points import Point
 from nectargan.record.rollback import cut_ledger
@@ -26,6 +26,11 @@ from nectargan.record.run_directory import (
     RunStatus,
 )
 from nectargan.record.seeking import offset_of_step
+
+
+def printed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The messages that a user sees."""
+    return [each.getMessage() for each in caplog.records if each.name == "nectargan"]
 
 
 class FakeSink:
@@ -132,7 +137,9 @@ def test_a_sink_that_recovers_has_everything_once(
         assert follow(sink, tmp_path, "KILLED")
     assert sink.points == expected(range(1, 8))
     assert sink.statuses == ["KILLED"]
-    messages = [record.getMessage() for record in caplog.records]
+    messages = printed(caplog)
+    (trace,) = [record for record in caplog.records if record.name == traces.name]
+    assert trace.exc_info is not None, "the traceback is for sinks.log"
     assert len(messages) == 2, "one warning when it goes, one when it is back"
     assert messages[0].startswith("Fake is behind: ")
     assert "\n" not in messages[0]
@@ -149,7 +156,7 @@ def test_a_sink_that_never_opens_is_given_up(
     follower.finish("FINISHED")
     assert follower.wait(0.05) is False
     assert sink.points == sink.statuses == []
-    assert [r.getMessage() for r in caplog.records] == ["Fake is behind: nobody there"]
+    assert printed(caplog) == ["Fake is behind: nobody there"]
 
 
 def test_points_arrive_while_the_ledger_grows(tmp_path: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import os
 import signal
+import subprocess
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # SIGHUP is sent when the terminal is closed; it does not exist on Windows.
 STOPS = tuple(
@@ -39,6 +42,16 @@ def ignore_signals() -> None:
     """Ignores SIGINT, SIGTERM and SIGHUP in a worker process; its parent process handles them."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def in_own_group() -> dict[str, Any]:
+    """Arguments of `subprocess.Popen` for a process in its own process group.
+
+    Ctrl-C in the terminal then reaches only this process, which ends the other one itself.
+    """
+    if os.name == "nt":
+        return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+    return {"start_new_session": True}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from nectargan.errors import RunError
+from nectargan.interrupts import in_own_group
 
 HOST = "127.0.0.1"
 
@@ -125,9 +126,7 @@ def running(program: Program) -> Iterator[Server]:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **program.variables},
-            # In its own process group, Ctrl-C reaches only this process, which ends the group.
-            start_new_session=os.name != "nt",
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            **in_own_group(),
         )
         try:
             yield Server(program, process, output)

@@ -117,6 +117,7 @@ def _list(found: Sequence[Suspicion]) -> None:
         say(f"{counted(len(found), 'finding')}.")
 
 
+# Click declares the class as generic, but older versions cannot subscript it.
 class ImageSize(click.ParamType):  # type: ignore[type-arg]
     """Height and width in pixels, as 256 or 256x512."""
 

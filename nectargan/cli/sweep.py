@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -12,25 +11,21 @@ import click
 from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber, typed_arguments
 from nectargan.cli.options import option
-from nectargan.errors import NectarGANError, RunError
+from nectargan.cli.sweep_output import print_end, report, shown_states, table_of
+from nectargan.errors import RunError
 from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
-from nectargan.shell import command_line, quoted
+from nectargan.shell import command_line
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from nectargan.sweeps.axes import Axis
     from nectargan.sweeps.grid import GridOutcome, GridPoint, Resolve, Start
-    from nectargan.sweeps.results import Result
     from nectargan.sweeps.search import Search
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TRIALS = 20
-# With more lines in a plot, their colors cannot be distinguished.
-_MOST_COMPARED = 12
 
 _GROUP = "Sweep"
 _OPTIONS = (
@@ -194,7 +189,7 @@ def _run_grid(
     metrics = wanted or [points[0].config.judged_by or USUAL_SERIES]
     if dry_run:
         results = [result_of_grid_point(find_run(point), *metrics) for point in points]
-        make_console().print(_table(results, metrics))
+        make_console().print(table_of(results, metrics))
         say("Nothing was written.")
         return 0
     outcomes = []
@@ -204,9 +199,9 @@ def _run_grid(
         for number, point in enumerate(points, 1):
             say(f"Run {number} of {len(points)}: {point.name}")
             outcomes.append(run_grid_point(point, start))
-            _print_end(outcomes[-1])
+            print_end(outcomes[-1])
     results = [result_of_grid_point(outcome, *metrics) for outcome in outcomes]
-    _report(points[0], axes, results, metrics)
+    report(points[0], axes, results, metrics)
     return sum(outcome.state == "FAILED" for outcome in outcomes)
 
 
@@ -238,43 +233,12 @@ def _run_in_workers(points: Sequence[GridPoint], wanted: str) -> list[GridOutcom
         for number, variables in enumerate(places, 1)
     ]
     say(f"{counted(len(points), 'run')} for {counted(len(workers), 'worker')}, output in {folder}.")
-    with _shown_states(points) as look:
+    with shown_states(points) as look:
         troubles = supervise(workers, look, say)
     for trouble in troubles:
         say(trouble, err=True)
     outcomes = [find_run(point) for point in points]
     return [_failed(each) if each.state != "FINISHED" else each for each in outcomes]
-
-
-@contextmanager
-def _shown_states(points: Sequence[GridPoint]) -> Iterator[Callable[[], None]]:
-    """Yields a function that shows how the runs stand: a live table, or without a terminal a line
-    for each change."""
-    from rich.live import Live
-
-    from nectargan.sweeps.grid import GridOutcome, find_run
-    from nectargan.sweeps.results import result_of_grid_point
-
-    metric = points[0].config.judged_by or USUAL_SERIES
-    found = {point.name: GridOutcome(point, "NEW") for point in points}
-    console = make_console()
-    with (
-        Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live
-    ):
-
-        def look() -> None:
-            for number, (name, old) in enumerate(found.items(), 1):
-                if old.state == "FINISHED":
-                    continue
-                new = found[name] = find_run(old.point)
-                if live is None and new.state != old.state:
-                    run = "" if new.directory is None else f" {new.directory}"
-                    say(f"Run {number} of {len(found)}: {name}: {new.state}{run}")
-            if live is not None:
-                results = [result_of_grid_point(outcome, metric) for outcome in found.values()]
-                live.update(_table(results, [metric]), refresh=True)
-
-        yield look
 
 
 def _failed(outcome: GridOutcome) -> GridOutcome:
@@ -299,8 +263,8 @@ def _run_search(
 
     check_grid(search.corners, metrics)
     if dry_run:
-        told = " and ".join(metrics)
-        say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {told}.")
+        names = " and ".join(metrics)
+        say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {names}.")
         for point in search.corners:
             say(f"  for example {point.name}")
         say("Nothing was written.")
@@ -312,85 +276,8 @@ def _run_search(
     search.open()
     failed = 0
     for outcome in search.run(trials, start, announce):
-        _print_end(outcome)
+        print_end(outcome)
         failed += outcome.state == "FAILED"
     results = [result_of_trial(trial) for trial in search.trials() if trial.values]
-    _report(search.corners[0], axes, results, metrics)
+    report(search.corners[0], axes, results, metrics)
     return failed
-
-
-def _print_end(outcome: GridOutcome) -> None:
-    run = "" if outcome.directory is None else f" {outcome.directory}"
-    if outcome.state == "FAILED":
-        say(f"Failed:{run} {outcome.reason}", err=True)
-    elif outcome.state == "RUNNING":
-        say(f"Skipped:{run} {outcome.reason}")
-    elif outcome.state == "PRUNED":
-        say(f"Pruned:{run} {outcome.reason}")
-    else:
-        say(f"Finished:{run}")
-
-
-def _report(
-    point: GridPoint, axes: Sequence[Axis], results: Sequence[Result], metrics: Sequence[str]
-) -> None:
-    """Prints the runs, which of them are best, and how much each option matters; plots the best."""
-    from nectargan.sweeps.axes import short_names
-    from nectargan.sweeps.results import importances, pareto_front
-
-    are_lower_better = [point.config.validation.is_lower_better(metric) for metric in metrics]
-    front = pareto_front(results, are_lower_better) if len(metrics) > 1 else []
-    make_console().print(_table(results, metrics, front))
-    if len(metrics) > 1:
-        say(f"Pareto: {counted(len(front), 'run')} that no other run beats in all metrics.")
-    names = short_names([axis.key for axis in axes])
-    found = importances(results, axes)
-    if found:
-        parts = ", ".join(f"{names[key]} {value:.0%}" for key, value in found.items())
-        say(f"Importance for {metrics[0]}: {parts}.")
-    _compare(point, results, metrics[0])
-
-
-def _table(
-    results: Sequence[Result], metrics: Sequence[str], front: Sequence[Result] = ()
-) -> Table:
-    from rich.table import Table
-
-    from nectargan.sweeps.axes import short_names
-
-    columns = short_names(list(results[0].values)).values() if results else ()
-    several = len(metrics) > 1
-    measured = [*metrics, "Pareto"] if several else [f"best {metrics[0]}"]
-    table = Table(*columns, "status", *measured, "run")
-    for result in results:
-        status = f"{result.state}: {result.reason}" if result.reason else result.state
-        if several:
-            shown = [f"{value:.4g}" for value in result.measured] or [""] * len(metrics)
-            shown.append("*" if result in front else "")
-        else:
-            shown = ["" if result.best is None else f"{result.best:.4g}"]
-        name = result.directory.name if result.directory else ""
-        table.add_row(*result.values.values(), status, *shown, name)
-    return table
-
-
-def _compare(point: GridPoint, results: Sequence[Result], metric: str) -> None:
-    """Prints the best finished run, and plots the best ones together."""
-    from nectargan.analysis.plots import plot_comparison
-    from nectargan.sweeps.results import ranked
-
-    finished = ranked(results, point.config.validation.is_lower_better(metric))
-    if finished and finished[0].best is not None:
-        say(f"Best: {finished[0].directory}")
-    # Some runs of a shared study may be on other machines.
-    here = [each.directory for each in finished if each.directory and each.directory.path.is_dir()]
-    if not here:
-        return
-    picture = point.output / f"{point.config.logging.mlflow.group}_compare.png"
-    try:
-        plot_comparison(here[:_MOST_COMPARED], picture)
-    except NectarGANError as error:
-        say(f"Warning: {error}", err=True)
-    else:
-        say(f"Drew {picture}.")
-    say(f"View: {program('nectargan')} ui {quoted(point.output)}")

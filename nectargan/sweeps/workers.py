@@ -18,6 +18,7 @@ import torch
 
 from nectargan.cpu import THREADS, chosen_by_user, usable_cores
 from nectargan.errors import RunError
+from nectargan.interrupts import in_own_group
 from nectargan.wording import counted
 
 _LOOK_SECONDS, _REST = 1.0, 20
@@ -112,9 +113,7 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **self._variables},
-                # Ctrl-C reaches only this process, which interrupts each worker once.
-                start_new_session=os.name != "nt",
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                **in_own_group(),
             )
 
     def is_at_work(self, tell: Callable[[str], object]) -> bool:

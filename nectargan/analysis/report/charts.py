@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Arrays:
             the rest is base64 of little-endian numbers.
     """
 
-    _TYPES = {"f": "<f4", "d": "<f8", "i": "<i4"}  # noqa: RUF012
+    _TYPES: ClassVar = {"f": "<f4", "d": "<f8", "i": "<i4"}
 
     def __init__(self) -> None:
         self.texts: list[str] = []

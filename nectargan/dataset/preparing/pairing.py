@@ -11,11 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from nectargan.dataset.decoding import full_scale, in_mode, opened, read_image
+from nectargan.dataset.decoding import MODES, full_scale, in_mode, opened, read_image
 from nectargan.dataset.listing import SUFFIX_LIST, list_folder
 from nectargan.dataset.manifest import COLUMNS, MANIFEST
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.preparing.placing import new_folder
+from nectargan.dataset.preparing.tiling import beside
 from nectargan.errors import DataError
 from nectargan.wording import counted
 
@@ -110,7 +111,7 @@ def write_pictures(
             sizes = " and ".join(f"{image.height} x {image.width}" for image in images)
             raise DataError(f"{pair.a}, {pair.b}: {sizes} pixels; --resize makes them equal.")
         if side_by_side:
-            _beside(*images).save(folder / split / f"{pair.name}.png")
+            beside(*_in_one_mode(images)).save(folder / split / f"{pair.name}.png")
         else:
             for image, side in zip(images, "AB", strict=True):
                 image.save(folder / f"{split}{side}" / f"{pair.name}.png")
@@ -182,9 +183,7 @@ def _read(path: Path, size: tuple[int, int] | None, grey: bool) -> Image.Image:
     return image
 
 
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    mode = max(left.mode, right.mode, key=["L", "LA", "RGB", "RGBA"].index)
-    whole = Image.new(mode, (2 * left.width, left.height))
-    whole.paste(in_mode(left, mode), (0, 0))
-    whole.paste(in_mode(right, mode), (left.width, 0))
-    return whole
+def _in_one_mode(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """The images in the smallest mode that has the channels of all."""
+    mode = max((image.mode for image in images), key=list(MODES.values()).index)
+    return [in_mode(image, mode) for image in images]

@@ -45,7 +45,7 @@ def write_tiles(
                 left_out += 1
                 continue
             if each.pair.b is None:
-                tiles = [_beside(*tiles)]
+                tiles = [beside(*tiles)]
             for tile, (_, relative) in zip(tiles, each.files(), strict=True):
                 path = folder / relative.with_name(f"{each.name}_{top}_{left}.png")
                 path.parent.mkdir(exist_ok=True)
@@ -97,7 +97,8 @@ def _read(path: Path) -> Image.Image:
         return turned(image)
 
 
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two images of one mode and height as one, ``left`` on the left."""
     whole = left.crop((0, 0, left.width + right.width, left.height))  # keeps mode and palette
     whole.paste(right, (left.width, 0))
     return whole

@@ -168,6 +168,7 @@ def build_losses(config: Config) -> dict[str, LMLoss]:
         functions,
         [name for name in OPTIONAL if name in options and name not in functions],
         train.label_smoothing,
+        None if train.vgg_channels is None else [number - 1 for number in train.vgg_channels],
     )
     shares = loss_shares(config)
     for name, option in options.items():

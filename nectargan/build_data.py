@@ -8,10 +8,13 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nectargan.build import height_and_width
+from nectargan.build_pairs import encoding_of, example_of, open_pairs
+from nectargan.build_values import ValueMappings, build_mappings
 from nectargan.config.augmentation_options import OwnAugmentation
 from nectargan.config.metric_options import OwnMetric, as_own
 from nectargan.config.schema import Config
@@ -21,7 +24,8 @@ from nectargan.dataset.cache import choose_place
 from nectargan.dataset.data_check import SplitSummary, check_data
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
-from nectargan.dataset.pairs import Pair, unread_splits
+from nectargan.dataset.pairs import unread_splits
+from nectargan.distributed import ALONE, World
 from nectargan.errors import ConfigError
 from nectargan.imports import call_imported, import_path
 from nectargan.metrics import METRICS, Metric
@@ -48,6 +52,13 @@ def build_metrics(config: Config, device: torch.device | None = None) -> list[Me
         CheckpointError: If the weights of a metric's network cannot be found or downloaded.
     """
     options = [(option, as_own(option)) for option in config.validation.metrics]
+    channels = config.dataloader.load.output_nc
+    for option, own in options:
+        if own is None and METRICS[str(option)].network and channels > 4:
+            raise ConfigError(
+                f"validation.metrics has {option}, which looks at colors, and "
+                f"dataloader.load.output_nc is {channels}; it takes 1 to 4 channels."
+            )
     # A metric may draw random numbers; the training must not depend on that.
     with torch.random.fork_rng(devices=[]):
         return [
@@ -183,21 +194,34 @@ class Data(NamedTuple):
         splits: A summary of the images in each split, by the name of the split.
         train: Loader of the training pairs, with augmentation.
         val: Loader of the validation pairs; ``None`` if there are none.
-        examples: Pairs (input, target) for the example grids, each uint8 ``(C, H, W)``.
+        examples: Pairs (input, target) for the example grids, each ``(C, H, W)``: uint8, or float32
+            in [-1, 1] if the files are not plain 8-bit images.
+        masked: Whether each batch has a mask.
+        values: How the values of the files become those of the networks; ``None`` for plain 8-bit
+            images, all of whose values count.
     """
 
     splits: dict[str, SplitSummary]
     train: PairLoader
     val: PairLoader | None
     examples: list[tuple[Tensor, Tensor]]
+    masked: bool = False
+    values: ValueMappings | None = None
 
 
-def build_data(config: Config, device: torch.device) -> Data:
+def build_data(
+    config: Config,
+    device: torch.device,
+    world: World = ALONE,
+    known: ValueMappings | None = None,
+) -> Data:
     """Checks every image of the data set and builds the loaders.
 
     Args:
         config: The config.
         device: Device of the batches.
+        world: The processes that share each batch. The main one checks the images.
+        known: The value mappings of the run that is continued, which are not measured again.
 
     Raises:
         ConfigError: If no data set is named, or the options do not fit the data set.
@@ -206,9 +230,13 @@ def build_data(config: Config, device: torch.device) -> Data:
     options, load = config.dataloader, config.dataloader.load
     if not options.dataroot:
         raise ConfigError("No data set is named; give --data DIR or set dataloader.dataroot.")
-    both = options.augmentations.both
     augment = build_augmentation(config)
-    splits = check_data(options.dataroot)
+    channels = options.channels_of_sides
+    ranged = (load.input_range != "dtype", load.target_range != "dtype")
+    sides = ranged if options.direction == "AtoB" else ranged[::-1]
+    splits = world.from_main(
+        lambda: check_data(options.dataroot, selections=channels, have_ranges=sides)
+    )
     for warning in [
         *unread_splits(options.dataroot),
         *(w for s in splits.values() for w in s.warnings),
@@ -233,24 +261,15 @@ def build_data(config: Config, device: torch.device) -> Data:
                 f"{metric.name.upper()} each side must be at least {metric.least_side}."
             )
 
-    def dataset(pairs: Sequence[Pair], augmented: bool) -> PairedDataset:
-        return PairedDataset(
-            pairs,
-            direction=options.direction,
-            input_nc=load.input_nc,
-            output_nc=load.output_nc,
-            load_size=load.load_size,
-            resize=load.resize,
-            crop_size=load.crop_size,
-            h_flip_chance=both.h_flip_chance,
-            v_flip_chance=both.v_flip_chance,
-            rot90_chance=both.rot90_chance,
-            seed=config.common.seed,
-            augment=augmented,
-        )
-
-    train = dataset(splits["train"].pairs, True)
-    fixed = dataset(splits["val" if "val" in splits else "train"].pairs, False)
+    train = open_pairs(config, splits["train"], splits.values(), augment=True)
+    fixed_split = splits["val" if "val" in splits else "train"]
+    fixed = open_pairs(config, fixed_split, splits.values())
+    _check_compression(config, train)
+    input_dtype, target_dtype = train.dtypes
+    values = known or world.from_main(
+        lambda: build_mappings(config, train.pairs, (input_dtype, target_dtype))
+    )
+    encode = encoding_of(train, values)
     if options.drop_last and len(train) < options.batch_size:
         raise ConfigError(
             f"dataloader.drop_last is true, and dataloader.batch_size is {options.batch_size} with "
@@ -259,10 +278,15 @@ def build_data(config: Config, device: torch.device) -> Data:
     read: dict[str, Any] = {
         "batch_size": options.batch_size,
         "device": device,
-        "cache": choose_place(options.cache, [train, fixed], device),
+        "cache": world.from_main(
+            lambda: choose_place(options.cache, [train, fixed], device, world.local_size)
+        ),
         "num_workers": _workers(options.num_workers),
         "skip_bad": options.on_bad_image == "skip",
+        "world": world,
+        "encode": encode,
     }
+    shown = range(min(config.save.num_examples, len(fixed)))
     return Data(
         splits,
         PairLoader(
@@ -273,5 +297,16 @@ def build_data(config: Config, device: torch.device) -> Data:
             **read,
         ),
         PairLoader(fixed, **read) if "val" in splits else None,
-        examples=[fixed[i] for i in range(min(config.save.num_examples, len(fixed)))],
+        examples=[example_of(fixed[i], encode) for i in shown],
+        masked=train.masked,
+        values=None if encode is None else values,
     )
+
+
+def _check_compression(config: Config, dataset: PairedDataset) -> None:
+    chance = config.dataloader.augmentations.input.compression_chance  # type: ignore[attr-defined]
+    if chance > 0 and dataset.dtypes[0] != np.uint8:
+        raise ConfigError(
+            f"dataloader.augmentations.input.compression_chance is {chance:g}, but the values of "
+            f"the input are {dataset.dtypes[0]}; JPEG compression is for images of 8 bits."
+        )

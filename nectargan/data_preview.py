@@ -25,6 +25,7 @@ from nectargan.wording import counted
 _BINS = 64
 _COLOURS = {1: ["gray"], 2: ["gray", "silver"], 3: ["red", "green", "blue"]}
 _COLOURS[4] = [*_COLOURS[3], "silver"]
+_GRAYS = ["gray"] * 64  # lines of more channels
 
 
 def write_preview(config: Config, output: Path, count: int) -> int:
@@ -67,7 +68,7 @@ def write_preview(config: Config, output: Path, count: int) -> int:
 
 def _training_pairs(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
     """Input and target of each pair of the first epoch, ``(C, H, W)`` in [-1, 1]."""
-    for source, target in data.train.epoch(1):
+    for source, target, *_ in data.train.epoch(1):
         yield from zip(source.cpu(), target.cpu(), strict=True)
 
 
@@ -89,7 +90,7 @@ def _figure(source: Tensor, target: Tensor) -> str:
 
 
 def _png(image: Tensor) -> str:
-    values = denormalize(image).permute(1, 2, 0).numpy()
+    values = denormalize(image if len(image) <= 4 else image[:3]).permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(values.squeeze(2) if values.shape[2] == 1 else values).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
@@ -103,7 +104,7 @@ def _histogram(name: str, images: Tensor) -> str:
         f'<polyline fill="none" stroke="{colour}" vector-effect="non-scaling-stroke" points="'
         + " ".join(f"{i},{100 - 100 * float(value) / most:.1f}" for i, value in enumerate(channel))
         + '"/>'
-        for channel, colour in zip(counts, _COLOURS[len(counts)], strict=True)
+        for channel, colour in zip(counts, _COLOURS.get(len(counts), _GRAYS), strict=False)
     )
     low, high, mean = float(images.min()), float(images.max()), float(images.mean())
     caption = f"{name}: from {low:.2f} to {high:.2f}, mean {mean:.2f}"

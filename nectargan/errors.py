@@ -65,8 +65,16 @@ class RunError(NectarGANError, ValueError):
     """A run directory, or a ledger in it, cannot be created, read or used."""
 
 
+PRUNED = "pruned by "
+"""How the message of a `PrunedError` begins, which becomes the reason in the status of the run."""
+
+
 class PrunedError(NectarGANError):
     """A run of a sweep is ended because its metric is worse than that of other runs."""
+
+
+class PeerError(NectarGANError):
+    """Another process that trains the same run ended. The message says why, if that is known."""
 
 
 class OutputError(NectarGANError, OSError):

@@ -236,3 +236,12 @@ def append_whole(file: FileIO, data: bytes | memoryview) -> None:
         file.truncate(end)
         file.seek(end)
         raise
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for what can be computed or fetched again: in the folder of the variable
+    NECTARGAN_CACHE, else in the cache folder of the user."""
+    if own := os.environ.get("NECTARGAN_CACHE"):
+        return Path(own, name)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return Path(base or Path.home() / ".cache", "nectargan", name)

@@ -95,6 +95,73 @@ def uninterrupted() -> Iterator[None]:
         signal.raise_signal(pending[0])
 
 
+@contextmanager
+def default_signals() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP end the process at once during the ``with`` block.
+
+    It is for a wait inside a library, where Python's handlers do not run, when there is nothing to
+    save yet.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    found = {number: signal.getsignal(number) for number in STOPS}
+    before = {n: handler for n, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class HeldSignals:
+    """The first SIGINT, SIGTERM or SIGHUP that `held_signals` keeps.
+
+    Attributes:
+        number: Its number; 0 for none yet.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def hold(self) -> None:
+        """Begins to keep signals."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in STOPS:
+            handler = signal.getsignal(number)
+            if handler not in (None, signal.SIG_IGN):
+                self._before[number] = handler
+                signal.signal(number, self._keep)
+
+    def release(self) -> None:
+        """Keeps no more signals. The one that was kept is left to the caller."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            self.release()
+            signal.raise_signal(number)
+        self.number = number
+
+
+@contextmanager
+def held_signals() -> Iterator[HeldSignals]:
+    """Keeps the first SIGINT, SIGTERM or SIGHUP during the ``with`` block, for code that must ask
+    other processes before it ends. A second signal is delivered at once."""
+    held = HeldSignals()
+    held.hold()
+    try:
+        yield held
+    finally:
+        held.release()
+
+
 def is_second(error: BaseException | None) -> bool:
     """Whether an interrupt was raised while another one was handled.
 

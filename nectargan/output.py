@@ -31,6 +31,15 @@ _PLAINER |= dict(zip("▁▂▃▄▅▆▇█", "_.,-=+*#", strict=True))
 _HARMLESS = "\u200c\u200d"
 
 
+_speaker = {"rank": 0}
+
+
+def speak_as(rank: int) -> None:
+    """Makes `say` speak for one of several processes. Those other than the main one, which has the
+    rank 0, print only to standard error, and each of their messages names the rank."""
+    _speaker["rank"] = rank
+
+
 def say(text: str, err: bool = False, nl: bool = True) -> None:
     """Prints a text, made safe by `printable`, to standard output or standard error.
 
@@ -39,6 +48,10 @@ def say(text: str, err: bool = False, nl: bool = True) -> None:
         err: Whether to print to standard error.
         nl: Whether to print a newline at the end.
     """
+    if _speaker["rank"]:
+        if not err:
+            return
+        text = f"rank {_speaker['rank']}: {text}"
     # click.echo is not used, because it writes UTF-8 even to an ASCII terminal.
     stream = sys.stderr if err else sys.stdout
     if stream is not None and not stream.closed:

@@ -31,6 +31,15 @@ hypothesis.settings.register_profile("random", print_blob=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+# They run the guides, command by command. A worker that got one of them last would work alone.
+LONGEST = ("test_readme.py", "test_docs.py", "test_networks.py", "test_benchmarks.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Sums come out the same on every machine, and parallel test workers do not fight.
@@ -62,6 +71,7 @@ def _default_algorithms() -> Any:
 def _nothing_of_the_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    monkeypatch.setenv("NECTARGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         # Set first, so that what MLflow sets in the test is deleted after it.

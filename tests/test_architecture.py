@@ -17,6 +17,7 @@ LOWER = {
     *(
         "scheduling",
         "models",
+        "images",
         "dataset",
         "metrics",
         "config",
@@ -25,7 +26,7 @@ LOWER = {
         "loggers",
         "analysis",
     ),
-    *("build", "build_data", "runs", "trainers"),
+    *("build", "build_values", "build_pairs", "build_data", "runs", "trainers"),
 }
 
 # What a package may import of the others, besides itself and `FOR_ALL`.
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cpu": set(),
     "credentials": set(),
     "defaults": set(),
+    "distributed": set(),
     "errors": set(),
     "files": set(),
     "frozen": set(),
@@ -47,24 +49,38 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "wording": set(),
     "shell": set(),
+    "sources": set(),
     "scheduling": set(),
+    "images": set(),
     "models": set(),
     "tryout": set(),
-    "dataset": set(),
+    "dataset": {"images"},
     "metrics": set(),
-    "config": {"scheduling", "metrics", "dataset"},
+    "config": {"scheduling", "metrics", "dataset", "images"},
     "losses": {"scheduling", "config"},
     "record": {"losses"},
     "loggers": {"record", "metrics"},
     "analysis": {"record", "loggers", "scheduling", "config", "metrics"},
     "build": {"scheduling", "models", "config", "losses", "tryout"},
-    "build_data": {"dataset", "config", "metrics", "build", "tryout"},
+    "build_values": {"dataset", "config", "images"},
+    "build_pairs": {"dataset", "config", "build_values", "images"},
+    "build_data": {
+        "dataset",
+        "config",
+        "metrics",
+        "build",
+        "build_values",
+        "build_pairs",
+        "tryout",
+    },
+    "data_report": {"dataset"},
     "data_preview": {"build_data", "config", "dataset"},
     "runs": LOWER - {"trainers"},
     "trainers": LOWER - {"loggers", "analysis"},
     "inference": LOWER,
     "sweeps": LOWER - {"analysis"},
-    "cli": LOWER | {"data_preview", "inference", "sweeps", "servers"},
+    "train": {"cli"},  # a module to start, and nothing else
+    "cli": LOWER | {"data_preview", "data_report", "inference", "sweeps", "servers"},
 }
 # The only module that one package may import of another.
 ONLY = {
@@ -76,6 +92,7 @@ FOR_ALL = {
     "cpu",
     "credentials",
     "defaults",
+    "distributed",
     "errors",
     "files",
     "frozen",
@@ -86,6 +103,7 @@ FOR_ALL = {
     "parameters",
     "shell",
     "shortage",
+    "sources",
     "version",
     "wording",
 }

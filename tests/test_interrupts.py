@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from nectargan.interrupts import STOPS, is_second, stop_on_signals, uninterrupted
+from nectargan.interrupts import (
+    STOPS,
+    default_signals,
+    held_signals,
+    is_second,
+    stop_on_signals,
+    uninterrupted,
+)
 from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -155,3 +162,27 @@ def test_the_exit_code_is_the_programs_own_while_a_thread_is_inside_torch(
         timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr.strip().rpartition("\n")[2]) == (code, last)
+
+
+def test_a_held_signal_is_kept_for_those_who_ask() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with held_signals() as held:
+        assert held.number == 0
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        assert held.number == signal.SIGINT
+        held.release()
+        assert signal.getsignal(signal.SIGINT) is before
+        held.hold()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_are_handled_by_default_during_a_wait() -> None:
+    before = [signal.getsignal(number) for number in STOPS]
+    with default_signals():
+        found = {signal.getsignal(number) for number in STOPS}
+        assert found <= {signal.SIG_DFL, signal.SIG_IGN}
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert [signal.getsignal(number) for number in STOPS] == before

@@ -15,7 +15,13 @@ from tests.documents import ROOT, blocks_of, run_blocks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # In the order of its table; these have a folder of their own, in test_docs and test_networks.
-APART = ("docs/analysis.md", "docs/extending.md", "docs/networks.md", "docs/using.md")
+APART = (
+    "docs/analysis.md",
+    "docs/extending.md",
+    "docs/images.md",
+    "docs/networks.md",
+    "docs/using.md",
+)
 GUIDES = [page for page in re.findall(r"\]\((docs/\w+\.md)\)", README) if page not in APART]
 PAGES = ["README.md", *dict.fromkeys(GUIDES)]
 

@@ -1,6 +1,10 @@
 """Kills a small run many times, resumes it each time, and compares it with an uninterrupted run.
 
     python tools/crash_test.py --kills 100
+    python tools/crash_test.py --kills 20 --nproc 2
+
+With several processes, torchrun starts them, and again after one has died; a random one of them is
+killed, or all with torchrun, and the reference is a run in as many processes.
 
 The weights, the states of Adam and the CSV files must be equal bit by bit, except for times.
 TensorBoard and MLflow must have exactly one point for each series and step, with the value in the
@@ -25,6 +29,7 @@ from typing import Any
 import click
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 
 from nectargan.dataset.synthetic import synthesize
@@ -75,19 +80,24 @@ class BrokenError(Exception):
     """A check has failed."""
 
 
-def start(config: Path, output: Path) -> subprocess.Popen[bytes]:
+def start(config: Path, output: Path, nproc: int) -> subprocess.Popen[bytes]:
     """Starts the command that a scheduler would repeat until the run is finished."""
-    command = [sys.executable, "-m", "nectargan.cli.train", "--resume", "auto"]
-    command += ["-c", str(config), "-o", str(output)]
+    command = [sys.executable]
+    if nproc > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "100000"]
+        command += ["--nproc-per-node", str(nproc)]
+    command += ["-m", "nectargan.train", "--resume", "auto", "-c", str(config), "-o", str(output)]
     with (output / "log.txt").open("ab") as log:
         return subprocess.Popen(  # noqa: S603
             command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
 
 
-def kill_at_random(process: subprocess.Popen[bytes], output: Path, rng: random.Random) -> bool:
-    """Kills a run at a random time during its training, or sometimes during its start. Returns
-    whether it was still running."""
+def kill_at_random(
+    process: subprocess.Popen[bytes], output: Path, rng: random.Random, nproc: int
+) -> bool:
+    """Kills a run at a random time during its training, or sometimes during its start: all of its
+    processes, or one of several. Returns whether it was still running."""
     before = _written(output)
     if rng.random() < 0.8:
         # The training has started when the record grows.
@@ -97,8 +107,17 @@ def kill_at_random(process: subprocess.Popen[bytes], output: Path, rng: random.R
     else:
         time.sleep(rng.uniform(0, 4))
     alive = process.poll() is None
+    if nproc > 1 and alive:
+        ranks = psutil.Process(process.pid).children()
+        if ranks and rng.random() < 0.6:
+            rng.choice(ranks).kill()
+            return True
     process.send_signal(signal.SIGKILL)
     process.wait()
+    if nproc > 1 and alive:
+        for rank in ranks:
+            rank.kill()
+        psutil.wait_procs(ranks)
     return alive
 
 
@@ -107,9 +126,9 @@ def _written(output: Path) -> tuple[tuple[str, int], ...]:
     return tuple((path.parent.name, path.stat().st_size) for path in found)
 
 
-def run_to_the_end(config: Path, output: Path) -> Path:
-    """Starts or resumes a run until it is finished; returns its directory."""
-    code = start(config, output).wait()
+def run_to_the_end(process: subprocess.Popen[bytes], output: Path) -> Path:
+    """Waits until a process has finished a run; returns its directory."""
+    code = process.wait()
     log = (output / "log.txt").read_text(errors="replace")
     if code != 0:
         raise BrokenError(f"the run ended with {code}:\n{log[-2000:]}")
@@ -267,7 +286,8 @@ def _check(
 @click.command()
 @click.option("--kills", default=100, show_default=True, help="How often to kill the run.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the random times.")
-def main(kills: int, seed: int) -> None:
+@click.option("--nproc", default=1, show_default=True, help="Processes that train the run.")
+def main(kills: int, seed: int, nproc: int) -> None:
     """Kill a run many times, resume it, and compare it with an uninterrupted run."""
     rng = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="crash_test_") as scratch:
@@ -279,11 +299,13 @@ def main(kills: int, seed: int) -> None:
         outputs = [root / name for name in ("reference", "killed")]
         for output in outputs:
             output.mkdir()
-        reference = run_to_the_end(config, outputs[0])
+        reference = run_to_the_end(start(config, outputs[0], nproc), outputs[0])
         done, rows, finished = 0, 0, 0
+        process = start(config, outputs[1], nproc)
         while done < kills:
-            process = start(config, outputs[1])
-            done += kill_at_random(process, outputs[1], rng)
+            if process.poll() is not None:
+                process = start(config, outputs[1], nproc)
+            done += kill_at_random(process, outputs[1], rng, nproc)
             run = next(iter(reversed(list_runs(outputs[1], NAME))), None)
             if run is not None and run.status == "FINISHED":
                 # The run has finished: compare it, and start another one.
@@ -291,7 +313,9 @@ def main(kills: int, seed: int) -> None:
                 rows += counts["rows of losses.csv"]
                 finished += 1
             click.echo(f"\r{done} kills, {finished} runs compared", nl=False)
-        counts = compare(run_to_the_end(config, outputs[1]), reference)
+        if process.poll() is not None:
+            process = start(config, outputs[1], nproc)
+        counts = compare(run_to_the_end(process, outputs[1]), reference)
         click.echo(
             f"\r{done} kills, {finished + 1} runs compared, {rows + counts['rows of losses.csv']} "
             "rows of losses equal to the bit."

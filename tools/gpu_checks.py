@@ -32,7 +32,8 @@ from benchmarking import machine
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the package need not be installed
 
-from gpu_trials import TRIALS, LeftOutError, Place  # noqa: E402
+from gpu_comparing import LeftOutError, Place  # noqa: E402
+from gpu_trials import TRIALS  # noqa: E402
 
 PASSED, FAILED, LEFT_OUT = "passed", "failed", "left out"
 LEFT_OUT_CODE = 77  # none of pytest's

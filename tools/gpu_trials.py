@@ -2,87 +2,45 @@
 
 from __future__ import annotations
 
-import csv
-import math
+import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from gpu_comparing import (
+    PAIRS,
+    STEPS,
+    BrokenError,
+    Interrupt,
+    LeftOutError,
+    Place,
+    agreement,
+    graph_against_eager,
+    greatest_difference,
+    losses_of,
+    must,
+    rows_of,
+)
+from PIL import Image
 from torch import Tensor, nn
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.config.schema import Config
-from nectargan.dataset.synthetic import synthesize
+from nectargan.distributed import World, _Processes
 from nectargan.errors import RunError
 from nectargan.losses.vgg import LAYERS
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-
-# 9 pairs in batches of 4: the last batch of an epoch is a smaller one.
-PAIRS, BATCH = 9, 4
-STEPS = 3
-
-Losses = dict[tuple[int, str], tuple[float, float]]
-
-
-class LeftOutError(Exception):
-    """This machine cannot run the trial; the text says why."""
-
-
-class BrokenError(Exception):
-    """A check has failed."""
-
-
-@dataclass
-class Place:
-    """The place and device of the trials.
-
-    Attributes:
-        device: The device.
-        folder: A folder for data and runs.
-        small: Tiny networks and images, to try the tool itself.
-    """
-
-    device: torch.device
-    folder: Path
-    small: bool
-
-    def config(self, **options: Any) -> Config:
-        """A config of the default networks at 256 x 256 for two epochs; "__" in a name is a dot."""
-        size = 64 if self.small else 256
-        data = self.folder / "data"
-        if not data.exists():
-            synthesize(data, train=PAIRS, val=2, size=size, seed=0)
-        rate = {"epochs": 1, "epochs_decay": 1}
-        given: dict[str, Any] = {
-            "common__device": str(self.device),
-            "common__output_directory": str(self.folder / "runs"),
-            "dataloader__dataroot": str(data),
-            "dataloader__batch_size": BATCH,
-            "dataloader__load": {"load_size": size * 286 // 256, "crop_size": size},
-            "train__generator__learning_rate": rate,
-            "save__save_model": False,  # 650 MB each
-            "save__model_save_rate": 1,
-            "logging__mlflow__enable": False,
-            "logging__tensorboard__enable": False,
-        }
-        if self.small:
-            tiny = {"features": 4, "n_downs": 2, "learning_rate": rate}
-            given["train__generator"] = tiny
-            given["train__discriminator"] = {"base_channels": 4, "n_layers": 1}
-        overrides = [(key.replace("__", "."), value) for key, value in (given | options).items()]
-        return ConfigManager(None, overrides).data
-
-    @property
-    def graph(self) -> str:
-        """The value of ``train.cuda_graph`` for a trial with a graph."""
-        return "on" if self.device.type == "cuda" else "auto"
 
 
 def trial_of_default(place: Place) -> str:
@@ -239,6 +197,130 @@ def trial_of_gradients(place: Place) -> str:
     return f"{shown}, shares by at most {apart:.2g}; G_GAN has {share:.4f} of 0.2"
 
 
+def trial_of_forking(place: Place) -> str:
+    """A fork that changes nothing equals the rest of its parent; with the graph, as all others."""
+    options = {
+        "common__deterministic": True,
+        "save__save_model": True,
+        "train__cuda_graph": place.graph,
+    }
+    parent = Pix2pixTrainer(place.config(**options)).train(None)
+    first = parent.list_checkpoints()[0]
+    forks = []
+    for weights in ({}, {"train__loss": {"G_L1": 10.0}}):
+        config = place.config(**options, **weights, train__fork_from=str(first))
+        forks.append(losses_of(Pix2pixTrainer(config).train(None)))
+    same, other = forks
+    rest = {key: value for key, value in losses_of(parent).items() if key in same}
+    must(min(step for step, _ in same) == STEPS + 1, "the fork does not start in the second epoch")
+    apart = greatest_difference(same, rest)
+    must(apart == 0, f"losses of the fork differ from its parent's by {apart:.2g}")
+    step = (STEPS + 1, "G_L1")
+    must(other[step][1] == 10.0 and other[step][0] == rest[step][0], "the changed fork is wrong")
+    return "losses equal to the parent's to the bit; with another weight, from the same state"
+
+
+def trial_of_regularization(place: Place) -> str:
+    """R1 in each step and every second one, clipping, and accumulation."""
+    kinds: dict[str, dict[str, Any]] = {
+        "R1 each step": {"train__loss": {"D_R1": 10.0}, "train__r1_every_n_steps": 1},
+        "R1 every second step": {"train__loss": {"D_R1": 10.0}, "train__r1_every_n_steps": 2},
+        "accumulated": {"train__accumulate": 2, "dataloader__drop_last": True},
+    }
+    shown = [f"{name}: {graph_against_eager(place, **each)[0]}" for name, each in kinds.items()]
+    return "; ".join(shown)
+
+
+def trial_of_image_kinds(place: Place) -> str:
+    """Images of 16 bits equal those of 8; 13 bands of floats with masks, from all caches."""
+    shown = [_of_wide_images(place)]
+    side, rng = 64 if place.small else 256, np.random.default_rng(0)
+    root = place.folder / "bands"
+    for index in range(PAIRS):
+        for folder in (root / "trainA", root / "trainB"):
+            folder.mkdir(parents=True, exist_ok=True)
+            values = rng.random((side * 5 // 4, side, 13)).astype(np.float32)
+            values[: side // 4] = np.nan
+            np.save(folder / f"{index}.npy", values)
+    load = {"input_nc": 13, "output_nc": 13, "load_size": None, "crop_size": side}
+    for cache in ("device", "ram", "off"):
+        options = {
+            "dataloader__dataroot": str(root),
+            "dataloader__load": {**load, "invalid": "mask"},
+            "dataloader__cache": cache,
+        }
+        shown.append(f"13 bands, masks, cache {cache}: {graph_against_eager(place, **options)[0]}")
+    return "; ".join(shown)
+
+
+def _of_wide_images(place: Place) -> str:
+    """Trains on the same pairs in 8 bits, and in 16 bits times 257."""
+    eight = place.config().dataloader.dataroot
+    wide = place.folder / "wide"
+    for path in sorted(Path(eight).rglob("*.png")):
+        target = (wide / path.relative_to(eight)).with_suffix(".npy")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            np.save(target, np.asarray(image).astype(np.uint16) * 257)
+    # Without resizing, which rounds to another number of bits.
+    side = 64 if place.small else 256
+    options = {"dataloader__load": {"load_size": side, "crop_size": side}}
+    runs = [
+        Pix2pixTrainer(
+            place.config(train__cuda_graph=place.graph, dataloader__dataroot=str(root), **options)
+        ).train(None)
+        for root in (eight, wide)
+    ]
+    return f"16 bits against 8: {agreement(*map(losses_of, runs))}"
+
+
+def trial_of_two_processes(place: Place) -> str:
+    """Two processes of one run share a GPU, through gloo, and record what one process does."""
+    options = {"common__precision": "fp32", "train__generator__dropout": 0.0}
+    config = place.config(
+        **options, train__cuda_graph="off", common__output_directory=str(place.folder / "two")
+    )
+    path = place.folder / "two.json"
+    path.write_text(config.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "nectargan.cli.train", "-c", str(path)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(  # noqa: S603
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    must(done.returncode == 0, f"two processes ended with: {(done.stdout + done.stderr)[-1500:]}")
+    (directory,) = (RunDirectory(each) for each in (place.folder / "two").glob("*_v1"))
+    alone = Pix2pixTrainer(place.config(**options, train__cuda_graph="off")).train(None)
+    return f"two against one: {agreement(losses_of(directory), losses_of(alone))}"
+
+
+def trial_of_nccl(place: Place) -> str:
+    """A step with the wrappers of several processes, their reductions by NCCL."""
+    config = place.config(train__cuda_graph="off", common__precision="fp32")
+    with one_process() as world:
+        wrapped = losses_of(Pix2pixTrainer(config, world=world).train(None))
+    plain = losses_of(Pix2pixTrainer(config).train(None))
+    backend = "NCCL" if place.device.type == "cuda" else "gloo"
+    return f"{backend}: {agreement(wrapped, plain)}"
+
+
+@contextmanager
+def one_process() -> Iterator[World]:
+    """A world of this process alone, connected in the same way as several ones."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world = _Processes(timedelta(minutes=1))
+    try:
+        yield world
+    finally:
+        world.close()
+        for name in ranks:
+            del os.environ[name]
+
+
 def trial_of_compiling(place: Place) -> str:
     """Compiled networks inside the graph compared with an eager step."""
     if place.device.type == "cpu" and shutil.which("c++") is None:
@@ -263,64 +345,13 @@ TRIALS: Mapping[str, Callable[[Place], str]] = {
     "VGG loss": trial_of_vgg,
     "other networks": trial_of_other_networks,
     "gradients and shares": trial_of_gradients,
+    "forks": trial_of_forking,
+    "R1 and accumulation": trial_of_regularization,
+    "16 bits, many channels, masks": trial_of_image_kinds,
+    "two processes on one GPU": trial_of_two_processes,
+    "NCCL and DistributedDataParallel": trial_of_nccl,
     "torch.compile and the graph": trial_of_compiling,
 }
-
-
-def graph_against_eager(place: Place, **options: Any) -> tuple[str, RunDirectory]:
-    """Trains with and without the graph; returns a comparison and the directory of the first
-    run."""
-    captured = Pix2pixTrainer(place.config(train__cuda_graph=place.graph, **options))
-    directory = captured.train(None)
-    must(
-        place.graph != "on" or captured.graph_obstacle is None,
-        f"the step was not captured: {captured.graph_obstacle}",
-    )
-    plain = Pix2pixTrainer(place.config(train__cuda_graph="off", **options)).train(None)
-    return f"{captured.precision}: {agreement(losses_of(directory), losses_of(plain))}", directory
-
-
-def agreement(found: Losses, expected: Losses) -> str:
-    """Describes the difference between the losses of two runs; raises BrokenError if it is large.
-
-    Algorithms are the fastest ones, which may add in any order, and every update carries on what
-    the one before has rounded.
-    """
-    apart = greatest_difference(found, expected)
-    must(apart < 0.1, f"losses differ by {100 * apart:.1f} %")
-    return f"losses differ by at most {100 * apart:.2g} %"
-
-
-def greatest_difference(found: Losses, expected: Losses) -> float:
-    """The largest relative difference between losses of two runs, relative to at least 0.1."""
-    must(found.keys() == expected.keys(), "the runs recorded other losses or steps")
-    differences = [0.0]
-    for key, (value, weight) in found.items():
-        other, other_weight = expected[key]
-        must(math.isclose(weight, other_weight, rel_tol=1e-6), f"weights differ at {key}")
-        must(math.isfinite(value), f"{key} is {value}")
-        differences.append(abs(value - other) / max(abs(other), 0.1))
-    return max(differences)
-
-
-def losses_of(directory: RunDirectory) -> Losses:
-    """Raw value and weight of each loss in each step of a run."""
-    return {
-        (int(row["step"]), row["loss"]): (float(row["raw"]), float(row["weight"]))
-        for row in rows_of(directory.losses)
-    }
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """Reads a CSV file without pandas."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def must(holds: bool, otherwise: str) -> None:
-    """Raises BrokenError with a reason if a condition is false."""
-    if not holds:
-        raise BrokenError(otherwise)
 
 
 def drawn_vgg() -> dict[str, Tensor]:
@@ -335,27 +366,6 @@ def drawn_vgg() -> dict[str, Tensor]:
         state[f"features.{index}.bias"] = torch.zeros(width)
         index, channels = index + 2, width
     return state
-
-
-class Interrupt:
-    """A display that raises KeyboardInterrupt after some steps."""
-
-    def __init__(self, at: int) -> None:
-        self._at = at
-
-    def start(self, directory: RunDirectory, epochs: int, steps_per_epoch: int) -> None:
-        """Does nothing."""
-
-    def step(self, epoch: int, step: int, losses: Mapping[str, Any]) -> None:
-        """Raises KeyboardInterrupt at the given step."""
-        if step == self._at:
-            raise KeyboardInterrupt
-
-    def epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def stop(self) -> None:
-        """Does nothing."""
 
 
 class WaitingLoss(nn.Module):

@@ -24,7 +24,9 @@ def section(document: dict[str, Any]) -> tuple[str, str]:
     machine, rows = document["machine"], document["rows"]
     tool = re.sub(r".*?(\w+)\.py.*", r"\1", machine["command"])
     command = re.sub(r" --json \S+", "", machine["command"])
-    parts = "".join(re.findall(r" (?:--contended|--group \S+)", command))
+    parts = "".join(
+        re.findall(r" (?:--contended|--seams|--(?:group|large) \S+|--only [^-]+\b)", command)
+    )
     title = f"{tool}{parts} on {machine['gpu'] or str(machine['cores']) + ' CPU cores'}"
     lines = [
         f"### {title}",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import nectargan
@@ -256,19 +257,26 @@ def our_steps(trainer: Pix2pixTrainer, wait: Stopwatch) -> Iterator[None]:
             yield
 
 
-def plain_steps(trainer: Pix2pixTrainer) -> Iterator[None]:
+def plain_steps(
+    trainer: Pix2pixTrainer, wrap: Callable[[nn.Module], nn.Module] = lambda network: network
+) -> Iterator[None]:
     """A plain pix2pix loop with the same networks and fused Adam.
 
     D is frozen while G is updated, as in our step. The batches are on the device from the start.
+
+    Args:
+        trainer: The trainer of the networks.
+        wrap: Makes what is called of each network, such as `DistributedDataParallel`.
     """
-    g, d, device, config = trainer.generator, trainer.discriminator, trainer.device, trainer.config
+    device, config, frozen = trainer.device, trainer.config, trainer.discriminator
+    g, d = wrap(trainer.generator), wrap(frozen)
     options: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999), "fused": True}
     opt_g = torch.optim.Adam(g.parameters(), **options)
     opt_d = torch.optim.Adam(d.parameters(), **options)
     precision, bce = config.common.precision, F.binary_cross_entropy_with_logits
     shape = (
         2,
-        config.dataloader.batch_size,
+        config.dataloader.batch_size // trainer.world.size,
         3,
         *height_and_width(config.dataloader.load.crop_size),
     )
@@ -287,7 +295,7 @@ def plain_steps(trainer: Pix2pixTrainer) -> Iterator[None]:
             opt_d.step()
             d.requires_grad_(False)
             with autocast(device, precision):
-                logits = d(x, fake).float()
+                logits = frozen(x, fake).float()
             loss = bce(logits, torch.ones_like(logits)) + 100 * F.l1_loss(fake.float(), y)
             opt_g.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

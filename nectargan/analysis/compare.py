@@ -33,7 +33,10 @@ _PLACES = (
 
 
 def compare_runs(
-    runs: RunLike | Sequence[RunLike], mlflow_uri: str | None = None, sort: str | None = None
+    runs: RunLike | Sequence[RunLike],
+    mlflow_uri: str | None = None,
+    sort: str | None = None,
+    lineage: bool = True,
 ) -> pd.DataFrame:
     """One row per run: the options in which the runs differ, and their last and best values.
 
@@ -50,12 +53,14 @@ def compare_runs(
         sort: Column to sort by, or its last part if no other column has the same one. Metrics are
             sorted from the best value to the worst, other columns from the smallest to the largest.
             Missing values come last. By default runs stay in the order in which they were given.
+        lineage: Whether the values of a fork are those of its whole record, with the rows of its
+            parent.
 
     Raises:
         RunError: as from `load_losses`; or there is no such column.
         ConfigError: the config of a run cannot be read.
     """
-    return comparison_of(open_sources(runs, mlflow_uri, lineage=True), sort)
+    return comparison_of(open_sources(runs, mlflow_uri, lineage), sort)
 
 
 def comparison_of(sources: Sequence[Source], sort: str | None = None) -> pd.DataFrame:

@@ -86,12 +86,17 @@ def curves_of(source: Source, x: XAxis = "step", smooth: float | None = None) ->
             str(name): (mine[x].to_numpy(), mine["value"].to_numpy())
             for name, mine in points.groupby("metric", observed=True, sort=False)
         },
-        {
-            each: float(before.max())
-            for each in ancestors_of(source)
-            if len(before := rows["x"][rows["step"] <= each.step])
-        },
+        forks_in(rows, source),
     )
+
+
+def forks_in(rows: Any, source: Source) -> dict[Ancestor, float]:
+    """Where a run was forked: the ``x`` of the last of its rows up to each checkpoint."""
+    return {
+        each: float(before.max())
+        for each in ancestors_of(source)
+        if len(before := rows["x"][rows["step"] <= each.step])
+    }
 
 
 def epochs_with_fractions(rows: Any, source: Source) -> Any:
@@ -105,6 +110,10 @@ def epochs_with_fractions(rows: Any, source: Source) -> Any:
     length = last - first + 1
     # The last epoch may be incomplete. It is assumed to be as long as the one before.
     length.iloc[-1] = max(length.iloc[-2:])
+    if first.iloc[0] > 1:
+        # The rows of a fork, without those of its parent, may begin in mid-epoch.
+        length.iloc[0] = max(length.iloc[:2])
+        first.iloc[0] = last.iloc[0] - length.iloc[0] + 1
     done = rows["step"] - rows["epoch"].map(first) + 1
     return rows["epoch"] - 1 + done / rows["epoch"].map(length)
 

@@ -18,7 +18,7 @@ from nectargan.analysis.reshaping import (
     widened,
 )
 from nectargan.analysis.smoothing import check_weight
-from nectargan.analysis.sources import LedgerSource, RunLike, Source, open_sources, readable
+from nectargan.analysis.sources import LedgerSource, RunLike, Source, open_with_lineage, readable
 from nectargan.analysis.tables import codes_and_names
 from nectargan.errors import RunError, did_you_mean
 from nectargan.files import is_stream, replacing
@@ -113,6 +113,7 @@ def export_losses(
     output: Path | BinaryIO,
     selection: Selection | None = None,
     mlflow_uri: str | None = None,
+    lineage: bool = False,
 ) -> int:
     """Writes losses or gradients of one or more runs to one file.
 
@@ -126,6 +127,7 @@ def export_losses(
             existing file is replaced only when the new one is complete.
         selection: What is exported; by default all losses, as they are on record.
         mlflow_uri: As for `load_losses`.
+        lineage: As for `load_losses`.
 
     Returns:
         Number of rows written.
@@ -136,7 +138,7 @@ def export_losses(
     """
     selection = selection or Selection()
     form = form_of(output) if isinstance(output, Path) else Form(",")
-    sources = open_sources(runs, mlflow_uri)
+    sources = open_with_lineage(runs, mlflow_uri, lineage)
     _check_is_no_ledger(output, sources)
     if len(sources) > 1:
         # Runs that cannot be read are left out before the first row is written.

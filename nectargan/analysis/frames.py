@@ -14,6 +14,7 @@ from nectargan.analysis.sources import (
     ancestors_of,
     is_several,
     open_sources,
+    open_with_lineage,
     readable,
 )
 from nectargan.analysis.tables import schema_of
@@ -204,12 +205,7 @@ def metrics_of(source: Source) -> pd.DataFrame:
 def _frame_of(
     runs: RunLike | Sequence[RunLike], mlflow_uri: str | None, lineage: bool, file: str
 ) -> pd.DataFrame:
-    sources = open_sources(runs, mlflow_uri, lineage)
-    for source in sources:
-        if lineage and not isinstance(source, LedgerSource):
-            raise RunError(
-                f"'{source.place}' has no lineage to read: only a run directory has one."
-            )
+    sources = open_with_lineage(runs, mlflow_uri, lineage)
     return _frame(sources, file, is_several(runs))
 
 

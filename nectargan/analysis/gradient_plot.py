@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nectargan.analysis.curves import XAxis, epochs_with_fractions
+from nectargan.analysis.curves import XAxis, epochs_with_fractions, forks_in
 from nectargan.analysis.figures import Inches, check_size, format_of, save_figure, thinning
 from nectargan.analysis.frames import gradients_of
 from nectargan.analysis.short_names import distinct_parts
 from nectargan.analysis.smoothing import MovingAverage, check_weight, usual_weight
 from nectargan.analysis.sources import RunLike, Source, open_sources, readable
 from nectargan.errors import RunError
+from nectargan.record.lineage import Ancestor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,7 @@ class GradientCurves(NamedTuple):
         cosines: Smoothed cosine of each loss to the sum of the others; NaN where it is undefined.
         norms: Smoothed norm of each loss.
         smoothing: The weight of the moving average; 0 for none.
+        forks: x of each checkpoint that the run descends from, if rows before it are on record.
     """
 
     x: Any
@@ -41,6 +43,7 @@ class GradientCurves(NamedTuple):
     cosines: dict[str, Any]
     norms: dict[str, Any]
     smoothing: float
+    forks: Mapping[Ancestor, float]
 
 
 def gradient_curves_of(
@@ -91,6 +94,7 @@ def gradient_curves_of(
         smoothed(by_step("cosine")),
         smoothed(by_step("norm")),
         weight,
+        forks_in(rows, source),
     )
 
 
@@ -102,6 +106,7 @@ def plot_gradients(
     smooth: float | None = None,
     size: Inches | None = None,
     mlflow_uri: str | None = None,
+    lineage: bool = True,
 ) -> None:
     """Plots two panels for each run: the share of each loss of the gradient at the generated
     images, as a stacked area, and the cosine of each loss to the sum of the others.
@@ -114,6 +119,8 @@ def plot_gradients(
             about a fiftieth of the steps.
         size: Width and height in inches.
         mlflow_uri: As for `load_losses`.
+        lineage: Whether the gradients of a fork begin with those of its parent. The place where it
+            was forked is marked.
 
     Raises:
         RunError: no run can be read or has gradients, an option has a value that is not allowed, or
@@ -126,7 +133,8 @@ def plot_gradients(
     if smooth is not None:
         check_weight(smooth)
     read = readable(
-        open_sources(runs, mlflow_uri), lambda source: gradient_curves_of(source, x, smooth)
+        open_sources(runs, mlflow_uri, lineage),
+        lambda source: gradient_curves_of(source, x, smooth),
     )
     names = [source.name for source, _ in read]
     height = _ROW[1] * len(read) + _LEGEND
@@ -142,6 +150,8 @@ def plot_gradients(
         draw_cosines(right, curves, colors)
         for panel in (left, right):
             panel.set_xlabel(x)
+            for at in curves.forks.values():
+                panel.axvline(at, color="0.2", ls=":", lw=1.2)
     shares = read[0][1].shares if len(read) == 1 else {}
     figure.legend(
         handles=_patches(colors, {name: float(own[-1]) for name, own in shares.items()}),

@@ -12,6 +12,7 @@ from statistics import fmean
 from nectargan.config.config_manager import ConfigManager
 from nectargan.errors import RunError
 from nectargan.record.ledger import GradientRow, LossRow, MetricRow, Row, read_blocks, rows_in
+from nectargan.record.lineage import read_ancestors
 from nectargan.record.output_directory import require_status
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.seeking import line_after
@@ -28,6 +29,7 @@ class LiveRun:
 
     Args:
         directory: The run directory.
+        lineage: Whether a fork begins with the last rows of its parent.
 
     Attributes:
         status: "RUNNING", "FINISHED", "KILLED" or "FAILED".
@@ -41,13 +43,14 @@ class LiveRun:
             not on record.
         metrics: The last value of each metric, by series.
         metrics_epoch: The epoch of the last recorded metric; 0 before the first one.
+        ancestors: The checkpoints that the run descends from, the oldest first.
 
     Raises:
         RunError: this is not a run directory, or its config turns off ``logging.csv``.
         ConfigError: its config cannot be read.
     """
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, lineage: bool = True) -> None:
         require_status(directory)
         config = ConfigManager(directory.config).data
         if not config.logging.csv:
@@ -55,8 +58,10 @@ class LiveRun:
         self.directory = directory
         self.epochs = config.train.epochs
         self._batch_size = config.dataloader.batch_size
-        self._losses, self._metrics = _Tail(directory.losses), _Tail(directory.metrics)
-        self._gradients = _Tail(directory.gradients)
+        self._ledgers = (directory.losses, directory.metrics, directory.gradients)
+        self._losses, self._metrics, self._gradients = map(_Tail, self._ledgers)
+        self.ancestors = read_ancestors(directory)
+        self._lineage = lineage
         self._forget()
         self.look()
 
@@ -68,6 +73,10 @@ class LiveRun:
         self.metrics: dict[str, float] = {}
         self._steps_per_epoch = 0
         self._times: deque[tuple[int, int]] = deque(maxlen=_KEPT_STEPS)
+        if self._lineage:
+            inherited = [self.directory.inherited(ledger.name) for ledger in self._ledgers]
+            self._take(*map(_Tail, inherited))
+            self._times.clear()  # the speed is that of the run itself
 
     def look(self) -> None:
         """Reads the new rows and the status; see `RunDirectory.current_status`."""
@@ -79,11 +88,14 @@ class LiveRun:
             self._losses.begin()
             self._metrics.begin()
             self._gradients.begin()
-        for loss in self._losses.rows(LossRow):
+        self._take(self._losses, self._metrics, self._gradients)
+
+    def _take(self, losses: _Tail, metrics: _Tail, gradients: _Tail) -> None:
+        for loss in losses.rows(LossRow):
             self._take_loss(loss)
-        for metric in self._metrics.rows(MetricRow):
+        for metric in metrics.rows(MetricRow):
             self._take_metric(metric)
-        for gradient in self._gradients.rows(GradientRow):
+        for gradient in gradients.rows(GradientRow):
             self.shares[gradient.loss] = gradient.share
 
     def _take_loss(self, row: LossRow) -> None:

@@ -50,6 +50,7 @@ def plot_run(
     smooth: float | None = None,
     size: Inches | None = None,
     mlflow_uri: str | None = None,
+    lineage: bool = True,
 ) -> list[Path]:
     """Draws a panel for each loss, raw values and their moving average, and for each metric of
     validation. A weight that moves is dotted, with an axis of its own; a constant one is in the
@@ -67,6 +68,8 @@ def plot_run(
             fiftieth of the steps.
         size: Width and height in inches.
         mlflow_uri: As for `load_losses`.
+        lineage: Whether the lines of a fork begin with those of its parent, which is drawn in
+            grey from the fork on.
 
     Returns:
         The files written.
@@ -75,9 +78,9 @@ def plot_run(
         RunError: the run cannot be read or has no losses, an option has no sensible value, or a
             file cannot be written.
     """
-    (source,) = open_sources(run, mlflow_uri, lineage=True)
+    (source,) = open_sources(run, mlflow_uri, lineage)
     curves = curves_of(source, x, smooth)
-    parent = parent_of(source)
+    parent = parent_of(source) if lineage else None
     going_on = None if parent is None else _after_the_fork(curves_of(parent, x, smooth), curves)
     if not curves.losses:
         raise RunError(f"'{run}' has no losses to plot yet.")
@@ -197,6 +200,7 @@ def plot_comparison(
     smooth: float | None = None,
     size: Inches | None = None,
     mlflow_uri: str | None = None,
+    lineage: bool = True,
 ) -> None:
     """Draws a panel for each loss and each metric of validation, with a line for each run.
 
@@ -213,6 +217,7 @@ def plot_comparison(
             fiftieth of the steps.
         size: Width and height in inches.
         mlflow_uri: As for `load_losses`.
+        lineage: Whether the lines of a fork begin with those of its parent.
 
     Raises:
         RunError: a run cannot be read, none has losses, an option has no sensible value, or the
@@ -222,7 +227,7 @@ def plot_comparison(
     check_size(size)
     if smooth is not None:
         check_weight(smooth)
-    sources = open_sources(runs, mlflow_uri, lineage=True)
+    sources = open_sources(runs, mlflow_uri, lineage)
     read = readable(sources, lambda source: curves_of(source, x, smooth))
     curves = {source.name: each for source, each in read}
     losses = dict.fromkeys(name for each in curves.values() for name in each.losses)

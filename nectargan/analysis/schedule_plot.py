@@ -30,7 +30,7 @@ def plot_schedules(
         epochs: Length of the run.
         output: The file: .png, .svg or .pdf.
         over: A run whose losses, and shares of the gradient if they are on record, are drawn behind
-            the schedules of the same losses.
+            the schedules of the same losses. The weights that it applied are dashed.
 
     Raises:
         RunError: The file cannot be written, or the run cannot be read.
@@ -47,12 +47,29 @@ def plot_schedules(
     for each in behind:
         name, panel = each.schedule, panels[each.title]
         _draw(panel, each.title, schedules[name], *courses[name], epochs)
+        if each.weights is not None:
+            _draw_applied(panel, each, courses[name][1])
         other = panel.twinx()
         other.plot(each.x, each.y, color="C0", lw=1.2, alpha=0.7)
+        if each.label == "share":
+            other.set_ylim(0, 1)
+            if name.startswith("share/"):
+                panel.set_ylim(0, 1)  # the same scale, to compare both
         other.set_ylabel(each.label, color="C0", fontsize=9)
         other.tick_params(axis="y", colors="C0")
         panel.set_ylabel(name.partition("/")[0], color="C1", fontsize=9)
+        # Behind the schedule, whose axis is the first one.
+        other.set_zorder(panel.get_zorder() - 1)
+        panel.patch.set_visible(False)
     save_figure(figure, output)
+
+
+def _draw_applied(panel: Axes, behind: _Behind, course: Sequence[float]) -> None:
+    """The weights that the run applied, on the axis of the schedule."""
+    label = f"applied by {behind.run}"
+    panel.plot(behind.x, behind.weights, "--", color="C3", lw=1.0, label=label)
+    panel.set_ylim(*limits_of([*course, *behind.weights[np.isfinite(behind.weights)]]))
+    panel.legend(loc="best", fontsize=8, frameon=False)
 
 
 def _draw(panel: Axes, title: str, schedule: Schedule, x: Any, y: Any, epochs: int) -> None:
@@ -71,11 +88,12 @@ class _Behind(NamedTuple):
     run: str
     x: Any
     y: Any
+    weights: Any = None  # those that the run applied, if the schedule is one of weights
 
 
 def _curves_behind(over: RunLike, names: Sequence[str]) -> list[_Behind]:
     """The loss of each schedule of a weight or share, and its share of the gradient."""
-    source, *others = open_sources(over)
+    source, *others = open_sources(over, lineage=True)
     if others:
         raise RunError(f"'{over}' stands for {len(others) + 1} runs; name one.")
     losses = curves_of(source, "epoch").losses
@@ -89,7 +107,11 @@ def _curves_behind(over: RunLike, names: Sequence[str]) -> list[_Behind]:
         if kind not in ("weight", "share") or loss not in losses:
             continue
         curve = losses[loss]
-        found.append(_Behind(name, name, "raw loss", source.name, curve.x, curve.smooth))
+        applied = curve.weights if kind == "weight" else None
+        found.append(_Behind(name, name, "raw loss", source.name, curve.x, curve.smooth, applied))
+        if kind == "share":
+            title = f"{name}, applied weight"
+            found.append(_Behind(name, title, "weight", source.name, curve.x, curve.weights))
         if gradients is not None and loss in gradients.shares:
             shares = gradients.shares[loss]
             title = f"{name}, share of the gradient"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from nectargan.analysis.tables import read_ledger
 from nectargan.errors import NectarGANError, RunError
 from nectargan.output import printable
-from nectargan.record.lineage import Ancestor, read_ancestors
+from nectargan.record.lineage import Ancestor, ledgers_of, read_ancestors
 from nectargan.record.loss_tags import read_loss_tags
 from nectargan.record.output_directory import not_a_run
 from nectargan.record.run_directory import EVENT_FILES, RunDirectory
@@ -77,6 +77,11 @@ class LedgerSource:
         """Reads the ledger."""
         return read_ledger(self.directory, file, as_text, columns, self._lineage)
 
+    def has(self, file: str) -> bool:
+        """Whether such a ledger is on record."""
+        ledgers = ledgers_of(self.directory, file) if self._lineage else [self.directory / file]
+        return ledgers[-1].exists()
+
     def config(self) -> Config | None:
         """Reads ``config.json``, which a run of `nectargan.track` does not have."""
         return read_config(self.directory.config)
@@ -128,6 +133,19 @@ def open_sources(
     for source in sources:
         if names[source.name] > 1:
             source.name = source.place
+    return sources
+
+
+def open_with_lineage(
+    runs: RunLike | Sequence[RunLike], mlflow_uri: str | None, lineage: bool
+) -> list[Source]:
+    """As `open_sources`; with ``lineage`` also raises `RunError` for what is no run directory."""
+    sources = open_sources(runs, mlflow_uri, lineage)
+    for source in sources:
+        if lineage and not isinstance(source, LedgerSource):
+            raise RunError(
+                f"'{source.place}' has no lineage to read: only a run directory has one."
+            )
     return sources
 
 

@@ -17,8 +17,9 @@ import click
 
 from nectargan.cli.options import OTHERS, write_groups
 from nectargan.credentials import without_credentials
+from nectargan.distributed import World
 from nectargan.errors import NectarGANError, RunError
-from nectargan.output import go_on_without_output, guard_streams, say
+from nectargan.output import go_on_without_output, guard_streams, say, speak_as
 from nectargan.shortage import shortage_of
 
 INTERRUPTED = 130
@@ -48,6 +49,24 @@ class WholeNumber(click.IntRange):
             limits = f" from {low} to {high}" if high is not None else f" of {low} or more"
             self.fail(f"{value!r} is not a whole number{limits}.", param, ctx)
         return number
+
+
+# Click declares the class as generic, but older versions cannot subscript it.
+class ChannelList(click.ParamType):  # type: ignore[type-arg]
+    """Channels of an image by name or by number, as R,G,B or 4,3,2."""
+
+    name = "channels"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str | int]:
+        """Returns names and numbers."""
+        if isinstance(value, list):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            self.fail(f"{value!r} is not a list of channels such as R,G,B or 4,3,2.", param, ctx)
+        return [int(part) if part.isdecimal() else part for part in parts]
 
 
 class Command(click.Command):
@@ -112,6 +131,14 @@ class Command(click.Command):
                 raise
             _say_error(sentence)
             ctx.exit(NectarGANError.exit_code)
+
+
+def speak_for(world: World) -> None:
+    """Of several processes, only the main one reports what all of them would."""
+    if not world.is_main:
+        speak_as(world.rank)
+        logging.getLogger("nectargan").setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
 
 
 def typed_arguments() -> tuple[str, ...]:

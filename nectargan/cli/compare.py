@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH, X_AXIS
+from nectargan.cli.history import LOG, MLFLOW_URI, SIZE, SMOOTH, X_AXIS, lineage_option
 from nectargan.cli.paths import OUTPUT, RUN
 from nectargan.errors import RunError
 from nectargan.output import make_console, say
@@ -45,6 +45,7 @@ from nectargan.output import make_console, say
 @LOG
 @SMOOTH
 @SIZE
+@lineage_option(True)
 @MLFLOW_URI
 def compare(
     runs: tuple[str, ...],
@@ -53,6 +54,7 @@ def compare(
     sort: str | None,
     mlflow_uri: str | None,
     x: Any,
+    lineage: bool,
     **options: Any,
 ) -> None:
     """Print the differences between the configs of runs, with their last and best values.
@@ -67,11 +69,13 @@ def compare(
     for name, value in {"x": x, **options}.items():
         if picture is None and value:
             raise RunError(f"--{name} needs --plot.")
-    frame = comparison.compare_runs(runs, mlflow_uri, sort)
+    frame = comparison.compare_runs(runs, mlflow_uri, sort, lineage)
     if len(frame) < 2:
         raise RunError(f"'{runs[0]}' is a single run; give two or more runs to compare.")
     if picture is not None:
-        plot_comparison(runs, picture, x=x or "step", mlflow_uri=mlflow_uri, **options)
+        plot_comparison(
+            runs, picture, x=x or "step", mlflow_uri=mlflow_uri, lineage=lineage, **options
+        )
     if form == "table":
         console = make_console()
         for table in comparison.comparison_tables(frame, console.width):

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nectargan.cli.common import Command, WholeNumber
-from nectargan.cli.paths import INPUT, OUTPUT, ConfigPath
-from nectargan.cli.progress import progress_bar
+from nectargan.cli.common import ChannelList, Command, LongCommand, WholeNumber
+from nectargan.cli.paths import DATA, INPUT, OUTPUT, ConfigPath
+from nectargan.cli.progress import progress_bar, transfer_bar
 from nectargan.output import say
+from nectargan.shell import quoted
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_OF_A_KIND = 10
 SPLIT = click.Choice(["train", "val", "test"])
+_CHANNELS = "Channels to read, by name or by number from 1, of"
 NEW_FOLDER = click.option(
     "-o", "--output", "out", type=OUTPUT, required=True, help="The new folder."
 )
@@ -30,7 +32,7 @@ NEW_FOLDER = click.option(
 
 @click.group()
 def data() -> None:
-    """Draw, prepare and check data sets."""
+    """Draw, download, prepare and check data sets."""
 
 
 @data.command(
@@ -57,50 +59,130 @@ def synth(directory: Path, train: int, val: int, test: int, size: int, seed: int
 
 
 @data.command(
+    cls=LongCommand,
+    examples=(
+        "nectargan data download facades",
+        "nectargan data download maps -o /data/maps --url https://mirror.example.org/maps.tar.gz",
+    ),
+)
+@click.argument("name", metavar="NAME")
+@click.option("-o", "--output", "out", type=OUTPUT, help="The new folder; default: datasets/NAME.")
+@click.option("--url", help="Address of a mirror with the same archive (.tar.gz).")
+@click.option(
+    "--digest",
+    metavar="ALGORITHM:HEX",
+    help="Digest of the archive, such as sha256:..., in place of the published one.",
+)
+def download(name: str, out: Path | None, url: str | None, digest: str | None) -> None:
+    """Download one of the data sets of the pix2pix paper.
+
+    NAME is facades, maps, cityscapes, edges2shoes, edges2handbags or night2day. The archive is
+    compared with its published digest. An interrupted download goes on where it stopped. For the
+    licenses, see the pages of the data sets.
+    """
+    from nectargan.dataset.preparing.downloading import PUBLISHED
+    from nectargan.dataset.preparing.downloading import download as download_set
+
+    out = out or Path("datasets", name)
+    with transfer_bar() as show:
+        found = download_set(name, out, url, digest, show)
+    published = PUBLISHED[name]
+    parts = ", ".join(f"{count} in {split}" for split, count in found.pairs.items())
+    say(f"{counted(sum(found.pairs.values()), 'pair')} (A|B: {published.about}) in {out}: {parts}.")
+    say(f"SHA-256 of the archive: {found.sha256}; it is kept in {found.record.name}.")
+    config = f"-c {published.config} " if published.config else ""
+    say(f"To train: nectargan-train {config}-d {quoted(out)}")
+
+
+@data.command(
     cls=Command,
     examples=(
         "nectargan data check fronts",
         "nectargan data check datasets/facades --strict --json > findings.json",
     ),
 )
-@click.argument("directory", type=INPUT)
+@click.argument("directory", type=DATA)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.option("--strict", is_flag=True, help="End with exit code 1 if there are findings.")
+@click.option(
+    "--report", type=OUTPUT, metavar="FILE.html", help="Write a page with the pictures of findings."
+)
 @click.option("--quick", is_flag=True, help="Only check that the images can be used.")
-def check(directory: Path, as_json: bool, strict: bool, quick: bool) -> None:
+@click.option(
+    "--fresh", is_flag=True, help="Read all images, also those that an earlier check has read."
+)
+@click.option("--channels-a", type=ChannelList(), help=f"{_CHANNELS} A, as R,G,B. Default: all.")
+@click.option("--channels-b", type=ChannelList(), help=f"{_CHANNELS} B, as Z. Default: all.")
+def check(
+    directory: str,
+    as_json: bool,
+    strict: bool,
+    report: Path | None,
+    quick: bool,
+    fresh: bool,
+    channels_a: list[str | int] | None,
+    channels_b: list[str | int] | None,
+) -> None:
     """Read every image in DIRECTORY and list all problems.
 
-    Images that can be used but should be looked at are listed as findings: misaligned or swapped
-    pairs, near-duplicates within and across splits, empty images, label maps saved as JPEG, and
-    outliers.
+    An interrupted check goes on where it stopped. Images that can be used but should be looked at
+    are listed as findings: misaligned or swapped pairs, near-duplicates within and across splits,
+    empty images, label maps saved as JPEG, and outliers.
     """
+    from nectargan.data_report import write_report
     from nectargan.dataset.data_check import check_data
-    from nectargan.dataset.inspection import inspect
+    from nectargan.dataset.examination import Examination, kept_results
     from nectargan.dataset.pairs import unread_splits
     from nectargan.dataset.suspicions import suspicions
+    from nectargan.dataset.value_statistics import describe_values
 
-    for warning in unread_splits(directory) if directory.is_dir() else ():
+    if quick and report is not None:
+        raise click.UsageError("--quick finds nothing for --report.")
+    for warning in unread_splits(directory):
         say(f"Warning: {warning}", err=True)
-    summaries = check_data(directory, required=("train",), optional=("val", "test"))
+    channels = (channels_a, channels_b)
+    examination = Examination(
+        channels,
+        None if fresh else kept_results(directory),
+        lambda count: progress_bar(count, "pairs"),
+    )
+    summaries = check_data(
+        directory,
+        ("train",),
+        ("val", "test"),
+        channels,
+        examine=None if quick else examination,
+    )
+    if examination.reused:
+        reused = counted(examination.reused, "pair")
+        say(f"{reused} unchanged since an earlier check; --fresh reads them again.", err=True)
     for summary in summaries.values():
         say(str(summary), err=as_json)
         for warning in summary.warnings:
             say(f"Warning: {warning}", err=True)
         for hint in summary.hints:
             say(f"Hint: {hint}", err=True)
+        if not (quick or summary.is_plain):
+            with progress_bar(2 * len(summary.pairs), "images") as advance:
+                lines = describe_values(summary.pairs, summary.dtypes, channels, advance)
+            for line in lines:
+                say(f"Values of {summary.split}, {line}", err=as_json)
     if quick:
         return
-    total = sum(len(summary.pairs) for summary in summaries.values())
-    with progress_bar(total, "pairs") as advance:
-        measured = {
-            split: (summary.pairs, inspect(summary.pairs, advance))
-            for split, summary in summaries.items()
-        }
+    measured, begin = {}, 0
+    for split, summary in summaries.items():
+        end = begin + len(summary.pairs)
+        measured[split] = (summary.pairs, examination.found[begin:end])
+        begin = end
     found = suspicions(measured)
     if as_json:
-        say(json.dumps([each._asdict() for each in found], indent=2))
+        say(json.dumps([each.facts() for each in found], indent=2))
     else:
         _list(found)
+    if report is not None:
+        facts = " ".join(f"{summary}." for summary in summaries.values())
+        write_report(found, str(directory), facts, report)
+        say(f"The findings with their pictures: {report}", err=as_json)
     if strict and found:
         sys.exit(1)
 
@@ -142,7 +224,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         "nectargan data preview fronts -c demo --set common.seed=1 -o other.html",
     ),
 )
-@click.argument("directory", type=INPUT)
+@click.argument("directory", type=DATA)
 @click.option("-c", "--config", type=ConfigPath(), help="A config; by default the default options.")
 @click.option(
     "--set", "settings", multiple=True, metavar="A.B.C=VALUE", help="Set a key; may be repeated."
@@ -152,13 +234,13 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
     *("-o", "--output"), type=OUTPUT, default=Path("preview.html"), help="The page, a file."
 )
 def preview(
-    directory: Path, config: str | None, settings: tuple[str, ...], count: int, output: Path
+    directory: str, config: str | None, settings: tuple[str, ...], count: int, output: Path
 ) -> None:
     """Write a page with random pairs of DIRECTORY as the trainer sees them, after augmentation."""
     from nectargan.config.config_manager import ConfigManager, parse_override
     from nectargan.data_preview import write_preview
 
-    overrides = [*map(parse_override, settings), ("dataloader.dataroot", str(directory))]
+    overrides = [*map(parse_override, settings), ("dataloader.dataroot", directory)]
     shown = write_preview(ConfigManager(config, overrides).data, output, count)
     say(f"{counted(shown, 'pair')} in {output}.")
 
@@ -234,7 +316,7 @@ def pair(
         r"nectargan data split pairs -o dataset --val 0.2 --group-by '^(scene\d+)_'",
     ),
 )
-@click.argument("directory", type=INPUT)
+@click.argument("directory", type=DATA)
 @NEW_FOLDER
 @click.option("--val", default=0.1, help="Size of val: a fraction below 1 or a number of pairs.")
 @click.option("--test", default=0.0, help="Size of test, likewise.")
@@ -249,7 +331,7 @@ def pair(
     "--as", "how", type=click.Choice(["links", "copies"]), default="links", help="Kind of files."
 )
 def divide(
-    directory: Path,
+    directory: str,
     out: Path,
     val: float,
     test: float,
@@ -260,7 +342,7 @@ def divide(
 ) -> None:
     """Divide the pairs of a split of DIRECTORY at random into train, val and test.
 
-    Equal pictures are never in two parts.
+    Equal and nearly equal pictures are never in two parts.
     """
     from collections import Counter
 
@@ -269,7 +351,13 @@ def divide(
     from nectargan.dataset.preparing.splitting import split_pairs
 
     pairs = find_pairs(directory, source)
-    placed = split_pairs(pairs, {"val": val, "test": test}, seed, group_by)
+    placed = split_pairs(
+        pairs,
+        {"val": val, "test": test},
+        seed,
+        group_by,
+        lambda count: progress_bar(count, "pairs"),
+    )
     place(placed, out, how)
     sizes = Counter(each.split for each in placed)
     parts = ", ".join(f"{sizes[part]} in {part}" for part in ("train", "val", "test"))
@@ -283,7 +371,7 @@ def divide(
         "nectargan data crop maps -o tiles --keep-empty",
     ),
 )
-@click.argument("directory", type=INPUT)
+@click.argument("directory", type=DATA)
 @NEW_FOLDER
 @click.option("--size", type=WholeNumber(1), default=256, help="Side of a tile in pixels.")
 @click.option("--overlap", type=WholeNumber(0), default=0, help="Pixels that neighbors share.")
@@ -295,7 +383,7 @@ def divide(
 )
 @click.option("--keep-empty", is_flag=True, help="Keep all tiles.")
 def crop(
-    directory: Path, out: Path, size: int, overlap: int, empty: float, keep_empty: bool
+    directory: str, out: Path, size: int, overlap: int, empty: float, keep_empty: bool
 ) -> None:
     """Cut the images of all splits of DIRECTORY into tiles."""
     from nectargan.dataset.pairs import find_pairs, list_splits

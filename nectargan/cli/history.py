@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -15,6 +16,8 @@ from nectargan.errors import RunError
 from nectargan.files import is_stream
 from nectargan.output import say
 from nectargan.wording import counted
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 MLFLOW_URI = click.option(
     "--mlflow-uri",
@@ -47,6 +50,18 @@ X_AXIS = click.option(
     type=click.Choice(["step", "epoch"]),
     help="The horizontal axis.  [default: step]",
 )
+
+
+def lineage_option(default: bool) -> Callable[[Decorated], Decorated]:
+    """The option ``--lineage``, the same in all commands but for its default."""
+    return click.option(
+        "--lineage/--no-lineage",
+        default=default,
+        show_default=True,
+        help="Of a fork, begin with the record of its parent, or show only its own.",
+    )
+
+
 SIZE = click.option(
     "--size", callback=_parse_size, metavar="W,H", help="Size of the figure in inches."
 )
@@ -86,12 +101,14 @@ SIZE = click.option(
 @click.option(
     "--query", multiple=True, metavar="TAG", help="Only losses with this tag; may be repeated."
 )
+@lineage_option(False)
 @MLFLOW_URI
 def export_csv(
     runs: tuple[str, ...],
     output: Path,
     mlflow_uri: str | None,
     losses: tuple[str, ...],
+    lineage: bool,
     **options: Any,
 ) -> None:
     """Write the losses or the gradients of one or more runs to one file.
@@ -104,9 +121,9 @@ def export_csv(
     names = [name.strip() for some in losses for name in some.split(",")]
     selection = Selection(losses=names, **options)
     if str(output) == "-":
-        export_losses(runs, sys.stdout.buffer, selection, mlflow_uri)
+        export_losses(runs, sys.stdout.buffer, selection, mlflow_uri, lineage)
         return
-    rows = export_losses(runs, output, selection, mlflow_uri)
+    rows = export_losses(runs, output, selection, mlflow_uri, lineage)
     # If the data goes to standard output, this message goes to standard error.
     say(f"Wrote {counted(rows, 'row')} to {output}.", err=is_stream(output))
 
@@ -140,6 +157,7 @@ def export_csv(
 @click.option("--split", is_flag=True, help="Two files: generator (_G), discriminator (_D).")
 @SMOOTH
 @SIZE
+@lineage_option(True)
 @MLFLOW_URI
 def plot(
     runs: tuple[str, ...],

@@ -50,6 +50,23 @@ class UserPath(click.ParamType):  # type: ignore[type-arg]
         return [CompletionItem(incomplete, type="file")]
 
 
+class DataPath(UserPath):
+    """A data set: a folder, or patterns of the names of shards; converted to text."""
+
+    name = "data"
+
+    def __init__(self) -> None:
+        super().__init__(is_pattern_too=True, as_text=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """Returns the text as it is if it names shards, else the expanded path."""
+        from nectargan.dataset.shard_names import names_shards
+
+        return str(value) if names_shards(str(value)) else super().convert(value, param, ctx)
+
+
 class ConfigPath(UserPath):
     """A config: a file, or the name of a config that comes with NectarGAN."""
 
@@ -77,5 +94,6 @@ def _matches_text(found: list[str]) -> str:
 
 OUTPUT = UserPath()
 INPUT = UserPath(is_pattern_too=True)
+DATA = DataPath()
 # A run directory, a pattern that matches run directories, or an address such as mlflow:RUN_ID.
 RUN = UserPath(as_text=True)

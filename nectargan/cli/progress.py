@@ -9,6 +9,31 @@ from nectargan.output import make_console
 
 
 @contextmanager
+def transfer_bar() -> Iterator[Callable[[int, int | None], None]]:
+    """Shows a bar of bytes on stderr during the ``with`` block, if stderr is a terminal.
+
+    Yields:
+        A function that is called with the number of bytes so far, and the whole number if known.
+    """
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def progress_bar(count: int, noun: str) -> Iterator[Callable[..., None]]:
     """Shows a bar on stderr during the ``with`` block, if stderr is a terminal.
 

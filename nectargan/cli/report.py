@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.history import MLFLOW_URI
+from nectargan.cli.history import MLFLOW_URI, lineage_option
 from nectargan.cli.paths import OUTPUT, RUN
 from nectargan.files import is_stream
 from nectargan.output import say
@@ -35,8 +35,15 @@ from nectargan.wording import counted
     metavar="COLUMN",
     help="Order of the runs, such as best/ssim: the best run first.",
 )
+@lineage_option(True)
 @MLFLOW_URI
-def report(runs: tuple[str, ...], output: Path, sort: str | None, mlflow_uri: str | None) -> None:
+def report(
+    runs: tuple[str, ...],
+    output: Path,
+    sort: str | None,
+    lineage: bool,
+    mlflow_uri: str | None,
+) -> None:
     """Write one HTML page that shows each RUN: status, curves, example pictures and tests.
 
     RUN is a run directory, mlflow:RUN_ID or a directory with TensorBoard event files. Only run
@@ -44,6 +51,6 @@ def report(runs: tuple[str, ...], output: Path, sort: str | None, mlflow_uri: st
     """
     from nectargan.analysis.report.page import write_report
 
-    made = write_report(runs, output, mlflow_uri, sort)
+    made = write_report(runs, output, mlflow_uri, sort, lineage)
     summary = f"{counted(made.runs, 'run')}, {counted(made.pictures, 'picture')}"
     say(f"Wrote {output} ({summary}, {made.size / 1e6:.1f} MB).", err=is_stream(output))

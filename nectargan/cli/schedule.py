@@ -33,7 +33,7 @@ from nectargan.output import say
     "--over",
     type=RUN,
     metavar="RUN",
-    help="Draw the losses of a run, and their shares of the gradient, behind the schedules.",
+    help="Draw the losses of a run, its weights and its shares of the gradient with the schedules.",
 )
 @click.option("--trust", is_flag=True, help="Import the functions that the config of a run names.")
 def schedule(config: str, output: Path, over: str | None, trust: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -11,7 +12,7 @@ import click
 from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber, typed_arguments
 from nectargan.cli.options import option
-from nectargan.cli.sweep_output import print_end, report, shown_states, table_of
+from nectargan.cli.sweep_output import print_end, report, shown, table_of
 from nectargan.errors import RunError
 from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _TRIALS = 20
+_STORAGE = "OPTUNA_STORAGE"  # as for the commands of Optuna
 
 _GROUP = "Sweep"
 _OPTIONS = (
@@ -69,7 +71,8 @@ _OPTIONS = (
         "--sweep-storage",
         group=_GROUP,
         metavar="URL",
-        help="Database of a search.  [default: optuna.db in --output]",
+        help="Database of a search; on several machines one of a server.  [default: "
+        f"${_STORAGE}, else optuna.db in --output]",
     ),
     option(
         "--workers",
@@ -121,14 +124,13 @@ class SweepOptions(NamedTuple):
         for name in ("trials", "pruner", "sweep_storage"):
             if getattr(self, name) is not None and self.sweep_search is None:
                 raise RunError(f"--{name.replace('_', '-')} needs --sweep-search.")
-        if self.print_commands and (self.sweep_search or self.workers):
-            other = "--sweep-search" if self.sweep_search else "--workers"
-            raise RunError(f"--print-commands and {other} cannot be combined.")
-        if self.workers and self.sweep_search:
+        if self.print_commands and self.sweep_search:
             raise RunError(
-                "--workers is for a grid; start the same --sweep-search command several times to "
-                "search in several processes."
+                "--print-commands is for a grid: a search chooses values by the results of "
+                "earlier runs; give each job the same --sweep-search command."
             )
+        if self.print_commands and self.workers:
+            raise RunError("--print-commands and --workers cannot be combined.")
         if resume is not None:
             raise RunError(
                 "--sweep and --resume cannot be combined; the same --sweep command resumes the "
@@ -162,10 +164,15 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
             from nectargan.sweeps.search import Search
 
             metrics = options.metrics or (USUAL_SERIES,)
-            search = Search(axes, resolve, metrics, options.sweep_storage, options.pruner)
+            storage = options.sweep_storage or os.environ.get(_STORAGE)
+            search = Search(axes, resolve, metrics, storage, options.pruner)
             trials = options.trials or _TRIALS
-            failed = _run_search(search, axes, metrics, trials, start, dry_run)
+            failed = _run_search(search, axes, metrics, trials, start, dry_run, options.workers)
     except (KeyboardInterrupt, SystemExit):
+        from nectargan.sweeps.workers import is_worker
+
+        if is_worker():
+            raise
         say("Run the same command again to continue the sweep.", err=True)
         raise
     if failed:
@@ -184,8 +191,10 @@ def _run_grid(
     """Runs a grid; returns how many of its runs failed."""
     from nectargan.sweeps.grid import check_grid, find_run, run_grid_point
     from nectargan.sweeps.results import result_of_grid_point
+    from nectargan.sweeps.workers import is_worker
 
-    check_grid(points, wanted)
+    if not is_worker():
+        check_grid(points, wanted)
     metrics = wanted or [points[0].config.judged_by or USUAL_SERIES]
     if dry_run:
         results = [result_of_grid_point(find_run(point), *metrics) for point in points]
@@ -194,14 +203,15 @@ def _run_grid(
         return 0
     outcomes = []
     if workers:
-        outcomes = _run_in_workers(points, workers)
+        outcomes = _run_grid_in_workers(points, workers)
     else:
         for number, point in enumerate(points, 1):
             say(f"Run {number} of {len(points)}: {point.name}")
             outcomes.append(run_grid_point(point, start))
             print_end(outcomes[-1])
-    results = [result_of_grid_point(outcome, *metrics) for outcome in outcomes]
-    report(points[0], axes, results, metrics)
+    if not is_worker():
+        results = [result_of_grid_point(outcome, *metrics) for outcome in outcomes]
+        report(points[0], axes, results, metrics)
     return sum(outcome.state == "FAILED" for outcome in outcomes)
 
 
@@ -219,26 +229,71 @@ def _print_commands(points: Sequence[GridPoint], metrics: Sequence[str]) -> None
         say(command_line([program("nectargan-train"), *rest, *sweep]))
 
 
-def _run_in_workers(points: Sequence[GridPoint], wanted: str) -> list[GridOutcome]:
+def _run_grid_in_workers(points: Sequence[GridPoint], wanted: str) -> list[GridOutcome]:
     """Runs a grid in several processes, and shows how its runs stand."""
-    from nectargan.sweeps.grid import find_run
-    from nectargan.sweeps.workers import Worker, environments, supervise, without_options
+    from nectargan.sweeps.grid import GridOutcome, find_run
+    from nectargan.sweeps.results import Result, result_of_grid_point
 
-    arguments = without_options(typed_arguments(), {"--workers": 1})
-    places = environments(wanted, points[0].config.common.device)
-    folder = points[0].output / ".sweep"
+    metric = points[0].config.judged_by or USUAL_SERIES
+    found = [GridOutcome(point, "NEW") for point in points]
+
+    def results() -> list[Result]:
+        for index, old in enumerate(found):
+            if old.state != "FINISHED":
+                found[index] = find_run(old.point)
+        return [result_of_grid_point(outcome, metric) for outcome in found]
+
+    with shown(results, [metric], len(points)) as look:
+        _supervise(points[0], wanted, f"{counted(len(points), 'run')} for", look)
+    return [_failed(each) if each.state != "FINISHED" else each for each in found]
+
+
+def _supervise(
+    point: GridPoint,
+    wanted: str,
+    task: str,
+    look: Callable[[], object],
+    environment: Mapping[str, str] | None = None,
+) -> int:
+    """Starts the typed command in several processes, and returns when they have ended.
+
+    Args:
+        point: One of the runs.
+        wanted: The value of ``--workers``.
+        task: What they do, for the first line.
+        look: Called about once a second.
+        environment: Variables for the processes.
+
+    Returns:
+        How many of them gave up.
+    """
+    from nectargan.sweeps.grid import CLAIMS
+    from nectargan.sweeps.workers import (
+        Worker,
+        environments,
+        supervise,
+        without_options,
+        worker_log,
+    )
+
+    arguments = without_options(typed_arguments(), {"--workers": 1, "--sweep-storage": 1})
+    places = environments(wanted, point.config.common.device)
+    folder = point.output / CLAIMS
     folder.mkdir(parents=True, exist_ok=True)
     workers = [
-        Worker(number, arguments, variables, folder / f"worker_{number}.log")
+        Worker(number, arguments, {**variables, **(environment or {})}, worker_log(folder, number))
         for number, variables in enumerate(places, 1)
     ]
-    say(f"{counted(len(points), 'run')} for {counted(len(workers), 'worker')}, output in {folder}.")
-    with shown_states(points) as look:
-        troubles = supervise(workers, look, say)
+    say(f"{task} {counted(len(workers), 'worker')}, output in {folder}.")
+    if environment and len(workers) > 1:
+        say(
+            "With several workers, the values of a trial depend on which runs end before it: the "
+            "seed alone does not determine them."
+        )
+    troubles = supervise(workers, look, say)
     for trouble in troubles:
         say(trouble, err=True)
-    outcomes = [find_run(point) for point in points]
-    return [_failed(each) if each.state != "FINISHED" else each for each in outcomes]
+    return len(troubles)
 
 
 def _failed(outcome: GridOutcome) -> GridOutcome:
@@ -256,12 +311,15 @@ def _run_search(
     trials: int,
     start: Start,
     dry_run: bool,
+    workers: str | None,
 ) -> int:
-    """Starts or continues a search; returns how many runs of this process failed."""
+    """Starts or continues a search; returns how many runs of this command failed."""
     from nectargan.sweeps.grid import check_grid
     from nectargan.sweeps.results import result_of_trial
+    from nectargan.sweeps.workers import is_worker
 
-    check_grid(search.corners, metrics)
+    if not is_worker():
+        check_grid(search.corners, metrics)
     if dry_run:
         names = " and ".join(metrics)
         say(f"{counted(trials, 'trial')} of study '{search.name}', for the best {names}.")
@@ -274,10 +332,33 @@ def _run_search(
         say(f"Trial {number}: {point.name}")
 
     search.open()
-    failed = 0
-    for outcome in search.run(trials, start, announce):
-        print_end(outcome)
-        failed += outcome.state == "FAILED"
-    results = [result_of_trial(trial) for trial in search.trials() if trial.values]
-    report(search.corners[0], axes, results, metrics)
+    if workers:
+        failed = _run_search_in_workers(search, metrics, trials, workers)
+    else:
+        failed = 0
+        for outcome in search.run(trials, start, announce):
+            print_end(outcome)
+            failed += outcome.state == "FAILED"
+    if not is_worker():
+        results = [result_of_trial(trial) for trial in search.trials() if trial.values]
+        report(search.corners[0], axes, results, metrics)
     return failed
+
+
+def _run_search_in_workers(search: Search, metrics: Sequence[str], trials: int, wanted: str) -> int:
+    """Searches in several processes, and shows how the trials stand."""
+    from nectargan.sweeps.results import Result, result_of_trial
+
+    def failures() -> int:
+        return sum(trial.state == "FAIL" and bool(trial.reason) for trial in search.trials())
+
+    def results() -> list[Result]:
+        return [result_of_trial(trial) for trial in search.trials() if trial.values]
+
+    before = failures()
+    with shown(results, metrics, trials) as look:
+        # In the environment, because all users of the machine can read a command line.
+        storage = {_STORAGE: search.storage}
+        task = f"{counted(trials, 'trial')} of study '{search.name}' for"
+        gave_up = _supervise(search.corners[0], wanted, task, look, storage)
+    return failures() - before or gave_up

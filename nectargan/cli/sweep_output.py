@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from nectargan.cli.closing import program
 from nectargan.errors import NectarGANError
-from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
 from nectargan.shell import quoted
 from nectargan.wording import counted
@@ -22,39 +21,68 @@ if TYPE_CHECKING:
 
 # With more lines in a plot, their colors cannot be distinguished.
 _MOST_COMPARED = 12
+# Of a table on a terminal: its frame, its head, its caption, and a message above it.
+_LINES_AROUND = 8
 
 
 @contextmanager
-def shown_states(points: Sequence[GridPoint]) -> Iterator[Callable[[], None]]:
-    """Yields a function that shows how the runs stand: a live table, or without a terminal a line
-    for each change."""
+def shown(
+    results: Callable[[], Sequence[Result]], metrics: Sequence[str], count: int
+) -> Iterator[Callable[[], None]]:
+    """Yields a function that shows how the runs of a sweep stand: a live table, or without a
+    terminal a line for each change.
+
+    Args:
+        results: The runs so far; those that are known stay where they are.
+        metrics: The metrics to show.
+        count: Number of runs in all, of which some may not be known yet.
+    """
     from rich.live import Live
 
-    from nectargan.sweeps.grid import GridOutcome, find_run
-    from nectargan.sweeps.results import result_of_grid_point
+    from nectargan.sweeps.axes import name_of
 
-    metric = points[0].config.judged_by or USUAL_SERIES
-    found = {point.name: GridOutcome(point, "NEW") for point in points}
     console = make_console()
+    states: dict[int, str] = {}
     with (
         Live(console=console, auto_refresh=False, transient=True)
-        if console.is_terminal
+        if console.is_terminal and not console.is_dumb_terminal
         else nullcontext() as live
     ):
 
         def look() -> None:
-            for number, (name, old) in enumerate(found.items(), 1):
-                if old.state == "FINISHED":
-                    continue
-                new = found[name] = find_run(old.point)
-                if live is None and new.state != old.state:
-                    run = "" if new.directory is None else f" {new.directory}"
-                    say(f"Run {number} of {len(found)}: {name}: {new.state}{run}")
+            found = results()
             if live is not None:
-                results = [result_of_grid_point(outcome, metric) for outcome in found.values()]
-                live.update(table_of(results, [metric]), refresh=True)
+                table = table_of(_fitting(found, console.height), metrics)
+                table.caption = _summary(found, count)
+                live.update(table, refresh=True)
+                return
+            for number, each in enumerate(found, 1):
+                if states.get(number, "NEW") != each.state:
+                    states[number] = each.state
+                    run = "" if each.directory is None else f" {each.directory}"
+                    say(f"Run {number} of {count}: {name_of(each.values)}: {each.state}{run}")
 
         yield look
+
+
+def _fitting(results: Sequence[Result], height: int) -> list[Result]:
+    """The results that fit on a terminal: of the finished and the new ones, only the last."""
+    room = max(height - _LINES_AROUND, 1)
+    running = sum(each.state == "RUNNING" for each in results)
+    others = max(len(results) - max(room - running, 0) - running, 0)
+    kept = []
+    for each in results:
+        if others and each.state != "RUNNING":
+            others -= 1
+        else:
+            kept.append(each)
+    return kept
+
+
+def _summary(results: Sequence[Result], count: int) -> str:
+    states = [each.state for each in results if each.state != "NEW"]
+    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    return ", ".join([*parts, f"{counted(count, 'run')} in all"])
 
 
 def print_end(outcome: GridOutcome) -> None:

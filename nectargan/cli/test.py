@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nectargan.cli.common import LongCommand, WholeNumber, dropout_seed
+from nectargan.cli.common import LongCommand, WholeNumber, dropout_seed, speak_for
 from nectargan.cli.options import option
-from nectargan.cli.paths import UserPath
+from nectargan.cli.paths import DATA, UserPath
 from nectargan.cli.progress import progress_bar
+from nectargan.distributed import World, joined
 from nectargan.errors import ConfigError
 from nectargan.metrics import METRICS, label_of
 from nectargan.output import make_console, say
@@ -38,7 +40,7 @@ _FOLDER = UserPath()
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @option(
-    *("-d", "--data"), required=True, type=_FOLDER, metavar="DIR", help="Directory of the data set."
+    *("-d", "--data"), required=True, type=DATA, metavar="DATA", help="Data set, as for training."
 )
 @option(
     "--split",
@@ -99,8 +101,15 @@ def test(models: tuple[str, ...], **options: Any) -> None:
     the images. Several models are compared on the same images: by their difference to the best
     model, with its interval, and the probability of being better.
     """
+    with joined() as world:
+        speak_for(world)
+        _test(models, options, world)
+
+
+def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> None:
     # Imported here, because torch takes a second to import and help texts do not need it.
     from nectargan.dataset.data_check import check_data
+    from nectargan.dataset.shard_names import name_of
     from nectargan.inference import testing
     from nectargan.inference.model import load_model
     from nectargan.record.test_record import write_test
@@ -120,26 +129,32 @@ def test(models: tuple[str, ...], **options: Any) -> None:
         options["protocol"],
         dropout_seed(options["seed"], is_paper or options["dropout"]),
     )
-    root = Path(options["data"])
-    split = check_data(root, (options["split"],), ())[options["split"]]
-    names = ("checkpoint", "device", "trust")
-    loaded = [
-        load_model(name, dropout=protocol.dropout, **{n: options[n] for n in names})
-        for name in models
-    ]
+    root = options["data"]
+    how = {
+        "checkpoint": options["checkpoint"],
+        "device": world.choose_device(options["device"]),
+        "trust": options["trust"],
+    }
+    loaded = [load_model(name, dropout=protocol.dropout, **how) for name in models]
     testing.check_comparable(loaded, protocol)
+    channels = loaded[0].config.dataloader.channels_of_sides
+    split = check_data(root, (options["split"],), (), channels)[options["split"]]
     size = testing.size_of(loaded[0], protocol)
     metrics = testing.build_chosen(chosen, loaded[0], size)
     count, device = len(split.pairs), loaded[0].device
     ruler = testing.open_ruler(metrics, options["weights"], size, count, device)
     for sentence in ruler.left_out:
         say(sentence, err=True)
-    dataset = root.resolve().name, digest_of_pairs(split.pairs, root.resolve())
-    with progress_bar(count * len(loaded), "images") as advance:
+    dataset = name_of(root), digest_of_pairs(split.pairs, root)
+    world.use(device)
+    own = len(range(count)[world.slice_of(count)])
+    with progress_bar(own * len(loaded) if world.is_main else 0, "images") as advance:
         tested = [
-            testing.measure(model, split, ruler, protocol, dataset, advance=advance)
+            testing.measure(model, split, ruler, protocol, dataset, advance=advance, world=world)
             for model in loaded
         ]
+    if not world.is_main:
+        return
     kept: list[RunDirectory] = []
     runs = [each.model.run.resolve() for each in tested if each.model.run is not None]
     for each in tested:

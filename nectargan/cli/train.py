@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from nectargan.cli.closing import closing_lines, explanation
-from nectargan.cli.common import HELP, LongCommand, WholeNumber
+from nectargan.cli.common import HELP, LongCommand, WholeNumber, speak_for
+from nectargan.cli.launch import LaunchOptions, launch, launch_options
 from nectargan.cli.options import Setting, option, setting, settings_of
-from nectargan.cli.paths import OUTPUT, ConfigPath, UserPath
+from nectargan.cli.paths import DATA, OUTPUT, ConfigPath, UserPath
 from nectargan.cli.sweep import SweepOptions, run_sweep, sweep_options
 from nectargan.config.choices import Objective, Precision
 from nectargan.cpu import prepare
+from nectargan.distributed import World, joined
 from nectargan.errors import RunError
 from nectargan.interrupts import stop_on_signals
 from nectargan.output import say
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 _CONFIG, _DATA, _TRAINING = "Config", "Data and output", "Training"
 _SINKS, _RESUME = "MLflow and TensorBoard", "Resume and fork"
 
-_INPUT, _TEXT = UserPath(is_pattern_too=True, as_text=True), UserPath(as_text=True)
+_TEXT = UserPath(as_text=True)
 
 
 def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -72,9 +74,9 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     *("-d", "--data"),
     key="dataloader.dataroot",
     group=_DATA,
-    type=_INPUT,
-    metavar="DIR",
-    help="Directory of the data set.",
+    type=DATA,
+    metavar="DATA",
+    help="Directory of the data set, or shards such as data/{train,val}-{000..099}.tar.",
 )
 @setting(
     *("-o", "--output"),
@@ -211,6 +213,7 @@ def _complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -
     is_flag=True,
     help="With --resume or --fork: import the functions that the config of the run names.",
 )
+@launch_options
 @sweep_options
 @click.option("--dry-run", is_flag=True, help="Only check config and data, and print the config.")
 @click.version_option(__version__, prog_name="nectargan-train")
@@ -234,6 +237,8 @@ def train(
     prepare()  # before anything imports torch
     sweep = SweepOptions(**{name: options.pop(name) for name in SweepOptions._fields})
     sweep.check(resume, csv)
+    launched = LaunchOptions(**{name: options.pop(name) for name in LaunchOptions._fields})
+    launched.check(bool(sweep.sweep), resume)
     given = settings_of(train, options)
     of_mlflow = [each.opts[-1] for each, _ in given if each.key.startswith("logging.mlflow.")]
     for flag in of_mlflow:
@@ -249,21 +254,45 @@ def train(
     request = _request(config, settings, epochs, given)
     if fork is not None:
         request = request.fork(fork, trust)
-    if sweep.sweep:
-        run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_grid_point, dry_run)
-        return
-    if resume is None:
-        wanted, resumption = request.resolve(), None
-    else:
-        wanted, resumption = request.resume(resume, trust)
-    _check_csv(csv, wanted)
+    if launched.nproc is not None:
+        device = options["device"] or "auto"
+        if resume is None:  # an error is said once, before anything is started
+            device = request.resolve().common.device
+        processes = launched.processes(device)
+        if processes > 1 or launched.nodes[1] > 1:
+            launch(launched, processes)
+            return
+    with joined() as world:
+        if world.size > 1 and sweep.sweep:
+            raise RunError("A sweep trains each of its runs in one process; use --workers.")
+        speak_for(world)
+        if sweep.sweep:
+            run_sweep(sweep, lambda swept: request.resolve(swept=swept), _train_grid_point, dry_run)
+        else:
+            _train_one(request, resume, trust, csv, dry_run, world)
+
+
+def _train_one(
+    request: Request,
+    resume: str | None,
+    trust: bool,
+    csv: Path | None,
+    dry_run: bool,
+    world: World,
+) -> None:
+    def find() -> tuple[Config, Resumption | None]:
+        found = (request.resolve(), None) if resume is None else request.resume(resume, trust)
+        _check_csv(csv, found[0])
+        return found
+
+    wanted, resumption = world.from_main(find)
     if resumption is not None and resumption.is_finished:
         _print_finished(resumption)
         return
 
     from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
-    trainer = Pix2pixTrainer(wanted, resumption)
+    trainer = Pix2pixTrainer(wanted, resumption, world=world)
     if dry_run:
         _print_plan(trainer)
         return
@@ -272,15 +301,19 @@ def train(
         _print_how(trainer)
         trainer.train()
     finally:
-        if hasattr(trainer, "directory"):
-            for line in explanation(trainer.directory):
-                say(line)
-            for line in closing_lines(trainer, time.monotonic() - began):
-                say(line)
+        if world.is_main and hasattr(trainer, "directory"):
+            _print_end(trainer, time.monotonic() - began)
             if csv is not None and trainer.directory.losses.exists():
                 from nectargan.analysis.export import export_losses
 
                 export_losses(trainer.directory, csv)
+
+
+def _print_end(trainer: Pix2pixTrainer, seconds: float) -> None:
+    for line in explanation(trainer.directory):
+        say(line)
+    for line in closing_lines(trainer, seconds):
+        say(line)
 
 
 def _print_finished(resumption: Resumption) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nectargan.cli.common import Command
+from nectargan.cli.history import lineage_option
 from nectargan.cli.paths import RUN
 from nectargan.output import make_console, printable, say
 from nectargan.trainers.lines import duration, losses_line, metrics_line
@@ -28,7 +29,8 @@ _LINE_SECONDS = 30.0
     examples=("nectargan watch runs/first_v1", "nectargan watch runs/first_v1 | tee progress.txt"),
 )
 @click.argument("run", type=RUN)
-def watch(run: str) -> None:
+@lineage_option(True)
+def watch(run: str, lineage: bool) -> None:
     """Show the progress of RUN, a run directory, until the run has ended.
 
     Ctrl-C ends this command (exit code 130), but not the run.
@@ -36,7 +38,7 @@ def watch(run: str) -> None:
     from nectargan.analysis.live import LiveRun
     from nectargan.analysis.sources import one_run
 
-    live = LiveRun(one_run(run))
+    live = LiveRun(one_run(run), lineage)
     if sys.stdout.isatty():
         _show(live)
     else:
@@ -100,6 +102,8 @@ def _picture(live: LiveRun) -> RenderableType:
         columns.append(f"{speed:.4g} images/s")
     if left is not None and live.status == "RUNNING":
         columns.append(f"{duration(left)} left")
+    for ancestor in live.ancestors[-1:]:
+        head.append(printable(f"\nforked from {ancestor}"), style="not bold")
     progress = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=total or live.epochs, completed=live.step if total else 0, width=30)
     progress.add_row(bar, *columns)

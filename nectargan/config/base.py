@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Annotated, Any, get_args
 
@@ -21,6 +22,7 @@ from nectargan.names import FORMULA
 from nectargan.scheduling.schedules import FLOAT32_MAX
 from nectargan.shell import expanded
 
+_LAST_CHANNEL = 65_535  # of a TIFF
 BACKSLASHES = 'in quotes, write a backslash twice, as in "D:\\\\new", or use / instead'
 
 
@@ -34,6 +36,20 @@ def _checked_size(value: object) -> object:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
+def _channels(value: Any) -> object:
+    if type(value) in (str, int):  # as --set gives them: R,G,B
+        parts = (part.strip() for part in str(value).strip("[] ").split(","))
+        value = [int(part) if re.fullmatch(r"-?[0-9]{1,99}", part) else part for part in parts]
+    good = isinstance(value, list) and 1 <= len(value) <= 64
+    if not good or not all(
+        (type(v) is str and v) or (type(v) is int and 1 <= v <= _LAST_CHANNEL) for v in value
+    ):
+        raise ValueError(
+            f"it must be a list of 1 to 64 names, or numbers from 1 to {_LAST_CHANNEL}, of channels"
+        )
+    return value
+
+
 def _resize(value: object) -> object:
     words = value if isinstance(value, (list, tuple)) else [value, value]
     known = get_args(choices.Interpolation)
@@ -42,7 +58,7 @@ def _resize(value: object) -> object:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _one_or_two(item: dict[str, Any]) -> dict[str, Any]:
+def one_or_two(item: dict[str, Any]) -> dict[str, Any]:
     """The JSON Schema of a single value, or a list of two values."""
     return {"anyOf": [item, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}]}
 
@@ -78,8 +94,13 @@ def on_or_off(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+_EVERY = re.compile(r"every ([0-9]{1,10})(?: steps?)?")
+
+
 def _on_off_or_steps(value: object) -> object:
     value = on_or_off(value)
+    if isinstance(value, str) and (count := _EVERY.fullmatch(value.strip())):
+        value = int(count[1])
     is_count = type(value) is int and 1 <= value <= MOST
     if value not in get_args(choices.OnOff) and not is_count:
         raise ValueError(f"it must be on, off, or a whole number of steps from 1 to {MOST}")
@@ -100,16 +121,33 @@ CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 Width = Annotated[int, Field(ge=1, le=8192)]  # channels of a layer
 Depth = Annotated[int, Field(ge=0, le=16)]  # halvings of an image side; 2**16 is MOST_PIXELS
-Channels = Annotated[int, Field(ge=1, le=4)]
+Channels = Annotated[int, Field(ge=1, le=64)]
+ChannelList = Annotated[
+    list[str | int],
+    BeforeValidator(_channels),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "integer", "minimum": 1, "maximum": _LAST_CHANNEL},
+                ]
+            },
+            "minItems": 1,
+            "maxItems": 64,
+        }
+    ),
+]
 ImageSize = Annotated[
     int | list[int],
     BeforeValidator(_checked_size),
-    WithJsonSchema(_one_or_two({"type": "integer", "minimum": 1, "maximum": MOST_PIXELS})),
+    WithJsonSchema(one_or_two({"type": "integer", "minimum": 1, "maximum": MOST_PIXELS})),
 ]
 Resize = Annotated[
     str | list[str],
     BeforeValidator(_resize),
-    WithJsonSchema(_one_or_two({"enum": list(get_args(choices.Interpolation))})),
+    WithJsonSchema(one_or_two({"enum": list(get_args(choices.Interpolation))})),
 ]
 OnOffOrSteps = Annotated[
     choices.OnOff | int,

@@ -63,7 +63,7 @@ def _unused(config: Config) -> Iterator[str]:
         elif not rate.epochs_decay:
             yield f"{key}target"
     if not train.objective.endswith("+vgg"):
-        yield "train.vgg_weights"
+        yield from ("train.vgg_weights", "train.vgg_channels")
     augmentations = dotted(config)
     for key, value in augmentations.items():
         if key.startswith("dataloader.augmentations.") and key.endswith("_chance") and not value:

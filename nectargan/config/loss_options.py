@@ -159,15 +159,15 @@ class ShareConfig(Section):
     `nectargan.losses.balancing`.
 
     It may also be written in one line: ``share 0.2``, ``share linear 0->0.3 @ 1-20`` or ``share 0.2
-    smoothing=0.9 max=100``.
+    smoothing=0 max=100``.
     """
 
     share: ScheduledNumber
     """Part of the sum of the gradient norms of all generator losses at the generated images: a
     number or a schedule, from 0 to below 1."""
-    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
     """Part of the smoothed gradient norm that is kept at each step. With 0 the share is held at
-    every step. With more, such as 0.99, the weight moves slowly and lags behind."""
+    every step. With more the weight moves slowly, and the share is held on average."""
     min: NotNegative = 0.0
     """Lowest weight."""
     max: Positive = 1e4

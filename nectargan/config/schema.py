@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from nectargan.config.augmentation_options import Augmentations
@@ -16,6 +16,7 @@ from nectargan.config.balancing_options import BalancerConfig, share_problems, s
 from nectargan.config.base import (
     DAY,
     MOST_EPOCHS,
+    ChannelList,
     Channels,
     Count,
     ImageSize,
@@ -37,8 +38,15 @@ from nectargan.config.logging_options import Logging
 from nectargan.config.loss_options import NO_LOSS, LossOption, resolve_losses
 from nectargan.config.metric_options import Stop, Validation
 from nectargan.config.network_options import Discriminator, Generator, PatchGAN, Unet
+from nectargan.config.value_options import Transfers, ValueRange
 from nectargan.errors import did_you_mean
 from nectargan.metrics import USUAL_SERIES
+
+
+def _one_or_three(bands: list[int]) -> list[int]:
+    if len(bands) == 2:
+        raise ValueError("it must have one or three channels")
+    return bands
 
 
 class Common(Section):
@@ -66,16 +74,36 @@ class Load(Section):
     """How images are read."""
 
     input_nc: Channels = 3
-    """Channels of the input image: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA."""
+    """Channels of the input image: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA; up to 64 for files that
+    have as many."""
     output_nc: Channels = 3
     """Channels of the target image."""
-    load_size: ImageSize = 286
-    """Size to which images are resized before the random crop, in pixels, or [height, width]."""
+    input_channels: ChannelList | None = None
+    """The channels of the input files to read, by name or by number from 1, in this order. Default:
+    all."""
+    target_channels: ChannelList | None = None
+    """The channels of the target files to read, in the same way."""
+    load_size: ImageSize | None = 286
+    """Size to which images are resized before the random crop, in pixels, or [height, width]; null
+    to crop images of any size without resizing them. Validation then uses the middle of each
+    image."""
     crop_size: ImageSize = 256
     """Size of the random crop and of the validation images, in pixels, or [height, width]."""
     resize: Resize = "bicubic"
     """Interpolation when images are resized: "bicubic", or "nearest" for label maps, which must not
     get new colors. A list [input, target] sets it for each image."""
+    invalid: Literal["refuse", "mask"] = "refuse"
+    """What to do if pixels are nodata, NaN or infinite: refuse the data set, or leave these pixels
+    out of losses and metrics ("mask")."""
+    input_range: ValueRange = "dtype"
+    """Values of the input that become -1 and 1: [low, high] in the units of the files, a list of
+    such pairs for each channel, "dtype" for all values that the files can hold (needs integers), or
+    "percentile 1 99" of the training images, for each channel. Values outside are clamped."""
+    target_range: ValueRange = "dtype"
+    """The same for the target. Generated images have its units."""
+    transfer: Transfers = "linear"
+    """The curve between both ends of the range: "linear", or "log", "asinh" or "gamma" for high
+    dynamic range. A list [input, target] sets it for each image."""
 
 
 class Dataloader(Section):
@@ -105,6 +133,12 @@ class Dataloader(Section):
     augmentations: Augmentations = Augmentations()
     """Random changes to the training images."""
 
+    @property
+    def channels_of_sides(self) -> tuple[list[str | int] | None, list[str | int] | None]:
+        """The channels to read of A and of B; ``None`` for all."""
+        chosen = (self.load.input_channels, self.load.target_channels)
+        return chosen if self.direction == "AtoB" else chosen[::-1]
+
 
 class Train(Section):
     """Networks, losses and their schedules."""
@@ -125,6 +159,9 @@ class Train(Section):
     Each step is still one update with all pairs of the batch."""
     vgg_weights: PathText | None = None
     """File with torchvision's VGG19 weights. Default: the weights are downloaded."""
+    vgg_channels: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None
+    """The three channels of the target, by number from 1, that the perceptual loss compares as red,
+    green and blue; needed if it has other than 1 or 3 channels."""
     init_from: PathText | None = None
     """Checkpoint, or run directory (its newest checkpoint), whose weights of both networks the run
     starts with. Nothing else is taken from it."""
@@ -207,6 +244,30 @@ class Train(Section):
         return self
 
 
+Bands = Annotated[list[Count], Field(min_length=1, max_length=3), AfterValidator(_one_or_three)]
+Percentile = Annotated[float, Field(ge=0.0, le=100.0)]
+
+
+class ViewOptions(Section):
+    """How images are shown in example grids and loss maps."""
+
+    input_bands: Bands | None = None
+    """The one or three channels of the input to show, by number from 1. Default: the first three,
+    or the first alone if there are fewer."""
+    target_bands: Bands | None = None
+    """The channels of the target and of the generated image to show."""
+    stretch: Annotated[list[Percentile], Field(min_length=2, max_length=2)] | None = None
+    """Percentiles of the values of each channel to show as black and as white, such as [1, 99];
+    those of the target are also used for the generated image. Default: the ends of the range that
+    the networks see."""
+
+    @model_validator(mode="after")
+    def _percentiles_are_ordered(self) -> ViewOptions:
+        if self.stretch is not None and self.stretch[0] >= self.stretch[1]:
+            raise ValueError("stretch must be [low, high] with low below high")
+        return self
+
+
 class Save(Section):
     """Checkpoints and example images."""
 
@@ -231,6 +292,8 @@ class Save(Section):
     """Epochs between two grids. The first grid is written before the training."""
     num_examples: Annotated[int, Field(ge=1, le=1024)] = 4
     """Pairs in a grid; all grids show the same pairs."""
+    view: ViewOptions = ViewOptions()
+    """How images are shown."""
     report: bool = False
     """Whether to write report.html at the end, as nectargan report does (about 5 MB), and to log it
     to MLflow."""
@@ -287,6 +350,22 @@ class Config(Section):
         if self.logging.mlflow.register_model and not series:
             raise ValueError(
                 "logging.mlflow.register_model needs at least one metric in validation.metrics"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shown_channels_exist(self) -> Config:
+        load, view = self.dataloader.load, self.save.view
+        bands = {"input_bands": load.input_nc, "target_bands": load.output_nc}
+        for key, count in bands.items():
+            if max(getattr(view, key) or [1]) > count:
+                raise ValueError(
+                    f"save.view.{key} is {getattr(view, key)}, but an image has {count} channels"
+                )
+        chosen = self.train.vgg_channels
+        if chosen is not None and max(chosen) > load.output_nc:
+            raise ValueError(
+                f"train.vgg_channels is {chosen}, but dataloader.load.output_nc is {load.output_nc}"
             )
         return self
 

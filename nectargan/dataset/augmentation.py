@@ -37,6 +37,8 @@ class Augmentation(ABC):
         name: Prefix of the config keys of a built-in augmentation: ``<name>_<field>``.
         does: Description for the documentation of the config, such as "a motion blur".
         needs_rgb: Whether it only works on images with 3 channels.
+        is_of_colors: Whether it changes colors as a camera does, which makes no sense for images
+            with more than 4 channels.
         moves_pixels: Whether it moves pixels. Alpha is then moved too. All other augmentations
             change colors and leave alpha unchanged.
 
@@ -47,6 +49,7 @@ class Augmentation(ABC):
     name: ClassVar[str] = ""
     does: ClassVar[str] = ""
     needs_rgb: ClassVar[bool] = False
+    is_of_colors: ClassVar[bool] = False
     moves_pixels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

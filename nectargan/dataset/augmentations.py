@@ -16,6 +16,8 @@ from nectargan.dataset.built_in_augmentations import ON_BOTH, ON_INPUT
 from nectargan.errors import DataError, did_you_mean
 
 _WITH_ALPHA = (2, 4)  # channels, the last of which is alpha
+_MOST_COLORS = 4  # channels, alpha included
+_ALL_VALID = 0.999  # of a mask in [-1, 1] that was interpolated
 _DONE_BY_THE_DATASET = ("h_flip_chance", "v_flip_chance", "rot90_chance")
 
 
@@ -67,6 +69,12 @@ class PairAugmentation(nn.Module):
                     f"augmentations.input.{name}_chance is above zero and input_nc is {input_nc}; "
                     f"{name} needs 3 channels."
                 )
+            if augmentation.is_of_colors and input_nc > _MOST_COLORS:
+                name = augmentation.name
+                raise DataError(
+                    f"augmentations.input.{name}_chance is above zero and input_nc is {input_nc}; "
+                    f"{name} is for colors, which have at most {_MOST_COLORS} channels."
+                )
         self._both = [
             *_build(both, "both", ON_BOTH, _DONE_BY_THE_DATASET),
             *_possible(own.get("both", ())),
@@ -80,16 +88,34 @@ class PairAugmentation(nn.Module):
         return bool(self._both or self._input or self._target)
 
     @torch.no_grad()
-    def forward(self, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Augments two batches `(N, C, H, W)` of the same size, with float values in [-1, 1]."""
+    def forward(
+        self, input: Tensor, target: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Augments two batches `(N, C, H, W)` of the same size, with float values in [-1, 1].
+
+        Args:
+            input: The input images.
+            target: The target images.
+            mask: Where the pixels of both are valid, ``(N, 1, H, W)``, bool. Pixels that are moved
+                stay valid if no invalid pixel is mixed in.
+
+        Returns:
+            Both images and, if one is given, the mask. Both images are 0 where it is false.
+        """
         of_input, of_target = self._nearest
         for chance, each in self._both:
-            input, target = _augment(each, chance, (input, of_input), (target, of_target))
+            images = [(input, of_input), (target, of_target)]
+            if mask is not None and each.moves_pixels:
+                images.append((mask.to(input.dtype).mul(2.0).sub(1.0), False))
+            input, target, *moved = _augment(each, chance, *images)
+            mask = moved[0] > _ALL_VALID if moved else mask
         for chance, each in self._input:
             (input,) = _augment(each, chance, (input, of_input))
         for chance, each in self._target:
             (target,) = _augment(each, chance, (target, of_target))
-        return input, target
+        if mask is None:
+            return input, target
+        return torch.where(mask, input, 0.0), torch.where(mask, target, 0.0), mask
 
 
 def _possible(chosen: Sequence[Chosen]) -> list[Chosen]:

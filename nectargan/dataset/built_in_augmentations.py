@@ -162,6 +162,7 @@ class ColorJitter(Augmentation):
 
     name = "colorjitter"
     does = "a change of brightness"
+    is_of_colors: ClassVar[bool] = True
     min_brightness: Annotated[float, Interval(ge=0, le=1e4), "Lowest brightness factor."] = 0.8
     max_brightness: Annotated[float, Interval(ge=0, le=1e4), "Highest brightness factor."] = 1.2
 
@@ -228,6 +229,7 @@ class RandGamma(Augmentation):
 
     name = "randgamma"
     does = "a gamma curve"
+    is_of_colors: ClassVar[bool] = True
     min: Annotated[float, Interval(ge=1, le=1e5), "Lowest gamma, in percent."] = 80.0
     max: Annotated[float, Interval(ge=1, le=1e5), "Highest gamma, in percent."] = 120.0
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from torch import Tensor
 
+from nectargan.dataset.content import Content
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.errors import DataError
 
@@ -33,6 +35,7 @@ def choose_place(
     wanted: Literal["auto", "ram", "disk", "device", "off"],
     datasets: Sequence[PairedDataset],
     device: torch.device,
+    processes: int = 1,
 ) -> Place:
     """Decides where the decoded images of a run are cached.
 
@@ -44,18 +47,22 @@ def choose_place(
             files.
         datasets: The data sets to cache.
         device: The device of the run. If it is the CPU, "device" means "ram".
+        processes: Number of processes on this machine, each with a cache of its own; on CUDA, also
+            with a device of its own.
 
     Raises:
         DataError: If ``wanted`` is "ram", "disk" or "device" and the images do not fit.
     """
     size = sum(cached_bytes(dataset) for dataset in datasets)
-    passing = max((cached_bytes(dataset) for dataset in datasets), default=0)
+    passing = processes * max((cached_bytes(dataset) for dataset in datasets), default=0)
     if wanted == "auto":
         fits_in_ram = passing <= _PART_OF_RAM * free_ram()
         if device.type == "cuda" and fits_in_ram and size <= _PART_OF_DEVICE * _free(device):
             return "device"
-        return "ram" if size <= _PART_OF_RAM * free_ram() else "off"
+        return "ram" if processes * size <= _PART_OF_RAM * free_ram() else "off"
     place: Place = "ram" if wanted == "device" and device.type == "cpu" else wanted
+    if place != "device":
+        size *= processes
     if place == "off":
         return place
     if place == "disk":
@@ -78,11 +85,26 @@ def choose_place(
 
 def cached_bytes(dataset: PairedDataset) -> int:
     """The size of all decoded pairs in bytes."""
-    return len(dataset) * sum(dataset.channels) * prod(dataset.decoded_size)
+    pixels = int(dataset.sizes.prod(1).sum())
+    return pixels * sum(dataset.parts) * dataset.dtype.itemsize
+
+
+class FlatImages(NamedTuple):
+    """The decoded pairs of a data set that `is_flat`.
+
+    Attributes:
+        pixels: ``(C, pixels)``: the pixels of all pairs, one pair after the other.
+        starts: The number of the first pixel of each pair, ``(N,)``.
+        contents: What `PairedDataset.content` says of each pair.
+    """
+
+    pixels: Tensor
+    starts: npt.NDArray[np.int64]
+    contents: list[Content | None]
 
 
 def fill(dataset: PairedDataset, on_disk: bool = False) -> tuple[Tensor, dict[int, str]]:
-    """Decodes all pairs in several threads into one uint8 tensor ``(N, C, H, W)``.
+    """Decodes all pairs in several threads into one tensor ``(N, C, H, W)`` of their dtype.
 
     Args:
         dataset: The pairs.
@@ -94,13 +116,33 @@ def fill(dataset: PairedDataset, on_disk: bool = False) -> tuple[Tensor, dict[in
     Raises:
         DataError: If the file cannot be written.
     """
+    shape = (len(dataset), sum(dataset.parts), *dataset.decoded_size)
+    images = _empty(shape, dataset.dtype, on_disk)
+    return images, _decode_all(dataset, images.__setitem__)
+
+
+def fill_flat(dataset: PairedDataset, on_disk: bool = False) -> tuple[FlatImages, dict[int, str]]:
+    """Decodes all pairs of a data set that `is_flat`; see `fill`."""
+    counts = dataset.sizes.prod(1)
+    starts = counts.cumsum() - counts
+    contents: list[Content | None] = [None] * len(dataset)
+    pixels = _empty((sum(dataset.parts), int(counts.sum())), dataset.dtype, on_disk)
+
+    def put(index: int, image: Tensor) -> None:
+        contents[index] = dataset.content(image)
+        pixels[:, starts[index] : starts[index] + counts[index]] = image.flatten(1)
+
+    problems = _decode_all(dataset, put)
+    return FlatImages(pixels, starts, contents), problems
+
+
+def _decode_all(dataset: PairedDataset, put: Callable[[int, Tensor], object]) -> dict[int, str]:
+    """Calls ``put`` with each pair, in several threads; returns what cannot be read, by index."""
     problems: dict[int, str] = {}
-    shape = (len(dataset), sum(dataset.channels), *dataset.decoded_size)
-    images = _mapped(shape) if on_disk else torch.empty(shape, dtype=torch.uint8)
 
     def decode(index: int) -> None:
         try:
-            images[index] = dataset.decode(index)
+            put(index, dataset.decode(index))
         except DataError as error:
             problems[index] = str(error)
 
@@ -112,25 +154,30 @@ def fill(dataset: PairedDataset, on_disk: bool = False) -> tuple[Tensor, dict[in
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return images, dict(sorted(problems.items()))
+    return dict(sorted(problems.items()))
 
 
-def _mapped(shape: tuple[int, ...]) -> Tensor:
-    """A uint8 tensor in a temporary file, which disappears with the process, however it ends.
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], on_disk: bool) -> Tensor:
+    return _mapped(shape, dtype) if on_disk else torch.from_numpy(np.empty(shape, dtype))
+
+
+def _mapped(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tensor:
+    """A tensor in a temporary file, which disappears with the process, however it ends.
 
     Raises:
         DataError: If the disk is full.
     """
+    size = prod(shape) * dtype.itemsize
     try:
         with tempfile.TemporaryFile() as file:
             if hasattr(os, "posix_fallocate"):
                 # Writing to a mapping when the disk is full would end the process without a word.
-                os.posix_fallocate(file.fileno(), 0, prod(shape))
+                os.posix_fallocate(file.fileno(), 0, size)
             # The mapping keeps the file, which has no name, until the tensor is freed.
-            return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=shape))
+            return torch.from_numpy(np.memmap(file, dtype, "r+", shape=shape))
     except OSError as error:
         raise DataError(
-            f"dataloader.cache is 'disk', but {prod(shape) / _GIB:.1f} GiB cannot be written in "
+            f"dataloader.cache is 'disk', but {size / _GIB:.1f} GiB cannot be written in "
             f"{tempfile.gettempdir()} ({error.strerror})."
         ) from None
 

@@ -8,6 +8,7 @@ integers per image are copied to the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ Crops = npt.NDArray[np.int64]
 
 def draw_crops(
     count: int,
-    load_size: tuple[int, int],
+    load_size: Sequence[Any] | npt.NDArray[np.int64],
     crop_size: tuple[int, int],
     chances: Sequence[float],
     seed: Sequence[int],
@@ -28,7 +29,7 @@ def draw_crops(
 
     Args:
         count: Number of images.
-        load_size: (height, width) of the images.
+        load_size: (height, width) of the images; numbers, or arrays with one number per image.
         crop_size: (height, width) of the crops; square if there are to be quarter turns.
         chances: The probabilities of a horizontal flip, a vertical flip and a rotation by one, two
             or three quarter turns, each in [0, 1].
@@ -64,20 +65,47 @@ def crop_images(images: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
     """Crops each image on its device.
 
     Args:
-        images: ``(N, C, H, W)``, contiguous.
+        images: ``(N, C, H, W)``, contiguous, of any dtype.
         crops: ``(N, 3)``, int64, from `draw_crops`.
         size: (height, width) of the crops.
 
     Returns:
         ``(N, C, height, width)``.
     """
-    height, width = size
     n, channels = images.shape[:2]
-    first, down, right = crops.view(n, 3, 1, 1).unbind(1)
-    i = torch.arange(height, device=images.device).view(1, -1, 1)
-    j = torch.arange(width, device=images.device)
-    pixels = ((first + i * down) + j * right).flatten(1).unsqueeze(1).expand(-1, channels, -1)
-    return images.flatten(2).gather(2, pixels).view(n, channels, height, width)
+    pixels = _pixels(crops, size).unsqueeze(1).expand(-1, channels, -1)
+    cropped = bits(images).flatten(2).gather(2, pixels)
+    return cropped.view(images.dtype).view(n, channels, *size)
+
+
+def crop_flat(flat: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops images of different sizes on their device.
+
+    Args:
+        flat: ``(C, pixels)``: the pixels of all images, one image after the other.
+        crops: ``(N, 3)``, int64, from `draw_crops`, with the number of pixels before the image
+            added to the first number of each.
+        size: (height, width) of the crops.
+
+    Returns:
+        ``(N, C, height, width)``, contiguous.
+    """
+    pixels = _pixels(crops, size).flatten().expand(len(flat), -1)
+    cropped = bits(flat).gather(1, pixels).view(len(flat), len(crops), *size)
+    return cropped.transpose(0, 1).contiguous().view(flat.dtype)
+
+
+def bits(images: Tensor) -> Tensor:
+    """The same bits in a dtype that torch can select from: int16 for uint16."""
+    return images.view(torch.int16) if images.dtype == torch.uint16 else images
+
+
+def _pixels(crops: Tensor, size: tuple[int, int]) -> Tensor:
+    """The number of each pixel of each crop, ``(N, height * width)``."""
+    first, down, right = crops.view(len(crops), 3, 1, 1).unbind(1)
+    i = torch.arange(size[0], device=crops.device).view(1, -1, 1)
+    j = torch.arange(size[1], device=crops.device)
+    return ((first + i * down) + j * right).flatten(1)
 
 
 def _sign(flip: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from nectargan.dataset.decoding import PixelStatistics, Probe
+from nectargan.sources import Source
 from nectargan.wording import counted
 
 # If no image uses more than this part of the range of its type, the scale is probably wrong.
@@ -22,19 +22,20 @@ class PairSide(NamedTuple):
         part: Statistics of the image, which is the whole file or a half of it.
     """
 
-    path: Path
+    path: Source
     file: Probe
     part: PixelStatistics
 
 
-def warnings_about(where: str, pictures: Sequence[PairSide]) -> list[str]:
+def warnings_about(where: str, pictures: Sequence[PairSide], has_range: bool = False) -> list[str]:
     """Warns about properties of images that are probably not intended, one sentence each.
 
     Args:
         where: Name of this side of the pairs for the user, such as "trainA".
         pictures: All images of this side.
+        has_range: Whether the config says the range of their values.
     """
-    found = _unused_range(where, pictures)
+    found = [] if has_range else _unused_range(where, pictures)
     for texts, some in (
         (
             ("transparent pixels", "they are blended with black unless 2 or 4 channels are read"),
@@ -45,7 +46,10 @@ def warnings_about(where: str, pictures: Sequence[PairSide]) -> list[str]:
             [p for p in pictures if p.file.has_frames],
         ),
         (
-            ("extra channels besides gray, RGB and alpha", "they are ignored"),
+            (
+                "extra channels besides gray, RGB and alpha",
+                "they are ignored unless dataloader.load.input_channels lists them",
+            ),
             [p for p in pictures if p.file.left_out],
         ),
     ):
@@ -77,6 +81,7 @@ def _unused_range(where: str, pictures: Sequence[PairSide]) -> list[str]:
         if peak < _USED * full:
             found.append(
                 f"{where}: no value is above {peak}, but the range goes up to {full}, so the "
-                "network sees dark images; scale the values to the full range."
+                "network sees dark images; set input_range and target_range of dataloader.load, "
+                f"such as [0, {peak}]."
             )
     return found

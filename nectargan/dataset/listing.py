@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from nectargan.dataset.decoding import IMAGE_SUFFIXES
+from nectargan.images.suffixes import IMAGE_SUFFIXES
 
 SUFFIX_LIST = " ".join(sorted(IMAGE_SUFFIXES))
 # Images of kinds that are not supported; the user is told that they are ignored.
 _OTHER_IMAGES = frozenset(
     f".{name}"
     for name in (  # noqa: SIM905 - forty quoted strings are harder to read
-        "apng avifs dcm dds dng eps exr hdr heic heif ico j2k jp2 jpe jxl mat nii npy npz pcx pfm "
+        "apng avifs dcm dds dng eps hdr heic heif ico j2k jp2 jpe jxl mat nii pcx pfm "
         "psd qoi raw sgi svg tga"
     ).split()
 )

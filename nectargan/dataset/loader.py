@@ -17,14 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nectargan.dataset.cache import Place, fill
-from nectargan.dataset.crops import crop_images
+from nectargan.dataset.cache import FlatImages, Place, fill, fill_flat
+from nectargan.dataset.crops import Crops, bits, crop_flat, crop_images
 from nectargan.dataset.paired_dataset import PairedDataset, normalize
 from nectargan.dataset.workers import Workers, init_worker
+from nectargan.distributed import ALONE, World
 from nectargan.errors import DataError
 
 TensorPair = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]  # input, target and, if the data set has one, mask
+Encode = Callable[[Tensor], Tensor]
 _Read = tuple[Tensor, dict[int, str]]
+_Key = tuple[int, int | None]  # index, and the epoch whose crop is wanted
 
 log = logging.getLogger("nectargan")
 
@@ -43,10 +47,16 @@ class PairLoader:
             each epoch.
         num_workers: Number of processes that read images that are not cached; 0 to read them in
             this process.
-        augment: A function from (input, target) to (input, target) that is applied to each batch.
+        augment: A function from (input, target) to (input, target) that is applied to each batch,
+            with the mask as a third tensor if there is one.
         skip_bad: Whether to skip pairs that have become unreadable, up to 1 % of all pairs.
+        world: The processes that share each batch. Each loads its part of it, which may be empty if
+            the last batch of an epoch is smaller.
+        encode: Functions that map the values of input and of target to [-1, 1], from a tensor
+            ``(N, C, H, W)`` of the data set's dtype to float32; by default `normalize`, for uint8.
 
     Attributes:
+        bad: Messages of the pairs that are skipped, by index.
         images_per_epoch: Number of pairs per epoch.
     """
 
@@ -59,8 +69,10 @@ class PairLoader:
         drop_last: bool = False,
         cache: Place = "off",
         num_workers: int = 0,
-        augment: Callable[[Tensor, Tensor], TensorPair] | None = None,
+        augment: Callable[..., Batch] | None = None,
         skip_bad: bool = False,
+        world: World = ALONE,
+        encode: tuple[Encode, Encode] | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -72,8 +84,11 @@ class PairLoader:
         self._num_workers = num_workers
         self._augment = augment
         self._skip_bad = skip_bad
-        self._bad: dict[int, str] = {}
+        self._world = world
+        self.bad: dict[int, str] = {}
+        self._encode = encode
         self._images: Tensor | None = None
+        self._flat: FlatImages | None = None
         self._reader: _Reader | None = None
 
     def __len__(self) -> int:
@@ -88,11 +103,17 @@ class PairLoader:
         """
         if self.cache == "off" or self._images is not None:
             return
-        images, problems = fill(self.dataset, on_disk=self.cache == "disk")
-        self._meet(problems)
+        on_disk, flat = self.cache == "disk", None
+        if self.dataset.is_flat:
+            flat, problems = fill_flat(self.dataset, on_disk)
+            images = flat.pixels
+        else:
+            images, problems = fill(self.dataset, on_disk)
+        self.meet(problems)
         self._images = images.to(self._device) if self.cache == "device" else images
+        self._flat = flat and flat._replace(pixels=self._images)
 
-    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[TensorPair]:
+    def epoch(self, epoch: int = 0, skip: int = 0) -> Iterator[Batch]:
         """Iterates over the batches of an epoch.
 
         Args:
@@ -101,23 +122,69 @@ class PairLoader:
 
         Yields:
             Input ``(N, input_nc, H, W)`` and target ``(N, output_nc, H, W)``, float32 in [-1, 1],
-            on the device. If pairs are skipped, N is smaller and may be 0.
+            on the device. If pairs are skipped, N is smaller and may be 0. If the data set is
+            masked, the mask ``(N, 1, H, W)`` comes third, a bool tensor that is false where a pixel
+            is invalid; both images are 0 there.
 
         Raises:
             DataError: If an image cannot be read; with ``skip_bad``, if too many cannot.
         """
-        order, channels = self._order(epoch), list(self.dataset.channels)
-        order = order[skip * self.batch_size :]
+        parts = [
+            batch[self._world.slice_of(len(batch))]
+            for batch in torch.split(self._order(epoch)[skip * self.batch_size :], self.batch_size)
+        ]
+        order, sizes = (
+            torch.cat([torch.empty(0, dtype=torch.long), *parts]),
+            [len(p) for p in parts],
+        )
+        take = self._crops if self.dataset.is_flat else self._fixed
+        for images in take(epoch, order, sizes):
+            batch = self._encoded(images)
+            yield self._augment(*batch) if self._augment else batch
+
+    def _fixed(self, epoch: int, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+        """Yields the batches of images of one size, cropped on the device."""
         crops = self.dataset.crops(epoch)
         batch_crops = None
         if crops is not None:
-            batch_crops = self._batches(self._to_device(torch.from_numpy(crops)[order]))
-        for i, (images, kept) in enumerate(self._decoded(order)):
+            drawn = self._to_device(torch.from_numpy(crops)[order])
+            batch_crops = torch.split(drawn, sizes)
+        for i, (images, kept) in enumerate(self._decoded(order, sizes)):
             if batch_crops is not None:
                 mine = batch_crops[i] if kept is None else batch_crops[i][self._to_device(kept)]
                 images = crop_images(images, mine, self.dataset.crop_size)
-            source, target = torch.split(normalize(images), channels, dim=1)
-            yield self._augment(source, target) if self._augment else (source, target)
+            yield images
+
+    def _crops(self, epoch: int, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+        """Yields batches of crops that are taken one by one, see `PairedDataset.is_flat`."""
+        if self.cache == "off":
+            yield from (images for images, _ in self._read(order, sizes, epoch))
+            return
+        self.prepare()
+        flat = cast(FlatImages, self._flat)
+        found = cast(Crops, self.dataset.crops(epoch, flat.contents))
+        found[:, 0] += flat.starts
+        crops = torch.from_numpy(found)[order]
+        on_loader_device = self.cache == "device" or self._device.type == "cpu"
+        if on_loader_device:
+            crops = self._to_device(crops)
+        for indices, mine in zip(torch.split(order, sizes), torch.split(crops, sizes), strict=True):
+            kept = _others(len(indices), self._bad_places(indices))
+            mine = mine if kept is None else mine[kept.to(mine.device)]
+            images = crop_flat(flat.pixels, mine, self.dataset.crop_size)
+            # Pinned memory, so that the copy does not block; torch caches such memory.
+            pins = self._pins and not on_loader_device
+            yield self._to_device(images.pin_memory() if pins else images)
+
+    def _encoded(self, images: Tensor) -> Batch:
+        if self._encode is None:
+            return torch.split(normalize(images), self.dataset.parts, dim=1)
+        parts = torch.split(images, self.dataset.parts, dim=1)
+        batch = tuple(encode(part) for encode, part in zip(self._encode, parts, strict=False))
+        if not self.dataset.masked:
+            return batch
+        mask = bits(parts[-1]) != 0
+        return (*(torch.where(mask, each, 0.0) for each in batch), mask)
 
     def _order(self, epoch: int) -> Tensor:
         count = len(self.dataset)
@@ -126,59 +193,68 @@ class PairLoader:
         rng = np.random.default_rng((self.dataset.seed, epoch, 0))
         return torch.from_numpy(rng.permutation(count))[: self.images_per_epoch]
 
-    def _decoded(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _decoded(self, order: Tensor, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yields uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device.
 
         With each batch comes a tensor of the positions in the batch that could be read, or ``None``
         if all could.
         """
         if self.cache == "off":
-            if self._reader is None:
-                self._reader = _Reader(self.dataset, self._num_workers, self._device)
-            batches = self._batches(order)
-            for indices, (images, problems) in zip(
-                batches, self._reader.read(batches), strict=True
-            ):
-                self._meet({int(indices[place]): text for place, text in problems.items()})
-                yield self._to_device(images), _others(len(indices), problems)
+            yield from self._read(order, sizes)
             return
-        for indices, images in self._cached(order):
-            # The indices may be on the device, so they are only read if there are bad pairs.
-            bad = [i for i, n in enumerate(indices.tolist()) if n in self._bad] if self._bad else []
-            kept = _others(len(indices), bad)
-            yield (images, None) if kept is None else (images[self._to_device(kept)], kept)
+        for indices, images in self._cached(order, sizes):
+            kept = _others(len(indices), self._bad_places(indices))
+            if kept is not None:
+                images = bits(images)[self._to_device(kept)].view(images.dtype)
+            yield images, kept
 
-    def _cached(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read(
+        self, order: Tensor, sizes: list[int], epoch: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Reads batches from the files; with an epoch, its crops of them. See `_decoded`."""
+        if self._reader is None:
+            self._reader = _Reader(self.dataset, self._num_workers, self._device)
+        batches = torch.split(order, sizes)
+        for indices, (images, problems) in zip(
+            batches, self._reader.read(batches, epoch), strict=True
+        ):
+            self.meet({int(indices[place]): text for place, text in problems.items()})
+            yield self._to_device(images), _others(len(indices), problems)
+
+    def _bad_places(self, indices: Tensor) -> list[int]:
+        """The positions in a batch of pairs that cannot be read."""
+        # The indices may be on the device, so they are only read if there are bad pairs.
+        return [i for i, n in enumerate(indices.tolist()) if n in self.bad] if self.bad else []
+
+    def _cached(self, order: Tensor, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         self.prepare()
         kept = cast(Tensor, self._images)
         # Devices cannot be compared, because "cuda" and "cuda:0" are the same but not equal.
         on_loader_device = self.cache == "device" or self._device.type == "cpu"
-        for indices in self._batches(self._to_device(order) if on_loader_device else order):
+        order = self._to_device(order) if on_loader_device else order
+        for indices in torch.split(order, sizes):
             if on_loader_device:
-                yield indices, kept.index_select(0, indices)
+                yield indices, bits(kept).index_select(0, indices).view(kept.dtype)
             else:
                 # Pinned memory, so that the copy does not block; torch caches such memory.
                 shape = (len(indices), *kept.shape[1:])
-                batch = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pins)
-                torch.index_select(kept, 0, indices, out=batch)
-                yield indices, self._to_device(batch)
+                batch = torch.empty(shape, dtype=bits(kept).dtype, pin_memory=self._pins)
+                torch.index_select(bits(kept), 0, indices, out=batch)
+                yield indices, self._to_device(batch).view(kept.dtype)
 
-    def _meet(self, problems: Mapping[int, str]) -> None:
+    def meet(self, problems: Mapping[int, str]) -> None:
         """Raises `DataError` for unreadable pairs, or warns once about each that is skipped."""
-        new = {index: text for index, text in problems.items() if index not in self._bad}
+        new = {index: text for index, text in problems.items() if index not in self.bad}
         if new and not self._skip_bad:
             raise DataError(next(iter(new.values())))
-        self._bad |= new
+        self.bad |= new
         for text in new.values():
             log.warning("%s It is skipped.", text)
-        if len(self._bad) > len(self.dataset) / 100:
+        if len(self.bad) > len(self.dataset) / 100:
             raise DataError(
-                f"{len(self._bad)} of {len(self.dataset)} pairs cannot be read, more than 1 %. The "
-                f"last one: {list(self._bad.values())[-1]}"
+                f"{len(self.bad)} of {len(self.dataset)} pairs cannot be read, more than 1 %. The "
+                f"last one: {list(self.bad.values())[-1]}"
             )
-
-    def _batches(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(rows, self.batch_size)
 
     @property
     def _pins(self) -> bool:
@@ -194,7 +270,7 @@ class _Reader:
     """Reads batches from the files, with workers ahead of time."""
 
     def __init__(self, dataset: PairedDataset, num_workers: int, device: torch.device) -> None:
-        self._batches: list[list[int]] = []
+        self._batches: list[list[_Key]] = []
         self._workers = Workers()
         self._is_new = True
         self._loader = DataLoader(
@@ -210,8 +286,8 @@ class _Reader:
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
-    def read(self, batches: tuple[Tensor, ...]) -> Iterator[_Read]:
-        self._batches[:] = [indices.tolist() for indices in batches]
+    def read(self, batches: tuple[Tensor, ...], epoch: int | None = None) -> Iterator[_Read]:
+        self._batches[:] = [[(index, epoch) for index in batch.tolist()] for batch in batches]
         iterator = self._workers.start(lambda: iter(self._loader))
         if self._loader.num_workers and self._is_new:
             # If the iterator is part of a reference cycle, as after an error, the garbage collector
@@ -223,14 +299,20 @@ class _Reader:
 
 
 class _Decoded(Dataset[Tensor | str]):
-    """Decoded pairs, or error messages. An exception would be printed with its traceback."""
+    """Decoded pairs, or their crops of an epoch, or error messages.
+
+    An exception would be printed with its traceback.
+    """
 
     def __init__(self, dataset: PairedDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, key: _Key) -> Tensor | str:
+        index, epoch = key
         try:
-            return self._dataset.decode(index)
+            if epoch is None:
+                return self._dataset.decode(index)
+            return self._dataset.cropped(index, epoch)
         except DataError as error:
             return str(error)
 
@@ -239,13 +321,14 @@ class _Collate:
     """Stacks the readable pairs; the messages of the others come by position in the batch."""
 
     def __init__(self, dataset: PairedDataset) -> None:
-        self._shape = (sum(dataset.channels), *dataset.decoded_size)
+        size = dataset.crop_size if dataset.is_flat else dataset.decoded_size
+        self._empty = torch.from_numpy(np.empty((0, sum(dataset.parts), *size), dataset.dtype))
 
     def __call__(self, items: list[Tensor | str]) -> _Read:
         images = [item for item in items if isinstance(item, Tensor)]
         problems = {place: item for place, item in enumerate(items) if isinstance(item, str)}
         if not images:
-            return torch.empty((0, *self._shape), dtype=torch.uint8), problems
+            return self._empty, problems
         return torch.stack(images), problems
 
 

@@ -1,11 +1,14 @@
 """Finds the pairs of images in the folders of a data set, without opening the images.
 
-The root folder contains the splits `train`, `val` and `test` in one of four layouts:
+The root folder contains the splits `train`, `val` and `test` in one of these layouts:
 
     train/1.png                    one image, A on the left half and B on the right
     trainA/1.png   trainB/1.jpg    two folders, matched by the name without its suffix
     train/A/1.png  train/B/1.jpg   the same, nested
     pairs.csv                      a list of files, see `manifest`
+    train-000000.tar               shards, see `shard_names`
+
+Instead of a folder, patterns of the names of shards can be given.
 """
 
 from __future__ import annotations
@@ -20,17 +23,15 @@ from pathlib import Path
 
 from nectargan.dataset.listing import SUFFIX_LIST, Listing, list_folder, passed_over
 from nectargan.dataset.manifest import MANIFEST, read_manifest
+from nectargan.dataset.shard_names import SPLIT_NAMES, ShardSet, find_shards
+from nectargan.dataset.shards import read_samples
 from nectargan.errors import DataError
 from nectargan.shell import stands_for_nothing
+from nectargan.sources import Source
 from nectargan.wording import counted
 
 SPLITS = ("train", "val", "test")
-# Other common names of the splits.
-_OTHER_NAMES = {
-    "train": ("training",),
-    "val": ("valid", "validation", "dev", "eval"),
-    "test": ("testing", "tests"),
-}
+SHARDS = "shards"
 
 _MOST_LINES = 20
 
@@ -41,13 +42,13 @@ class Pair:
 
     Args:
         name: The file name without its suffix, unique in its split.
-        a: The file of image A, or of one image with A as the left half and B as the right half.
-        b: The file of image B; None for a side-by-side image.
+        a: Image A, or one image with A as the left half and B as the right half.
+        b: Image B; None for a side-by-side image.
     """
 
     name: str
-    a: Path
-    b: Path | None = None
+    a: Source
+    b: Source | None = None
 
 
 def find_pairs(root: str | Path, split: str) -> list[Pair]:
@@ -60,24 +61,25 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
             shares its name with another one. The message lists every problem.
     """
     with readable_or_data_error():
-        raise_if(root_problems(Path(root)))
-        found = scan_split(Path(root), split)
+        raise_if(root_problems(root))
+        found = scan_split(root, split)
     raise_if(found.problems)
     return found.pairs
 
 
 def list_splits(root: str | Path) -> list[str]:
-    """The names in `SPLITS` for which `root` has a folder in any layout."""
+    """The names in `SPLITS` for which `root` has images in any layout."""
     with readable_or_data_error():
-        return [split for split in SPLITS if find_layouts(Path(root), split)]
+        return [split for split in SPLITS if find_layouts(root, split)]
 
 
 def unread_splits(root: str | Path) -> list[str]:
     """A sentence about each folder in `root` with a name similar to a split, which is not read."""
     found = []
     with readable_or_data_error():
-        for folder in sorted(path for path in Path(root).iterdir() if path.is_dir()):
-            for split, others in _OTHER_NAMES.items():
+        folders = Path(root).iterdir() if Path(root).is_dir() else ()
+        for folder in sorted(path for path in folders if path.is_dir()):
+            for split, others in SPLIT_NAMES.items():
                 names = "|".join((split, *others))
                 read = [folder.with_name(split + side) for side in ("", "A", "B")]
                 if re.fullmatch(rf"({names})[-_ ]?[ab]?", folder.name, re.IGNORECASE) and not any(
@@ -110,10 +112,11 @@ def readable_or_data_error() -> Iterator[None]:
         raise DataError(f"The data set cannot be used: {what}") from None
 
 
-def root_problems(root: Path) -> list[str]:
-    """Says why the root folder cannot be used; empty if it can."""
-    if root.is_dir():
+def root_problems(root: str | Path) -> list[str]:
+    """Says why the root folder cannot be used; empty if it can, or if it is a pattern of shards."""
+    if find_shards(root) is not None or Path(root).is_dir():
         return []
+    root = Path(root)
     if root.exists():
         return [f"{root}: not a directory"]
     nothing = stands_for_nothing(str(root))
@@ -132,8 +135,13 @@ def raise_if(problems: Sequence[str]) -> None:
     raise DataError("\n  ".join(lines))
 
 
-def find_layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
+def find_layouts(root: str | Path, split: str) -> dict[str, tuple[Path, ...]]:
     """The layouts of a split that exist: their one or two folders, by the name of the layout."""
+    shards = find_shards(root)
+    is_sharded = shards is not None and split in shards.places
+    if shards is not None and not Path(shards.text).is_dir():
+        return {SHARDS: ()} if is_sharded else {}
+    root = Path(root if shards is None else shards.text)
     whole = root / split
     twos = {
         f"{split}A + {split}B": (root / f"{split}A", root / f"{split}B"),
@@ -147,16 +155,22 @@ def find_layouts(root: Path, split: str) -> dict[str, tuple[Path, ...]]:
     manifest = root / MANIFEST
     if manifest.exists() and read_manifest(manifest, split):
         layouts[MANIFEST] = (manifest,)
+    if is_sharded:
+        layouts[SHARDS] = ()
     return layouts
 
 
 def _wanted(split: str) -> str:
-    return f"{split}/, {split}A/ and {split}B/, {split}/A/ and {split}/B/, or {MANIFEST}"
+    folders = f"{split}/, {split}A/ and {split}B/, {split}/A/ and {split}/B/"
+    return f"{folders}, {MANIFEST}, or {split}-*.tar"
 
 
-def scan_split(root: Path, split: str) -> Scan:
+def scan_split(root: str | Path, split: str) -> Scan:
     """Looks for the pairs of a split; raises OSError if a folder cannot be read."""
-    layouts = find_layouts(root, split)
+    layouts, shards = find_layouts(root, split), find_shards(root)
+    if not layouts and shards is not None:
+        return Scan("", [], [f"{root}: no shard has '{split}' in its name"])
+    root = Path(root)
     if not layouts:
         missing = f"the split '{split}' is missing; it must be in {_wanted(split)}"
         found = list_folder(root)
@@ -166,6 +180,8 @@ def scan_split(root: Path, split: str) -> Scan:
         names = ", ".join(layouts)
         return Scan("", [], [f"{root}: '{split}' exists in several layouts ({names}); keep one"])
     ((layout, folders),) = layouts.items()
+    if layout == SHARDS and shards is not None:
+        return _scan_shards(shards, split)
     if layout == MANIFEST:
         return _scan_manifest(folders[0], split)
     problems: list[str] = []
@@ -198,6 +214,18 @@ def _scan_manifest(path: Path, split: str) -> Scan:
         if count > 1
     ]
     return Scan(MANIFEST, pairs, problems, (f"{split}, inputs (A)", f"{split}, targets (B)"))
+
+
+def _scan_shards(shards: ShardSet, split: str) -> Scan:
+    places = shards.places[split]
+    samples, problems, warnings = read_samples(places, shards.parts)
+    if not samples and not problems:
+        where = f"the {counted(len(places), 'shard')} of '{split}'"
+        problems = [f"{shards.text}: no image is in {where}"]
+        problems += [warning.rstrip(".") for warning in warnings]
+    sides = (f"{split}, inputs (A)", f"{split}, targets (B)")
+    pairs = [Pair(*sample) for sample in samples]
+    return Scan(counted(len(places), "shard"), pairs, problems, sides, tuple(warnings))
 
 
 def _by_name(folder: Path, listing: Listing, split: str, problems: list[str]) -> dict[str, Path]:

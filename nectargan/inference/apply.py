@@ -23,7 +23,14 @@ from nectargan.files import is_stream
 from nectargan.inference.inputs import Job
 from nectargan.inference.model import Model
 from nectargan.inference.picture_files import write_picture
-from nectargan.inference.pictures import Picture, Pixels, pixels_in, read_picture
+from nectargan.inference.pictures import (
+    Picture,
+    Pixels,
+    pixels_in,
+    read_picture,
+    read_values,
+    with_values,
+)
 
 # Pixels that wait to be computed or written; more would only fill the memory.
 _MOST_WAITING = 2**25
@@ -131,7 +138,7 @@ def apply_model(
                         progress()
                     continue
                 for (job, picture), pixels in zip(group, made, strict=True):
-                    writing.submit(job, _finished(picture, pixels))
+                    writing.submit(job, _finished(model, picture, pixels))
             writing.finish()
         except BaseException:
             for pool in (readers, writers):
@@ -155,12 +162,12 @@ def _read(model: Model, job: Job, reading: Reading) -> Picture:
             path = Path(folder) / "stdin"
             path.write_bytes(sys.stdin.buffer.read())
             try:
-                picture = read_picture(path, model.in_channels)
+                picture = _read_file(model, path)
             except DataError as error:
                 raise DataError(str(error).removeprefix(f"{path}: ")) from None
     else:
         try:
-            picture = read_picture(job.source, model.in_channels)
+            picture = _read_file(model, job.source)
         except DataError as error:
             raise DataError(str(error).removeprefix(f"{job.source}: ")) from None
     if reading.side is not None:
@@ -170,6 +177,13 @@ def _read(model: Model, job: Job, reading: Reading) -> Picture:
         of_input = load.resize if isinstance(load.resize, str) else load.resize[0]
         picture = picture.resized(height_and_width(load.crop_size), RESIZES[of_input])
     return picture
+
+
+def _read_file(model: Model, path: Path) -> Picture:
+    if model.input_values is None:
+        return read_picture(path, model.in_channels)
+    selection = model.config.dataloader.load.input_channels
+    return read_values(path, model.input_values, model.in_channels, selection)
 
 
 def _read_ahead(
@@ -228,8 +242,11 @@ def _grouped(
     yield from groups.values()
 
 
-def _finished(picture: Picture, pixels: Pixels) -> Picture:
+def _finished(model: Model, picture: Picture, pixels: Pixels) -> Picture:
     """The picture to write: what was generated, with all that the input has besides."""
+    if picture.raw is not None:
+        channels = model.config.dataloader.load.target_channels
+        return replace(picture, raw=with_values(picture, pixels, channels))
     # A generator that makes alpha has made it.
     alpha = picture.alpha if pixels.shape[2] in (1, 3) else None
     return replace(picture, pixels=pixels, alpha=alpha)
@@ -272,6 +289,8 @@ class _Writing:
             for lost in future.result():
                 self._outcome.note(f"{lost} cannot be kept in this format", name_of(job.source))
             self._outcome.done += 1
+        except DataError as error:  # the format cannot hold it
+            self._outcome.refuse(job, str(error))
         except OSError as error:
             reason = error.strerror or str(error)
             where = name_of(job.target, "standard output")

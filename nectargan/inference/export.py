@@ -130,6 +130,7 @@ def metadata_of(model: Model, values: Values, precision: str) -> dict[str, str]:
         "training_width": str(width),
         "multiple": str(multiple),
         "smallest": str(smallest),
+        **({"value_mappings": json.dumps(model.values.to_dict())} if model.values else {}),
         "config": model.config.model_dump_json(),
     }
 

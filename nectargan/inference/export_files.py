@@ -18,13 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from nectargan.build import height_and_width
+from nectargan.build_pairs import encoding_of, example_of, open_pairs
+from nectargan.build_values import ValueMappings
 from nectargan.config.schema import Config
-from nectargan.dataset.decoding import MODES, in_mode
-from nectargan.dataset.paired_dataset import PairedDataset, normalize
-from nectargan.dataset.pairs import find_pairs
+from nectargan.dataset.data_check import check_data
+from nectargan.dataset.decoding import in_mode
 from nectargan.dataset.synthetic import draw_pair
 from nectargan.errors import DataError, ExportError
 from nectargan.files import digest_of_file, read_regular_text, replacing
+from nectargan.images.pillow_files import MODES
 from nectargan.inference.card import code_block, describe_training, facts_table
 from nectargan.inference.export import Comparison, export_model, metadata_of
 from nectargan.inference.exported import IMAGE_SUFFIXES, Format, require_packages
@@ -32,7 +34,7 @@ from nectargan.inference.model import Model, load_model
 from nectargan.models.image_to_image import Values
 from nectargan.runs.environment import own_command_line
 from nectargan.shell import expanded
-from nectargan.trainers.validation import save_grid
+from nectargan.trainers.validation import encoded, save_grid
 from nectargan.wording import counted
 
 _PAIRS = 4  # in the picture
@@ -112,15 +114,16 @@ def export(
     for path in (file, picture):
         if path.exists() and not overwrite:
             raise ExportError(f"'{path}' exists already; add --overwrite to replace it.")
-    pairs, images = example_pairs(model.config, data)
+    pairs, images = example_pairs(model.config, data, model.values)
     inputs = torch.stack([source for source, _ in pairs[:_COMPARED]])
+    inputs = inputs / 255 if inputs.dtype == torch.uint8 else (inputs + 1) / 2
     if len(inputs) < _COMPARED:
         inputs = torch.cat((inputs, inputs.flip(3)))
     card = _card_path(file)
     try:
         with _at_once(file, picture, card) as (part, picture_part, card_part):
             comparison = export_model(
-                model, part, kind, inputs / 255, values=values, precision=precision, extra=extra
+                model, part, kind, inputs, values=values, precision=precision, extra=extra
             )
             exported = Export(file, card, picture, comparison, images)
             _draw_examples(model, pairs, images, picture_part)
@@ -184,34 +187,35 @@ def _card_path(file: Path) -> Path:
 
 
 def example_pairs(
-    config: Config, data: str | PathLike[str] | None = None
+    config: Config,
+    data: str | PathLike[str] | None = None,
+    values: ValueMappings | None = None,
 ) -> tuple[list[Pair], str]:
     """Some pairs as in validation, and where they are from, as a phrase.
 
     Args:
         config: Of the run.
         data: A data set; else that of the run, or drawn fronts if it cannot be read.
+        values: The value mappings of the run; ``None`` for those of plain 8-bit images.
+
+    Returns:
+        The pairs, each image uint8, or float32 in [-1, 1] if it is not a plain 8-bit image; and the
+        phrase.
 
     Raises:
         DataError: ``data`` cannot be read.
     """
-    load = config.dataloader.load
     root = expanded(str(data)) if data is not None else config.dataloader.dataroot
     problem: DataError | None = None
     for split in ("val", "train") if root else ():
         try:
-            pairs = PairedDataset(
-                find_pairs(str(root), split)[:_PAIRS],
-                direction=config.dataloader.direction,
-                input_nc=load.input_nc,
-                output_nc=load.output_nc,
-                load_size=load.load_size,
-                resize=load.resize,
-                crop_size=load.crop_size,
-                augment=False,
-            )
+            channels = config.dataloader.channels_of_sides
+            found = check_data(root, (split,), (), channels, most=_PAIRS)[split]
+            pairs = open_pairs(config, found, [found])
+            encode = encoding_of(pairs, values)
             name = {"val": "validation", "train": "training"}[split]
-            return [pairs[index] for index in range(len(pairs))], f"{name} images of '{root}'"
+            images = [example_of(pairs[i], encode) for i in range(len(pairs))]
+            return images, f"{name} images of '{root}'"
         except DataError as error:
             problem = problem or error
     if data is not None and problem is not None:
@@ -227,7 +231,7 @@ def _draw_examples(model: Model, pairs: list[Pair], images: str, path: Path) -> 
         with replacing(path) as part:
             part.write_bytes(seen[-1].read_bytes())
         return
-    save_grid(pairs, [model.generate(normalize(pair[0][None]))[0] for pair in pairs], path)
+    save_grid(pairs, [model.generate(encoded(pair[0][None]))[0] for pair in pairs], path)
 
 
 def _drawn_pairs(config: Config) -> list[Pair]:
@@ -245,8 +249,9 @@ def _drawn_pairs(config: Config) -> list[Pair]:
 
 def _fitted(image: np.ndarray, channels: int, size: tuple[int, int]) -> Tensor:
     """uint8 ``(C, H, W)``."""
-    picture = in_mode(Image.fromarray(image), MODES[channels]).resize((size[1], size[0]))
-    return torch.from_numpy(np.array(picture).reshape(*size, channels).transpose(2, 0, 1).copy())
+    picture = in_mode(Image.fromarray(image), MODES.get(channels, "L")).resize((size[1], size[0]))
+    values = np.array(picture).reshape(*size, -1).transpose(2, 0, 1)
+    return torch.from_numpy(values).expand(channels, -1, -1).contiguous()
 
 
 # --- card ----------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class Exported(NamedTuple):
         device: Where it computes.
         forward: Maps ``(N, C, H, W)`` of any size to generated images, both float32 in [-1, 1].
         run: The same on the values that the file takes and makes.
+        values: See `ValueMappings.to_dict`; ``None`` for plain 8-bit images.
     """
 
     metadata: Mapping[str, str]
@@ -46,6 +47,7 @@ class Exported(NamedTuple):
     device: torch.device
     forward: Callable[[Tensor], Tensor]
     run: Callable[[Tensor], Tensor]
+    values: dict[str, Any] | None = None
 
 
 def open_exported(path: Path, kind: Format, device: torch.device | None = None) -> Exported:
@@ -75,7 +77,7 @@ def open_exported(path: Path, kind: Format, device: torch.device | None = None) 
             return normalize(run(denormalize(batch)))
         return run((batch + 1) / 2) * 2 - 1
 
-    return Exported(metadata, config, where, forward, run)
+    return Exported(metadata, config, where, forward, run, _mappings_of(metadata, path))
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     return {
         "config": _config_of(metadata, path),
         "epoch": epoch_of(metadata),
+        "values": _mappings_of(metadata, path),
         "networks": {"generator": weights},
     }
 
@@ -110,6 +113,17 @@ def _config_of(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"'{path}' was not written by nectargan export: it has no config.")
     return config
+
+
+def _mappings_of(metadata: Mapping[str, str], path: Path) -> dict[str, Any] | None:
+    """The value mappings in the metadata of a file; ``None`` if there are none."""
+    try:
+        found = json.loads(metadata.get("value_mappings", "null"))
+    except ValueError:
+        found = "damaged"
+    if found is not None and not isinstance(found, dict):
+        raise CheckpointError(f"'{path}' cannot be read: its value mappings are damaged.")
+    return found
 
 
 def epoch_of(metadata: Mapping[str, str]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -27,6 +27,10 @@ class Extremes:
         self._found: dict[str, list[tuple[float, int]]] = {}
         self._count = 0
 
+    def __len__(self) -> int:
+        """Number of images that were looked at."""
+        return self._count
+
     def look(
         self, source: Tensor, generated: Tensor, target: Tensor, values: Mapping[str, Tensor]
     ) -> None:
@@ -43,12 +47,8 @@ class Extremes:
         for name, each in values.items():
             rows = range(first, self._count)
             new = zip(each.expand(len(source)).tolist(), rows, strict=True)
-            found = sorted(
-                [*self._found.get(name, ()), *((v, row) for v, row in new if not math.isnan(v))]
-            )
-            self._found[name] = found[:TEST_EXTREMES] + found[TEST_EXTREMES:][-TEST_EXTREMES:]
-        kept = {row for found in self._found.values() for _, row in found}
-        self.images = {row: image for row, image in self.images.items() if row in kept}
+            self._add(name, [(value, row) for value, row in new if not math.isnan(value)])
+        kept = self._forget()
         for row in sorted(kept & {*range(first, self._count)}):
             i = row - first
             self.images[row] = (
@@ -56,6 +56,29 @@ class Extremes:
                 generated[i].detach().float().cpu().mul(2).sub_(1),
                 denormalize(target[i]).cpu(),
             )
+
+    def _add(self, name: str, new: list[tuple[float, int]]) -> None:
+        found = sorted([*self._found.get(name, ()), *new])
+        self._found[name] = found[:TEST_EXTREMES] + found[TEST_EXTREMES:][-TEST_EXTREMES:]
+
+    def _forget(self) -> set[int]:
+        """Keeps only the images that are still the best or worst; returns their rows."""
+        kept = {row for found in self._found.values() for _, row in found}
+        self.images = {row: image for row, image in self.images.items() if row in kept}
+        return kept
+
+    @classmethod
+    def joined(cls, parts: Sequence[Extremes]) -> Extremes:
+        """The extremes of images that were looked at in consecutive parts."""
+        whole = cls()
+        for part in parts:
+            first = len(whole)
+            for name, found in part._found.items():
+                whole._add(name, [(value, first + row) for value, row in found])
+            whole.images |= {first + row: images for row, images in part.images.items()}
+            whole._count += len(part)
+        whole._forget()
+        return whole
 
     def save(self, run: RunDirectory, split: str) -> None:
         """Writes the images into a run directory, see `RunDirectory.test_image`.

@@ -5,32 +5,55 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from nectargan.dataset.decoding import in_8_bits
+from nectargan.dataset.raw_pairs import in_dtype, with_channels
 from nectargan.errors import DataError
-from nectargan.inference.pictures import Picture, from_image, from_wide, read_picture
+from nectargan.images.pillow_files import in_8_bits
+from nectargan.inference.pictures import (
+    Picture,
+    from_image,
+    from_wide,
+    read_picture,
+    read_values,
+    with_values,
+)
 from nectargan.inference.values import Values
 from nectargan.shell import expanded
+
+if TYPE_CHECKING:
+    from nectargan.inference.model import Model
 
 Generate = Callable[[list[Values]], list[Values]]
 
 
-def generate_images(images: Any, generate: Generate, channels: int) -> Any:
+def generate_images(images: Any, generate: Generate, model: Model) -> Any:
     """Generates what `Model.__call__` does.
 
     Args:
         images: An image, or a list of images.
-        generate: From values ``(H, W, channels)`` of one size to those generated.
-        channels: That the generator takes.
+        generate: From values ``(H, W, C)`` of one size to those generated.
+        model: The generator.
     """
+    channels, mapping = model.in_channels, model.input_values
     if isinstance(images, (list, tuple)):
-        return [generate_images(each, generate, channels) for each in images]
+        return [generate_images(each, generate, model) for each in images]
+    if mapping is not None and isinstance(images, (str, os.PathLike)):
+        path, load = Path(expanded(os.fspath(images))), model.config.dataloader.load
+        picture = read_values(path, mapping, channels, load.input_channels)
+        return with_values(picture, generate([picture.pixels])[0]).values
+    if mapping is not None and isinstance(images, Image.Image):
+        values = np.asarray(images)
+        values = values[..., None] if values.ndim == 2 else values
+        known = with_channels(values, channels, "the image", "input_nc")
+        return generate([in_dtype(known, mapping.dtype)])[0]
+    if mapping is not None and isinstance(images, (np.ndarray, Tensor)):
+        return _of_units(images, generate, channels)
     if isinstance(images, (str, os.PathLike)):
         picture = read_picture(Path(expanded(os.fspath(images))), channels)
         return _as_image(picture, generate([picture.pixels])[0])
@@ -45,6 +68,33 @@ def generate_images(images: Any, generate: Generate, channels: int) -> Any:
         f"An image is a PIL image, a NumPy array, a tensor or a path, or a list of these; got "
         f"{type(images).__name__}."
     )
+
+
+def _of_units(images: np.ndarray | Tensor, generate: Generate, channels: int) -> Any:
+    """Arrays ``(..., H, W, C)`` or tensors ``(..., C, H, W)`` in the units of the files."""
+    if images.ndim == 4:
+        made = [_of_units(each, generate, channels) for each in images]
+        return torch.stack(made) if isinstance(images, Tensor) else np.stack(made)
+    if isinstance(images, Tensor):
+        _check(
+            images.dim() == 3 and images.shape[0] == channels,
+            tuple(images.shape),
+            f"({channels}, H, W)",
+        )
+        values = images.detach().cpu().permute(1, 2, 0).contiguous().numpy()
+        units = generate([values])[0]
+        known = units.astype(np.int32) if units.dtype == np.uint16 else units
+        return torch.from_numpy(known).permute(2, 0, 1).to(images.device)
+    image = images[..., None] if images.ndim == 2 and channels == 1 else images
+    _check(
+        image.ndim == 3 and image.shape[2] == channels and image.size > 0,
+        images.shape,
+        f"(H, W, {channels})",
+    )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise DataError("An image has values that are NaN or infinite; fill them first.")
+    units = generate([image])[0]
+    return units[..., 0] if images.ndim == 2 and units.shape[2] == 1 else units
 
 
 def _of_image(image: Image.Image, channels: int) -> Picture:

@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from nectargan.dataset.decoding import IMAGE_SUFFIXES
 from nectargan.dataset.listing import SUFFIX_LIST, list_folder, passed_over
 from nectargan.errors import DataError
 from nectargan.files import is_stream
+from nectargan.images.suffixes import IMAGE_SUFFIXES
 from nectargan.inference.picture_files import suffix_for
 from nectargan.shell import expanded, is_pattern, matches
 

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def save_model(directory: RunDirectory, folder: Path) -> None:
     # A smooth ramp: the data may be gone by now.
     ramp = torch.linspace(0, 1, height * width).view(1, 1, height, width)
     example = ramp.expand(2, channels, -1, -1).contiguous()
-    _save(model, example, folder / "model")
+    _save(model, example, folder / "model", content.get("values"))
     compare(_saved(folder / "model"), model, example)
     about = {
         "step": content["step"],
@@ -61,7 +62,9 @@ def save_model(directory: RunDirectory, folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def _save(model: nn.Module, example: Tensor, path: Path) -> None:
+def _save(
+    model: nn.Module, example: Tensor, path: Path, values: dict[str, Any] | None = None
+) -> None:
     import mlflow.pytorch
     import numpy as np
     from mlflow.models import ModelSignature
@@ -80,6 +83,7 @@ def _save(model: nn.Module, example: Tensor, path: Path) -> None:
             signature=ModelSignature(spec(example), spec(generated)),
             input_example=example.numpy(),
             serialization_format="pt2",
+            metadata=None if values is None else {"value_mappings": values},
             # Told, because MLflow would load the model in another process to find them out.
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
         )

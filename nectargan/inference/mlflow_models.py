@@ -13,10 +13,12 @@ from torch import Tensor
 
 from nectargan.analysis.sources import MLFLOW
 from nectargan.analysis.trackers import MLflowSource, tracking_uri
+from nectargan.build_values import ValueMappings
 from nectargan.config.schema import Config
 from nectargan.credentials import without_credentials
 from nectargan.errors import CheckpointError, RunError
 from nectargan.loggers.mlflow.client import as_default, connect
+from nectargan.runs.checkpoint import mappings_in
 from nectargan.wording import one_line
 
 MODELS = "models:/"
@@ -29,11 +31,14 @@ class LoggedModel(NamedTuple):
         name: A short name.
         config: The config that it was trained with.
         forward: Maps ``(N, C, H, W)`` of any size to generated images, both float32 in [-1, 1].
+        values: How the values of files become those of the network; ``None`` for plain 8-bit
+            images.
     """
 
     name: str
     config: Config
     forward: Callable[[Tensor], Tensor]
+    values: ValueMappings | None = None
 
 
 def load_logged_model(source: str, device: torch.device) -> LoggedModel:
@@ -67,6 +72,7 @@ def load_logged_model(source: str, device: torch.device) -> LoggedModel:
                     artifact_uri=model, dst_path=folder, tracking_uri=uri
                 )
             program = _open(Path(path), device)
+            values = mappings_in(_metadata_of(Path(path)), source)
         except CheckpointError:
             raise
         except Exception as error:
@@ -79,7 +85,15 @@ def load_logged_model(source: str, device: torch.device) -> LoggedModel:
         return generated * 2 - 1
 
     name = source_run.name if source.startswith(MLFLOW) else source.removeprefix(MODELS)
-    return LoggedModel(name, config, forward)
+    return LoggedModel(name, config, forward, values)
+
+
+def _metadata_of(folder: Path) -> dict[str, Any]:
+    """What was noted with a model that was downloaded."""
+    from mlflow.models import Model
+
+    found = (Model.load(str(folder)).metadata or {}).get("value_mappings")
+    return {"values": found}
 
 
 def _find(source: str, uri: str) -> tuple[str, str]:

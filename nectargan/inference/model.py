@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nectargan.build_values import ValueMappings
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 from nectargan.errors import CheckpointError, ConfigError, DataError
+from nectargan.images.mapping import ValueMapping
 from nectargan.inference.exported import (
     IMAGE_SUFFIXES,
     Format,
@@ -25,7 +27,12 @@ from nectargan.inference.exported import (
 )
 from nectargan.models.padding import fitting_side, padded
 from nectargan.record.run_directory import RunDirectory
-from nectargan.runs.checkpoint import check_generator_trust, generator_of, load_checkpoint
+from nectargan.runs.checkpoint import (
+    check_generator_trust,
+    generator_of,
+    load_checkpoint,
+    mappings_in,
+)
 from nectargan.shell import expanded
 from nectargan.trainers.devices import (
     autocast,
@@ -58,6 +65,8 @@ class Model:
         multiple: Both sides must be a multiple of this number of pixels; `generate` pads.
         smallest: The least that a side can have, in pixels; `generate` pads.
         has_8_bits: Whether images pass through 8 bits, as in a file exported for uint8.
+        values: How the values of files become those of the network, and back; ``None`` for a model
+            of plain 8-bit images.
     """
 
     name: str
@@ -73,16 +82,28 @@ class Model:
     multiple: int = 1
     smallest: int = 1
     has_8_bits: bool = False
+    values: ValueMappings | None = None
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images that it takes, 1 to 4: grey, grey and alpha, RGB, RGBA."""
+        """Channels of the images that it takes, 1 to 64; up to 4: grey, grey and alpha, RGB,
+        RGBA."""
         return self.config.dataloader.load.input_nc
 
     @property
     def out_channels(self) -> int:
         """Channels of the generated images."""
         return self.config.dataloader.load.output_nc
+
+    @property
+    def input_values(self) -> ValueMapping | None:
+        """The mapping of the images that it takes."""
+        return None if self.values is None else self.values.input
+
+    @property
+    def output_values(self) -> ValueMapping | None:
+        """The mapping of the generated images."""
+        return None if self.values is None else self.values.target
 
     def __call__(self, images: Any) -> Any:
         """Generates an image for an image, or a list for a list, of any size and the same kind.
@@ -93,17 +114,20 @@ class Model:
                 for one channel, ``(H, W)``; a tensor ``(in_channels, H, W)`` or
                 ``(N, in_channels, H, W)``; or a list of these. Arrays and tensors hold uint8 or
                 uint16 over its whole range, or floats in [0, 1]. What does not fit into memory is
-                generated in tiles.
+                generated in tiles. Of a model of other than plain 8-bit images, arrays and tensors
+                hold values in the units of its inputs.
 
         Returns:
-            The same kind, type and range; a PIL image for a path; a list for a list.
+            The same kind, type and range; a PIL image for a path; a list for a list. Of a model of
+            other than plain 8-bit images: values in the units of its targets, and an array for a
+            path or a PIL image.
 
         Raises:
             DataError: it is no image, or has other channels.
         """
         from nectargan.inference.images import generate_images
 
-        return generate_images(images, self._generate_pixels, self.in_channels)
+        return generate_images(images, self._generate_pixels, self)
 
     @cached_property
     def _generate_pixels(self) -> PixelGenerator:
@@ -198,6 +222,7 @@ def load_model(
         epoch=content["epoch"],
         device=where,
         precision=how,
+        values=mappings_in(content, path),
         **_of_network(generator_of(content, path), config, where, how, dropout),
     )
 
@@ -253,6 +278,7 @@ def _of_exported(
         multiple=int(exported.metadata.get("multiple", 1)),
         smallest=int(exported.metadata.get("smallest", 1)),
         has_8_bits=exported.metadata.get("values") == "uint8",
+        values=mappings_in({"values": exported.values}, path),
     )
 
 
@@ -283,6 +309,7 @@ def _of_mlflow(
         device=where,
         precision="fp32",
         forward=logged.forward,
+        values=logged.values,
     )
 
 

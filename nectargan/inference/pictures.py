@@ -6,29 +6,36 @@ what is made of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageFile
+import torch
+from PIL import Image
 
-from nectargan.dataset.decoding import (
+from nectargan.dataset import raw_pairs
+from nectargan.dataset.decoding import in_mode
+from nectargan.dataset.raw_pairs import in_dtype, resized_mask, valid_pixels, with_channels
+from nectargan.errors import DataError
+from nectargan.images.mapping import ValueMapping
+from nectargan.images.pillow_files import (
     MODES,
     full_scale,
     in_8_bits,
-    in_mode,
+    metadata_of,
     opened,
+    raw_mode_of,
     turned,
 )
-from nectargan.errors import DataError
-from nectargan.inference.wide import read_wide
+from nectargan.images.raw import RawImage
+from nectargan.images.reading import raw_kind, read_raw
+from nectargan.images.wide import values_of_16_bits
 
 Pixels = npt.NDArray[Any]
 
-# Of a TIFF file, whose other tags describe its pixels.
-_TEXTS = frozenset([269, 270, 271, 272, 305, 306, 315, 316, 33432])
 _LUMA = np.array([299, 587, 114], np.uint64)  # ITU-R 601, as Pillow has it
 
 
@@ -54,14 +61,19 @@ class Picture:
     """An image as a generator takes or makes it.
 
     Attributes:
-        pixels: ``(H, W, C)``, uint8 or uint16 over the whole range of the type.
+        pixels: ``(H, W, C)``, uint8 or uint16 over the whole range of the type; any dtype in the
+            units of the file if the model was trained on other than plain 8-bit images.
         alpha: ``(H, W)`` of the same type, if the file has one and the generator does not take it.
         metadata: The metadata of the file.
+        raw: What else the file has, for such a model; without values.
+        valid: ``(H, W)``, where all channels are valid; ``None`` for everywhere.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
     metadata: Metadata = field(default_factory=Metadata)
+    raw: RawImage | None = None
+    valid: npt.NDArray[np.bool_] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,18 +90,20 @@ class Picture:
         if width % 2:
             raise DataError(f"the width {width} is odd, two equal halves were expected")
         part = slice(0, width // 2) if side == "A" else slice(width // 2, width)
-        alpha = None if self.alpha is None else self.alpha[:, part]
-        return replace(self, pixels=self.pixels[:, part], alpha=alpha)
+        alpha, valid = (None if a is None else a[:, part] for a in (self.alpha, self.valid))
+        return replace(self, pixels=self.pixels[:, part], alpha=alpha, valid=valid)
 
     def resized(self, size: tuple[int, int], resampling: Image.Resampling) -> Picture:
         """Brought to (height, width), as training does it."""
         if size == self.size:
             return self
         alpha = None if self.alpha is None else resized(self.alpha[..., None], size, resampling)
+        valid = None if self.valid is None else resized_mask(self.valid, size, resampling)
         return replace(
             self,
             pixels=resized(self.pixels, size, resampling),
             alpha=None if alpha is None else alpha[..., 0],
+            valid=valid,
         )
 
 
@@ -108,31 +122,80 @@ def read_picture(path: Path, channels: int) -> Picture:
     with opened(path) as file:
         full = full_scale(file)
         notes = _notes(file)
-        dpi, icc = file.info.get("dpi"), file.info.get("icc_profile")
-        raw_mode = _raw_mode(file)
+        raw_mode = raw_mode_of(file)
         file.load()
-        wide, note = _wide(path, file, raw_mode, full) if full > 255 else (None, "")
+        wide = values_of_16_bits(path, file, raw_mode, full) if full > 255 else None
         if wide is None:
             picture = from_image(in_8_bits(turned(file), full), channels)
+            if full > 255:
+                notes += (f"its 16 bits of {file.mode} are read as 8",)
         else:
-            picture = from_wide(wide, channels)
-        exif = _exif(file)
-    notes += (note,) if note else ()
-    is_resolution = isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < each < 1e6 for each in dpi)
-    metadata = Metadata(
-        icc if isinstance(icc, bytes) else b"",
-        exif,
-        (float(dpi[0]), float(dpi[1])) if dpi is not None and is_resolution else None,
-        notes,
-    )
-    return replace(picture, metadata=metadata)
+            scaled = (wide.astype(np.uint32) * 65535 + full // 2) // full
+            picture = from_wide(scaled.astype(np.uint16), channels)
+        kept = metadata_of(file)
+    return replace(picture, metadata=Metadata(**kept, notes=notes))
+
+
+def read_values(
+    path: Path, mapping: ValueMapping, channels: int, selection: Sequence[str | int] | None
+) -> Picture:
+    """The picture in a file of any kind, in its units, with as many channels as a generator takes.
+
+    Args:
+        path: The file.
+        mapping: How its values become those of the network.
+        channels: The channels that the generator takes.
+        selection: The channels to read; ``None`` for all.
+
+    Raises:
+        DataError: what is wrong with the file, after its name.
+    """
+    image = read_raw(path, selection)
+    values = in_dtype(with_channels(image.values, channels, path, "input_nc"), mapping.dtype)
+    valid = valid_pixels(image)
+    if valid.all():
+        return Picture(values, raw=image._replace(values=values[:0]))
+    # As in training, where an invalid pixel is 0 for the network.
+    middle = mapping.decode(torch.zeros(channels, 1, 1)).view(-1).numpy().astype(values.dtype)
+    known = np.where(valid[..., None], values, middle)
+    return Picture(known, raw=image._replace(values=values[:0]), valid=valid)
+
+
+def with_values(
+    picture: Picture, values: Pixels, channels: Sequence[str | int] | None = None
+) -> RawImage:
+    """The image to write: what was generated, with all that the input has besides.
+
+    Where a pixel of the input is invalid, the result is so too: it has the nodata value of the
+    file, else NaN, else the lowest value of an integer dtype.
+
+    Args:
+        picture: The input.
+        values: What was generated.
+        channels: The channels that were chosen of the targets in training: their names are those of
+            the result. Otherwise it has the names of the input, if there are as many.
+    """
+    assert picture.raw is not None  # noqa: S101 - read by `read_values`
+    raw, dtype = picture.raw, values.dtype
+    nodata = raw.nodata
+    if dtype.kind != "f" and nodata is not None:
+        limits = np.iinfo(dtype)
+        nodata = nodata if limits.min <= nodata <= limits.max else None
+    if picture.valid is not None:
+        lowest = np.nan if dtype.kind == "f" else np.iinfo(dtype).min
+        filling = np.array(lowest if nodata is None else nodata).astype(dtype)
+        values = np.where(picture.valid[..., None], values, filling)
+    of_targets = tuple(each for each in channels or () if isinstance(each, str))
+    known = (of_targets, raw.channel_names)
+    names = next((each for each in known if len(each) == values.shape[2]), ())
+    return raw._replace(values=values, channel_names=names, nodata=nodata)
 
 
 def pixels_in(path: Path) -> int:
     """How many pixels a file says it has; 0 for one that cannot be read."""
     try:
-        with opened(path) as file:
-            return file.width * file.height
+        kind = raw_kind(path)
+        return kind.width * kind.height
     except DataError:
         return 0
 
@@ -166,61 +229,16 @@ def from_wide(pixels: Pixels, channels: int) -> Picture:
     return Picture(np.concatenate([colours, alpha[..., None]], axis=2))
 
 
-def _raw_mode(file: ImageFile.ImageFile) -> str:
-    """Pillow's name for how the values lie in a file that is not loaded yet."""
-    args = file.tile[0].args if file.tile else ""
-    return str(args if isinstance(args, str) else args[0]) if args else ""
-
-
 def _notes(file: Image.Image) -> tuple[str, ...]:
     frames = getattr(file, "n_frames", 1) if file.format not in ("JPEG", "MPO") else 1
     return (f"the first of its {frames} frames is used",) if frames > 1 else ()
 
 
-def _exif(file: Image.Image) -> bytes:
-    try:
-        exif = file.getexif()
-        for tag in list(exif):
-            is_text = tag in _TEXTS or file.format != "TIFF"
-            if tag == ExifTags.Base.Orientation or not is_text:
-                del exif[tag]
-        return exif.tobytes() if len(exif) else b""
-    except Exception:
-        return b""  # damaged metadata beside a sound picture may raise anything
-
-
-def _wide(path: Path, file: Image.Image, raw_mode: str, full: int) -> tuple[Pixels | None, str]:
-    """``(H, W, C)`` in 16 bits as displayed; ``None`` with a note where only 8 can be read."""
-    picture = turned(file)
-    if file.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.int64)
-        if grey.min() < 0 or grey.max() > full:
-            return None, ""  # `in_8_bits` has the sentence
-        wide = grey[..., None].astype(np.uint16)
-    else:
-        found = read_wide(path, picture, raw_mode)
-        if found is None:
-            return None, f"its 16 bits of {file.mode} are read as 8"
-        wide = found
-    if "transparency" in file.info:  # a color that is transparent
-        is_opaque = (wide != np.asarray(file.info["transparency"])).any(2, keepdims=True)
-        wide = np.concatenate([wide, is_opaque.astype(np.uint16) * full], axis=2)
-    scaled = (wide.astype(np.uint32) * 65535 + full // 2) // full
-    return scaled.astype(np.uint16), ""
-
-
 def resized(pixels: Any, size: tuple[int, int], resampling: Image.Resampling) -> Any:
-    """``(H, W, C)`` of uint8, uint16 or float32 brought to (height, width)."""
+    """``(H, W, C)`` of any dtype brought to (height, width)."""
     height, width = size
-    if pixels.dtype == np.uint8:
+    if pixels.dtype == np.uint8 and pixels.shape[2] in MODES:
         mode = MODES[pixels.shape[2]]
         image = Image.fromarray(pixels if pixels.shape[2] > 1 else pixels[..., 0], mode)
         return np.asarray(image.resize((width, height), resampling)).reshape(height, width, -1)
-    bands = [
-        np.asarray(Image.fromarray(band.astype(np.float32)).resize((width, height), resampling))
-        for band in np.moveaxis(pixels, 2, 0)
-    ]
-    stacked = np.stack(bands, axis=2)
-    if pixels.dtype == np.uint16:
-        return stacked.round().clip(0, 65535).astype(np.uint16)
-    return stacked
+    return raw_pairs.resized(pixels, size, resampling)

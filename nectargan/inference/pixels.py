@@ -77,11 +77,10 @@ class PixelGenerator:
         """Generates a batch.
 
         Args:
-            images: ``(H, W, in_channels)`` each, of one size and type: uint8 or uint16 over its
-                whole range, or float32 in [0, 1].
+            images: ``(H, W, in_channels)`` each, of one size and type; see `to_batch`.
 
         Returns:
-            ``(H, W, out_channels)`` each, of the same type.
+            ``(H, W, out_channels)`` each, of the same type, or of that of the targets in training.
 
         Raises:
             DataError: there is too little memory even for a batch of one image, or its tiles.
@@ -107,8 +106,10 @@ class PixelGenerator:
             return [generate_tiled(self.model, image, grid, norm) for image in images]
         made: list[Values] = []
         for start in range(0, len(images), self._batches[size]):
-            batch = to_batch(images[start : start + self._batches[size]], self.model.device)
-            made += from_batch(self.model.generate(batch), images[0].dtype)
+            part = images[start : start + self._batches[size]]
+            batch = to_batch(part, self.model.device, self.model.input_values)
+            generated = self.model.generate(batch)
+            made += from_batch(generated, images[0].dtype, self.model.output_values)
         return made
 
     def _plan(self, size: tuple[int, int]) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from nectargan.build import height_and_width
 from nectargan.build_data import build_own_metric
+from nectargan.build_pairs import encoding_of, open_pairs
 from nectargan.config.metric_options import (
     MetricOption,
     OwnMetric,
@@ -24,6 +26,7 @@ from nectargan.config.metric_options import (
 from nectargan.dataset.data_check import SplitSummary
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
+from nectargan.distributed import ALONE, World
 from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.inference.bootstrap import (
     RESAMPLES,
@@ -40,6 +43,8 @@ from nectargan.inference.model import Model
 from nectargan.metrics import METRICS, Metric
 from nectargan.metrics.networks import LoadedNetwork, load_network
 from nectargan.record.test_record import Measured, TestRecord
+from nectargan.trainers.devices import seed_of
+from nectargan.wording import counted
 
 # Below so many images FID says more of their number than of the model.
 _FEW_FOR_FID = 2000
@@ -149,22 +154,6 @@ def _load(
     return missing.get(network, "")
 
 
-def open_pairs(model: Model, split: SplitSummary, size: tuple[int, int]) -> PairedDataset:
-    """The pairs of a split as the model takes them: resized as in training, and not augmented."""
-    options, load = model.config.dataloader, model.config.dataloader.load
-    return PairedDataset(
-        split.pairs,
-        direction=options.direction,
-        input_nc=load.input_nc,
-        output_nc=load.output_nc,
-        load_size=size,
-        resize=load.resize,
-        crop_size=size,
-        seed=0,
-        augment=False,
-    )
-
-
 def size_of(model: Model, protocol: Protocol) -> tuple[int, int]:
     """(height, width) of the images that a model is tested on."""
     return protocol.size or height_and_width(model.config.dataloader.load.crop_size)
@@ -179,6 +168,7 @@ def measure(
     dataset: tuple[str, str],
     batch_size: int = 0,
     advance: Callable[[int], object] = lambda count: None,
+    world: World = ALONE,
 ) -> Tested:
     """Measures a model on a split.
 
@@ -190,12 +180,21 @@ def measure(
         dataset: Name and digest of the data set.
         batch_size: Images at once; 0: as in training. With dropout on, always one.
         advance: Called with the number of images after each batch.
+        world: The processes that share the images. What is measured is the same in each, and, with
+            dropout off, that of a single process.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: an image cannot be read, or there are fewer images than processes.
     """
     size = size_of(model, protocol)
-    pairs = open_pairs(model, split, size)
+    if len(split.pairs) < world.size:
+        raise DataError(
+            f"{world.size} processes cannot share {counted(len(split.pairs), 'image')}; start "
+            "fewer processes."
+        )
+    part = world.slice_of(len(split.pairs))
+    own = replace(split, pairs=split.pairs[part], sizes=split.sizes[part])
+    pairs = open_pairs(model.config, own, [split], size=protocol.size)
     # As the paper: one by one, so that what is drawn for an image depends on no other.
     batch = 1 if protocol.dropout else batch_size or model.config.dataloader.batch_size
     values: dict[str, list[Tensor]] = {m.name: [] for m in ruler.metrics if not m.of_set}
@@ -205,10 +204,14 @@ def measure(
     extremes = Extremes()
     devices = None if model.device.type == "mps" else [model.device][model.device.type == "cpu" :]
     with torch.random.fork_rng(devices):
-        torch.manual_seed(protocol.seed)
-        for source, target in PairLoader(pairs, batch, model.device).epoch():
+        torch.manual_seed(seed_of(protocol.seed, world.rank))
+        encode = encoding_of(pairs, model.values)
+        for source, target, *masks in PairLoader(pairs, batch, model.device, encode=encode).epoch():
             made = model.generate(source).add(1).div(2).clamp(0, 1)
             wanted = target.to(made.device).add(1).div(2)
+            for mask in masks:
+                made = torch.where(mask, made, wanted)
+                _check_valid(mask, pairs, len(extremes))
             # TF32 has three digits; metrics are to be the same on all devices.
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 looks = {
@@ -216,7 +219,7 @@ def measure(
                     for name, network in ruler.networks.items()
                 }
             new = {
-                metric.name: metric.function(*looks.get(metric.network, (made, wanted)))
+                metric.name: metric.measure(*looks.get(metric.network, (made, wanted)), *masks)
                 .double()
                 .cpu()
                 .expand(len(made))
@@ -234,8 +237,28 @@ def measure(
         name: (torch.cat([a for a, _ in kept]), torch.cat([b for _, b in kept]))
         for name, kept in seen.items()
     }
+    if world.size > 1:
+        shared = world.gather((arrays, sets, extremes))
+        arrays = {name: np.concatenate([each[0][name] for each in shared]) for name in arrays}
+        sets = {
+            name: (
+                torch.cat([each[1][name][0] for each in shared]),
+                torch.cat([each[1][name][1] for each in shared]),
+            )
+            for name in sets
+        }
+        extremes = Extremes.joined([each[2] for each in shared])
     tested = _summarized(model, split, ruler, protocol, dataset, size, arrays, sets)
     return replace(tested, extremes=extremes)
+
+
+def _check_valid(mask: Tensor, pairs: PairedDataset, begin: int) -> None:
+    """Raises `DataError` for an image of a batch without a valid pixel, which has no metrics."""
+    for place, has_valid in enumerate(mask.flatten(1).any(1).tolist()):
+        if not has_valid:
+            raise DataError(
+                f"{pairs.pairs[begin + place].a}: all pixels are nodata, NaN or infinite."
+            )
 
 
 def _summarized(

@@ -136,14 +136,14 @@ def generate_tiled(model: Model, pixels: Values, grid: Grid, norm: TileNorm = "e
 
     Args:
         model: The generator.
-        pixels: ``(H, W, in_channels)``, uint8, uint16, or float32 in [0, 1].
+        pixels: ``(H, W, in_channels)``; see `to_batch`.
         grid: Its tiles.
         norm: Where the statistics of instance norms come from: "exact" gathers those of the whole
             image, norm after norm, each in a pass over all tiles; "fast" takes those of the image
             reduced to the size of a tile.
 
     Returns:
-        ``(H, W, out_channels)`` of the same type.
+        ``(H, W, out_channels)`` of the same type, or of that of the targets in training.
     """
     tiles = _Tiles(model, pixels, grid)
     network = model.network
@@ -188,7 +188,7 @@ def _take_from_reduced(
     fitting = [fitting_side(side, model.multiple, model.smallest) for side in small]
     statistics.take_all()
     statistics.begin(fitting[0], fitting[1])
-    model.generate(to_batch([reduced], model.device))
+    model.generate(to_batch([reduced], model.device, model.input_values))
     statistics.take_all(False)
 
 
@@ -228,7 +228,7 @@ class _Tiles:
         """``(1, out_channels, H, W)`` in [-1, 1] of a tile."""
         lines = self.pixels[self._rows[row.start : row.end]]
         tile = lines[:, self._columns[column.start : column.end]]
-        batch = to_batch([tile], self.model.device)
+        batch = to_batch([tile], self.model.device, self.model.input_values)
         if self.statistics:
             self.statistics.begin(batch.shape[2], batch.shape[3], part)
         if self.whole:
@@ -239,7 +239,9 @@ class _Tiles:
         """The generated image. Only the tiles of a row are held as floats at a time."""
         grid, model = self.grid, self.model
         height, width = self.pixels.shape[:2]
-        made = np.empty((height, width, model.out_channels), self.pixels.dtype)
+        mapping = model.output_values
+        dtype = self.pixels.dtype if mapping is None else np.dtype(mapping.dtype)
+        made = np.empty((height, width, model.out_channels), dtype)
         down = _weights(grid.rows, grid.height, grid.reach)
         across = _weights(grid.columns, grid.width, grid.reach)
         side = grid.rows[0].end - grid.rows[0].start
@@ -266,7 +268,7 @@ class _Tiles:
         rows = min(strip.shape[1], height - top)
         if rows > 0:
             batch = torch.from_numpy(strip[None, :, :rows, :width])
-            (made[top : top + rows],) = from_batch(batch, made.dtype)
+            (made[top : top + rows],) = from_batch(batch, made.dtype, self.model.output_values)
 
 
 def _weights(spans: list[Span], length: int, reach: int = 0) -> list[npt.NDArray[np.float32]]:

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from nectargan.distributed import ALONE, World
 from nectargan.errors import LossError
 from nectargan.losses.balancing.balancer import Balancer
 from nectargan.losses.balancing.shares import Share, ShareRule
-from nectargan.losses.gradients import Cut
+from nectargan.losses.gradients import Cut, of_all
 from nectargan.losses.hooks import EventSource
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.loss_registry import LossRegistry
@@ -36,11 +38,14 @@ class GradientBlocks(EventSource, LossRegistry):
     Attributes:
         balancer: The rule that sets the weights of the losses within `gradients_at`. For losses
             with a share, a `ShareRule` is made at the first block if there is none.
+        world: The processes that share each batch. Weights that follow from gradients follow from
+            those of the whole batch.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.balancer: Balancer | None = None
+        self.world: World = ALONE
         self._epoch_by_interval: dict[str, float] = {}
         self._loop_tells_steps = False
         self._cut: Cut | None = None
@@ -131,7 +136,13 @@ class GradientBlocks(EventSource, LossRegistry):
             self.balancer.start_step(self.step, self._epoch_by_interval)
         elif not self._loop_tells_steps:
             self.balancer.start_step(self.step, self._epoch_by_interval)
+        if self.world.size > 1:
+            products, values = of_all(self.world, products, values)
         self._factors = self.balancer.factors(names, products, values)
+        if self.world.size > 1 and self._factors:
+            # A rule may draw random numbers.
+            drawn = self.world.broadcast(torch.stack(list(self._factors.values())))
+            self._factors = dict(zip(self._factors, drawn.unbind(), strict=True))
         return self._factors
 
     def _measures_now(self) -> bool:

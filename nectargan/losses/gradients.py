@@ -21,12 +21,14 @@ mean over no image is NaN. So are all shares if every gradient is zero.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
+from nectargan.distributed import World
 from nectargan.errors import LossError
 
 # Takes the names of the losses, the products of their gradients and the weighted losses by name.
@@ -198,8 +200,37 @@ def products_of(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     ]
     # Autocast would multiply in 16 bits.
     with torch.no_grad(), torch.autocast(by_output[0][0].device.type, enabled=False):
-        flat = [torch.stack([g.float().flatten(1) for g in each], dim=1) for each in by_output]
-        return functools.reduce(torch.add, (each @ each.transpose(1, 2) for each in flat))
+        return functools.reduce(torch.add, map(_products_at_output, by_output))
+
+
+def _products_at_output(gradients: Sequence[Tensor]) -> Tensor:
+    """As `products_of`, for one output and without zeros left out."""
+    images, values = len(gradients[0]), gradients[0][0].numel()
+    # In parts: for one long product of each image, cuBLAS occupies one multiprocessor an image.
+    parts = math.gcd(values, 128)
+    split = torch.stack([g.float().reshape(images, parts, -1) for g in gradients], dim=2)
+    return (split @ split.transpose(2, 3)).sum(dim=1)
+
+
+def of_all(
+    world: World, products: Tensor, values: Mapping[str, Tensor]
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The products of gradients at all images of a batch that processes share, and the means of the
+    losses over it; the same in every process.
+
+    Args:
+        world: The processes, with the number of images of each.
+        products: At the images of this process, ``(N, K, K)``.
+        values: The means over the images of this process, by name.
+    """
+    most = max(1, *world.counts)
+    own = torch.stack([value.float() for value in values.values()])
+    padding = products.new_zeros((most - len(products)) * products.shape[-1] ** 2)
+    parts = world.all_gather(torch.cat([own, products.flatten(), padding]))
+    shared = [(n, part) for n, part in zip(world.counts, parts, strict=True) if n]
+    means = sum(part[: len(own)] * (n / sum(world.counts)) for n, part in shared)
+    every = [part[len(own) :].view(most, *products.shape[1:])[:n] for n, part in shared]
+    return torch.cat(every), dict(zip(values, torch.as_tensor(means).unbind(), strict=True))
 
 
 def norms_of(products: Tensor) -> Tensor:

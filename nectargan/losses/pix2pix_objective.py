@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -27,6 +27,7 @@ def pix2pix(
     replaced: Mapping[str, nn.Module] | None = None,
     extra: Collection[str] = (),
     label_smoothing: float = 0.0,
+    vgg_selection: Sequence[int] | None = None,
 ) -> dict[str, LMLoss]:
     """Builds the losses of an objective with their default weights.
 
@@ -44,6 +45,7 @@ def pix2pix(
         gan_mode: "vanilla", "lsgan" or "hinge"; see `AdversarialLoss`.
         vgg_weights: File with torchvision's VGG19 weights; ``None`` to download them.
         channels: Channels of the target image, for G_VGG.
+        vgg_selection: Numbers from 0 of the three channels that G_VGG compares; ``None`` for all.
         replaced: Loss functions that replace those of the objective, by the name of the loss.
         extra: Names of losses in `OPTIONAL` to add.
         label_smoothing: Of ``D_real``; see `AdversarialLoss`.
@@ -63,7 +65,7 @@ def pix2pix(
         "G_L2": (nn.MSELoss, "pixel"),
         "G_SOBEL": (SobelLoss, "structure"),
         "G_LAP": (LaplacianLoss, "structure"),
-        "G_VGG": (lambda: VGGPerceptualLoss(vgg_weights, channels), "perceptual"),
+        "G_VGG": (lambda: VGGPerceptualLoss(vgg_weights, channels, vgg_selection), "perceptual"),
         "G_FM": (FeatureMatchingLoss, "feature"),
         "D_R1": (R1Penalty, "penalty"),
     }

@@ -95,26 +95,45 @@ class VGGPerceptualLoss(nn.Module):
 
     Args:
         weights: File with torchvision's state dict, or None; see `VGG19Features`.
-        channels: Channels of the images: 3, or 1 (repeated to 3).
+        channels: Channels of the images: 3, or 1 (repeated to 3); any number with ``selection``.
+        selection: Numbers from 0 of the three channels that are compared, as red, green and blue.
 
     Attributes:
         autocast: A function that returns the context manager in which the network runs, such as
             autocast; by default one that does nothing.
 
     Raises:
-        LossError: If the number of channels is neither 1 nor 3.
+        LossError: If the number of channels is neither 1 nor 3, or a selected channel does not
+            exist.
         CheckpointError: If the weights cannot be downloaded, read or used.
     """
 
+    selection: Tensor | None
     mean: Tensor
     std: Tensor
 
-    def __init__(self, weights: str | Path | None = None, channels: int = 3) -> None:
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        channels: int = 3,
+        selection: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        if channels not in (1, 3):
+        if selection is None and channels not in (1, 3):
             raise LossError(
-                f"The VGG loss cannot compare images with {channels} channels; it takes 1 or 3."
+                f"The VGG loss cannot compare images with {channels} channels; it takes 1 or 3. "
+                "Choose three of them with train.vgg_channels."
             )
+        if selection is not None and (
+            len(selection) != 3 or not all(0 <= each < channels for each in selection)
+        ):
+            numbers = ", ".join(str(each + 1) for each in selection)
+            raise LossError(
+                f"The VGG loss cannot compare the channels {numbers} of images with {channels}; it "
+                f"takes three numbers from 1 to {channels}."
+            )
+        chosen = None if selection is None else torch.tensor(selection)
+        self.register_buffer("selection", chosen, persistent=False)
         self.channels = channels
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         self.network = VGG19Features(weights=weights)
@@ -166,6 +185,8 @@ class VGGPerceptualLoss(nn.Module):
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Converts images from [-1, 1] to ImageNet's normalization; broadcasts 1 channel to 3."""
+        if self.selection is not None:
+            images = images.index_select(1, self.selection)
         return ((images + 1) / 2 - self.mean) / self.std
 
 

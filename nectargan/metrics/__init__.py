@@ -30,16 +30,40 @@ class Metric(NamedTuple):
         network: The network that it looks through, a name in `nectargan.metrics.networks.NETWORKS`.
         of_set: Whether it has one value for a set of images, not one for each image. Such a metric
             is for ``nectargan test`` only.
+        of_pixels: Whether it compares pixel by pixel, and the function takes weights of the pixels
+            ``(N, 1, H, W)`` as a third argument.
     """
 
     name: str
-    function: Callable[[Any, Any], Tensor]
+    function: Callable[..., Tensor]
     unit: str = ""
     higher_is_better: bool = True
     label: str = ""
     least_side: int = 1
     network: str = ""
     of_set: bool = False
+    of_pixels: bool = False
+
+    def measure(self, x: Any, y: Any, mask: Tensor | None = None) -> Tensor:
+        """The metric of images that are alike where the mask is false.
+
+        Args:
+            x: What the function takes first.
+            y: What it takes second.
+            mask: Where pixels are valid, ``(N, 1, H, W)``, bool; ``None`` if they are everywhere.
+
+        Returns:
+            One value per image, 0 for an image without a valid pixel; or a scalar. A metric of
+            pixels is the mean over the valid ones; any other sees the whole images.
+        """
+        if mask is None:
+            return self.function(x, y)
+        import torch
+
+        share = mask.float().mean(dim=(1, 2, 3), keepdim=True)
+        weights = (mask / share,) if self.of_pixels else ()
+        values = self.function(x, y, *weights)
+        return torch.where(share.flatten() > 0, values, 0.0)
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -58,17 +82,18 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     return values.float().mean(dim=(1, 2, 3))
 
 
-def psnr(x: Tensor, y: Tensor) -> Tensor:
+def psnr(x: Tensor, y: Tensor, weights: Tensor | float = 1.0) -> Tensor:
     """Peak signal-to-noise ratio in dB of images ``(N, C, H, W)`` in [0, 1].
 
-    The result ``(N,)`` is -10 log10 of the mean squared difference; infinity for equal images.
+    The result ``(N,)`` is -10 log10 of the mean squared difference; infinity for equal images. The
+    weights of the pixels, ``(N, 1, H, W)``, have mean 1.
     """
-    return -10 * (x - y).square().mean(dim=(1, 2, 3)).log10()
+    return -10 * ((x - y).square() * weights).mean(dim=(1, 2, 3)).log10()
 
 
-def l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference ``(N,)`` of images ``(N, C, H, W)``."""
-    return (x - y).abs().mean(dim=(1, 2, 3))
+def l1(x: Tensor, y: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """Mean absolute difference ``(N,)`` of images ``(N, C, H, W)``; weights as for `psnr`."""
+    return ((x - y).abs() * weights).mean(dim=(1, 2, 3))
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -186,8 +211,8 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("ssim", ssim, label="ssim", least_side=11),
-        Metric("psnr", psnr, unit="dB", label="psnr"),
-        Metric("l1", l1, higher_is_better=False, label="l1"),
+        Metric("psnr", psnr, unit="dB", label="psnr", of_pixels=True),
+        Metric("l1", l1, higher_is_better=False, label="l1", of_pixels=True),
         Metric("ms_ssim", ms_ssim, label="ms-ssim", least_side=176),
         Metric("lpips", lpips, "", False, "lpips", 31, "lpips_alexnet"),
         Metric("lpips_vgg", lpips, "", False, "lpips-vgg", 16, "lpips_vgg16"),

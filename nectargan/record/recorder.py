@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
+from nectargan.distributed import ALONE, World
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent
 from nectargan.record.gradient_rows import Products, measure
@@ -53,6 +55,12 @@ class _Step(NamedTuple):
     values: dict[str, list[_Value]]
     metrics: dict[str, list[Tensor]]
     gradients: dict[tuple[str, ...], list[Tensor]]  # products by the names of the losses
+    counts: tuple[int, ...]  # images of each process
+
+    def scalars(self) -> int:
+        """The number of its scalars on the device."""
+        weights = sum(isinstance(values[-1].weight, Tensor) for values in self.values.values())
+        return 2 * len(self.values) + weights + len(self.metrics)
 
 
 class _Window(NamedTuple):
@@ -73,6 +81,10 @@ class LossRecorder:
     A loss that is computed several times in a step, for example with gradient accumulation, gets
     one row with the means of its values and the last weight.
 
+    If several processes share each batch, each of them has a recorder, and all write the same rows:
+    the means over the whole batch. They exchange the values of a window at once, when it is
+    written. A window then ends with its last step only.
+
     `note_metric` and `note_gradients` are hooks as well. Their values travel with those of the
     losses. The gradients of several backward passes in a step count as those of its images.
 
@@ -83,6 +95,7 @@ class LossRecorder:
         clock: Returns the time of a step as Unix time in milliseconds; by default a `Clock`.
         write_gradients: Called with the rows of the gradients of each window, if there are any.
         take_values: Called with the metrics and pairwise cosines of each step of a window.
+        world: The processes that share each batch.
 
     Attributes:
         last: The last row that was written, by name of the loss.
@@ -97,6 +110,7 @@ class LossRecorder:
         clock: Callable[[], int] | None = None,
         write_gradients: Callable[[list[GradientRow]], object] | None = None,
         take_values: Callable[[list[StepValues]], object] | None = None,
+        world: World = ALONE,
     ) -> None:
         self._clock = clock or Clock()
         self.last: dict[str, LossRow] = {}
@@ -105,7 +119,8 @@ class LossRecorder:
         self._write_gradients = write_gradients
         self._take_values = take_values
         self._window_steps = window_steps
-        self._window_seconds = window_seconds
+        self._window_seconds = window_seconds if world.size == 1 else math.inf
+        self._world = world
         self._at: _Step | None = None
         self._steps: list[_Step] = []
         self._window_began = time.monotonic()
@@ -127,8 +142,13 @@ class LossRecorder:
         self._step_of(event).gradients.setdefault(event.losses, []).append(event.products)
 
     def flush(self) -> None:
-        """Writes everything that was recorded so far; waits for the device if necessary."""
+        """Writes everything that was recorded so far; waits for the device if necessary.
+
+        What is not written is lost if another process has ended, which has a part of it.
+        """
         self._at = None
+        if not self._world.is_whole:
+            self._steps, self._in_flight = [], None
         self._end_window()
         self._land()
 
@@ -144,7 +164,8 @@ class LossRecorder:
                 self._end_window()
         if not self._steps:
             self._window_began = now
-        self._at = _Step(event.step, event.epoch, self._clock(), {}, {}, {})
+        counts = self._world.counts
+        self._at = _Step(event.step, event.epoch, self._clock(), {}, {}, {}, counts)
         self._steps.append(self._at)
         return self._at
 
@@ -183,12 +204,12 @@ class LossRecorder:
         window = self._in_flight
         if window.copied is not None:
             window.copied.synchronize()
-        numbers = window.numbers.cpu()
-        scalars = iter(numbers[: window.scalars].numpy())
+        found, products = self._of_all(window)
+        scalars = iter(found.numpy())
         rows: list[LossRow] = []
         gradients: list[GradientRow] = []
         cosines: dict[int, dict[str, float]] = {}
-        for of_step, pairs in measure(list(_products(window.steps, numbers[window.scalars :]))):
+        for of_step, pairs in measure(products):
             gradients += of_step
             cosines.setdefault(of_step[0].step, {}).update(pairs)
         values: list[StepValues] = []
@@ -208,16 +229,56 @@ class LossRecorder:
             self._take_values(values)
         self._in_flight = None
 
+    def _of_all(self, window: _Window) -> tuple[Tensor, list[Products]]:
+        """The scalars of a window, and its products of gradients, over the images of all."""
+        world, numbers = self._world, window.numbers.cpu()
+        if world.size == 1:
+            found, products = numbers[: window.scalars], numbers[window.scalars :]
+            return found, list(_products(window.steps, products))
+        most = window.scalars + max(_length(window.steps, rank) for rank in range(world.size))
+        padding = numbers.new_zeros(most - len(numbers))
+        parts = world.all_gather(torch.cat([numbers, padding]))
+        counts = torch.tensor([step.counts for step in window.steps for _ in range(step.scalars())])
+        weights = counts.T.double() / counts.sum(1)
+        scalars = torch.stack([part[: window.scalars] for part in parts]).double()
+        # A process without images computes losses of a pattern, which count for nothing.
+        means = (scalars * weights).where(weights > 0, 0.0).sum(0).float()
+        ranks = [
+            list(_products(window.steps, part[window.scalars :], rank))
+            for rank, part in enumerate(parts)
+        ]
+        joined = [
+            of_step[0]._replace(values=torch.cat([each.values for each in of_step]))
+            for of_step in zip(*ranks, strict=True)
+        ]
+        return means, joined
 
-def _products(steps: list[_Step], numbers: Tensor) -> Iterator[Products]:
-    """Splits the products of all steps, of which ``numbers`` are the values."""
+
+def _products(steps: list[_Step], numbers: Tensor, rank: int | None = None) -> Iterator[Products]:
+    """Splits the products of all steps, of which ``numbers`` are the values.
+
+    Args:
+        steps: The steps.
+        numbers: The values.
+        rank: The process that they are of; ``None`` for this one.
+    """
     for at in steps:
         for losses, passes in at.gradients.items():
-            images = sum(len(each) for each in passes)
+            images = sum(len(each) for each in passes) if rank is None else max(1, at.counts[rank])
             shape = images, len(losses), len(losses)
             count = images * len(losses) ** 2
-            yield Products(at.step, at.epoch, at.time, losses, numbers[:count].view(shape))
+            values = numbers[:count].view(shape)
+            if rank is not None:
+                values = values[: at.counts[rank]]
+            yield Products(at.step, at.epoch, at.time, losses, values)
             numbers = numbers[count:]
+
+
+def _length(steps: list[_Step], rank: int) -> int:
+    """The number of values of the products of all steps in a process."""
+    return sum(
+        max(1, at.counts[rank]) * len(losses) ** 2 for at in steps for losses in at.gradients
+    )
 
 
 def _mean(scalars: list[Tensor]) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from nectargan.credentials import without_credentials
 from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
-from nectargan.errors import PrunedError, RunError
+from nectargan.distributed import ALONE, World
+from nectargan.errors import PeerError, PrunedError, RunError
 from nectargan.interrupts import is_second, uninterrupted
 from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent, check_series_name
 from nectargan.output import printable
@@ -73,6 +74,8 @@ class Tracker:
             ``nectargan runs`` reads. Leave it off if the caller does both itself.
         gradients_every_n_steps: Steps from one record of the gradients to the next, which
             `LossManager.gradients_at` measures; ``None`` for no gradients.
+        world: The processes that share each batch. Each needs a tracker, and only that of the main
+            one writes.
 
     Attributes:
         watch: Detects losses that are not finite, as soon as their rows are written.
@@ -96,6 +99,7 @@ class Tracker:
         watchers: Iterable[Callable[[list[LossRow]], object]] = (),
         keeps_status: bool = False,
         gradients_every_n_steps: int | None = 1,
+        world: World = ALONE,
     ) -> None:
         self._keeps_status = keeps_status
         self._held = ExitStack()
@@ -112,7 +116,9 @@ class Tracker:
             self._clock,
             self._write_gradients,
             self._write_means,
+            world,
         )
+        self._writes = csv and world.is_main
         self.means = RunningMeans(window_steps)
         self._gradients_every_n_steps = gradients_every_n_steps
         self.watch = NonFiniteWatch()
@@ -135,7 +141,7 @@ class Tracker:
         return self
 
     def _open(self) -> None:
-        if self._csv:
+        if self._writes:
             try:
                 self.directory.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -295,7 +301,8 @@ class Tracker:
     def _wait_for_followers(self, error: BaseException | None) -> None:
         # After an interrupt the user does not want to wait; `nectargan sync` sends the rest.
         patience = self._drain_seconds
-        if status_of(error) == "KILLED":
+        if status_of(error) == "KILLED" or isinstance(error, PeerError):
+            # The launcher kills what is left when another process has ended.
             patience = 0.0 if is_second(error) else min(patience, _PATIENCE)
         deadline = time.monotonic() + patience
         try:
@@ -355,6 +362,6 @@ def reason_of(error: BaseException | None) -> str:
     """Type and message of the error that ended a run; empty for an interrupt or no error."""
     if error is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
         return ""
-    kind = "" if isinstance(error, PrunedError) else f"{type(error).__name__}: "
+    kind = "" if isinstance(error, (PeerError, PrunedError)) else f"{type(error).__name__}: "
     text = printable(one_line(f"{kind}{error}"))
     return without_credentials(text)[:1000]

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from nectargan.build import build_generator
+from nectargan.build_values import ValueMappings
 from nectargan.config.config_manager import ConfigManager
-from nectargan.errors import CheckpointError, ConfigError
+from nectargan.errors import CheckpointError, ConfigError, DataError
 from nectargan.files import TORCH_LOAD_ERRORS, open_regular
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.training_state import FORMAT, CheckpointFile, TrainingState, validated
@@ -148,6 +149,19 @@ def check_generator_trust(
         place = Path(path).resolve()
         directory = place if place.is_dir() else place.parent.parent
         check_trust(RunDirectory(directory), content["config"], advice)
+
+
+def mappings_in(content: Mapping[str, Any], path: str | os.PathLike[str]) -> ValueMappings | None:
+    """The value mappings in a checkpoint read from ``path``; ``None`` for plain 8-bit images.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    found = content.get("values")
+    try:
+        return None if found is None else ValueMappings.from_dict(found)
+    except DataError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error}") from None
 
 
 def generator_of(content: Mapping[str, Any], path: str | PathLike[str]) -> nn.Module:

@@ -16,14 +16,16 @@ from nectargan.config.run_schedules import all_schedules
 from nectargan.config.schema import Config
 from nectargan.dataset.data_check import SplitSummary
 from nectargan.dataset.pairs import Pair
+from nectargan.dataset.shard_names import absolute, name_of
 from nectargan.errors import DataError
-from nectargan.files import digest_of_file, read_regular_text, replacing
+from nectargan.files import read_regular_text, replacing
 from nectargan.loggers.mlflow.metadata import DatasetMetadata, Draw, ModelExport, RunMetadata
 from nectargan.output import printable
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.seeking import first_step_from
 from nectargan.runs.params import run_params
 from nectargan.shell import quoted
+from nectargan.sources import Source, digest_of_source
 from nectargan.wording import counted
 
 _CONTEXTS = {"train": "training", "val": "validation"}
@@ -76,7 +78,7 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
     Raises:
         DataError: a file can no longer be read.
     """
-    path = Path(root).resolve()
+    place = printable(absolute(root))
     datasets = []
     for split, context in _CONTEXTS.items():
         if split in splits:
@@ -87,25 +89,26 @@ def describe_datasets(root: str, splits: Mapping[str, SplitSummary]) -> list[Dat
                 "smallest": list(summary.smallest),
                 "largest": list(summary.largest),
             }
-            name, place = printable(path.name), printable(str(path))
+            name = printable(name_of(root))
             datasets.append(
-                DatasetMetadata(name, context, place, digest_of_pairs(summary.pairs, path), profile)
+                DatasetMetadata(name, context, place, digest_of_pairs(summary.pairs, root), profile)
             )
     return datasets
 
 
-def digest_of_pairs(pairs: Sequence[Pair], root: Path) -> str:
+def digest_of_pairs(pairs: Sequence[Pair], root: str) -> str:
     """A hash of the names and contents of all files of pairs, 16 hexadecimal digits.
 
     Raises:
         DataError: a file can no longer be read.
     """
+    folder = Path(root).resolve()
     files = [file for pair in pairs for file in (pair.a, pair.b) if file]
     try:
         with ThreadPoolExecutor() as pool:
-            digests = pool.map(digest_of_file, files)
+            digests = pool.map(digest_of_source, files)
             lines = [
-                f"{_relative_path(f, root)} {d}\n" for f, d in zip(files, digests, strict=True)
+                f"{_relative_path(f, folder)} {d}\n" for f, d in zip(files, digests, strict=True)
             ]
     except OSError as error:
         raise DataError(f"'{error.filename}' cannot be read: {error.strerror}.") from None
@@ -181,8 +184,10 @@ def _draw_gradients(directory: RunDirectory, path: Path) -> None:
         plot_gradients(directory, path)
 
 
-def _relative_path(file: Path, root: Path) -> str:
+def _relative_path(file: Source, root: Path) -> str:
     """The path of ``file`` relative to ``root``, which is the same on every machine."""
+    if not isinstance(file, Path):
+        return f"{file.shard.name}/{file.path}"
     try:
         return file.resolve().relative_to(root).as_posix()
     except ValueError:  # a link to somewhere else

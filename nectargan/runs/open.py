@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from nectargan.config.config_manager import save_config
 from nectargan.config.schema import Config
+from nectargan.distributed import ALONE, World
 from nectargan.errors import NonFiniteError, RunError
 from nectargan.loggers.mlflow.metadata import DatasetMetadata
 from nectargan.loggers.sinks_log import sinks_logged
@@ -25,6 +27,7 @@ from nectargan.record.watchers import CollapseWatch
 from nectargan.runs.checkpoint_writer import CheckpointWriter
 from nectargan.runs.describe import change_tag, save_metadata
 from nectargan.runs.fork import Fork
+from nectargan.runs.random_state import random_state
 from nectargan.runs.report import make_report
 from nectargan.runs.resume import Resumption, cut_record, record_resumption
 from nectargan.runs.sinks import build_sinks, check_sinks, output_of, own_sinks, remember_sinks
@@ -32,6 +35,8 @@ from nectargan.runs.training_state import TrainerLike, TrainingState
 from nectargan.runs.trust import vouch_for
 
 log = logging.getLogger("nectargan")
+
+_SPARE = 2  # the temporary file of the status, and what else opens a file at that moment
 
 
 class Run:
@@ -49,6 +54,7 @@ class Run:
         losses: LossManager,
         sinks: list[Sink],
         resume: bool,
+        world: World = ALONE,
     ) -> None:
         options = config.logging
         self.directory = directory
@@ -63,7 +69,9 @@ class Run:
             drain_seconds=options.drain_seconds,
             watchers=[self._look_for_a_collapse],
             gradients_every_n_steps=options.gradients_every_n_steps,
+            world=world,
         )
+        self._world = world
         self._config = config
         self._writer = CheckpointWriter(directory, config.save.keep_last)
         self._saved_at = time.monotonic()
@@ -93,12 +101,16 @@ class Run:
         # Save no checkpoint after a loss became NaN, so that the last one is usable.
         self.check_finite()
         tracker = self.tracker
+        generators = self._world.gather(random_state(trainer.device))
+        if not self._world.is_main:
+            return
         state = TrainingState.of(
             trainer,
             tracker.sizes(),
             tracker.digests(),
             tracker.reference("MLflow"),
             tracker.means.state(),
+            generators,
         )
         step = None if trainer.batch is None else trainer.step
         self._writer.save(self.directory.checkpoint(trainer.epoch, step), state.save, is_best)
@@ -126,9 +138,10 @@ class Run:
             self._writer.wait()
             saved = bool(self.directory.list_checkpoints())
             where = f"The last checkpoint before is in '{self.directory}'."
-            raise NonFiniteError(
+            error = NonFiniteError(
                 f"{watch.describe()} {where if saved else 'No checkpoint was made before.'}"
             )
+            raise self._world.agreed(error)  # all processes have the same rows
         self._said_nonfinite = True
         log.warning("%s", watch.describe())
 
@@ -149,6 +162,7 @@ def open_run(
     datasets: list[DatasetMetadata],
     resumption: Resumption | None = None,
     fork: Fork | None = None,
+    world: World = ALONE,
 ) -> Iterator[Run]:
     """A context manager that creates the directory of a new run, or opens that of a resumed one.
 
@@ -159,11 +173,21 @@ def open_run(
         datasets: The data sets of the run.
         resumption: The run to resume; ``None`` for a new run.
         fork: What the new run is a fork of.
+        world: The processes that train the run. Only the main one writes; the others learn the
+            directory, once everything is open.
 
     Raises:
         RunError: the directory cannot be created or written or is in use; or MLflow is required but
             cannot be reached, or its experiment or run was deleted.
     """
+    if not world.is_main:
+        directory = RunDirectory(world.from_main(Path))
+        losses.experiment_directory = directory.path
+        run = Run(config, directory, losses, [], resume=False, world=world)
+        _go_on_from(run, resumption if fork is None else fork)
+        with run.tracker:
+            yield run
+        return
     check_sinks(config, resumption)
     own = own_sinks(config)
     if resumption is not None:
@@ -186,7 +210,7 @@ def open_run(
             if resumption is not None:
                 cut_record(resumption)
                 remember_sinks(directory, resumption.state.training)
-                record_resumption(resumption)
+                record_resumption(resumption, world.size)
             if fork is not None:
                 fork.begin(directory, config.best_by)
             for ancestor in read_ancestors(directory)[-1:]:
@@ -198,17 +222,39 @@ def open_run(
         except OSError as error:
             place = error.filename or directory
             raise RunError(f"'{place}' cannot be written: {error.strerror}.") from None
+        spare = list[int]()
         try:
             sinks = build_sinks(config, directory, output_of(config, resumption), True, own)
-            run = Run(config, directory, losses, sinks, resume=resumption is not None)
-            if start is not None and start.state.training.means is not None:
-                run.tracker.means.restore(start.state.training.means)
+            run = Run(config, directory, losses, sinks, resumption is not None, world)
+            _go_on_from(run, start)
             with run.tracker:
+                _reserve(spare)
+                world.from_main(lambda: directory.path)
                 yield run
         except BaseException as error:
+            _close(spare)
             with suppress(OSError):
                 directory.write_status(status_of(error), reason_of(error))
             raise
+        _close(spare)
         directory.write_status("FINISHED", run.tracker.reason)
         if config.save.report:
             make_report(directory, config)
+
+
+def _reserve(files: list[int]) -> None:
+    """Opens descriptors that are closed before the final status is written, which a run that has
+    run out of them could not write otherwise."""
+    with suppress(OSError):
+        while len(files) < _SPARE:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+
+
+def _close(files: list[int]) -> None:
+    while files:
+        os.close(files.pop())
+
+
+def _go_on_from(run: Run, start: Resumption | Fork | None) -> None:
+    if start is not None and start.state.training.means is not None:
+        run.tracker.means.restore(start.state.training.means)

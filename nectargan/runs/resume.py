@@ -15,7 +15,7 @@ from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.dotted import dotted
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, ConfigError, RunError
+from nectargan.errors import PRUNED, CheckpointError, ConfigError, RunError
 from nectargan.files import append_line, read_regular_text, remove_parts, replacing
 from nectargan.record.output_directory import list_runs
 from nectargan.record.rollback import check_ledger, cut_ledger
@@ -226,19 +226,26 @@ def run_directory_of(file: Path, wish: str = "resumed") -> RunDirectory:
 
 def find_unfinished(output: Path, experiment: str) -> RunDirectory | None:
     """The newest run of an experiment that is neither finished nor in use and has a checkpoint;
-    ``None`` if there is none. Forks are ignored."""
+    ``None`` if there is none. Forks and runs that a sweep has pruned are ignored."""
     for directory in reversed(list_runs(output, experiment)):
         if directory.ancestors.exists():
             continue
-        unfinished = directory.status not in ("", "FINISHED")
+        status, reason = directory.read_status()
+        unfinished = status not in ("", "FINISHED") and not reason.startswith(PRUNED)
         if unfinished and directory.list_checkpoints() and not directory.is_locked:
             return directory
     return None
 
 
-def record_resumption(resumption: Resumption) -> None:
+def record_resumption(resumption: Resumption, processes: int = 1) -> None:
     """Adds a line with time, epoch, step and changes to ``resumptions.jsonl``. At the first change,
-    the original config is saved to ``config_original.json``; raises OSError."""
+    the original config is saved to ``config_original.json``; raises OSError.
+
+    Args:
+        resumption: The resumed run.
+        processes: Number of processes that go on with it. If that changed, the line has the old and
+            the new number.
+    """
     directory = resumption.directory
     config, original = directory.config, directory.original_config
     if resumption.changes and not original.exists() and config.exists():
@@ -251,6 +258,9 @@ def record_resumption(resumption: Resumption) -> None:
         "changes": {key: list(pair) for key, pair in resumption.changes.items()},
         "history": [change._asdict() for change in resumption.history],
     }
+    before = 1 + len(resumption.state.training.random_of_others)
+    if before != processes:
+        line["processes"] = [before, processes]
     append_line(directory.resumptions, json.dumps(line))
 
 

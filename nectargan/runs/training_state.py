@@ -8,7 +8,7 @@ weights of losses, order of the images). ``TrainingState.of(trainer).save(path)`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
@@ -20,7 +20,9 @@ from torch.amp.grad_scaler import GradScaler
 from nectargan.analysis.run_changes import Change
 from nectargan.build import optimized_parameters
 from nectargan.build_data import Data
+from nectargan.build_values import ValueMappings
 from nectargan.config.schema import Config
+from nectargan.distributed import World
 from nectargan.errors import CheckpointError, ConfigError
 from nectargan.files import replacing
 from nectargan.loggers.mlflow.metadata import DatasetMetadata
@@ -57,6 +59,7 @@ class TrainerLike(Protocol):
     optimizers: dict[str, torch.optim.Adam]
     scaler: GradScaler
     losses: LossManager
+    world: World
 
 
 class CheckpointPart(BaseModel):
@@ -96,7 +99,9 @@ class Training(CheckpointPart):
     scaler: dict[str, Any] = Field(default_factory=dict)
     """State of the gradient scaler; empty unless the precision is fp16."""
     random: dict[str, Any]
-    """States of all random generators; see `random_state`."""
+    """States of all random generators of the main process; see `random_state`."""
+    random_of_others: list[dict[str, Any]] = Field(default_factory=list)
+    """Those of the other processes, by rank; empty for a single process."""
     # Only these names are allowed, because a resume truncates the files.
     ledgers: dict[_Ledger, Whole]
     """Size of each ledger in bytes, by file name; empty for a run without ledgers."""
@@ -125,6 +130,17 @@ class Checkpoint(CheckpointPart):
     """Completed steps."""
     networks: dict[str, dict[str, Any]]
     """The state of each network by name, such as "generator"."""
+    values: dict[str, Any] | None = None
+    """See `ValueMappings.to_dict`; ``None`` for plain 8-bit images, as in earlier versions."""
+
+    @property
+    def mappings(self) -> ValueMappings | None:
+        """How the values of files become those of the networks; ``None`` for plain 8-bit images.
+
+        Raises:
+            DataError: If they are damaged.
+        """
+        return None if self.values is None else ValueMappings.from_dict(self.values)
 
     def save(self, path: Path) -> None:
         """Writes the file atomically; raises OSError."""
@@ -154,6 +170,7 @@ class TrainingState(Checkpoint):
         ledger_digests: Mapping[str, str],
         mlflow: Mapping[str, str] | None,
         means: Mapping[str, Any] | None = None,
+        generators: Sequence[dict[str, Any]] | None = None,
     ) -> Self:
         """Copies the state of a trainer between two steps.
 
@@ -163,7 +180,9 @@ class TrainingState(Checkpoint):
             ledger_digests: SHA-256 of these bytes.
             mlflow: Id and address of the MLflow run; ``None`` if there is none yet.
             means: See `RunningMeans.state`.
+            generators: See `random_state`, of each process by rank; by default of this one.
         """
+        first, *others = generators or [random_state(trainer.device)]
         networks = {name: network.state_dict() for name, network in trainer.networks.items()}
         adams = {name: adam.state_dict()["state"] for name, adam in trainer.optimizers.items()}
         training = {
@@ -173,7 +192,8 @@ class TrainingState(Checkpoint):
             "bests": {metric: list(best) for metric, best in trainer.bests.items()},
             "optimizers": to_cpu(adams),
             "scaler": trainer.scaler.state_dict(),
-            "random": random_state(trainer.device),
+            "random": first,
+            "random_of_others": others,
             "ledgers": dict(ledgers),
             "ledger_digests": dict(ledger_digests),
             "balancer": _balancer_state(trainer.losses.balancer),
@@ -190,6 +210,7 @@ class TrainingState(Checkpoint):
             epoch=trainer.epoch - (trainer.batch is not None),
             step=trainer.step,
             networks=to_cpu(networks),
+            values=None if trainer.data.values is None else trainer.data.values.to_dict(),
             training=Training.model_validate(training),
         )
 
@@ -215,8 +236,9 @@ class TrainingState(Checkpoint):
         balancer, saved = trainer.losses.balancer, training.balancer
         # A fork, or a resumed run with other options, may have another rule without this state.
         if balancer is not None and saved is not None and saved.kind == balancer.kind:
-            check_tensors(saved.state, balancer.state_dict(), "balancer")
-            balancer.load_state_dict(saved.state)
+            state = balancer.completed(saved.state)
+            check_tensors(state, balancer.state_dict(), "balancer")
+            balancer.load_state_dict(state)
         trainer.epoch, trainer.batch = training.epoch, training.batch
         trainer.step, trainer.epoch_began = self.step, training.epoch_began
         trainer.bests = {
@@ -228,7 +250,10 @@ class TrainingState(Checkpoint):
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": adams[name], "param_groups": groups})
         trainer.scaler.load_state_dict(training.scaler)
-        set_random_state(training.random, trainer.device)
+        generators, rank = [training.random, *training.random_of_others], trainer.world.rank
+        # With another number of processes, those that are new keep the seed that they have.
+        if rank < len(generators):
+            set_random_state(generators[rank], trainer.device)
 
     def _fitting_adams(self, trainer: TrainerLike) -> dict[str, Any]:
         """Compares all tensors with those of the trainer; returns the states of Adam by network."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nectargan.config.config_manager import parse_override
@@ -127,3 +127,9 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each key if no other key has the same; else the whole key."""
     last = [key.rpartition(".")[2] for key in keys]
     return {k: name if last.count(name) == 1 else k for k, name in zip(keys, last, strict=True)}
+
+
+def name_of(values: Mapping[str, str]) -> str:
+    """Options and their values in one line, with short names."""
+    short = short_names(list(values))
+    return "  ".join(f"{short[key]}={value}" for key, value in values.items())

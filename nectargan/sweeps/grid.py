@@ -25,6 +25,7 @@ from nectargan.build_data import build_data, build_metrics
 from nectargan.config.choices import INCIDENTAL
 from nectargan.config.config_manager import ConfigManager, Override
 from nectargan.config.schema import Config
+from nectargan.dataset.shard_names import absolute
 from nectargan.errors import (
     CheckpointError,
     ConfigError,
@@ -46,7 +47,7 @@ from nectargan.runs.resume import (
 )
 from nectargan.runs.sinks import own_sinks
 from nectargan.runs.warm_start import check_warm_start
-from nectargan.sweeps.axes import Axis, short_names
+from nectargan.sweeps.axes import Axis, name_of, short_names
 from nectargan.trainers.captured_step import graph_obstacle
 from nectargan.trainers.devices import resolve_device, resolve_precision
 from nectargan.wording import one_line
@@ -57,7 +58,9 @@ Start = Callable[[Config, Resumption | None], RunDirectory]
 Resolve = Callable[[Sequence[Override]], Config]
 State = Literal["NEW", "UNFINISHED", "RUNNING", "FINISHED", "PRUNED", "FAILED"]
 
-_CLAIMS = ".sweep"
+CLAIMS = ".sweep"
+"""Folder, in an output directory, of what the processes of a sweep share."""
+
 _LONGEST_NAME = 100
 _MOST_CELLS = 10_000
 
@@ -78,8 +81,7 @@ class GridPoint(NamedTuple):
     @property
     def name(self) -> str:
         """The swept options and their values, in one line."""
-        short = short_names(list(self.values))
-        return "  ".join(f"{short[key]}={value}" for key, value in self.values.items())
+        return name_of(self.values)
 
     @property
     def output(self) -> Path:
@@ -94,7 +96,7 @@ class GridPoint(NamedTuple):
         """
         config = config or self.config
         options = flatten(config.model_dump(mode="json"))
-        options["dataloader.dataroot"] = str(Path(config.dataloader.dataroot).resolve())
+        options["dataloader.dataroot"] = absolute(config.dataloader.dataroot)
         swept = tuple(self.values)
         return {
             key: value
@@ -266,7 +268,7 @@ def run_grid_point(point: GridPoint, start: Start) -> GridOutcome:
         stack.callback(gc.collect)
         try:
             # Another process may start the same grid point before its run directory exists.
-            claim = point.output / _CLAIMS / _digest(point)
+            claim = point.output / CLAIMS / _digest(point)
             claim.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(claim))
         except RunError:

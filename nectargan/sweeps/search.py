@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import logging
 import math
 import statistics
 import time
@@ -14,24 +16,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nectargan.credentials import public_address, without_credentials
-from nectargan.errors import ConfigError, NectarGANError, RunError
+from nectargan.errors import PRUNED, ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
 from nectargan.record.last_values import values_in_best_epoch
 from nectargan.record.run_directory import RunDirectory
 from nectargan.sweeps.axes import Axis
 from nectargan.sweeps.grid import (
+    CLAIMS,
     GridOutcome,
     GridPoint,
     Resolve,
     make_grid_point,
     run_grid_point,
 )
+from nectargan.sweeps.trial_owner import has_died, is_elsewhere, owned
 from nectargan.wording import one_line
 
 # Optuna detects by missing heartbeats that the process of a trial has died.
 _HEARTBEAT_SECONDS = 60
 _GRACE_SECONDS = 180
 _RETRY_SECONDS = (0.5, 1.5)
+# A trial is repeated after its process has died, but not for ever: it may be what kills them.
+_MOST_DEATHS = 3
+_DRIVERS = {
+    "postgresql": {"psycopg2": "psycopg2", "psycopg": "psycopg"},
+    "mysql": {"mysqldb": "MySQLdb", "pymysql": "pymysql"},
+}
+_DEATHS, _PROCESS, _SKIPPED = "deaths", "process", "skipped"
+
+log = logging.getLogger("nectargan")
 
 
 class Trial(NamedTuple):
@@ -39,9 +52,11 @@ class Trial(NamedTuple):
 
     Attributes:
         number: Number of the trial, from 0 in the order of their start.
-        state: "COMPLETE", "PRUNED", "FAIL", "RUNNING" or "WAITING".
+        state: "COMPLETE", "PRUNED", "FAIL", "RUNNING" or "WAITING"; "SKIPPED" if another process
+            was training a run with the same values.
         values: The values of the swept options as text, by dotted key.
-        value: The best value of the metric, or the last one if it was pruned; else ``None``.
+        value: The best value of the metric; the last one of a run that was pruned, or that a
+            pruner judges while it runs; else ``None``.
         directory: The run directory, if there is one. It may be on another machine.
         reason: Why it failed or was pruned; empty for a trial that was interrupted.
         measured: The values of all metrics; empty unless complete.
@@ -143,17 +158,17 @@ class Search:
     def _create_or_load(self) -> None:
         import optuna
 
-        with self._storage_errors(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # heartbeats are marked as experimental
+        with self._storage_errors(), _no_warnings():
             if self._is_own_storage:
                 self.corners[0].output.mkdir(parents=True, exist_ok=True)
             waits = {"connect_args": {"timeout": 60}} if self.storage.startswith("sqlite") else None
             self._study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(
-                    self.storage,
+                    _with_driver(self.storage),
                     engine_kwargs=waits,
                     heartbeat_interval=_HEARTBEAT_SECONDS,
                     grace_period=_GRACE_SECONDS,
+                    heartbeat_stale_trial_callback=lambda _, trial: self._repeat(trial),
                 ),
                 study_name=self.name,
                 directions=[
@@ -163,6 +178,7 @@ class Search:
                 load_if_exists=True,
             )
             self._check_same_search()
+            self._check_machines()
 
     def _check_same_search(self) -> None:
         from optuna.distributions import check_distribution_compatibility
@@ -208,23 +224,117 @@ class Search:
             The outcome of each trial of this process.
 
         Raises:
-            RunError: the database fails.
+            RunError: the database fails, or is an SQLite file that another machine uses.
         """
         from optuna import TrialPruned
 
-        while self._count() < trials:
-            outcomes: list[GridOutcome] = []
+        with owned(self.corners[0].output / CLAIMS) as process:
+            failed = [math.nan] * len(self._metrics)  # as Optuna takes it
+            while self._has_room(trials):
+                outcomes: list[GridOutcome] = []
 
-            def objective(trial: Any, outcomes: list[GridOutcome] = outcomes) -> Sequence[float]:
-                outcome, values = self._try(trial, start, announce)
-                outcomes.append(outcome)
-                if outcome.state == "PRUNED":
-                    raise TrialPruned
-                return values
+                def objective(
+                    trial: Any, outcomes: list[GridOutcome] = outcomes
+                ) -> float | Sequence[float]:
+                    trial.set_user_attr(_PROCESS, process)
+                    if not self._begin(trial, trials):
+                        return failed
+                    outcome, values = self._try(trial, start, announce)
+                    outcomes.append(outcome)
+                    if outcome.state == "PRUNED":
+                        raise TrialPruned
+                    return values
 
-            with self._storage_errors():
-                self._study.optimize(objective, n_trials=1)
-            yield from outcomes
+                self._study.sampler = self._sampler(self._count())
+                with self._storage_errors():
+                    self._study.optimize(objective, n_trials=1)
+                yield from outcomes
+
+    def _has_room(self, trials: int) -> bool:
+        """Whether the study needs another trial, after those of dead processes were given back."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.storages import fail_stale_trials
+        from optuna.trial import TrialState
+
+        with self._storage_errors(), _no_warnings():
+            fail_stale_trials(self._study)
+            for trial in self._running():
+                # The processes of this machine are not waited for until their heartbeat is missed.
+                if has_died(trial.user_attrs.get(_PROCESS)):
+                    try:
+                        self._study.tell(trial.number, state=TrialState.FAIL)
+                    except (ValueError, UpdateFinishedTrialError):
+                        continue  # another process was faster
+                    self._repeat(trial)
+        return self._count() < trials
+
+    def _repeat(self, trial: Any) -> None:
+        """Puts the values of a trial whose process has died into the queue of the study."""
+        deaths = trial.user_attrs.get(_DEATHS, 0) + 1
+        if deaths > _MOST_DEATHS:
+            log.warning("Trial %d is given up: its process died %d times.", trial.number, deaths)
+        else:
+            self._study.enqueue_trial(trial.params, user_attrs={_DEATHS: deaths})
+
+    def _begin(self, trial: Any, trials: int) -> bool:
+        """Seeds the sampler for a trial that was just created.
+
+        Returns:
+            Whether the trial is needed: other processes may have begun enough at the same moment.
+
+        Raises:
+            RunError: the database is an SQLite file that another machine uses.
+        """
+        place = self._count(before=trial.number)
+        is_needed = False
+        try:
+            self._check_machines(before=trial.number)
+            is_needed = place < trials
+        finally:
+            attributes = self._study.get_trials(deepcopy=False)[trial.number].system_attrs
+            if not is_needed and "fixed_params" in attributes:  # it was in the queue
+                self._study.enqueue_trial(attributes["fixed_params"])
+        # By then, another process may have made a sampler with the same seed.
+        self._study.sampler = self._sampler(place)
+        return is_needed
+
+    def _sampler(self, place: int) -> Any:
+        """The sampler of the trial at a place among those that count.
+
+        Its seed depends on the place alone. So interruptions do not change the results, and
+        processes that share a study do not begin with the same values. Runs of other processes
+        count as bad ones until they end (constant liar), so that their values are not tried twice.
+        """
+        from optuna.samplers import TPESampler
+
+        seed = np.random.SeedSequence((self.corners[0].config.common.seed, place))
+        with _no_warnings():
+            return TPESampler(seed=int(seed.generate_state(1)[0]), constant_liar=True)
+
+    def _running(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return list(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def _check_machines(self, before: float = math.inf) -> None:
+        """Raises RunError if a process of another machine uses the same SQLite file.
+
+        Args:
+            before: Of two machines that begin at once, the one with the earlier trial goes on.
+        """
+        if not self.storage.startswith("sqlite"):
+            return
+        for trial in self._running():
+            owner = trial.user_attrs.get(_PROCESS)
+            if trial.number < before and is_elsewhere(owner):
+                raise RunError(
+                    f"Study '{self.name}' in '{public_address(self.storage)}' is in use on host "
+                    f"'{owner['host']}'. SQLite's locks do not hold between machines, and the "
+                    "database would be damaged; for several machines, give each the same "
+                    "--sweep-storage of a server, such as postgresql://HOST/DATABASE or "
+                    f"mysql+pymysql://HOST/DATABASE. (If that process has died, wait "
+                    f"{_GRACE_SECONDS // 60} minutes.)"
+                )
 
     def _try(
         self,
@@ -236,10 +346,6 @@ class Search:
         NaN as a failure."""
         import optuna
 
-        # The seed depends on the number of the trial. So interruptions do not change the results,
-        # and processes that share a study do not start with the same values.
-        seed = np.random.SeedSequence((self.corners[0].config.common.seed, trial.number))
-        self._study.sampler = optuna.samplers.TPESampler(seed=int(seed.generate_state(1)[0]))
         items = {axis.key: self._suggest(trial, axis) for axis in self._axes}
         try:
             point = make_grid_point(self._axes, items, self._resolve)
@@ -259,6 +365,9 @@ class Search:
                     # Optuna itself only handles KeyboardInterrupt.
                     self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 raise
+        if outcome.state == "RUNNING":
+            outcome = outcome._replace(reason="another process trains a run with the same values")
+            trial.set_user_attr(_SKIPPED, True)
         best = None
         if outcome.directory is not None:
             trial.set_user_attr("run", str(outcome.directory))
@@ -279,7 +388,7 @@ class Search:
         trial.report(value, epoch)
         if not trial.should_prune():
             return ""
-        told = f"pruned by {self._pruner} in epoch {epoch}: {self._metric} is {value:.4g}"
+        told = f"{PRUNED}{self._pruner} in epoch {epoch}: {self._metric} is {value:.4g}"
         if self._pruner != "median":
             return told
         others = [
@@ -296,9 +405,9 @@ class Search:
         return [
             Trial(
                 trial.number,
-                trial.state.name,
+                "SKIPPED" if _SKIPPED in trial.user_attrs else trial.state.name,
                 {key: _value_text(value) for key, value in trial.params.items()},
-                trial.values[0] if trial.values else None,
+                _value_so_far(trial),
                 RunDirectory(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
                 str(trial.user_attrs.get("reason", "")),
                 tuple(trial.values or ()),
@@ -306,9 +415,12 @@ class Search:
             for trial in found
         ]
 
-    def _count(self) -> int:
+    def _count(self, before: float = math.inf) -> int:
+        """How many trials count; those in the queue only if another trial comes after them."""
+        counted = {"COMPLETE", "PRUNED", "RUNNING"} | ({"WAITING"} if before < math.inf else set())
         return sum(
-            t.state in ("COMPLETE", "PRUNED", "RUNNING") or bool(t.reason) for t in self.trials()
+            trial.number < before and (trial.state in counted or bool(trial.reason))
+            for trial in self.trials()
         )
 
     def _suggest(self, trial: Any, axis: Axis) -> str:
@@ -340,9 +452,36 @@ class Search:
         except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
             uri = public_address(self.storage)
             reason = without_credentials(one_line(error))[:200].rstrip(".")
+            if isinstance(error, ImportError):
+                reason = "its driver is not installed, such as psycopg2-binary or pymysql"
             if "://" not in self.storage:
                 reason = "it must be an address such as sqlite:///optuna.db"
             raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
+
+
+def _no_warnings() -> warnings.catch_warnings[None]:
+    """Ignores warnings: heartbeats and the constant liar are marked as experimental in Optuna 4."""
+    return warnings.catch_warnings(action="ignore")
+
+
+def _with_driver(storage: str) -> str:
+    """The address of a database with a driver that is installed, if it does not name one.
+
+    SQLAlchemy looks for one driver only, and not for the same one in all its versions.
+    """
+    scheme, separator, rest = storage.partition("://")
+    for driver, module in _DRIVERS.get(scheme, {}).items():
+        if importlib.util.find_spec(module) is not None:
+            return f"{scheme}+{driver}{separator}{rest}"
+    return storage
+
+
+def _value_so_far(trial: Any) -> float | None:
+    """The first value of a trial of Optuna, or what was last reported of it."""
+    if trial.values:
+        return float(trial.values[0])
+    last = trial.last_step
+    return None if last is None else float(trial.intermediate_values[last])
 
 
 def _ends(axis: Axis) -> list[str]:

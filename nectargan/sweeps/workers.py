@@ -1,12 +1,15 @@
 """Several processes that share the runs of a sweep.
 
 Each worker is the same command without ``--workers``. A grid point is claimed by the worker that
-begins it, so workers need not know of each other, and more of them can run on other machines.
+begins it, and a trial by its study, so workers need not know of each other, and more of them can
+run on other machines.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +28,18 @@ _LOOK_SECONDS, _REST = 1.0, 20
 _MOST_RESTARTS = 3
 _STOP_SECONDS = 120.0  # a run saves a checkpoint and sends its record when it is interrupted
 _MOST = 64
+_WORKER = "NECTARGAN_WORKER"
+
+
+def is_worker() -> bool:
+    """Whether this process is a `Worker` of another one, which has checked the runs and reports."""
+    return _WORKER in os.environ
+
+
+def worker_log(folder: Path, number: int) -> Path:
+    """The file for the output of a worker. Machines that share the folder have different ones."""
+    host = re.sub(r"[^\w\-]", "_", platform.node().partition(".")[0])
+    return folder / f"{host}_worker_{number}.log"
 
 
 def without_options(arguments: Sequence[str], names: Mapping[str, int]) -> list[str]:
@@ -99,7 +114,7 @@ class Worker:
         self.log = log
         self.trouble = ""
         self._command = [sys.executable, "-m", "nectargan.cli.train", *arguments]
-        self._variables = variables
+        self._variables = {**variables, "PYTHONUNBUFFERED": "1", _WORKER: str(number)}
         self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -112,7 +127,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._variables},
+                env={**os.environ, **self._variables},
                 **in_own_group(),
             )
 

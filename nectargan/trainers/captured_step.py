@@ -24,30 +24,32 @@ from nectargan.trainers.cuda_graphs import GraphBackend, Work
 from nectargan.trainers.snapshot import Snapshot
 from nectargan.wording import one_line
 
-Step = Callable[[Tensor, Tensor], object]
+Step = Callable[..., object]
 
 _WARM_UPS = 3
 
 log = logging.getLogger("nectargan")
 
 
-def graph_obstacle(wanted: str, device: torch.device, precision: str) -> str | None:
+def graph_obstacle(
+    wanted: str, device: torch.device, precision: str, processes: int = 1
+) -> str | None:
     """Why the step of a run is not captured; ``None`` if it is.
 
     Args:
         wanted: ``train.cuda_graph``: "auto", "on" or "off".
         device: The device of the run.
         precision: "fp32", "bf16" or "fp16".
+        processes: Number of processes that train together.
 
     Raises:
         ConfigError: it is "on" and cannot be.
     """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if wanted == "off":
         return "train.cuda_graph is 'off'"
     if device.type != "cuda":
         obstacle = f"the device is {device.type}, not CUDA"
-    elif distributed and torch.distributed.get_world_size() > 1:
+    elif processes > 1:
         obstacle = "several processes train together"
     else:
         return None
@@ -59,7 +61,7 @@ def graph_obstacle(wanted: str, device: torch.device, precision: str) -> str | N
 class _Capture(NamedTuple):
     """A captured step, and the tensors that its replays read and fill."""
 
-    inputs: tuple[Tensor, Tensor]
+    inputs: tuple[Tensor, ...]
     losses: CapturedLosses
     gradients: list[tuple[nn.Parameter, Tensor | None]]
     replay: Work
@@ -75,7 +77,7 @@ class CapturedStep:
     made.
 
     Args:
-        step: The eager step; ``(source, target)`` to one update of all networks.
+        step: The eager step; the tensors of a batch to one update of all networks.
         losses: The manager of its losses.
         modules: All that holds parameters or buffers that the step changes.
         optimizers: Their optimisers, with learning rates and counters on the device.
@@ -117,24 +119,24 @@ class CapturedStep:
         self._was_eager = False
         self._gave_up = False
 
-    def __call__(self, source: Tensor, target: Tensor) -> None:
-        """One update of all networks."""
-        if self._gave_up or len(source) != self._batch_size or self._is_special():
-            self._step(source, target)
+    def __call__(self, *batch: Tensor) -> None:
+        """One update of all networks, with the tensors of a batch as the step takes them."""
+        if self._gave_up or len(batch[0]) != self._batch_size or self._is_special():
+            self._step(*batch)
             self._was_eager = True
             return
         if self._capture is None or self._capture.losses.is_stale:
-            snapshot = self._snapshot(source.device)
+            snapshot = self._snapshot(batch[0].device)
             self._capture = None  # frees the memory of an earlier one
             try:
-                self._capture = self._make_capture(source, target, snapshot)
+                self._capture = self._make_capture(batch, snapshot)
             except (RuntimeError, LossError) as error:
                 snapshot.restore()
                 self._give_up(error)
-                self._step(source, target)
+                self._step(*batch)
                 return
         else:
-            for static, new in zip(self._capture.inputs, (source, target), strict=True):
+            for static, new in zip(self._capture.inputs, batch, strict=True):
                 static.copy_(new)
             self._capture.losses.refresh()
             self._capture.replay()
@@ -145,9 +147,9 @@ class CapturedStep:
                 parameter.grad = gradient
             self._was_eager = False
 
-    def _make_capture(self, source: Tensor, target: Tensor, snapshot: Snapshot) -> _Capture:
+    def _make_capture(self, batch: tuple[Tensor, ...], snapshot: Snapshot) -> _Capture:
         """Captures the step and makes the first replay."""
-        inputs = source.clone(), target.clone()
+        inputs = tuple(each.clone() for each in batch)
         captured = CapturedLosses(self._losses)
         expected: list[Tensor] = []
 

@@ -59,19 +59,21 @@ def resolve_device(name: str) -> torch.device:
 _threads = {"most": 0, "used": 0}
 
 
-def use_threads(flops: float) -> None:
+def use_threads(flops: float, processes: int = 1) -> None:
     """Reduces the number of CPU threads of torch to a suitable number for a step.
 
     A number that the user has set is not changed.
 
     Args:
         flops: Number of floating-point operations of a step.
+        processes: Number of processes on this machine that share its cores.
     """
     if chosen_by_user(THREADS):
         return
     if torch.get_num_threads() != _threads["used"]:
         _threads["most"] = torch.get_num_threads()
-    _threads["used"] = min(_threads["most"], worthwhile_threads(flops))
+    most = max(1, _threads["most"] // processes)
+    _threads["used"] = min(most, worthwhile_threads(flops))
     torch.set_num_threads(_threads["used"])
 
 
@@ -141,6 +143,13 @@ def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
             ) from None
 
     return call
+
+
+def seed_of(seed: int, rank: int) -> int:
+    """The seed of a process that trains with others: ``seed`` itself for the main one."""
+    if not rank:
+        return seed
+    return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.objectives import ADVERSARIAL
-from nectargan.dataset.paired_dataset import normalize
 from nectargan.files import replacing
 from nectargan.losses.lm_data import LMLoss
-from nectargan.losses.losses import LaplacianLoss, SobelLoss
-from nectargan.trainers.validation import TensorPair, example_rows
+from nectargan.losses.masking import PER_PIXEL, WeightedPixels, as_map
+from nectargan.trainers.validation import PLAIN_VIEW, TensorPair, View, encoded, example_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PER_PIXEL = (nn.L1Loss, nn.MSELoss, SobelLoss, LaplacianLoss)
 
 _CELL, _BAR = 1.6, 0.7  # inches: longer side of an image; title and scale
 _FONT, _DPI = 9, 160
@@ -35,10 +31,11 @@ def per_pixel_losses(losses: Mapping[str, LMLoss]) -> dict[str, nn.Module]:
     """
     forms: dict[str, nn.Module] = {}
     for name, loss in losses.items():
-        if isinstance(loss.function, PER_PIXEL) and name not in ADVERSARIAL:
-            # A shallow copy shares the tensors on the device.
-            forms[name] = copy.copy(loss.function)
-            forms[name].reduction = "none"  # type: ignore[assignment]
+        function: object = loss.function
+        if isinstance(function, WeightedPixels):
+            function = function.function
+        if isinstance(function, PER_PIXEL) and name not in ADVERSARIAL:
+            forms[name] = as_map(function)
     return forms
 
 
@@ -59,7 +56,7 @@ def loss_maps(
     maps: dict[str, list[np.ndarray]] = {}
     for name, form in per_pixel_losses(losses).items():
         for (_, target), image in zip(pairs, generated, strict=True):
-            cost = form(image[None], normalize(target[None].to(image.device)))
+            cost = form(image[None], encoded(target[None].to(image.device)))
             # A custom subclass may still return a scalar.
             if cost.shape == image[None].shape:
                 maps.setdefault(name, []).append(cost[0].float().mean(0).cpu().numpy())
@@ -71,6 +68,7 @@ def save_loss_maps(
     pairs: Sequence[TensorPair],
     generated: Sequence[Tensor],
     path: Path,
+    view: View = PLAIN_VIEW,
 ) -> None:
     """Writes a PNG with a row for each pair: input, generated, target, and a heat map of each loss.
 
@@ -81,13 +79,14 @@ def save_loss_maps(
         pairs: As in `loss_maps`.
         generated: As in `loss_maps`.
         path: The file.
+        view: How the images are shown.
 
     Raises:
         OSError: the file cannot be written.
     """
     from matplotlib.ticker import MaxNLocator
 
-    rows = example_rows(pairs, generated)
+    rows = example_rows(pairs, generated, view)
     figure, grid = _grid(len(rows), 3 + len(maps), rows[0][0].shape)
     for column, title in enumerate(("input", "generated", "target")):
         grid[0, column].set_title(title, fontsize=_FONT, loc="left")

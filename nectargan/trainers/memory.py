@@ -63,7 +63,7 @@ def check_memory(need: Need, config: Config, device: torch.device) -> None:
 
 def _check_images(config: Config) -> None:
     load = config.dataloader.load
-    height, width = height_and_width(load.load_size)
+    height, width = height_and_width(load.load_size or load.crop_size)
     # Both images as arrays, and one of them also as the image that it is copied from.
     need = height * width * (load.input_nc + load.output_nc + min(load.input_nc, load.output_nc))
     limit = device_memory(torch.device("cpu"))
@@ -84,7 +84,7 @@ def sizes_of(need: Need, config: Config) -> str:
     )
 
 
-def needed_memory(config: Config, precision: str) -> Need:
+def needed_memory(config: Config, precision: str, processes: int = 1) -> Need:
     """Counts the parameters, activations and operations of a step.
 
     This takes milliseconds and no memory: the networks run on torch's "meta" device, which only
@@ -93,10 +93,11 @@ def needed_memory(config: Config, precision: str) -> Need:
     Args:
         config: The config of the run.
         precision: "fp32", "bf16" or "fp16"; the last two halve the activations.
+        processes: Number of processes that share a batch.
     """
     load, train = config.dataloader.load, config.train
     parts = train.accumulate
-    size = (config.dataloader.batch_size // parts, *height_and_width(load.crop_size))
+    size = (config.dataloader.batch_size // parts // processes, *height_and_width(load.crop_size))
     source = torch.empty(size[0], load.input_nc, *size[1:], device="meta")
     target = torch.empty(size[0], load.output_nc, *size[1:], device="meta")
     generator = _pass(build_generator, config, isinstance(train.generator, OwnNetwork), source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +21,19 @@ from nectargan.build import (
     optimized_parameters,
 )
 from nectargan.build_data import build_metrics
-from nectargan.config.network_options import Discriminator, Generator
+from nectargan.config.network_options import Discriminator, Generator, OwnNetwork
 from nectargan.config.objectives import ADVERSARIAL, PENALTY
 from nectargan.config.run_schedules import lr_schedules
 from nectargan.config.schema import Config
+from nectargan.dataset.loader import Batch, PairLoader
+from nectargan.distributed import ALONE, World
 from nectargan.losses.losses import FeatureMatchingLoss
+from nectargan.losses.masking import (
+    WeightedPixels,
+    pixel_weights,
+    weigh_pixels,
+    without_invalid,
+)
 from nectargan.losses.vgg import VGGPerceptualLoss
 from nectargan.record.histogram_file import save_histograms
 from nectargan.record.run_directory import EpochFileKind
@@ -39,7 +47,9 @@ from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
 from nectargan.trainers.trainer import Trainer
+from nectargan.trainers.turns import interrupt
 from nectargan.trainers.validation import (
+    View,
     evaluating,
     generate_examples,
     save_grid,
@@ -47,15 +57,23 @@ from nectargan.trainers.validation import (
 )
 
 Forward = Callable[..., Any]
-Pairs = list[tuple[Tensor, Tensor]]
+Part = tuple[Tensor, ...]  # input, target and, if there is a mask, the weights of the pixels
 Features = Sequence[Sequence[Tensor]]  # by scale and layer; see `PatchGANDiscriminator.features`
 
 
 class _Forwards(NamedTuple):
-    """The forward passes of a step."""
+    """The forward passes of a step.
+
+    Attributes:
+        generator: Of G.
+        discriminator: Of D, for its own update.
+        frozen: Of D without a gradient of its weights, for the update of G.
+        features: Of the layers of D, likewise.
+    """
 
     generator: Forward
     discriminator: Forward
+    frozen: Forward
     features: Forward
 
 
@@ -70,6 +88,7 @@ class Pix2pixTrainer(Trainer):
         config: The run; see `Trainer`.
         resumption: A run to go on with.
         graphs: What captures the step.
+        world: The processes that train this run together.
 
     Attributes:
         generator: From ``(N, C, H, W)`` in [-1, 1] to images of the same size.
@@ -82,16 +101,24 @@ class Pix2pixTrainer(Trainer):
         config: Config,
         resumption: Resumption | None = None,
         graphs: GraphBackend | None = None,
+        world: World = ALONE,
     ) -> None:
-        super().__init__(config, resumption, graphs)
+        super().__init__(config, resumption, graphs, world)
         config = self.config
         with self.explaining_shortages():
-            self.generator = build_generator(config)
-            self.discriminator = build_discriminator(config)
+            self.generator, self.discriminator = (
+                world.with_synchronized_norms(build(config), f"train.{name}")
+                for name, build in (
+                    ("generator", build_generator),
+                    ("discriminator", build_discriminator),
+                )
+            )
             order = memory_format(self.device, self.precision, config.dataloader.batch_size)
             self.losses.init_from_spec(build_losses, config)
             balancer = build_balancer(config, self.losses.get_registered_losses())
             self.losses.balancer = None if balancer is None else balancer.to(self.device)
+            if self.data.masked:
+                weigh_pixels(self.losses.get_registered_losses())
             if self._matches_features():
                 check_features(config, self.discriminator)
             for network in (self.generator, self.discriminator):
@@ -108,7 +135,12 @@ class Pix2pixTrainer(Trainer):
             warm_start(config, self.networks)
         # One's own discriminator may have no features, which are then never asked for.
         features = getattr(self.discriminator, "features", self.discriminator)
-        self._eager = _Forwards(self.generator, self.discriminator, features)
+        self._eager = _Forwards(
+            world.wrapped(self.generator, isinstance(config.train.generator, OwnNetwork)),
+            world.wrapped(self.discriminator, isinstance(config.train.discriminator, OwnNetwork)),
+            self.discriminator,
+            features,
+        )
 
         schedules = lr_schedules(config)
         train = config.train
@@ -129,18 +161,19 @@ class Pix2pixTrainer(Trainer):
         self.lr_schedulers = {
             name: TorchScheduler(self.optimizers[name], schedules[name]) for name in self.networks
         }
-        self._part_size = config.dataloader.batch_size // train.accumulate
+        self._part_size = config.dataloader.batch_size // train.accumulate // world.size
         self._penalizes = PENALTY in train.loss
         every = train.r1_every_n_steps
         if self._penalizes and every > 1:
             self.eager_steps = f" (one in {every} eager, for {PENALTY})"
         self._compiled: _Forwards | None = None
         if train.compile == "default":
-            self._compiled = _Forwards(*map(compiled, self._eager))
+            once = {id(each): compiled(each) for each in self._eager}
+            self._compiled = _Forwards(*(once[id(each)] for each in self._eager))
 
     def needed_memory(self) -> Need:
         """What both networks take."""
-        return needed_memory(self.config, self.precision)
+        return needed_memory(self.config, self.precision, self.world.size)
 
     def on_epoch_start(self, epoch: int) -> Mapping[str, float]:
         """Sets the learning rates of the epoch; returns them. Pictures and histograms of the
@@ -178,57 +211,65 @@ class Pix2pixTrainer(Trainer):
             is_special=self._is_penalty_due if self.eager_steps else lambda: False,
         )
 
-    def train_step(self, source: Tensor, target: Tensor) -> None:
+    def train_step(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """One update of D, then one of G; every loss goes through the manager."""
-        parts = self._parts_of(source, target)
+        weights = () if mask is None else (pixel_weights(mask, self.world),)
+        parts = self._parts_of(source, target, *weights)
         generated = self._update_discriminator(parts)
         self._update_generator(parts, generated)
         self.scaler.update()
 
-    def _parts_of(self, source: Tensor, target: Tensor) -> Pairs:
+    def _parts_of(self, *batch: Tensor) -> list[Part]:
         """A batch in equal parts, none of which is larger than those of a whole batch."""
-        pairs, most = len(source), self._part_size
+        pairs, most = len(batch[0]), self._part_size
         size = next(size for size in range(min(pairs, most), 0, -1) if pairs % size == 0)
-        return list(zip(torch.split(source, size), torch.split(target, size), strict=True))
+        return list(zip(*(torch.split(each, size) for each in batch), strict=True))
 
-    def _update_discriminator(self, parts: Pairs) -> Tensor | None:
+    def _update_discriminator(self, parts: list[Part]) -> Tensor | None:
         """Updates D with real pairs against generated ones, which are cut off from G. Returns what
-        was generated, with its gradient; ``None`` if there are several parts."""
-        is_whole = len(parts) == 1
+        was generated, with its gradient; ``None`` if there are several parts, here or in another
+        process: all must call their networks in the same order."""
+        most = len(parts[0][0]) * len(parts) if self.world.size == 1 else max(self.world.counts)
+        is_whole = most <= self._part_size
         compute = self.losses.compute_loss
         self._freeze_discriminator(False)
         self.optimizers["discriminator"].zero_grad(set_to_none=True)
-        for source, target in parts:
-            generator, discriminator, _ = self._forwards(source)
+        for number, (source, target, *weights) in enumerate(parts, start=1):
+            forwards = self._forwards(source)
             with torch.set_grad_enabled(is_whole), self._autocast():
-                generated: Tensor = generator(source)
-            with self._autocast():
-                on_real = discriminator(source, target)
-                on_fake = discriminator(source, generated.detach())
-            loss = compute("D_real", *_logits(on_real)).mean()
-            loss = loss + compute("D_fake", *_logits(on_fake)).mean()
-            if self._penalizes and self._is_penalty_due():
-                loss = loss + self._penalty(source, target)
-            self._log_balance(_logits(on_real), _logits(on_fake))
-            loss = loss if is_whole else loss / len(parts)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                generated: Tensor = forwards.generator(source)
+            with self.world.summing(self._eager.discriminator, sums=number == len(parts)):
+                with self._autocast():
+                    on_real = forwards.discriminator(source, target)
+                    on_fake = forwards.discriminator(
+                        source, without_invalid(generated.detach(), *weights)
+                    )
+                loss = compute("D_real", *_logits(on_real)).mean()
+                loss = loss + compute("D_fake", *_logits(on_fake)).mean()
+                if self._penalizes and self._is_penalty_due():
+                    loss = loss + self._penalty(source, target)
+                self._log_balance(_logits(on_real), _logits(on_fake))
+                loss = loss if is_whole else loss / len(parts)
+                loss = loss if self.world.size == 1 else loss * self.world.part
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._update("discriminator")
         return generated if is_whole else None
 
-    def _update_generator(self, parts: Pairs, generated: Tensor | None) -> None:
+    def _update_generator(self, parts: list[Part], generated: Tensor | None) -> None:
         """Updates G against the D just updated, frozen so that no gradient is spent on its
         weights."""
         self._freeze_discriminator(True)
         self.optimizers["generator"].zero_grad(set_to_none=True)
-        for source, target in parts:
-            if generated is None:
-                with self._autocast():
-                    images = self._forwards(source).generator(source).float()
-            else:
-                images = generated.float()
-            factor = 1 / len(parts)
-            with self.losses.gradients_at(images, scaler=self.scaler, factor=factor) as fake:
-                self._compute_generator_losses(source, fake, target)
+        factor = self.world.part / len(parts)
+        for number, (source, target, *weights) in enumerate(parts, start=1):
+            with self.world.summing(self._eager.generator, sums=number == len(parts)):
+                if generated is None:
+                    with self._autocast():
+                        images = self._forwards(source).generator(source).float()
+                else:
+                    images = generated.float()
+                with self.losses.gradients_at(images, scaler=self.scaler, factor=factor) as fake:
+                    self._compute_generator_losses(source, fake, target, *weights)
         self._update("generator")
 
     def _update(self, name: str) -> None:
@@ -247,28 +288,32 @@ class Pix2pixTrainer(Trainer):
         """The weighted loss D_R1. In float32, because its gradient is a second derivative, and not
         compiled, because torch.compile has no second derivatives."""
         pair = [images.detach().float().requires_grad_() for images in (source, target)]
-        logits = _logits(self._eager.discriminator(*pair))
+        logits = _logits(self.discriminator(*pair))
         return self.losses.compute_loss(PENALTY, logits, pair).mean()
 
-    def _compute_generator_losses(self, source: Tensor, fake: Tensor, target: Tensor) -> None:
-        _, discriminator, features = self._forwards(source)
+    def _compute_generator_losses(
+        self, source: Tensor, fake: Tensor, target: Tensor, *weights: Tensor
+    ) -> None:
+        fake = without_invalid(fake, *weights)
+        forwards = self._forwards(source)
         of_real: Features = []
         of_fake: Features = []
         with self._autocast():
             if self._matches_features():
                 with torch.no_grad():
-                    of_real = features(source, target)
-                of_fake = features(source, fake)
+                    of_real = forwards.features(source, target)
+                of_fake = forwards.features(source, fake)
                 on_fake = [maps[-1] for maps in of_fake]
             else:
-                on_fake = discriminator(source, fake)
+                on_fake = forwards.frozen(source, fake)
         self.losses.compute_loss("G_GAN", *_logits(on_fake))
         for name, entry in self.losses.get_registered_losses().items():
             if name in ADVERSARIAL:
                 continue
             matches = isinstance(entry.function, FeatureMatchingLoss)
             inputs = (of_fake, of_real) if matches else (fake, target)
-            self.losses.compute_loss(name, *inputs)
+            extra = weights if isinstance(entry.function, WeightedPixels) else ()
+            self.losses.compute_loss(name, *inputs, *extra)
 
     def _freeze_discriminator(self, frozen: bool) -> None:
         for parameter in optimized_parameters(self.optimizers["discriminator"]):
@@ -314,12 +359,22 @@ class Pix2pixTrainer(Trainer):
         metrics: dict[str, float] = {}
         with evaluating(self.generator):
             if self.data.val is not None:
-                metrics = validate(self.generate, self.data.val.epoch(), self.device, self.metrics)
+                batches = self._validation_batches(self.data.val)
+                metrics = validate(self.generate, batches, self.device, self.metrics, self.world)
                 self._note_bests(metrics)  # whether this epoch is the last one depends on it
             self._save_epoch_files(epoch)
         return metrics
 
+    def _validation_batches(self, loader: PairLoader) -> Iterator[Batch]:
+        """The part of this process of each validation batch; it may be empty."""
+        for turn in self.turns(loader, epoch=0):
+            interrupt(self.world, turn.stop)
+            own = self.world.counts[self.world.rank] if self.world.size > 1 else turn.pairs
+            yield tuple(images[:own] for images in turn.images)
+
     def _save_epoch_files(self, epoch: int) -> None:
+        if not self.world.is_main:
+            return
         save, logging = self.config.save, self.config.logging
         rates: dict[EpochFileKind, int] = {
             "examples": save.example_save_rate if save.save_examples else 0,
@@ -333,14 +388,14 @@ class Pix2pixTrainer(Trainer):
         }
         if not due:
             return
-        pairs = self.data.examples
+        pairs, view = self.data.examples, View(**dict(save.view))
         generated = generate_examples(self.generate, pairs, self.device)
         if "examples" in due:
-            save_grid(pairs, generated, due["examples"])
+            save_grid(pairs, generated, due["examples"], view)
         if "loss_maps" in due:
             maps = loss_maps(self.losses.get_registered_losses(), pairs, generated)
             if maps:
-                save_loss_maps(maps, pairs, generated, due["loss_maps"])
+                save_loss_maps(maps, pairs, generated, due["loss_maps"], view)
         if "histograms" in due:
             found = training_histograms(self.networks, generated)
             save_histograms(found, due["histograms"])

@@ -6,9 +6,8 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,8 +17,11 @@ from torch.amp.grad_scaler import GradScaler
 from nectargan.build_data import Data, build_data
 from nectargan.config.schema import Config
 from nectargan.cpu import describe
-from nectargan.errors import DataError, PrunedError
-from nectargan.interrupts import uninterrupted
+from nectargan.dataset.loader import PairLoader
+from nectargan.dataset.shard_names import absolute
+from nectargan.distributed import ALONE, World
+from nectargan.errors import ConfigError, DataError, PrunedError
+from nectargan.interrupts import HeldSignals, held_signals, uninterrupted
 from nectargan.losses.loss_manager import LossManager
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.describe import describe_datasets
@@ -35,11 +37,13 @@ from nectargan.trainers.devices import (
     resolve_device,
     resolve_precision,
     seed_everything,
+    seed_of,
     use_threads,
 )
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
+from nectargan.trainers.turns import Turn, interrupt, raise_first, turns
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
@@ -59,6 +63,8 @@ class Trainer(ABC):
         config: The config of the run.
         resumption: The run to resume, from `resumption_of`; its config replaces ``config``.
         graphs: Captures the step; by default `CudaGraphs`, if config and device allow it.
+        world: The processes that train this run together. Each has a trainer, and calls its methods
+            in the same order; only the main one writes anything.
 
     Attributes:
         config: A copy of the config, with the run's place in MLflow.
@@ -66,6 +72,7 @@ class Trainer(ABC):
         precision: "fp32", "bf16" or "fp16".
         store: The MLflow store of the run and why it was chosen.
         graphs: The argument ``graphs``.
+        world: The argument ``world``.
         graph_obstacle: Why the step is not captured; ``None`` if it is.
         eager_steps: Which steps are eager although the step is captured, for the first line.
         judge: Called with each epoch and its metrics, except the last one. It returns why the run
@@ -95,12 +102,16 @@ class Trainer(ABC):
         config: Config,
         resumption: Resumption | None = None,
         graphs: GraphBackend | None = None,
+        world: World = ALONE,
     ) -> None:
         no_worker()
         config = config if resumption is None else resumption.config
         self.config = config.model_copy(deep=True)
+        self.world = world
+        _check_shares(self.config, world.size)
         self.store = choose_store(self.config, resumption)
-        self.device = resolve_device(self.config.common.device)
+        self.device = resolve_device(world.choose_device(self.config.common.device))
+        world.use(self.device)
         self.precision = resolve_precision(self.config.common.precision, self.device)
         self.graphs = graphs
         self.graph_obstacle: str | None = None
@@ -108,16 +119,23 @@ class Trainer(ABC):
         self.judge: Judge | None = None
         if graphs is None:
             wanted = self.config.train.cuda_graph
-            self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision)
+            self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision, world.size)
         self._need = self.needed_memory()
         check_memory(self._need, self.config, self.device)
         if self.device.type == "cpu":
-            use_threads(self._need.flops)
+            use_threads(self._need.flops, world.local_size)
         self._seed()
+        is_fork = resumption is None and self.config.train.fork_from is not None
+        self._resumption = resumption
+        self._fork = fork_of(self.config) if is_fork else None
+        start = resumption if self._fork is None else self._fork
+        known = None if start is None else start.state.mappings
         with self.explaining_shortages():
-            self.data: Data = build_data(self.config, self.device)
-            self.datasets = describe_datasets(self.config.dataloader.dataroot, self.data.splits)
+            self.data: Data = build_data(self.config, self.device, world, known)
+            splits, root = self.data.splits, self.config.dataloader.dataroot
+            self.datasets = world.from_main(lambda: describe_datasets(root, splits))
         self.losses = LossManager(config=self.config)
+        self.losses.world = world
         self.epoch = 0
         self.batch: int | None = None
         self.step = 0
@@ -126,13 +144,10 @@ class Trainer(ABC):
         self.networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.scaler = GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._resumption = resumption
-        is_fork = resumption is None and self.config.train.fork_from is not None
-        self._fork = fork_of(self.config) if is_fork else None
-        start = resumption if self._fork is None else self._fork
         self.changes = [] if start is None else start.history
         self._run: Run | None = None
         self._is_in_step = False
+        self._signals = HeldSignals()
         if start is not None:
             done = "resumed" if self._fork is None else "forked"
             start.state.check(self, f"'{start.directory}' cannot be {done}")
@@ -158,15 +173,17 @@ class Trainer(ABC):
         return {}
 
     @abstractmethod
-    def train_step(self, source: Tensor, target: Tensor) -> None:
+    def train_step(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """One update of all networks.
 
         Args:
             source: Input images ``(N, C, H, W)``, float32 in [-1, 1], on the device.
-            target: Target images, of the same shape, dtype and range.
+            target: Target images, of the same height, width, dtype and range.
+            mask: Where the pixels of both are valid, ``(N, 1, H, W)``, bool; ``None`` if they are
+                everywhere. Both images are 0 elsewhere.
         """
 
-    def make_step(self) -> Callable[[Tensor, Tensor], object]:
+    def make_step(self) -> Callable[..., object]:
         """The function that the loop calls for each step: `train_step` or a faster equivalent."""
         return self.train_step
 
@@ -207,7 +224,8 @@ class Trainer(ABC):
 
         Args:
             display: Shows the progress. "auto" shows a progress bar on a terminal, and prints one
-                line per epoch elsewhere, as in a notebook; ``None`` shows nothing.
+                line per epoch elsewhere, as in a notebook; ``None`` shows nothing. Of several
+                processes, only the main one shows anything with "auto".
 
         Returns:
             The run directory. If the run is finished already, nothing is done.
@@ -219,35 +237,53 @@ class Trainer(ABC):
         """
         if self._resumption is not None and self._resumption.is_finished:
             return self._resumption.directory
+        if display == "auto" and not self.world.is_main:
+            display = None
         if display is not None:
             from nectargan.trainers.display import SafeDisplay, make_display
 
             display = SafeDisplay(make_display() if display == "auto" else display)
-        # Seed again, because random numbers drawn since construction must not change the run.
-        self._seed()
+        # Seed again, because random numbers drawn since construction must not change the run. Each
+        # process has dropout of its own.
+        self._seed(self.world.rank)
         with self.explaining_shortages():
             start = self._resumption if self._fork is None else self._fork
             if start is not None:
                 start.state.restore(self)
                 self.on_resume()
             step = self.make_step()
-        with open_run(
-            self.config, self.losses, self._tags(), self.datasets, self._resumption, self._fork
-        ) as run:
+        with ExitStack() as held:
+            if self.world.size > 1:
+                self._signals = held.enter_context(held_signals())
+            held.enter_context(self.world.together())
+            run = held.enter_context(
+                open_run(
+                    self.config,
+                    self.losses,
+                    self._tags(),
+                    self.datasets,
+                    self._resumption,
+                    self._fork,
+                    self.world,
+                )
+            )
             self.directory, self._run = run.directory, run
             if display:
                 display.start(run.directory, self.config.train.epochs, len(self.data.train))
-            with self.explaining_shortages(run.directory):
+            with self.explaining_shortages(run.directory), self.world.together():
                 try:
                     # May take minutes; outside of a step, so that Ctrl-C interrupts it at once.
-                    self.data.train.prepare()
+                    self._prepare()
                     while self.batch is not None or not self.is_last_epoch:
                         self._train_epoch(step, run, display)
                     run.tracker.reason = self.stop_reason
-                except (KeyboardInterrupt, SystemExit, DataError, PrunedError):
+                    # Nothing is left to do together.
+                    self._signals.release()
+                    interrupt(ALONE, self._signals.number)
+                except (KeyboardInterrupt, SystemExit, DataError, PrunedError) as error:
                     # A second Ctrl-C can interrupt mid-step; never save that state. It can also
                     # interrupt the save, which replaces files only when they are complete.
-                    if not self._is_in_step:
+                    if not self._is_in_step and self.world.is_agreed(error):
                         run.save(self)
                     raise
                 finally:
@@ -258,7 +294,7 @@ class Trainer(ABC):
 
     def _train_epoch(
         self,
-        step: Callable[[Tensor, Tensor], object],
+        step: Callable[..., object],
         run: Run,
         display: Display | None,
     ) -> None:
@@ -276,24 +312,25 @@ class Trainer(ABC):
 
         # One pass over the training images, in an order set by seed and epoch.
         began, skipped, total = time.perf_counter(), self.batch, len(self.data.train)
-        batches = self.data.train.epoch(self.epoch, skip=skipped)
+        batches = self.turns(self.data.train, self.epoch, skipped, lambda: run.is_time_to_save)
         while self.batch < total:
             with uninterrupted():
-                source, target = next(batches)
+                turn = next(batches)
                 self._is_in_step = True
                 self.batch += 1
                 # The batch is empty if all its images were unreadable and were skipped.
-                if len(source):
+                if turn.pairs:
                     self.step += 1
                     fraction = self.batch / total
                     self.losses.start_step(self.epoch, self.step, fraction=fraction)
-                    step(source, target)
+                    step(*turn.images)
                 self._is_in_step = False
             if display:
                 display.step(self.epoch, self.step, tracker.last)
             run.check_finite()
-            if run.is_time_to_save:
+            if turn.save:
                 run.save(self)
+            interrupt(self.world, turn.stop)
 
         # Write all losses of the epoch; this waits for the device.
         tracker.flush()
@@ -320,9 +357,36 @@ class Trainer(ABC):
         if display:
             display.epoch_end(self.epoch, metrics)
         if self.judge is not None and not self.is_last_epoch:
-            reason = self.judge(self.epoch, metrics)
+            judge = self.judge
+            reason = self.world.from_main(lambda: judge(self.epoch, metrics))
             if reason:
-                raise PrunedError(reason)
+                raise self.world.agreed(PrunedError(reason))
+
+    def turns(
+        self,
+        loader: PairLoader,
+        epoch: int,
+        skip: int = 0,
+        wants_save: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Turn]:
+        """The batches of an epoch, which the processes of the run share; see `turns`."""
+        return turns(loader, epoch, skip, self.world, wants_save, lambda: self._signals.number)
+
+    def _prepare(self) -> None:
+        """Fills the cache of the training images; raises DataError, in all processes."""
+        if self.world.size == 1:
+            self.data.train.prepare()
+            return
+        problem = None
+        # A signal is not held here: it ends this process, and thereby the others.
+        self._signals.release()
+        interrupt(ALONE, self._signals.number)
+        try:
+            self.data.train.prepare()
+        except DataError as error:
+            problem = error
+        self._signals.hold()
+        raise_first(self.world, problem)
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -357,9 +421,14 @@ class Trainer(ABC):
         epochs = counted(self.config.train.epochs, "epoch")
         threads = f"{describe(torch.get_num_threads())}, " if self.device.type == "cpu" else ""
         return (
-            f"{epochs} of {counted(len(self.data.train), 'step')} on {self.device} "
+            f"{epochs} of {counted(len(self.data.train), 'step')} on {self._where()} "
             f"in {self.precision}, {threads}{step}{reason}, images {place[self.data.train.cache]}."
         )
+
+    def _where(self) -> str:
+        if self.world.size == 1:
+            return str(self.device)
+        return f"{self.device.type}, {self.world.size} processes,"
 
     def describe_store(self) -> str:
         """One line with the MLflow experiment, its store and why it was chosen; empty if MLflow
@@ -378,9 +447,23 @@ class Trainer(ABC):
             **describe_environment(self.device),
             "precision": self.precision,
             "cuda_graph": "off" if self.graph_obstacle else "on",
+            **({"processes": str(self.world.size)} if self.world.size > 1 else {}),
             "objective": train.objective,
-            "dataset": str(Path(self.config.dataloader.dataroot).resolve()),
+            "dataset": absolute(self.config.dataloader.dataroot),
         }
 
-    def _seed(self) -> None:
-        seed_everything(self.config.common.seed, self.config.common.deterministic)
+    def _seed(self, rank: int = 0) -> None:
+        common = self.config.common
+        seed_everything(seed_of(common.seed, rank), common.deterministic)
+
+
+def _check_shares(config: Config, processes: int) -> None:
+    """Raises `ConfigError` if the processes cannot share a batch equally."""
+    batch, parts = config.dataloader.batch_size, config.train.accumulate
+    if batch % (processes * parts):
+        each = f", each of them in {parts} parts (train.accumulate)," if parts > 1 else ""
+        raise ConfigError(
+            f"dataloader.batch_size is {batch}, the pairs of all processes together, and "
+            f"{processes} processes{each} cannot share it equally; make it a multiple of "
+            f"{processes * parts}."
+        )

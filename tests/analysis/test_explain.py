@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nectargan.analysis.explain import Finding, RunRecord, explain
+from nectargan.analysis.run_changes import Change
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
 
@@ -107,11 +108,11 @@ def test_pairs_that_pulled_against_each_other_and_when() -> None:
     assert finding.figures["epochs"] == [2, 3, 4, 7]
 
 
-def test_a_data_set_without_any_pair_is_reported() -> None:
+def test_that_no_pair_pulled_against_each_other() -> None:
     points = metrics({"gradient/cosine/G_GAN vs G_L1": [0.1, -0.05, math.nan, 0.3]})
     assert told(explain(RunRecord(TWO, points)), "conflict") == [
-        "No pair of losses pulled against each other: the lowest cosine was -0.05, of G_GAN and "
-        "G_L1 in epoch 2."
+        "No pair of losses pulled against each other in the epochs with gradients, 1 to 2, 4: the "
+        "lowest cosine was -0.05, of G_GAN and G_L1 in epoch 2."
     ]
 
 
@@ -272,3 +273,57 @@ def test_each_sentence_has_its_figures_and_names_only_what_is_on_record(
         for cause in ("accuracy", "cosine"):
             if cause in text:
                 assert any(cause in str(metric) for metric in record.metrics["metric"].unique())
+
+
+# --- runs in which something is missing or broken ------------------------------------------------
+
+
+def test_steps_with_a_share_that_is_not_defined_do_not_count() -> None:
+    """A loss beside one with an infinite gradient has the share 0, which says nothing of it."""
+    shares = gradients({"G_GAN": [0.0] * 10, "G_L1": [math.nan] * 10})
+    points = metrics({"gradient/cosine/G_GAN vs G_L1": [0.0] * 10})
+    found = explain(RunRecord(TWO, points, shares))
+    (text,) = told(found, "pull")
+    assert "how strongly each of them pulled is not known" in text
+    assert told(found, "conflict") == []
+    assert told(found, "record") == [
+        "The norm of the gradient of G_L1 was nan at step 100, the first of 10 norms that are not "
+        "finite."
+    ]
+    shares.loc[(shares["loss"] == "G_L1") & (shares["epoch"] < 9), ["norm", "share"]] = 1.0
+    (text, *_) = told(explain(RunRecord(TWO, points, shares)), "pull")
+    assert text.startswith("In epoch 8 the pull on the generated images was G_L1 100 %, G_GAN 0 %")
+
+
+def test_a_loss_that_was_never_finite_has_no_part_of_the_values() -> None:
+    rows = losses({"G_GAN": [1.0] * 2, "G_L1": [math.inf] * 2})
+    assert told(explain(RunRecord(rows, NO_METRICS)), "pull") == []
+
+
+def test_a_weight_that_is_too_large_for_float32_is_found() -> None:
+    rows = losses({"G_GAN": [1.0] * 2})
+    rows.loc[rows["step"] > STEPS, "weighted"] = math.inf
+    (text,) = told(explain(RunRecord(rows, NO_METRICS)), "record")
+    assert text.startswith("G_GAN with its weight was inf at step ")
+
+
+def test_gradients_of_a_part_of_the_run_say_nothing_of_the_rest() -> None:
+    points = metrics({"gradient/cosine/G_GAN vs G_L1": [0.1] * 10})
+    points = points[points["epoch"].isin([4, 5, 9])]
+    assert told(explain(RunRecord(TWO, points)), "conflict") == [
+        "No pair of losses pulled against each other in the epochs with gradients, 4 to 5, 9: the "
+        "lowest cosine was 0.10, of G_GAN and G_L1 in epoch 4."
+    ]
+
+
+def test_validation_that_never_changed() -> None:
+    found = explain(RunRecord(TWO, metrics({"val/ssim": [0.25] * 10})))
+    assert told(found, "validation") == ["val/ssim was 0.25 in all 10 epochs on record."]
+
+
+def test_options_that_were_changed() -> None:
+    change = Change(4, {"train.loss.G_GAN": [1.0, 50.0]})
+    found = explain(RunRecord(TWO, NO_METRICS, changes=[change]))
+    assert told(found, "record") == [
+        "Options were changed in the run, first in epoch 4: loss.G_GAN 1.0 to 50.0."
+    ]

@@ -44,6 +44,13 @@ def test_the_schedule_is_drawn_over_losses_and_shares_of_a_run(
         np.testing.assert_allclose(panel.lines[0].get_ydata(), [100.0, 50.0, 0.0])
     (source,) = open_sources(tmp_path / "r")
     curve = curves_of(source, "epoch").losses["G_L1"]
+    applied = weight.lines[1]
+    assert (applied.get_label(), applied.get_linestyle()) == ("applied by r", "--")
+    np.testing.assert_array_equal(applied.get_xdata(), curve.x)
+    np.testing.assert_array_equal(applied.get_ydata(), curve.weights)
+    low, high = weight.get_ylim()
+    assert low <= min(0.0, curve.weights.min()) < max(100.0, curve.weights.max()) <= high
+    assert len(share.lines) == 1
     np.testing.assert_array_equal(loss_behind.lines[0].get_xdata(), curve.x)
     np.testing.assert_array_equal(loss_behind.lines[0].get_ydata(), curve.smooth)
     gradients = gradient_curves_of(source, "epoch")

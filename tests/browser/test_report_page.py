@@ -148,6 +148,21 @@ def test_charts_are_smoothed_zoomed_and_their_runs_chosen(sheet: Any, folder: Pa
     assert [trace["name"] for trace in traces(chart(sheet, "Weights: G_L1"))] == ["v1"]
 
 
+def test_ten_runs_are_seen_at_once(sheet: Any) -> None:
+    grid = sheet.locator("#grid")
+    columns = grid.evaluate("node => node.style.getPropertyValue('--columns')")
+    assert int(columns) == grid.locator("tr").first.locator("th").count()
+    button = grid.locator("button").first
+    wide = button.evaluate("node => node.getBoundingClientRect().width")
+    grid.evaluate("node => node.style.setProperty('--columns', 12)")
+    narrow = button.evaluate("node => node.getBoundingClientRect().width")
+    assert wide == 170
+    assert 12 * (narrow + 10) <= sheet.locator("section .scroll").first.evaluate(
+        "node => node.clientWidth"
+    )
+    assert narrow >= 88
+
+
 def test_the_epoch_slider_changes_the_pictures(sheet: Any) -> None:
     # The second run is the first in the order of the page; its seed is 1.
     for epoch, key in ((2, None), (1, "ArrowLeft"), (0, "ArrowLeft"), (2, "End")):
@@ -226,6 +241,7 @@ def test_colours_follow_the_scheme_and_nothing_is_wider_than_a_phone(
     chart(sheet, "Weights: G_L1")
 
 
+@pytest.mark.slow
 def test_a_picture_for_the_guide(output: Path, tmp_path: Path, chromium: Any) -> None:
     write_report(str(output / "*"), tmp_path / "report.html")
     page = chromium.new_page(viewport={"width": 1280, "height": 1000})

@@ -30,6 +30,32 @@ def test_a_fork_with_another_weight(run: Run, parent: RunDirectory) -> None:
     assert [str(each) for each in read_ancestors(fork)] == ["parent_v1, epoch 1"]
 
 
+def test_one_option_says_whether_the_rows_of_the_parent_are_shown(
+    run: Run, parent: RunDirectory, tmp_path: Path
+) -> None:
+    result = run("train", "--fork", f"{parent}@1", "--set", "train.loss.G_GAN=0.5", "-n", "half")
+    assert result.exit_code == 0, result.output
+    fork, out = parent.parent / "half_v1", tmp_path / "out"
+    export = ["export-csv", fork, "-o", f"{out}.csv"]
+    for options, first in (([], 4), (["--lineage"], 1), (["--no-lineage"], 4)):
+        for gradients in ([], ["--gradients"]):
+            assert run(*export, *options, *gradients).exit_code == 0
+            assert pd.read_csv(f"{out}.csv")["step"].min() == first
+    for command in (
+        ["plot", fork, "-o", f"{out}.png"],
+        ["plot", fork, "--gradients", "-o", f"{out}.png"],
+        ["compare", parent, fork, "--plot", f"{out}.png"],
+        ["report", parent, fork, "-o", f"{out}.html"],
+        ["watch", fork],
+    ):
+        for option in ("--lineage", "--no-lineage"):
+            result = run(*command, option)
+            assert result.exit_code == 0, result.output
+    result = run("export-csv", "mlflow:0123", "-o", f"{out}.csv", "--lineage")
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_finished_run_needs_more_epochs(run: Run, parent: RunDirectory) -> None:
     result = run("train", "--fork", parent)
     assert result.exit_code == 2

@@ -79,6 +79,7 @@ def test_the_options_of_training_are_in_groups() -> None:
             "Training",
             "MLflow and TensorBoard",
             "Resume and fork",
+            "Several processes",
             "Sweep",
         ),
         *("Other options", "Examples"),

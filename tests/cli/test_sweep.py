@@ -264,8 +264,12 @@ def test_a_command_for_each_run(run: Run, config_file: Path) -> None:
             "--print-commands and --workers cannot be combined",
         ),
         (
-            "--sweep train.loss.G_L1=1..2 --sweep-search optuna --workers 2",
-            "--workers is for a grid",
+            "--sweep train.loss.G_L1=1..2 --sweep-search optuna --workers 0",
+            "--workers 0 is neither 'auto' nor a whole",
+        ),
+        (
+            "--sweep train.loss.G_L1=1..2 --sweep-search optuna --print-commands",
+            "--print-commands is for a grid: a search chooses values by the results",
         ),
     ],
 )

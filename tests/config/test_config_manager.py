@@ -243,7 +243,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"dataloader": {"load": {"resize": ["nearest", 3]}}}, "must be bicubic or nearest"),
     ({"dataloader": {"load": {"resize": ["nearest"]}}}, "must be bicubic or nearest"),
-    ({"dataloader": {"load": {"input_nc": 5}}}, "less than or equal to 4"),
+    ({"dataloader": {"load": {"input_nc": 65}}}, "less than or equal to 64"),
     ({"dataloader": {"batch_size": True}}, "cannot be true"),
     (
         {"dataloader": {"augmentations": {"both": {"h_flip_chance": 2.0}}}},

@@ -123,7 +123,10 @@ def test_a_schedule_takes_the_place_of_initial_and_target() -> None:
 
 @pytest.mark.parametrize(
     ("given", "value", "every"),
-    [("on", "on", 1), (True, "on", 1), ("off", "off", None), (False, "off", None), (10, 10, 10)],
+    [
+        *[("on", "on", 1), (True, "on", 1), ("off", "off", None), (False, "off", None)],
+        *[(10, 10, 10), ("every 10 steps", 10, 10), ("every 1 step", 1, 1), ("every 7", 7, 7)],
+    ],
 )
 def test_gradients_are_on_off_or_a_number_of_steps(
     given: object, value: object, every: int | None
@@ -134,7 +137,9 @@ def test_gradients_are_on_off_or_a_number_of_steps(
     assert Config().logging.gradients == "on"
 
 
-@pytest.mark.parametrize("given", [0, -1, 1.5, "10", "often", None, 10**10])
+@pytest.mark.parametrize(
+    "given", [0, -1, 1.5, "10", "often", "every 0 steps", "every", None, 10**10]
+)
 def test_other_values_of_gradients_are_refused(given: object) -> None:
     sentence = "logging.gradients.*it must be on, off, or a whole number of steps from 1"
     with pytest.raises(ConfigError, match=sentence):

@@ -48,13 +48,13 @@ def share_of(text: str) -> ShareConfig:
 def test_one_share_in_many_ways(text: str) -> None:
     share = share_of(text)
     assert share.schedule == Schedule("constant", initial_value=0.2, target_value=0.2)
-    assert (share.smoothing, share.min, share.max) == (0.0, 0.0, 1e4)
+    assert (share.smoothing, share.min, share.max) == (0.99, 0.0, 1e4)
 
 
 @pytest.mark.parametrize(
     ("text", "notation"),
     [
-        ('{"share": 0.2, "smoothing": 0.99, "min": 0, "max": 1e4}', "share 0.2 smoothing=0.99"),
+        ('{"share": 0.2, "smoothing": 0.99, "min": 0, "max": 1e4}', "share 0.2"),
         ("share linear 0->0.3 @ 1-20", "share linear 0→0.3 @ 1–20"),
         (
             "share polynomial 0->0.3 @ 1-20 power=3 interval=step max=5 min=0.5",
@@ -190,7 +190,7 @@ def test_a_balancer_is_a_parameter_of_the_run() -> None:
 
 def test_the_reference_has_them() -> None:
     assert any("share" in each.lower() for each in explain_key("train.loss.G_GAN").types)
-    assert explain_key("train.loss.G_GAN.smoothing").default == "0.0"
+    assert explain_key("train.loss.G_GAN.smoothing").default == "0.99"
     assert explain_key("train.balancer.name").types[0].startswith('"vqgan", "softadapt"')
     text = json.dumps(json_schema())
     assert "share 0.2" in text

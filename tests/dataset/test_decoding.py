@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from nectargan.dataset.decoding import IMAGE_SUFFIXES, in_mode, probe, read_image
+from nectargan.dataset.decoding import in_mode, probe, read_image
 from nectargan.errors import DataError
+from nectargan.images.suffixes import IMAGE_SUFFIXES
 from tests.dataset.tiffs import FLOAT, SIGNED, write_tiff
 
 Write = Callable[[Path], object]

@@ -171,11 +171,19 @@ def test_decompression_bomb_is_a_problem(
     assert f"{bomb}: more than {int(100 * factor)} pixels" in problems_of(tmp_path)
 
 
-def test_float_images_are_refused(tmp_path: Path) -> None:
+def test_floats_among_integers_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train" / "depth.tif"
     path.parent.mkdir()
     Image.fromarray(np.zeros((4, 8), np.float32)).save(path)
-    assert f"{path}: its values are floating-point numbers, from 0 to 0;" in problems_of(tmp_path)
+    summary = check_data(tmp_path)["train"]
+    assert (summary.is_plain, summary.dtypes, summary.sizes) == (
+        False,
+        (np.float32,) * 2,
+        ((4, 4),),
+    )
+    other = draw(tmp_path / "train" / "other.png")
+    wanted = f"{path}: its values are float32, but those of {other} are uint8;"
+    assert wanted in problems_of(tmp_path)
 
 
 def test_size_is_the_displayed_one(tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_hints_for_a_missing_partner(tmp_path: Path) -> None:
     assert f"IMG_1.png: no partner with this name in {b}; 'img_1.png' differs only in" in message
     assert f"img_1.png: no partner with this name in {a}; 'IMG_1.png' differs only in" in message
     assert "2.png: no partner with this name" in message
-    assert "'2.heic' has an unsupported suffix (.avif .bmp .gif" in message
+    assert "'2.heic' has an unsupported suffix (.avif .bmp .exr" in message
 
 
 def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
@@ -235,8 +243,9 @@ def test_a_folder_without_images_says_what_is_there_and_what_is_read(tmp_path: P
     (tmp_path / "train" / "LICENSE").write_text("")
     assert problems_of(tmp_path).endswith(
         "train: no images; found there: 3 .heic, 1 without suffix, folder deep. Supported are "
-        ".avif .bmp .gif .jfif .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp, for "
-        "'train' in train/, trainA/ and trainB/, train/A/ and train/B/, or pairs.csv"
+        ".avif .bmp .exr .gif .jfif .jpeg .jpg .npy .npz .pbm .pgm .png .pnm .ppm .tif .tiff "
+        ".webp, for 'train' in train/, trainA/ and trainB/, train/A/ and train/B/, pairs.csv, or "
+        "train-*.tar"
     )
 
 
@@ -283,7 +292,7 @@ def test_values_that_use_a_fraction_of_their_range(tmp_path: Path) -> None:
         grey(tmp_path / "trainB" / f"{name}.png", bright)
     assert check_data(tmp_path)["train"].warnings == (
         "trainA: no value is above 4095, but the range goes up to 65535, so the network sees "
-        "dark images; scale the values to the full range.",
+        "dark images; set input_range and target_range of dataloader.load, such as [0, 4095].",
     )
     grey(tmp_path / "trainA" / "2.png", np.full((4, 4), 16384, np.uint16))
     assert check_data(tmp_path)["train"].warnings == ()
@@ -315,16 +324,16 @@ def test_transparency_frames_and_left_out_channels_are_told(tmp_path: Path) -> N
         "unless 2 or 4 channels are read.",
         "trainA: 1 image with several frames or pages, such as 2.gif: only the first is read.",
         "trainA: 1 image with extra channels besides gray, RGB and alpha, such as 3.tif: they "
-        "are ignored.",
+        "are ignored unless dataloader.load.input_channels lists them.",
     )
 
 
 def test_images_that_are_passed_over_are_told(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "1.png")
-    for name in ("2.HEIC", "3.heic", "4.exr", "Thumbs.db", "notes.txt"):
+    for name in ("2.HEIC", "3.heic", "4.jxl", "Thumbs.db", "notes.txt"):
         (tmp_path / "train" / name).write_text("")
     (warning,) = check_data(tmp_path)["train"].warnings
-    sentence = f"{tmp_path / 'train'}: ignored: 2 .heic, 1 .exr; supported are .avif"
+    sentence = f"{tmp_path / 'train'}: ignored: 2 .heic, 1 .jxl; supported are .avif"
     assert warning.startswith(sentence)
 
 

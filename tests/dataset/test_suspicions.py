@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nectargan.dataset.inspection import inspect
+from nectargan.dataset.examination import inspect
 from nectargan.dataset.pairs import find_pairs, list_splits
 from nectargan.dataset.suspicions import Suspicion, close_hashes, suspicions
 from nectargan.dataset.synthetic import synthesize
@@ -172,3 +172,23 @@ def test_close_hashes_are_those_that_a_full_search_finds(
         for i in range(j)
     }
     assert set(close_hashes(hashes, bits)) == {each for each in wanted if each[2] <= bits}
+
+
+def test_many_copies_of_a_picture_are_one_finding_less_than_copies(root: Path) -> None:
+    first, *others = sorted((root / "trainA").iterdir())[:6]
+    for each in others:
+        for side in "AB":
+            shutil.copy(root / f"train{side}" / first.name, root / f"train{side}" / each.name)
+            shutil.copy(root / f"train{side}" / first.name, root / f"val{side}" / "leak.png")
+    found = [(each.kind, Path(each.files[0]).name) for each in found_in(root)]
+    assert found == [("leak", first.name)] + [("duplicate", first.name)] * 5
+
+
+def test_a_large_bucket_is_searched_in_the_order_of_its_hashes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nectargan.dataset.suspicions._LARGEST_BUCKET", 64)
+    hashes = np.zeros((100, 2), np.uint64)
+    hashes[:, 0] = np.random.default_rng(0).integers(0, 2**40, 100)  # half of the bands are equal
+    hashes[99] = hashes[3]
+    assert (3, 99, 0) in set(close_hashes(hashes, 6))

@@ -56,3 +56,18 @@ def test_they_are_written_as_input_generated_and_target(tmp_path: Path) -> None:
         pixels = np.asarray(picture)
     assert pixels.shape == (4, 5 * 3 + 2 * 2, 3)
     assert [int(pixels[0, x, 0]) for x in (0, 7, 14)] == [0, 51, 255]
+
+
+def test_extremes_of_two_halves_are_those_of_the_whole() -> None:
+    images = torch.rand(9, 3, 2, 2)
+    values = {"l1": torch.rand(9), "ssim": torch.rand(9)}
+    whole, halves = Extremes(), [Extremes(), Extremes()]
+    whole.look(images, images, images, values)
+    for half, rows in zip(halves, (slice(0, 5), slice(5, 9)), strict=True):
+        part = {name: each[rows] for name, each in values.items()}
+        half.look(images[rows], images[rows], images[rows], part)
+    joined = Extremes.joined(halves)
+    assert len(joined) == 9
+    assert joined.images.keys() == whole.images.keys()
+    for row, (_, generated, _) in joined.images.items():
+        assert torch.equal(generated, whole.images[row][1])

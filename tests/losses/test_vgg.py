@@ -288,3 +288,15 @@ def test_official_address() -> None:
 def test_loss_can_be_copied(loss: VGGPerceptualLoss) -> None:
     x, y = image(1, 3, 16, 16), image(1, 3, 16, 16, seed=1)
     assert torch.equal(copy.deepcopy(loss)(x, y), loss(x, y))
+
+
+def test_three_chosen_channels_are_compared(weights: Path, loss: VGGPerceptualLoss) -> None:
+    chosen = VGGPerceptualLoss(weights, channels=13, selection=[4, 0, 12])
+    x, y = image(1, 13, 32, 32), image(1, 13, 32, 32, seed=1)
+    order = [4, 0, 12]
+    assert torch.equal(chosen(x, y), loss(x[:, order], y[:, order]))
+    for selection in ([0, 1], [0, 1, 13]):
+        with pytest.raises(LossError, match="takes three numbers from 1 to 13"):
+            VGGPerceptualLoss(weights, 13, selection)
+    with pytest.raises(LossError, match=r"13 channels; .* with train\.vgg_channels"):
+        VGGPerceptualLoss(weights, channels=13)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nectargan.config.schema import Config
-from nectargan.errors import CheckpointError, ConfigError, NonFiniteError, RunError
+from nectargan.errors import PRUNED, CheckpointError, ConfigError, NonFiniteError, RunError
 from nectargan.record.lock import is_locked, locked
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.checkpoint import load_checkpoint, load_last
@@ -56,10 +56,10 @@ class Stopping(Pix2pixTrainer):
         self._at = at
         self._raised = error or KeyboardInterrupt()
 
-    def train_step(self, source: Tensor, target: Tensor) -> None:
+    def train_step(self, *batch: Tensor) -> None:
         if self.step == self._at and not isinstance(self._raised, KeyboardInterrupt):
             raise self._raised
-        super().train_step(source, target)
+        super().train_step(*batch)
         if self.step == self._at:
             signal.raise_signal(signal.SIGINT)  # kept back until the step is done
 
@@ -254,6 +254,14 @@ def test_a_run_in_use_is_not_resumed(tiny: Make) -> None:
     assert not is_locked(run)
 
 
+def test_auto_leaves_out_what_a_sweep_has_pruned(tiny: Make) -> None:
+    run = RunDirectory(stopped(tiny(), 2))
+    run.write_status("KILLED", f"{PRUNED}median in epoch 1: val/ssim is 0.1")
+    assert find_unfinished(run.parent, "tiny") is None
+    run.write_status("KILLED")
+    assert find_unfinished(run.parent, "tiny") == run
+
+
 def test_auto_finds_the_newest_unfinished_run(tiny: Make) -> None:
     output = Path(tiny().common.output_directory)
     assert find_unfinished(output, "tiny") is None
@@ -351,10 +359,10 @@ def test_the_mlflow_run_continues_if_only_the_checkpoint_has_its_id(tiny: Make) 
     from mlflow.tracking import MlflowClient
 
     class Patient(Stopping):
-        def train_step(self, source: Tensor, target: Tensor) -> None:
+        def train_step(self, *batch: Tensor) -> None:
             if self.step == 4:
                 wait_until(lambda: '"run_id": "' in read(self.directory / "mlflow_run.json"))
-            super().train_step(source, target)
+            super().train_step(*batch)
 
     def read(path: Path) -> str:
         return path.read_text() if path.exists() else ""

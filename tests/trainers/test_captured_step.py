@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -454,13 +454,6 @@ def test_a_capture_that_is_required_fails_in_one_sentence() -> None:
         small()
 
 
-@pytest.fixture
-def two_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    return
-
-
 def test_auto_captures_where_it_can() -> None:
     assert graph_obstacle("auto", CUDA, "bf16") is None
     assert graph_obstacle("auto", CUDA, "fp32") is None
@@ -482,9 +475,8 @@ def test_where_it_cannot_it_says_why(device: torch.device, precision: str, reaso
         graph_obstacle("on", device, precision)
 
 
-@pytest.mark.usefixtures("two_processes")
 def test_several_processes_are_not_captured() -> None:
-    assert graph_obstacle("auto", CUDA, "bf16") == "several processes train together"
+    assert graph_obstacle("auto", CUDA, "bf16", processes=2) == "several processes train together"
 
 
 def test_the_run_says_which_step_it_takes_and_why(tiny: Make) -> None:

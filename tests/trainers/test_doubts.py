@@ -208,7 +208,7 @@ def test_what_needs_validation_images_is_refused_without_them(
     (told,) = [r.message for r in caplog.records]
     assert told == (
         f"{root / folder} is not read: 'val' is read from val/, valA/ and valB/, val/A/ and "
-        "val/B/, or pairs.csv."
+        "val/B/, pairs.csv, or val-*.tar."
     )
     mlflow = {"enable": True, "register_model": "m"}
     config = tiny(dataloader__dataroot=str(root), logging__mlflow=mlflow)

@@ -12,13 +12,20 @@ from PIL import Image
 from torch import nn
 
 from nectargan.config.schema import Config
-from nectargan.dataset.paired_dataset import normalize
+from nectargan.dataset.paired_dataset import denormalize, normalize
 from nectargan.errors import CheckpointError
 from nectargan.metrics import METRICS
 from nectargan.metrics.networks import NETWORKS
 from nectargan.metrics.weights import VARIABLE
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from nectargan.trainers.validation import evaluating, generate_examples, save_grid, validate
+from nectargan.trainers.validation import (
+    View,
+    evaluating,
+    example_rows,
+    generate_examples,
+    save_grid,
+    validate,
+)
 from tests.metrics.test_networks import random_state
 
 CPU = torch.device("cpu")
@@ -184,3 +191,37 @@ def test_lpips_is_measured_through_its_network(
     (*_, recorded) = frame[frame["metric"] == "val/lpips"]["value"]
     assert recorded == pytest.approx(torch.cat(values).mean().item(), rel=1e-5)
     assert trainer.config.validation.is_lower_better("val/lpips")
+
+
+def test_a_view_chooses_bands_and_stretches_them(tmp_path: Path) -> None:
+    ramp = torch.linspace(-0.5, 0.5, 101 * 4).view(1, 4, 101).expand(5, -1, -1)
+    scale = torch.arange(1.0, 6.0).view(5, 1, 1) / 5
+    source, target = ramp * scale, ramp.flip(2)[:2]
+    view = View(input_bands=[5, 1, 3], target_bands=[2], stretch=[0.0, 100.0])
+    ((a, made, b),) = example_rows([(source, target)], [target * 2], view)
+    rising = torch.linspace(0, 255, 404).round().view(4, 101).numpy()
+    assert np.abs(a - rising[..., None]).max() <= 1, "each band is stretched by its own values"
+    assert np.abs(b - rising.reshape(4, 101)[:, ::-1, None]).max() <= 1
+    assert (made.min(), made.max()) == (0, 255), "twice the range of the target is clipped"
+    ((a, _, b),) = example_rows([(source, target)], [target])
+    assert (a == denormalize(source[:3]).permute(1, 2, 0).numpy()).all()
+    assert (b == denormalize(target[:1]).expand(3, -1, -1).permute(1, 2, 0).numpy()).all()
+
+
+def test_invalid_pixels_are_left_out_of_the_metrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(3, 2, 16, 16, generator=generator) * 2 - 1
+    mask = torch.rand(3, 1, 16, 16, generator=generator) < 0.6
+    mask[2] = False
+    target = torch.where(mask, target, 0.0)
+    made = torch.rand(3, 2, 16, 16, generator=generator) * 2 - 1
+    found = validate(lambda x: made, [(target, target, mask)], CPU)
+    differences = [((made - target)[i] / 2)[mask[i].expand(2, -1, -1)] for i in range(2)]
+    l1 = np.mean([float(each.abs().mean()) for each in differences])
+    psnr = np.mean([-10 * float(each.square().mean().log10()) for each in differences])
+    assert found["val/l1"] == pytest.approx(l1)
+    assert found["val/psnr"] == pytest.approx(psnr)
+    changed = torch.where(mask, made, made.flip(0))
+    assert validate(lambda x: changed, [(target, target, mask)], CPU) == found
+    whole = validate(lambda x: made[:2], [(target[:2], target[:2], mask[:2] | True)], CPU)
+    assert whole == validate(lambda x: made[:2], [(target[:2], target[:2])], CPU)

@@ -12,6 +12,7 @@ from nectargan.analysis.curves import epochs_with_fractions
 from nectargan.analysis.frames import gradients_of, losses_of, metrics_of
 from nectargan.analysis.sources import LedgerSource, Source
 from nectargan.errors import RunError
+from nectargan.record.run_directory import GRADIENTS_FILE, LOSSES_FILE
 
 # Points of a curve: as many as one can see, fewer where there are many runs.
 _MOST_POINTS, _LEAST_POINTS, _POINTS_OF_ALL = 2000, 200, 12_000
@@ -93,17 +94,21 @@ def _series_of(source: Source) -> Iterator[tuple[str, str, Any, str]]:
 
 def _losses(source: Source) -> Any:
     # A run that ended before its first step has no ledger.
-    has = not isinstance(source, LedgerSource) or source.directory.losses.exists()
-    return losses_of(source) if has else None
+    return losses_of(source) if _has(source, LOSSES_FILE) else None
 
 
 def _gradients(source: Source) -> Any:
     if isinstance(source, LedgerSource):
-        return gradients_of(source) if source.directory.gradients.exists() else None
+        return gradients_of(source) if _has(source, GRADIENTS_FILE) else None
     try:
         return gradients_of(source)
     except RunError:  # not recorded
         return None
+
+
+def _has(source: Source, file: str) -> bool:
+    """Whether there is such a ledger, or a source that need not have one."""
+    return not isinstance(source, LedgerSource) or source.has(file)
 
 
 def _epochs(rows: Any, source: Source) -> Any:

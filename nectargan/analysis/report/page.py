@@ -47,6 +47,7 @@ def write_report(
     output: Path,
     mlflow_uri: str | None = None,
     sort: str | None = None,
+    lineage: bool = True,
 ) -> Report:
     """Writes one HTML file that shows runs. It needs no other file and no network.
 
@@ -55,13 +56,14 @@ def write_report(
         output: The file, .html.
         mlflow_uri: As for `load_losses`.
         sort: Order of the runs, as for `compare_runs`.
+        lineage: Whether the curves of a fork begin with those of its parent.
 
     Raises:
         RunError: no run can be read, there is no such column, or the file cannot be written.
         ConfigError: no config can be read.
     """
     _check_output(output)
-    page, report = make_page(open_sources(runs, mlflow_uri), sort)
+    page, report = make_page(open_sources(runs, mlflow_uri, lineage), sort)
     try:
         with replacing(output, or_stream=True) as part:
             part.write_bytes(page)

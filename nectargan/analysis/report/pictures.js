@@ -112,6 +112,7 @@ function fillGrid() {
   const grid = find("grid");
   grid.replaceChildren();
   const runs = shownRuns().filter((run) => Object.keys(data.generated[run]).length);
+  grid.style.setProperty("--columns", runs.length + 2);
   const head = make("tr", grid);
   ["input", ...runs.map((run) => data.runs[run]), "target"].forEach((name) => make("th", head, name, { title: name }));
   data.pairs.forEach((places, pair) => {

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from nectargan.dataset.decoding import MODES, full_scale, in_mode, opened, read_image
+from nectargan.dataset.decoding import in_mode, read_image
 from nectargan.dataset.listing import SUFFIX_LIST, list_folder
 from nectargan.dataset.manifest import COLUMNS, MANIFEST
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.preparing.placing import new_folder
 from nectargan.dataset.preparing.tiling import beside
 from nectargan.errors import DataError
+from nectargan.images.pillow_files import MODES, full_scale, opened
+from nectargan.sources import Source
 from nectargan.wording import counted
 
 _MOST_NAMED = 5
@@ -77,7 +79,9 @@ def write_manifest(pairs: Sequence[Pair], split: str, out: Path) -> None:
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows([pair.a.resolve(), (pair.b or pair.a).resolve(), split] for pair in pairs)
+        for pair in pairs:
+            files = (Path(str(source)).resolve() for source in (pair.a, pair.b or pair.a))
+            writer.writerow([*files, split])
 
 
 def write_pictures(
@@ -171,7 +175,7 @@ def _raise_if(problems: Sequence[str]) -> None:
         raise DataError(f"{named}{f'; and {more} more' if more > 0 else ''}.")
 
 
-def _read(path: Path, size: tuple[int, int] | None, grey: bool) -> Image.Image:
+def _read(path: Source, size: tuple[int, int] | None, grey: bool) -> Image.Image:
     with opened(path) as file:
         if full_scale(file) > 255 or file.mode == "F":
             raise DataError("it has more than 8 bits per channel, which new PNG files would lose")

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
+from nectargan.sources import Source, copy_source
 
 How = Literal["links", "copies"]
 
@@ -29,7 +30,7 @@ class Placed(NamedTuple):
     name: str
     pair: Pair
 
-    def files(self) -> Iterator[tuple[Path, Path]]:
+    def files(self) -> Iterator[tuple[Source, Path]]:
         """Each file, and its path relative to the data set."""
         a, b = self.pair.a, self.pair.b
         if b is None:
@@ -37,6 +38,13 @@ class Placed(NamedTuple):
         else:
             yield a, Path(f"{self.split}A", self.name + a.suffix)
             yield b, Path(f"{self.split}B", self.name + b.suffix)
+
+
+def require_new(out: Path) -> None:
+    """Raises `DataError` if ``out`` is a file or a folder with contents."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "is not empty" if out.is_dir() else "is a file"
+        raise DataError(f"{out}: it {what}; choose a folder that does not exist yet.")
 
 
 @contextmanager
@@ -50,9 +58,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         DataError: If ``out`` is a file or a folder with contents, or cannot be created.
     """
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "is not empty" if out.is_dir() else "is a file"
-        raise DataError(f"{out}: it {what}; choose a folder that does not exist yet.")
+    require_new(out)
     part = out.with_name(f".{secrets.token_hex(8)}.part")
     try:
         part.mkdir(parents=True)
@@ -78,7 +84,9 @@ def place(placed: list[Placed], out: Path, how: How = "links") -> None:
             for source, relative in each.files():
                 target = folder / relative
                 target.parent.mkdir(exist_ok=True)
-                if how == "links":
+                if how == "copies":
+                    copy_source(source, target)
+                elif isinstance(source, Path):
                     os.symlink(source.resolve(), target)
                 else:
-                    shutil.copyfile(source, target)
+                    raise DataError(f"{source}: nothing can link to a part of a shard; use copies.")

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from nectargan.dataset.examination import Examination, Progress, no_progress
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.preparing.placing import Placed
+from nectargan.dataset.suspicions import links_of_copies
 from nectargan.errors import DataError
-from nectargan.files import digest_of_file
+from nectargan.sources import Source, digest_of_source
 from nectargan.wording import counted
 
 
 def split_pairs(
-    pairs: Sequence[Pair], parts: Mapping[str, float], seed: int, group_by: str | None = None
+    pairs: Sequence[Pair],
+    parts: Mapping[str, float],
+    seed: int,
+    group_by: str | None = None,
+    progress: Progress = no_progress,
 ) -> list[Placed]:
     """Distributes pairs at random.
 
-    Pairs that belong together are in the same part: those of one group, and those that share a
-    picture (files with equal contents). If groups are large, a part can differ from its wanted
-    size by half of a group.
+    Pairs that belong together are in the same part: those of one group, those that share a picture
+    (files with equal contents), and those that are similar in A and in B (`links_of_copies`). If
+    groups are large, a part can differ from its wanted size by half of a group.
 
     Args:
         pairs: The pairs; their names are unique.
@@ -32,6 +37,7 @@ def split_pairs(
         group_by: A regular expression that is searched for in the name of a pair. The groups that
             it captures, or else its whole match, are the name of the pair's group. A pair without
             a match is a group of its own.
+        progress: Makes a progress bar for a number of pairs.
 
     Returns:
         The pairs in the order of ``pairs``.
@@ -40,7 +46,7 @@ def split_pairs(
         DataError: If a part has no pairs, a file cannot be read, or ``group_by`` is not valid.
     """
     wanted = {part: _count(part, size, len(pairs)) for part, size in parts.items() if size}
-    clusters = _clusters(pairs, _group_keys(pairs, group_by))
+    clusters = _clusters(pairs, _group_keys(pairs, group_by), progress)
     clusters.sort(key=lambda cluster: min(pairs[i].name for i in cluster))
     clusters = [clusters[i] for i in np.random.default_rng(seed).permutation(len(clusters))]
     chosen: dict[int, str] = {}
@@ -84,7 +90,9 @@ def _group_keys(pairs: Sequence[Pair], group_by: str | None) -> list[str | None]
     return [repr(m.groups() or m[0]) if m else None for m in found]
 
 
-def _clusters(pairs: Sequence[Pair], keys: Sequence[str | None]) -> list[list[int]]:
+def _clusters(
+    pairs: Sequence[Pair], keys: Sequence[str | None], progress: Progress
+) -> list[list[int]]:
     """Indices of the pairs that must stay together, by union-find."""
     parents = list(range(len(pairs)))
 
@@ -100,14 +108,20 @@ def _clusters(pairs: Sequence[Pair], keys: Sequence[str | None]) -> list[list[in
         for label in labels + ([("group", key)] if key is not None else []):
             a, b = root(first.setdefault(label, i)), root(i)
             parents[max(a, b)] = min(a, b)
+    examination = Examination(progress=progress)
+    for _ in examination(pairs):
+        pass
+    for i, j, _ in links_of_copies(examination.found, [""] * len(pairs)):
+        a, b = root(i), root(j)
+        parents[max(a, b)] = min(a, b)
     clusters: dict[int, list[int]] = {}
     for i in range(len(pairs)):
         clusters.setdefault(root(i), []).append(i)
     return list(clusters.values())
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Source) -> str:
     try:
-        return digest_of_file(path)
+        return digest_of_source(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

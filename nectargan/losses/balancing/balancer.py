@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ class Balancer(nn.Module):
     def kind(self) -> str:
         """What its state belongs to: another rule, or other losses, cannot go on from it."""
         return f"{type(self).__qualname__} of {', '.join(self.losses)}"
+
+    def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state in a checkpoint, with what an earlier version of the rule did not save."""
+        return dict(state)
 
     def weights(self, norms: Tensor, gramian: Tensor, step: Tensor) -> Tensor:
         """The weights for this step.

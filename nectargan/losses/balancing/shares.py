@@ -9,16 +9,24 @@ unweighted gradient of a loss and its share :math:`s_k`, its weight is
 so that its pull is the share :math:`s_k` of the sum of all. If every loss has a share, these sum to
 1, and :math:`w_k = s_k N / n_k` with the N of the first step, in which all weights count as 1.
 
-The norms can be smoothed as in the balancer of Encodec (Défossez et al. 2022, High Fidelity Neural
-Audio Compression, section 3.4): an exponential moving average, corrected for its start. Without
-smoothing, the share is exact at every step. With it, the weight lags behind a norm that grows, as
-that of an adversarial loss does early in a run, and the loss pulls more than its share.
+The norms are smoothed as in the balancer of Encodec (Défossez et al. 2022, High Fidelity Neural
+Audio Compression, section 3.4): an exponential moving average, corrected for its start. Such an
+average lags behind a norm that grows, as that of an adversarial loss does early in a run, and the
+loss would pull more than its share for hundreds of steps. So the weight is also multiplied by a
+factor :math:`e^c`, which follows from the shares :math:`p_k` that were held before (integral
+control):
+
+.. math:: c \leftarrow c - g\, \frac{p_k - s_k}{s_k (1 - s_k)}
+
+The share is then held on average. Without smoothing, it is exact at every step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +39,12 @@ from nectargan.scheduling.data import Schedule
 # it, a gradient that comes back after it had vanished would meet the weight of a vanished gradient.
 _SURGE = 10.0
 _ROUNDING = 1e-6
+# The gain g of the factor that corrects what smoothing leaves, as a multiple of 1 - smoothing, and
+# its bound: the error of a step is reduced to a half at most.
+_GAIN, _MOST_GAIN = 10.0, 0.5
+# The largest error of a single step that counts, so that one outlier does not change the weight.
+_MOST_ERROR = 3.0
+_MOST = math.log(_SURGE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,8 @@ class Share:
 
     Attributes:
         schedule: The share over the epochs: a number or a schedule, from 0 to below 1.
-        smoothing: Part of the smoothed norm that is kept at each step, in [0, 1); 0 for none.
+        smoothing: Part of the smoothed norm that is kept at each step, in [0, 1). With 0 the share
+            is held at every step, otherwise on average.
         min: Lowest weight.
         max: Highest weight.
 
@@ -48,7 +63,7 @@ class Share:
     """
 
     schedule: Schedule | float
-    smoothing: float = 0.0
+    smoothing: float = 0.99
     min: float = 0.0
     max: float = 1e4
 
@@ -94,9 +109,11 @@ class ShareRule(Balancer):
     mass: Tensor
     last: Tensor
     pull: Tensor
+    correction: Tensor
     _ratios: Tensor
     _anchor: Tensor
     _smoothing: Tensor
+    _gain: Tensor
     _bounds: Tensor
 
     def __init__(self, losses: Sequence[str], shares: Mapping[str, Share]) -> None:
@@ -109,20 +126,30 @@ class ShareRule(Balancer):
         self._set: dict[str, float] = {}
         self._has_anchor = len(shares) < len(self.losses)
         self._smooths = any(share.smoothing for share in shares.values())
-        rows = [shares.get(name, Share(0.0, min=1.0, max=1.0)) for name in self.losses]
+        rows = [
+            shares.get(name, Share(0.0, smoothing=0.0, min=1.0, max=1.0)) for name in self.losses
+        ]
         bounds = torch.tensor([[row.min for row in rows], [row.max for row in rows]])
-        # The state: sum and mass of the moving averages, the weights, and the pull to keep.
+        # The state: sum and mass of the moving averages, the exponents of the factors that correct
+        # them, the weights, and the pull to keep.
         self.register_buffer("total", torch.zeros(len(rows)))
         self.register_buffer("mass", torch.zeros(len(rows)))
+        self.register_buffer("correction", torch.zeros(len(rows)))
         self.register_buffer("last", torch.ones(len(rows)).clamp(bounds[0], bounds[1]))
         self.register_buffer("pull", torch.zeros(()))
         # What follows from the config and the epoch.
         anchor = torch.tensor([float(name not in shares) for name in self.losses])
         smoothing = torch.tensor([row.smoothing for row in rows])
+        gain = (_GAIN * (1 - smoothing)).clamp(max=_MOST_GAIN).where(smoothing > 0, 0.0)
         self.register_buffer("_ratios", torch.zeros(len(rows)), persistent=False)
         self.register_buffer("_anchor", anchor, persistent=False)
         self.register_buffer("_smoothing", smoothing, persistent=False)
+        self.register_buffer("_gain", gain, persistent=False)
         self.register_buffer("_bounds", bounds, persistent=False)
+
+    def completed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Balancer.completed`: version 1.0 did not correct what smoothing leaves."""
+        return {"correction": torch.zeros_like(self.correction), **state}
 
     @property
     def kind(self) -> str:
@@ -161,7 +188,10 @@ class ShareRule(Balancer):
         pull = torch.dot(norms, self._anchor) if self._has_anchor else self._first_pull(norms)
         smoothed = self._smoothed(norms, is_known) if self._smooths else norms
         found = (self._ratios * pull / smoothed).clamp(self._bounds[0], self._bounds[1])
-        self.last.copy_(found.where(is_known & (pull < torch.inf), self.last))
+        is_known = is_known & (pull < torch.inf)
+        self.last.copy_(found.where(is_known, self.last))
+        if self._smooths:
+            self._correct(norms * self.last, is_known)
         return self.last.clone()
 
     def _first_pull(self, norms: Tensor) -> Tensor:
@@ -174,7 +204,18 @@ class ShareRule(Balancer):
         kept = self._smoothing.where(is_known, 1.0)
         self.total.copy_(kept * self.total + (1 - kept) * norms.where(is_known, 0.0))
         self.mass.copy_(kept * self.mass + (1 - kept))
-        return torch.maximum(self.total / self.mass, norms / _SURGE)
+        average = self.total / self.mass
+        return torch.maximum(average * (-self.correction).exp(), norms / _SURGE)
+
+    def _correct(self, pulls: Tensor, is_known: Tensor) -> None:
+        """Changes `correction` by the shares that are held in this step."""
+        asked = self._ratios / (1 + self._ratios.sum()) if self._has_anchor else self._ratios
+        error = (pulls / pulls.sum() - asked) / (asked * (1 - asked))
+        # A weight at a bound cannot follow.
+        is_free = (self.last > self._bounds[0]) & (self.last < self._bounds[1])
+        is_usable = is_known & is_free & error.isfinite()
+        step = self._gain * error.clamp(-_MOST_ERROR, _MOST_ERROR)
+        self.correction.sub_(step.where(is_usable, 0.0)).clamp_(-_MOST, _MOST)
 
 
 def vqgan(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,7 +25,12 @@ from nectargan.dataset.preparing.pairing import (
 from nectargan.dataset.preparing.placing import Placed, place
 from nectargan.dataset.preparing.splitting import split_pairs
 from nectargan.dataset.preparing.tiling import starts, write_tiles
+from nectargan.dataset.synthetic import synthesize
 from nectargan.errors import DataError
+from nectargan.images.raw import ALL
+from nectargan.images.reading import read_raw
+from tests.image_kinds import IMAGE_KINDS, ImageKind
+from tests.image_kinds import draw as draw_kind
 
 
 def draw(path: Path, height: int = 6, width: int = 8, seed: int = 0, channels: int = 3) -> Path:
@@ -185,6 +191,21 @@ def test_scenes_stay_together(many: list[Pair], seed: int) -> None:
     assert Counter(each.split for each in placed) == {"train": 30, "val": 10}
 
 
+def test_nearly_equal_pictures_stay_together(tmp_path: Path) -> None:
+    synthesize(tmp_path / "set", train=12, val=0, size=128, seed=2)
+    for path in sorted((tmp_path / "set" / "train").iterdir()):
+        with Image.open(path) as image:
+            copy = image.resize((512, 256)).point(lambda value: value * 0.97)
+        copy.save(path.with_name(f"{path.stem}_copy.png"))
+    pairs = find_pairs(tmp_path / "set", "train")
+    for seed in range(3):
+        parts: dict[str, set[str]] = {}
+        for each in split_pairs(pairs, {"val": 6, "test": 4}, seed):
+            parts.setdefault(each.name.removesuffix("_copy"), set()).add(each.split)
+        assert len(parts) == 12
+        assert all(len(found) == 1 for found in parts.values())
+
+
 @pytest.mark.parametrize(
     ("parts", "group_by", "message"),
     [
@@ -257,3 +278,33 @@ def test_empty_tiles_are_left_out_only_if_both_sides_are(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"x.png: 4 x 12 pixels are less than a tile of 5"):
         write_tiles(placed, tmp_path / "none", size=5)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", IMAGE_KINDS, ids=str)
+def test_tiles_of_every_kind(tmp_path: Path, kind: ImageKind) -> None:
+    for side in "AB":
+        (tmp_path / "d" / f"train{side}").mkdir(parents=True)
+        kind.write(tmp_path / "d" / f"train{side}" / f"x{kind.suffix}", draw_kind(kind, 70, 80))
+    placed = [Placed("train", pair.name, pair) for pair in find_pairs(tmp_path / "d", "train")]
+    assert write_tiles(placed, tmp_path / "out", size=66, emptiness=0.02) == (4, 0)
+    whole = read_raw(placed[0].pair.a, ALL)
+    for pair in find_pairs(tmp_path / "out", "train"):
+        top, left = map(int, pair.name.split("_")[1:])
+        found = read_raw(pair.a, ALL)
+        assert np.array_equal(found.values, whole.values[top : top + 66, left : left + 66])
+        assert found.channel_names == whole.channel_names
+        if "geo" in whole.metadata and pair.a.suffix == ".tif":
+            with rasterio.open(pair.a) as part, rasterio.open(placed[0].pair.a) as source:
+                assert part.crs == source.crs
+                assert part.xy(0, 0) == source.xy(top, left)
+                assert part.nodata == source.nodata
+
+
+def test_tiles_without_data_are_empty(tmp_path: Path) -> None:
+    values = np.full((8, 16), np.nan, np.float32)
+    values[:, :8] = np.arange(8)
+    for side in "AB":
+        (tmp_path / "d" / f"train{side}").mkdir(parents=True)
+        np.save(tmp_path / "d" / f"train{side}" / "x.npy", values)
+    placed = [Placed("train", pair.name, pair) for pair in find_pairs(tmp_path / "d", "train")]
+    assert write_tiles(placed, tmp_path / "out", size=8, emptiness=0.02) == (1, 1)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -31,7 +33,7 @@ def weights(rule: ShareRule, *steps: list[float], at: Mapping[str, float] = NOW)
 def test_the_shares_are_those_that_were_asked_for(
     norms: tuple[float, ...], first: float, second: float
 ) -> None:
-    shares = {"A": Share(first, max=1e12), "C": Share(second, max=1e12)}
+    shares = {name: Share(s, smoothing=0, max=1e12) for name, s in (("A", first), ("C", second))}
     pulls = weights(ShareRule(NAMES, shares), list(norms)) * torch.tensor(norms)
     wanted = [first, 1 - first - second, second]
     assert (pulls / pulls.sum()).tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-9)
@@ -39,19 +41,49 @@ def test_the_shares_are_those_that_were_asked_for(
 
 def test_the_formula_written_down_plainly() -> None:
     share, beta, norms = 0.3, 0.9, [[2.0, 5.0], [4.0, 5.0], [1.0, 6.0], [3.0, 2.0]]
-    rule = ShareRule(("A", "B"), {"A": Share(share, smoothing=beta)})
+    rule, correction = ShareRule(("A", "B"), {"A": Share(share, smoothing=beta)}), 0.0
     for step in range(1, 5):
+        own, anchor = norms[step - 1]
         total = sum((1 - beta) * beta ** (step - 1 - k) * norms[k][0] for k in range(step))
         smoothed = total / (1 - beta**step)
-        expected = share / (1 - share) * norms[step - 1][1] / smoothed
+        expected = share / (1 - share) * anchor / smoothed * math.exp(correction)
         assert weights(rule, norms[step - 1]).tolist() == pytest.approx([expected, 1.0])
+        held = expected * own / (expected * own + anchor)
+        correction -= 0.5 * (held - share) / (share * (1 - share))
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.01, -0.01])
+@pytest.mark.parametrize("names", [("A", "B"), ("A",)], ids=["an anchor", "every loss a share"])
+def test_a_smoothed_share_is_held_on_average(growth: float, names: tuple[str, ...]) -> None:
+    """With norms that vary by a third, and grow or fall by a factor of 20 in 300 steps."""
+    random = np.random.default_rng(1)
+    shares = {"A": Share(0.2)} if len(names) > 1 else {"A": Share(0.2), "B": Share(0.8)}
+    rule, held = ShareRule(("A", "B"), shares), []
+    for step in range(1, 401):
+        norms = random.lognormal(0, 0.3, 2) * [math.exp(growth * min(step, 300)), 3.0]
+        pulls = weights(rule, norms.tolist()).numpy() * norms
+        held.append(pulls[0] / pulls.sum())
+    assert np.mean(held[100:]) == pytest.approx(0.2, rel=0.02)
+
+
+def test_a_weight_at_its_bound_does_not_wind_up() -> None:
+    rule = ShareRule(("A", "B"), {"A": Share(0.5, max=1.0)})
+    for _ in range(200):
+        weights(rule, [1.0, 8.0])
+    assert rule.correction.tolist() == [0.0, 0.0]
 
 
 @given(st.lists(st.tuples(NORMS, NORMS), min_size=1, max_size=5), st.floats(0.05, 0.95))
 def test_the_pull_of_the_first_step_is_kept_if_every_loss_has_a_share(
     steps: list[tuple[float, float]], share: float
 ) -> None:
-    rule = ShareRule(("A", "B"), {"A": Share(share, max=1e12), "B": Share(1 - share, max=1e12)})
+    rule = ShareRule(
+        ("A", "B"),
+        {
+            "A": Share(share, smoothing=0, max=1e12),
+            "B": Share(1 - share, smoothing=0, max=1e12),
+        },
+    )
     for norms in steps:
         pulls = weights(rule, list(norms)) * torch.tensor(norms)
         wanted = [share * sum(steps[0]), (1 - share) * sum(steps[0])]
@@ -73,18 +105,18 @@ def test_a_norm_that_vanishes_or_is_not_finite_leaves_the_weight(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_an_anchor_that_is_not_finite_leaves_the_weight(bad: float) -> None:
-    rule = ShareRule(("A", "B"), {"A": Share(0.5)})
+    rule = ShareRule(("A", "B"), {"A": Share(0.5, smoothing=0)})
     assert weights(rule, [2.0, 8.0], [2.0, bad]).tolist() == [4.0, 1.0]
     assert weights(rule, [2.0, 4.0]).tolist() == [2.0, 1.0]
 
 
 def test_the_first_pull_is_that_of_the_first_finite_step() -> None:
-    rule = ShareRule(("A", "B"), {"A": Share(0.5), "B": Share(0.5)})
+    rule = ShareRule(("A", "B"), dict.fromkeys("AB", Share(0.5, smoothing=0)))
     assert weights(rule, [float("inf"), 1.0], [2.0, 6.0], [1.0, 1.0]).tolist() == [4.0, 4.0]
 
 
 def test_bounds() -> None:
-    rule = ShareRule(("A", "B"), {"A": Share(0.5, min=0.5, max=2.0)})
+    rule = ShareRule(("A", "B"), {"A": Share(0.5, smoothing=0, min=0.5, max=2.0)})
     found = [weights(rule, [norm, 8.0])[0].item() for norm in (100.0, 8.0, 1e-30, 0.0)]
     assert found == [0.5, 1.0, 2.0, 2.0]
     # Before there is a gradient, the weight is 1, or the bound nearest to it.
@@ -102,7 +134,7 @@ def test_no_step_pulls_far_more_than_its_share(norms: list[float]) -> None:
 
 
 def test_a_share_of_nothing_is_a_weight_of_nothing() -> None:
-    rule = ShareRule(("A", "B"), {"A": Share(Schedule("linear", 1, 3, 0.0, 0.5))})
+    rule = ShareRule(("A", "B"), {"A": Share(Schedule("linear", 1, 3, 0.0, 0.5), 0)})
     at = [weights(rule, [2.0, 8.0], at={"epoch": e, "step": e})[0].item() for e in (1.0, 2.0, 3.0)]
     assert at == pytest.approx([0.0, 4 / 3, 4.0])
 

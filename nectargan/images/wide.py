@@ -7,20 +7,62 @@ the lower bytes, with the same decoder.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from nectargan.dataset.decoding import opened, turned
+from nectargan.errors import DataError
+from nectargan.images.pillow_files import READ, opened, turned
+from nectargan.sources import Source
 
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-_READ = ("RGB", "RGBX", "RGBA", "RGBa")
+_KINDS = ("RGB", "RGBX", "RGBA", "RGBa")
 
 
-def read_wide(path: Path, upper: Image.Image, raw_mode: str) -> npt.NDArray[Any] | None:
+def values_of_16_bits(
+    path: Source, file: Image.Image, raw_mode: str, full: int
+) -> npt.NDArray[np.uint16] | None:
+    """The values of a loaded file of 16 bits as it is displayed.
+
+    Args:
+        path: The file.
+        file: What Pillow made of it.
+        raw_mode: Of the file before it was loaded, see `raw_mode_of`.
+        full: The largest value that the type of the file can hold, see `full_scale`.
+
+    Returns:
+        ``(H, W, 1 to 4)``, alpha last; ``None`` if only 8 of the bits can be read.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    picture = turned(file)
+    if file.mode.startswith("I"):
+        grey = np.asarray(picture).astype(np.int64)
+        if grey.min() < 0 or grey.max() > full:
+            low_high = f"{grey.min()} to {grey.max()}"
+            raise DataError(f"its values range from {low_high}; supported are {READ}")
+        wide: npt.NDArray[np.uint16] = grey[..., None].astype(np.uint16)
+    else:
+        found = _read_wide(path, picture, raw_mode)
+        if found is None:
+            return None
+        wide = found
+    if "transparency" in file.info:  # a color that is transparent
+        is_opaque = (wide != np.asarray(file.info["transparency"])).any(2, keepdims=True)
+        wide = np.concatenate([wide, is_opaque.astype(np.uint16) * full], axis=2)
+    return wide
+
+
+def is_wide(raw_mode: str) -> bool:
+    """Whether all 16 bits of several channels can be read."""
+    kind, _, order = raw_mode.partition(";16")
+    return raw_mode == "LA;16B" or (kind in _KINDS and order in _OTHER_ORDER)
+
+
+def _read_wide(path: Source, upper: Image.Image, raw_mode: str) -> npt.NDArray[Any] | None:
     """All 16 bits of a PNG or TIFF file, as it is displayed.
 
     Args:
@@ -34,11 +76,11 @@ def read_wide(path: Path, upper: Image.Image, raw_mode: str) -> npt.NDArray[Any]
     Raises:
         DataError: it cannot be read.
     """
-    kind, _, order = raw_mode.partition(";16")
+    if not is_wide(raw_mode):
+        return None
     if raw_mode == "LA;16B":
         return _four_bytes(path)
-    if kind not in _READ or order not in _OTHER_ORDER:
-        return None
+    kind, _, order = raw_mode.partition(";16")
     if kind == "RGBa":
         # Pillow divides each byte by alpha, which is of no use here.
         kind, upper = "RGBA", _read(path, f"RGBA;16{order}")
@@ -51,14 +93,14 @@ def read_wide(path: Path, upper: Image.Image, raw_mode: str) -> npt.NDArray[Any]
     return wide
 
 
-def _four_bytes(path: Path) -> npt.NDArray[Any]:
+def _four_bytes(path: Source) -> npt.NDArray[Any]:
     """Grey and alpha of a PNG file, which are as long as four channels of 8 bits."""
     read: npt.NDArray[Any] = np.asarray(_read(path, "RGBA", "RGBA")).astype(np.uint16)
     wide: npt.NDArray[Any] = read[..., ::2] << 8 | read[..., 1::2]
     return wide
 
 
-def _read(path: Path, raw_mode: str, mode: str | None = None) -> Image.Image:
+def _read(path: Source, raw_mode: str, mode: str | None = None) -> Image.Image:
     with opened(path) as file:
         anything: Any = file
         if mode is not None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import string
 import struct
-from pathlib import Path
+from typing import Any
 
-from nectargan.files import open_regular
+from nectargan.sources import Source, open_source
 from nectargan.wording import counted
 
 # The first bytes of a file, and the kind of file.
@@ -19,7 +18,7 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file"),
     (b"SIMPLE  =", "a FITS file"),
-    (b"\x76\x2f\x31\x01", "an OpenEXR image, which is not read"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image"),
     (b"#?RADIANCE", "a Radiance HDR image, which is not read"),
     (b"PF\n", "a PFM image of floating-point numbers, which is not read"),
     (b"Pf\n", "a PFM image of floating-point numbers, which is not read"),
@@ -56,14 +55,14 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 _TIFF_TYPES = {1: "unsigned integers", 2: "signed integers", 3: "floating-point numbers"}
 
 
-def what_it_is(path: str | os.PathLike[str], read: str) -> str:
+def what_it_is(path: Source, read: str) -> str:
     """Describes a file that Pillow cannot identify, as the end of a sentence.
 
     Args:
         path: A regular file.
         read: Description of the supported pixels.
     """
-    with open_regular(Path(path)) as file:
+    with open_source(path) as file:
         head = file.read(4096)
         for beginning, kind in _IMAGES:
             if head.startswith(beginning):
@@ -90,7 +89,7 @@ def _other(head: bytes) -> str:
     return "of an unknown kind"
 
 
-def _png(path: str | os.PathLike[str], head: bytes, read: str) -> str:
+def _png(path: Source, head: bytes, read: str) -> str:
     if head[12:16] != b"IHDR" or len(head) < 33:
         return ""
     width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
@@ -102,22 +101,32 @@ def _png(path: str | os.PathLike[str], head: bytes, read: str) -> str:
     return ""
 
 
-def _tiff(path: str | os.PathLike[str], head: bytes, read: str) -> str:
-    """Describes the pixels of a TIFF that Pillow cannot read."""
+def first_directory(path: Source) -> Any:
+    """The tags of the first page of a TIFF by number; ``None`` if they are damaged."""
     from PIL import TiffImagePlugin
 
     try:
-        with open_regular(Path(path)) as file:
+        with open_source(path) as file:
+            head = file.read(16)
             directory = TiffImagePlugin.ImageFileDirectory_v2(
-                file.read(16 if head[2:4] in (b"+\0", b"\0+") else 8)  # BigTIFF
+                head if head[2:4] in (b"+\0", b"\0+") else head[:8]  # BigTIFF
             )
             file.seek(directory.next)
             directory.load(file)
+            return dict(directory)
+    except Exception:  # Pillow may raise anything for a damaged header
+        return None
+
+
+def _tiff(path: Source, head: bytes, read: str) -> str:
+    """Describes the pixels of a TIFF that Pillow cannot read."""
+    directory = first_directory(path)
+    try:
         bits = directory[258]
         count = int(directory.get(277, 1))
         kind = _TIFF_TYPES.get(directory.get(339, (1,))[0], "numbers of another kind")
         height, width = int(directory[257]), int(directory[256])
-    except Exception:  # Pillow may raise anything for a damaged header
+    except (TypeError, LookupError, ValueError):
         return ""
     if not height or not width:
         return f"not an image: its TIFF header says {height} x {width} pixels"

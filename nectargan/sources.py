@@ -1,0 +1,151 @@
+"""Where the bytes of an image are: in a file of their own, or in a shard (a tar file of many)."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader, BytesIO
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from nectargan.files import digest_of_file, open_regular
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file, as it was when its contents were listed.
+
+    Attributes:
+        path: The file.
+        size: Its size in bytes.
+        modified: Its time of modification in nanoseconds.
+    """
+
+    path: Path
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> Shard:
+        """Describes the current state of a file; raises OSError."""
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return self.path.name
+
+    def open(self) -> BufferedReader:
+        """Opens the shard; raises OSError if it cannot be read or has changed."""
+        if Shard.of(self.path) != self:
+            raise OSError(errno.ESTALE, "it has changed since its contents were listed", str(self))
+        return open_regular(self.path)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a shard.
+
+    Attributes:
+        shard: The shard.
+        path: Path of the member in the shard, with "/" between its parts.
+        offset: Position of the first byte in the shard.
+        size: Number of bytes.
+    """
+
+    shard: Shard
+    path: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.path}"
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the name, such as ".png"."""
+        return PurePosixPath(self.path).suffix
+
+    def read(self) -> bytes:
+        """All bytes of the member; raises OSError."""
+        with self.shard.open() as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise OSError(errno.EIO, "its shard ends before it", str(self))
+        return data
+
+
+Source: TypeAlias = Path | Member
+
+
+def open_source(source: Source, most_bytes: int | None = None) -> BufferedReader | BytesIO:
+    """Opens a file or a member of a shard for reading in binary mode.
+
+    Args:
+        source: The file, which must be a regular file, or the member, which is read into memory.
+        most_bytes: The largest size to accept, in bytes; ``None`` for any size.
+
+    Raises:
+        OSError: If it cannot be read or is too large; ``strerror`` gives the reason.
+    """
+    if isinstance(source, Path):
+        return open_regular(source, most_bytes)
+    if most_bytes is not None and source.size > most_bytes:
+        message = f"it has {source.size:,} bytes; at most {most_bytes:,} are read"
+        raise OSError(errno.EFBIG, message, str(source))
+    return BytesIO(source.read())
+
+
+@contextmanager
+def as_file(source: Source) -> Iterator[Path]:
+    """Yields a path to the contents, for libraries that only read files.
+
+    The path of a member is that of a temporary copy.
+
+    Raises:
+        OSError: If the source cannot be read, or the copy cannot be written.
+    """
+    if isinstance(source, Path):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / f"member{source.suffix}"
+        copy_source(source, copy)
+        yield copy
+
+
+def copy_source(source: Source, target: Path) -> None:
+    """Copies the contents to a new file; raises OSError."""
+    with open_source(source) as file, target.open("xb") as copy:
+        shutil.copyfileobj(file, copy)
+
+
+def state_of_source(source: Source) -> tuple[int, ...]:
+    """Numbers that change when the contents are replaced: size, time of modification in
+    nanoseconds, and for a member its position in the shard; raises OSError."""
+    if isinstance(source, Path):
+        status = source.stat()
+        return status.st_size, status.st_mtime_ns
+    return source.size, source.shard.modified, source.offset
+
+
+def digest_of_source(source: Source) -> str:
+    """The SHA-256 digest of the contents, in hexadecimal; raises OSError."""
+    if isinstance(source, Path):
+        return digest_of_file(source)
+    return hashlib.sha256(source.read()).hexdigest()

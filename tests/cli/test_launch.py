@@ -1,0 +1,145 @@
+"""``nectargan-train --nproc``: options, exit codes, signals, two machines on one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from click.testing import CliRunner
+
+from nectargan.cli.launch import LaunchOptions
+from nectargan.cli.train import train
+from nectargan.config.schema import Config
+from nectargan.errors import RunError
+from nectargan.record.run_directory import RunDirectory
+from nectargan.runs.checkpoint import load_last
+from tests.distributed.launching import environment, free_port
+from tests.processes import PATIENCE, wait_until
+
+Make = Callable[..., Config]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("--nnodes 2", "--nnodes needs --nproc."),
+        ("--max-restarts 1", "--max-restarts needs --nproc."),
+        ("--nproc 0", "--nproc 0 is neither 'auto' nor a whole number above 0."),
+        ("--nproc many", "--nproc many is neither 'auto' nor a whole number above 0."),
+        ("--nproc 2 --nnodes two", "--nnodes two is neither a whole number nor MIN:MAX."),
+        ("--nproc 2 --nnodes 3:2", "--nnodes 3:2 must go from the lower to the higher number."),
+        ("--nproc 2 --nnodes 2", "--nnodes 2 needs --rdzv-endpoint HOST:PORT"),
+        ("--nproc 2 --rdzv-endpoint http://x", "is not of the form HOST:PORT."),
+        ("--nproc 2 --max-restarts 3", "--max-restarts needs --resume auto;"),
+        ("--nproc 2 --sweep train.loss.G_L1=1,2", "--nproc and --sweep cannot be combined:"),
+    ],
+)
+def test_options_that_cannot_be(words: str, complaint: str) -> None:
+    told = CliRunner().invoke(train, ["-c", "facades", *words.split()])
+    assert told.exit_code == 2
+    assert complaint in told.output
+
+
+def test_the_command_does_not_start_processes_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RunError, match="leave it out under torchrun"):
+        LaunchOptions("2", None, None, None).check(False, None)
+
+
+def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def processes(nproc: str, device: str = "auto") -> int:
+        return LaunchOptions(nproc, None, None, None).processes(device)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("nectargan.cli.launch.usable_cores", lambda: 4)
+    assert (processes("auto"), processes("4")) == (1, 4)
+    with pytest.raises(RunError, match="--nproc 5 is too many: this machine has 4 cores"):
+        processes("5")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (processes("auto"), processes("auto", "cuda"), processes("3", "cpu")) == (2, 2, 3)
+    with pytest.raises(RunError, match="--nproc 3 is too many: this machine has 2 GPUs"):
+        processes("3")
+    with pytest.raises(RunError, match=r"common\.device is 'cuda:1', but --nproc gives"):
+        processes("2", "cuda:1")
+
+
+@pytest.fixture
+def command(tiny: Make, tmp_path: Path) -> list[str]:
+    path = tmp_path / "tiny.json"
+    options = {"train__generator__learning_rate__epochs": 10_000, "logging__window_steps": 3}
+    path.write_text(json.dumps(tiny(**options).model_dump(mode="json")))
+    return [sys.executable, "-m", "nectargan.train", "-c", str(path)]
+
+
+def started(command: list[str], said: Path) -> subprocess.Popen[bytes]:
+    with said.open("wb") as file:
+        return subprocess.Popen(command, env=environment(), stdout=file, stderr=subprocess.STDOUT)
+
+
+def rows(run: Path) -> int:
+    return sum(1 for _ in (run / "losses.csv").open()) if (run / "losses.csv").exists() else 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_with_one_checkpoint(command: list[str], tmp_path: Path) -> None:
+    run, said = tmp_path / "runs" / "tiny_v1", tmp_path / "said"
+    process = started([*command, "--nproc", "2"], said)
+    wait_until(lambda: rows(run) > 60, alive=lambda: process.poll() is None)
+    workers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    psutil.wait_procs(workers, PATIENCE)
+    directory = RunDirectory(run)
+    assert directory.status == "KILLED"
+    record = pd.read_csv(run / "losses.csv")
+    assert record["step"].max() == load_last(directory)["step"]
+    lines = said.read_text().splitlines()
+    assert lines.count("Interrupted.") == 1
+    assert not [line for line in lines if "Traceback" in line or "torch.distributed" in line]
+    assert sum(line.startswith("Resume: ") for line in lines) == 1
+
+    # A process that is killed is told of; the exit code is that of a shell.
+    process = started([*command, "--nproc", "2", "--resume", "auto"], said)
+    before = rows(run)
+    wait_until(lambda: rows(run) > before + 60, alive=lambda: process.poll() is None)
+    workers = psutil.Process(process.pid).children()
+    next(each for each in workers if each.environ().get("RANK") == "1").kill()
+    assert process.wait(PATIENCE) == 137
+    psutil.wait_procs(workers, PATIENCE)
+    lines = said.read_text().splitlines()
+    assert lines[-1] == "Error: The process of rank 1 was ended by SIGKILL."
+    assert not [line for line in lines if "Traceback" in line]
+
+
+@pytest.mark.slow
+def test_an_error_is_said_once_with_its_exit_code(command: list[str], tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    process = started([*command, "--nproc", "2", "--batch-size", "3"], said)
+    assert process.wait(PATIENCE) == 2
+    (line,) = said.read_text().splitlines()
+    assert line.startswith("Error: dataloader.batch_size is 3, the pairs of all processes")
+
+
+@pytest.mark.slow
+def test_two_machines_that_meet_at_an_endpoint(command: list[str], tmp_path: Path) -> None:
+    """Two launchers on this machine, each with one process."""
+    words = ["--nproc", "1", "--nnodes", "2", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    words += ["--epochs", "2"]
+    processes = [started([*command, *words], tmp_path / f"said_{n}") for n in range(2)]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+    said = [(tmp_path / f"said_{n}").read_text() for n in range(2)]
+    assert sorted("on cpu, 2 processes" in text for text in said) == [False, True]
+    directory = RunDirectory(tmp_path / "runs" / "tiny_v1")
+    assert directory.status == "FINISHED"
+    record = pd.read_csv(directory.losses)
+    assert not record.duplicated(["step", "loss"]).any()
+    assert set(record["step"]) == set(range(1, 7))

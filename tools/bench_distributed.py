@@ -108,7 +108,7 @@ def measure(
 
 @click.command()
 @click.option("--nproc", default=2, show_default=True, help="Processes.")
-@click.option("--size", default=64, show_default=True, help="Height and width of the images.")
+@click.option("--size", default=256, show_default=True, help="Height and width of the images.")
 @click.option("--batch", default=4, show_default=True, help="Pairs in a step of all processes.")
 @click.option("--features", default=16, show_default=True, help="Width of both networks.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")

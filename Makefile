@@ -44,11 +44,11 @@ audit: .venv-audit/installed
 # One thread a worker: the tests are small, and threads of many workers only get in their way. Three
 # workers on two cores, because many tests wait for a process or a server.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup -m "not slow"
 
 # With the tests that take many seconds each.
 test-all: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup
 
 # Everything that a GPU is for as well: without one, its tests and rows are left out.
 bench: install

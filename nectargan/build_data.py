@@ -29,7 +29,7 @@ from nectargan.distributed import ALONE, World
 from nectargan.errors import ConfigError
 from nectargan.imports import call_imported, import_path
 from nectargan.metrics import METRICS, Metric
-from nectargan.metrics.networks import load_network
+from nectargan.metrics.networks import MOST_COLORS, load_network
 from nectargan.tryout import try_augmentation, try_metric
 from nectargan.wording import counted
 
@@ -54,10 +54,10 @@ def build_metrics(config: Config, device: torch.device | None = None) -> list[Me
     options = [(option, as_own(option)) for option in config.validation.metrics]
     channels = config.dataloader.load.output_nc
     for option, own in options:
-        if own is None and METRICS[str(option)].network and channels > 4:
+        if own is None and METRICS[str(option)].network and channels > MOST_COLORS:
             raise ConfigError(
                 f"validation.metrics has {option}, which looks at colors, and "
-                f"dataloader.load.output_nc is {channels}; it takes 1 to 4 channels."
+                f"dataloader.load.output_nc is {channels}; it takes 1 to {MOST_COLORS} channels."
             )
     # A metric may draw random numbers; the training must not depend on that.
     with torch.random.fork_rng(devices=[]):
@@ -233,9 +233,11 @@ def build_data(
     augment = build_augmentation(config)
     channels = options.channels_of_sides
     ranged = (load.input_range != "dtype", load.target_range != "dtype")
-    sides = ranged if options.direction == "AtoB" else ranged[::-1]
+    counts = (load.input_nc, load.output_nc)
+    if options.direction == "BtoA":
+        ranged, counts = ranged[::-1], counts[::-1]
     splits = world.from_main(
-        lambda: check_data(options.dataroot, selections=channels, have_ranges=sides)
+        lambda: check_data(options.dataroot, selections=channels, have_ranges=ranged, counts=counts)
     )
     for warning in [
         *unread_splits(options.dataroot),

@@ -5,21 +5,23 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from string import Template
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from nectargan.build_data import Data, build_data
 from nectargan.config.schema import Config
-from nectargan.dataset.paired_dataset import denormalize
 from nectargan.errors import DataError
 from nectargan.files import replacing
+from nectargan.trainers.validation import View, example_rows
 from nectargan.wording import counted
 
 _BINS = 64
@@ -47,11 +49,12 @@ def write_preview(config: Config, output: Path, count: int) -> int:
     """
     data = build_data(config, torch.device("cpu"))
     pairs = list(islice(_training_pairs(data), count))
+    view = View(**dict(config.save.view))
     template = resources.files("nectargan").joinpath("data_preview.html")
     page = Template(template.read_text(encoding="utf-8")).substitute(
         title=html.escape(config.dataloader.dataroot),
         facts=html.escape(_facts(config)),
-        pairs="\n".join(_figure(*pair) for pair in pairs),
+        pairs="\n".join(_figure(*pair, view) for pair in pairs),
         histograms="\n".join(
             _histogram(name, torch.stack(list(images)))
             for name, images in zip(("Input", "Target"), zip(*pairs, strict=True), strict=True)
@@ -67,38 +70,69 @@ def write_preview(config: Config, output: Path, count: int) -> int:
 
 
 def _training_pairs(data: Data) -> Iterator[tuple[Tensor, Tensor]]:
-    """Input and target of each pair of the first epoch, ``(C, H, W)`` in [-1, 1]."""
-    for source, target, *_ in data.train.epoch(1):
+    """Input and target of each pair of the first epoch, ``(C, H, W)`` in [-1, 1].
+
+    Masked pixels are NaN.
+    """
+    for source, target, *masks in data.train.epoch(1):
+        for mask in masks:
+            source, target = (torch.where(mask != 0, each, torch.nan) for each in (source, target))
         yield from zip(source.cpu(), target.cpu(), strict=True)
 
 
 def _facts(config: Config) -> str:
     load = config.dataloader.load
+    view = config.save.view
+    sides = (
+        ("input", load.input_nc, view.input_bands),
+        ("target", load.output_nc, view.target_bands),
+    )
+    shown = "".join(
+        f" Of {name}, {_channels(bands or (1, 2, 3))} shown."
+        for name, count, bands in sides
+        if bands or count > 4
+    )
+    if view.stretch:
+        low, high = view.stretch
+        shown += f" Black and white are percentiles {low:g} and {high:g} of each channel."
+    if load.invalid == "mask":
+        shown += " Pixels without values are gray and not counted."
+    ranges = f"input_range {load.input_range}, target_range {load.target_range}"
     return (
         f"Direction {config.dataloader.direction}, load_size {load.load_size}, crop_size "
         f"{load.crop_size}, {counted(load.input_nc, 'input channel')}, "
-        f"{counted(load.output_nc, 'output channel')}, seed {config.common.seed}."
+        f"{counted(load.output_nc, 'output channel')}, {ranges}, transfer {load.transfer}, "
+        f"seed {config.common.seed}.{shown}"
     )
 
 
-def _figure(source: Tensor, target: Tensor) -> str:
+def _channels(bands: Sequence[int]) -> str:
+    numbers = ", ".join(map(str, bands))
+    return f"channel {numbers} is" if len(bands) == 1 else f"channels {numbers} are"
+
+
+def _figure(source: Tensor, target: Tensor, view: View) -> str:
+    source, target = (each.nan_to_num(0.0) for each in (source, target))
+    ((of_source, _, of_target),) = example_rows([(source, target)], [target], view)
     images = "".join(
         f'<img alt="{name}" src="data:image/png;base64,{_png(image)}">'
-        for name, image in (("input", source), ("target", target))
+        for name, image in (("input", of_source), ("target", of_target))
     )
     return f"<figure>{images}</figure>"
 
 
-def _png(image: Tensor) -> str:
-    values = denormalize(image if len(image) <= 4 else image[:3]).permute(1, 2, 0).numpy()
+def _png(image: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
-    Image.fromarray(values.squeeze(2) if values.shape[2] == 1 else values).save(file, "PNG")
+    is_gray = bool((image == image[..., :1]).all())
+    Image.fromarray(image[..., 0] if is_gray else image).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _histogram(name: str, images: Tensor) -> str:
-    """An SVG with a line for each channel of ``(N, C, H, W)``."""
-    counts = [torch.histc(channel, _BINS, -1, 1) for channel in images.float().transpose(0, 1)]
+    """An SVG with a line for each channel of ``(N, C, H, W)``; masked pixels are not counted."""
+    valid = [channel[channel.isfinite()] for channel in images.float().transpose(0, 1)]
+    counts = [torch.histc(channel, _BINS, -1, 1) for channel in valid]
+    values = torch.cat(valid) if any(map(len, valid)) else torch.zeros(1)
     most = max(float(each.max()) for each in counts) or 1.0
     lines = "".join(
         f'<polyline fill="none" stroke="{colour}" vector-effect="non-scaling-stroke" points="'
@@ -106,7 +140,7 @@ def _histogram(name: str, images: Tensor) -> str:
         + '"/>'
         for channel, colour in zip(counts, _COLOURS.get(len(counts), _GRAYS), strict=False)
     )
-    low, high, mean = float(images.min()), float(images.max()), float(images.mean())
+    low, high, mean = float(values.min()), float(values.max()), float(values.mean())
     caption = f"{name}: from {low:.2f} to {high:.2f}, mean {mean:.2f}"
     view = f'viewBox="0 0 {_BINS - 1} 100" preserveAspectRatio="none"'
     return f"<figure><svg {view}>{lines}</svg><figcaption>{caption}</figcaption></figure>"

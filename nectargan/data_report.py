@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from string import Template
 
@@ -24,13 +24,16 @@ MOST_PICTURED = 25  # findings of a kind; the page holds all pictures
 _SIDES = (320, 160)  # largest width and height of a picture in pixels
 
 
-def write_report(found: Sequence[Suspicion], title: str, facts: str, output: Path) -> None:
+def write_report(
+    found: Sequence[Suspicion], counts: Mapping[str, int], title: str, facts: str, output: Path
+) -> None:
     """Writes an HTML page with findings: their pictures, figures and advice, worst first.
 
     The page needs no other file and no network. Of each kind, `MOST_PICTURED` findings are shown.
 
     Args:
-        found: The findings of `suspicions`.
+        found: Findings of `suspicions`.
+        counts: Number of all findings of each kind.
         title: Name of the data set.
         facts: A sentence about it.
         output: The file.
@@ -38,18 +41,17 @@ def write_report(found: Sequence[Suspicion], title: str, facts: str, output: Pat
     Raises:
         DataError: If the page cannot be written.
     """
-    groups = [(kind, list(group)) for kind, group in groupby(found, key=lambda each: each.kind)]
     parts = []
-    for kind, group in groups:
+    for kind, group in groupby(found, key=lambda each: each.kind):
         parts.append(f"<h2>{_text(kind)}</h2>")
-        parts += [_finding(each) for each in group[:MOST_PICTURED]]
-        if len(group) > MOST_PICTURED:
-            parts.append(f"<p>and {len(group) - MOST_PICTURED} more; --json lists all.</p>")
+        parts += [_finding(each) for each in islice(group, MOST_PICTURED)]
+        if counts[kind] > MOST_PICTURED:
+            parts.append(f"<p>and {counts[kind] - MOST_PICTURED} more; --json lists all.</p>")
     template = resources.files("nectargan").joinpath("data_report.html")
     page = Template(template.read_text(encoding="utf-8")).substitute(
         title=_text(title),
-        facts=_text(f"{facts} {counted(len(found), 'finding')}."),
-        kinds="\n".join(f"<tr><td>{_text(k)}</td><td>{len(g)}</td></tr>" for k, g in groups),
+        facts=_text(f"{facts} {counted(sum(counts.values()), 'finding')}."),
+        kinds="\n".join(f"<tr><td>{_text(k)}</td><td>{n}</td></tr>" for k, n in counts.items()),
         findings="\n".join(parts),
     )
     try:
@@ -57,6 +59,14 @@ def write_report(found: Sequence[Suspicion], title: str, facts: str, output: Pat
             part.write_text(page, encoding="utf-8")
     except OSError as error:
         raise DataError(f"'{output}' cannot be written: {error.strerror}.") from None
+
+
+def require_place(output: Path) -> None:
+    """Raises `DataError` if a page cannot be written there, before the work for it begins."""
+    if output.is_dir():
+        raise DataError(f"'{output}' cannot be written: Is a directory.")
+    if not output.parent.is_dir():
+        raise DataError(f"'{output}' cannot be written: No such file or directory.")
 
 
 def _text(text: str) -> str:

@@ -51,6 +51,7 @@ class World:
         counts: Pairs of the current batch in each process, by rank; set before each step.
         is_whole: Whether all processes are still there, as far as this one knows. If not, it must
             not wait for them.
+        can_capture: Whether what the devices exchange can be part of a CUDA graph; see `use`.
     """
 
     rank = 0
@@ -59,6 +60,7 @@ class World:
     local_size = 1
     counts: tuple[int, ...] = (1,)
     is_whole = True
+    can_capture = True
 
     @property
     def is_main(self) -> bool:
@@ -117,8 +119,13 @@ class World:
         """
         return name
 
-    def use(self, device: torch.device) -> None:
-        """Connects the devices of the processes."""
+    def use(self, device: torch.device, captured: bool = False) -> None:
+        """Connects the devices of the processes.
+
+        Args:
+            device: That of this process.
+            captured: Whether the step, and thereby what the devices exchange, shall be captured.
+        """
 
     def wrapped(self, network: nn.Module, finds_unused: bool = False) -> nn.Module:
         """The network as a training step calls it: its backward pass sums the gradients of all
@@ -272,7 +279,7 @@ class _Processes(World):
             )
         return f"cuda:{self.local_rank}"
 
-    def use(self, device: torch.device) -> None:
+    def use(self, device: torch.device, captured: bool = False) -> None:
         import torch
 
         kinds = set(self.gather(device.type))
@@ -281,10 +288,15 @@ class _Processes(World):
                 f"The processes would train on {' and '.join(sorted(kinds))}; set common.device."
             )
         if device.type != "cuda":
+            self.can_capture = False
             return
         owned = self.gather(str(torch.cuda.get_device_properties(device).uuid))
         # NCCL refuses two processes on one GPU; gloo takes the way over the CPU.
-        backend = "nccl" if len(set(owned)) == self.size else "gloo"
+        self.can_capture = len(set(owned)) == self.size
+        backend = "nccl" if self.can_capture else "gloo"
+        if captured:
+            # The thread that watches over NCCL must not touch the events of a graph.
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         self._group = self._dist.new_group(backend=backend, timeout=self._timeout)
 
     def wrapped(self, network: nn.Module, finds_unused: bool = False) -> nn.Module:
@@ -307,7 +319,9 @@ class _Processes(World):
         return wrapper
 
     def summing(self, wrapper: object, sums: bool) -> AbstractContextManager[None]:
-        return nullcontext() if sums else cast("Any", wrapper).no_sync()
+        # A network that is not wrapped sums nothing.
+        no_sync = getattr(wrapper, "no_sync", nullcontext)
+        return nullcontext() if sums else cast("AbstractContextManager[None]", no_sync())
 
     def _sum(self, bucket: Any) -> Any:
         work = self._dist.all_reduce(bucket.buffer(), group=self._group, async_op=True)

@@ -11,14 +11,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from nectargan.files import digest_of_file, open_regular
 
+CHANGED = "it has changed since its contents were listed"
+
+
+class Shard(Protocol):
+    """A tar file whose parts can be read at any place, as it was when its contents were listed."""
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """Numbers that change when it is replaced."""
+
+    def open(self) -> BufferedReader:
+        """Opens it at its beginning; raises OSError if it cannot be read or has changed."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Reads a part of it, which is shorter at its end; raises OSError as `open` does."""
+
 
 @dataclass(frozen=True)
-class Shard:
-    """A tar file, as it was when its contents were listed.
+class ShardFile:
+    """A shard on a disk.
 
     Attributes:
         path: The file.
@@ -31,7 +51,7 @@ class Shard:
     modified: int
 
     @classmethod
-    def of(cls, path: Path) -> Shard:
+    def of(cls, path: Path) -> ShardFile:
         """Describes the current state of a file; raises OSError."""
         status = path.stat()
         return cls(path, status.st_size, status.st_mtime_ns)
@@ -41,14 +61,21 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The file name."""
         return self.path.name
 
+    @property
+    def state(self) -> tuple[int, ...]:
+        return self.size, self.modified
+
     def open(self) -> BufferedReader:
-        """Opens the shard; raises OSError if it cannot be read or has changed."""
-        if Shard.of(self.path) != self:
-            raise OSError(errno.ESTALE, "it has changed since its contents were listed", str(self))
+        if ShardFile.of(self.path) != self:
+            raise OSError(errno.ESTALE, CHANGED, str(self))
         return open_regular(self.path)
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self.open() as file:
+            file.seek(offset)
+            return file.read(size)
 
 
 @dataclass(frozen=True)
@@ -82,9 +109,7 @@ class Member:
 
     def read(self) -> bytes:
         """All bytes of the member; raises OSError."""
-        with self.shard.open() as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
+        data = self.shard.read(self.offset, self.size)
         if len(data) < self.size:
             raise OSError(errno.EIO, "its shard ends before it", str(self))
         return data
@@ -136,12 +161,11 @@ def copy_source(source: Source, target: Path) -> None:
 
 
 def state_of_source(source: Source) -> tuple[int, ...]:
-    """Numbers that change when the contents are replaced: size, time of modification in
-    nanoseconds, and for a member its position in the shard; raises OSError."""
+    """Numbers that change when the contents are replaced; raises OSError."""
     if isinstance(source, Path):
         status = source.stat()
         return status.st_size, status.st_mtime_ns
-    return source.size, source.shard.modified, source.offset
+    return source.size, *source.shard.state, source.offset
 
 
 def digest_of_source(source: Source) -> str:

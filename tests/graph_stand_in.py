@@ -106,6 +106,11 @@ class CpuGraphs:
 
 def _carry_out(func: Any, args: Any, kwargs: Any, result: Any) -> None:
     again = func(*args, **kwargs)
+    if func.namespace == "c10d":  # processes exchange in place, while this one may go on
+        for leaf in tree_leaves(again):
+            if isinstance(leaf, torch.ScriptObject):
+                torch.distributed.Work.unbox(leaf).wait()
+        return
     if func._schema.is_mutable:
         return
     for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):

@@ -278,6 +278,8 @@ IMAGE_KINDS: tuple[ImageKind, ...] = (
     _tiff("uint16-rgb", "uint16", 3, photometric="rgb"),
     _tiff("uint16-4-bands", "uint16", 4, **_INTERLEAVED),
     _tiff("uint8-64-bands", "uint8", 64, is_first=True, **_PLANAR),
+    _tiff("uint8-webp", "uint8", 3, photometric="rgb", compression="webp"),
+    _tiff("uint16-jpegxl", "uint16", 1, compression="jpegxl"),
     _tiff("int16", "int16", 1),
     _tiff("int16-3-lzw", "int16", 3, compression="lzw", predictor=True, **_INTERLEAVED),
     _tiff("int8", "int8", 2, **_INTERLEAVED),

@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tryout",
     },
     "data_report": {"dataset"},
-    "data_preview": {"build_data", "config", "dataset"},
+    "data_preview": {"build_data", "config", "dataset", "trainers"},
     "runs": LOWER - {"trainers"},
     "trainers": LOWER - {"loggers", "analysis"},
     "inference": LOWER,

@@ -58,6 +58,18 @@ def test_the_pictures_are_the_first_batches(config: Config, tmp_path: Path) -> N
         )
 
 
+def test_the_pictures_have_the_view_of_the_config(config: Config, tmp_path: Path) -> None:
+    config.save.view.target_bands = [2]
+    config.save.view.stretch = [0, 100]
+    page = tmp_path / "page.html"
+    write_preview(config, page, 1)
+    text = page.read_text(encoding="utf-8")
+    assert "Of target, channel 2 is shown. Black and white are percentiles 0 and 100" in text
+    for data in re.findall(r"data:image/png;base64,([^\"]+)", text):
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        assert (image.ndim, image.min(), image.max()) == (2, 0, 255)
+
+
 def test_the_page_has_all_sizes_and_needs_nothing_else(config: Config, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert write_preview(config, page, 100) == 5
@@ -73,3 +85,29 @@ def test_the_page_has_all_sizes_and_needs_nothing_else(config: Config, tmp_path:
 def test_a_page_that_cannot_be_written(config: Config, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"page\.html' cannot be written: No such file"):
         write_preview(config, tmp_path / "nowhere" / "page.html", 1)
+
+
+def test_masked_pixels_are_gray_and_not_counted(tmp_path: Path) -> None:
+    for side in "AB":
+        (tmp_path / f"train{side}").mkdir()
+        values = np.full((32, 32), 96, np.float32)
+        values[:16] = np.nan
+        for number in range(2):
+            np.save(tmp_path / f"train{side}" / f"{number}.npy", values)
+    load = {
+        "load_size": 32,
+        "crop_size": 32,
+        "input_nc": 1,
+        "output_nc": 1,
+        "invalid": "mask",
+        "input_range": [0, 128],
+        "target_range": [0, 128],
+    }
+    options = [("dataloader.dataroot", str(tmp_path)), ("dataloader.load", load)]
+    assert write_preview(ConfigManager(None, options).data, tmp_path / "page.html", 2) == 2
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Input: from 0.50 to 0.50, mean 0.50" in text
+    assert "Pixels without values are gray and not counted." in text
+    data = re.findall(r"data:image/png;base64,([^\"]+)", text)[0]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert sorted({color for _, color in image.getcolors()}) == [128, 191]

@@ -49,7 +49,7 @@ def test_most_findings_of_a_kind(tmp_path: Path) -> None:
     Image.new("L", (640, 640), 7).save(tmp_path / "1.png")
     pair = Pair("1", tmp_path / "1.png", tmp_path / "gone.png")
     found = [Suspicion("empty", ("1.png",), "a figure", "advice", (pair,))] * 30
-    write_report(found, "set", "Facts.", tmp_path / "page.html")
+    write_report(found, {"empty": 30}, "set", "Facts.", tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count("<section>") == MOST_PICTURED
     assert "and 5 more; --json lists all." in text
@@ -60,4 +60,4 @@ def test_most_findings_of_a_kind(tmp_path: Path) -> None:
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"page\.html' cannot be written: No such file"):
-        write_report([], "set", "", tmp_path / "nowhere" / "page.html")
+        write_report([], {}, "set", "", tmp_path / "nowhere" / "page.html")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nectargan.files import digest_of_file
-from nectargan.sources import Member, Shard, as_file, copy_source, digest_of_source, open_source
+from nectargan.sources import Member, ShardFile, as_file, copy_source, digest_of_source, open_source
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def member(tmp_path: Path) -> Member:
         tar.add(tmp_path / "content", "folder/0001.input.PNG")
     with tarfile.open(tmp_path / "x.tar") as tar:
         info = tar.getmembers()[1]
-    return Member(Shard.of(tmp_path / "x.tar"), info.name, info.offset_data, info.size)
+    return Member(ShardFile.of(tmp_path / "x.tar"), info.name, info.offset_data, info.size)
 
 
 def test_a_member_is_read_like_a_file(member: Member, tmp_path: Path) -> None:

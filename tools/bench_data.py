@@ -5,11 +5,18 @@
 
 Compared are a plain loop of PyTorch's DataLoader with Pillow, the loader on files, and the loader
 on shards. All read the same PNG pairs side by side, resize, crop and flip them, and make batches of
-floats. An action is an epoch; the actions run in turn, with worker processes that stay.
+floats. An action is an epoch; the actions run in turn, with worker processes that stay. The process
+has the CPU settings of a run (`nectargan.cpu`): with those of torch, idle threads of the process
+that normalizes the batches take the cores away from the workers.
 """
 
 from __future__ import annotations
 
+from nectargan.cpu import prepare
+
+prepare()  # before torch is imported
+
+# ruff: noqa: E402
 import random
 import tarfile
 import tempfile

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_comparing import (
+    BATCH,
     PAIRS,
     STEPS,
     BrokenError,
@@ -277,19 +278,9 @@ def _of_wide_images(place: Place) -> str:
 def trial_of_two_processes(place: Place) -> str:
     """Two processes of one run share a GPU, through gloo, and record what one process does."""
     options = {"common__precision": "fp32", "train__generator__dropout": 0.0}
-    config = place.config(
-        **options, train__cuda_graph="off", common__output_directory=str(place.folder / "two")
+    directory = torchrun(
+        place, 2, {"CUDA_VISIBLE_DEVICES": "0"}, train__cuda_graph="off", **options
     )
-    path = place.folder / "two.json"
-    path.write_text(config.model_dump_json(), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "nectargan.cli.train", "-c", str(path)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(  # noqa: S603
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    must(done.returncode == 0, f"two processes ended with: {(done.stdout + done.stderr)[-1500:]}")
-    (directory,) = (RunDirectory(each) for each in (place.folder / "two").glob("*_v1"))
     alone = Pix2pixTrainer(place.config(**options, train__cuda_graph="off")).train(None)
     return f"two against one: {agreement(losses_of(directory), losses_of(alone))}"
 
@@ -302,6 +293,53 @@ def trial_of_nccl(place: Place) -> str:
     plain = losses_of(Pix2pixTrainer(config).train(None))
     backend = "NCCL" if place.device.type == "cuda" else "gloo"
     return f"{backend}: {agreement(wrapped, plain)}"
+
+
+def trial_of_a_captured_nccl(place: Place) -> str:
+    """The step of several processes in a graph, its sums by NCCL: of this process alone, and of one
+    for each GPU if there are several."""
+    options: dict[str, Any] = {"common__precision": "fp32", "train__generator__dropout": 0.0}
+    plain = losses_of(Pix2pixTrainer(place.config(train__cuda_graph="off", **options)).train(None))
+    config = place.config(train__cuda_graph=place.graph, **options)
+    with one_process() as world:
+        alone = Pix2pixTrainer(config, world=world)
+        shown = f"one process: {agreement(losses_of(alone.train(None)), plain)}"
+        must(
+            place.graph != "on" or alone.graph_obstacle is None,
+            f"the step was not captured: {alone.graph_obstacle}",
+        )
+    count = torch.cuda.device_count() if place.device.type == "cuda" else 1
+    # The most that share the batch equally.
+    count = max(each for each in range(1, count + 1) if BATCH % each == 0)
+    if count == 1:
+        return f"{shown}; there are not several GPUs"
+    options |= {"train__cuda_graph": "on", "common__device": "cuda"}
+    directory = torchrun(place, count, {}, **options)
+    return f"{shown}; {count} processes: {agreement(losses_of(directory), plain)}"
+
+
+def torchrun(
+    place: Place, count: int, variables: Mapping[str, str], **options: Any
+) -> RunDirectory:
+    """Trains a run in several processes."""
+    folder = place.folder / f"of {count} processes"
+    config = place.config(common__output_directory=str(folder), **options)
+    path = place.folder / "several.json"
+    path.write_text(config.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={count}", "-m", "nectargan.cli.train", "-c", str(path)]
+    done = subprocess.run(  # noqa: S603
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    must(
+        done.returncode == 0, f"{count} processes ended with: {(done.stdout + done.stderr)[-1500:]}"
+    )
+    (directory,) = (RunDirectory(each) for each in folder.glob("*_v1"))
+    return directory
 
 
 @contextmanager
@@ -350,6 +388,7 @@ TRIALS: Mapping[str, Callable[[Place], str]] = {
     "16 bits, many channels, masks": trial_of_image_kinds,
     "two processes on one GPU": trial_of_two_processes,
     "NCCL and DistributedDataParallel": trial_of_nccl,
+    "NCCL in the graph": trial_of_a_captured_nccl,
     "torch.compile and the graph": trial_of_compiling,
 }
 

@@ -49,7 +49,7 @@ _MOST_NAMED = 20
     "kind",
     metavar="NAME",
     group="Files",
-    help="Output format: png, jpg, tif, webp, ...",
+    help="Output format: png, jpg, tif, webp, exr, npy, ...",
 )
 @option(
     "--suffix",
@@ -108,7 +108,8 @@ _MOST_NAMED = 20
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     group="Speed",
-    help="Floating-point precision.  [default: as in training]",
+    help="Floating-point precision.  [default: as in training, but fp32 instead of auto for "
+    "targets of more than 8 bits]",
 )
 @option(
     "--batch",
@@ -125,7 +126,7 @@ def apply(**options: Any) -> None:
     and the exit code is then 1.
     """
     # Imported here, because torch takes a second to import and help texts do not need it.
-    from nectargan.inference.apply import Reading, apply_model
+    from nectargan.inference.apply import Reading, apply_model, check_formats
     from nectargan.inference.inputs import STREAM, find_inputs
     from nectargan.inference.model import load_model
     from nectargan.inference.picture_files import as_suffix
@@ -146,6 +147,7 @@ def apply(**options: Any) -> None:
         suffix,
         options["suffix"],
     )
+    check_formats(model, found.jobs, suffix)
     for note in found.notes:
         say(note, err=True)
     reading = Reading(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from nectargan.cli.common import WholeNumber, typed_arguments
-from nectargan.cli.options import option
+from nectargan.cli.options import option, with_options
 from nectargan.cpu import usable_cores
 from nectargan.errors import RunError
 from nectargan.interrupts import STOPS
@@ -54,14 +54,13 @@ _VALUES = {"--nproc": 1, "--nnodes": 1, "--rdzv-endpoint": 1, "--max-restarts": 
 # How long a process may take to save a checkpoint and send its record before it is killed.
 _STOP_SECONDS = "120"
 _NODES = re.compile(r"([1-9]\d*)(?::([1-9]\d*))?")
-_ENDPOINT = re.compile(r"[^\s:/]+(?::\d{1,5})?")
+_ENDPOINT = re.compile(r"[^\s:/]+(?::(\d{1,5}))?")
+_LAST_PORT = 65_535
 
 
 def launch_options(command: _Command) -> _Command:
     """Adds the options of `LaunchOptions` to a command."""
-    for add in reversed(_OPTIONS):
-        command = add(command)
-    return command
+    return with_options(command, _OPTIONS)
 
 
 class LaunchOptions(NamedTuple):
@@ -95,8 +94,13 @@ class LaunchOptions(NamedTuple):
             raise RunError(
                 f"--nnodes {self.nnodes} needs --rdzv-endpoint HOST:PORT, where all meet."
             )
-        if self.rdzv_endpoint is not None and not _ENDPOINT.fullmatch(self.rdzv_endpoint):
-            raise RunError(f"--rdzv-endpoint {self.rdzv_endpoint} is not of the form HOST:PORT.")
+        if self.rdzv_endpoint is not None:
+            found = _ENDPOINT.fullmatch(self.rdzv_endpoint)
+            if found is None or int(found[1] or 0) > _LAST_PORT:
+                raise RunError(
+                    f"--rdzv-endpoint {self.rdzv_endpoint} is not of the form HOST:PORT, with a "
+                    f"port up to {_LAST_PORT}."
+                )
         if self.max_restarts and resume is None:
             raise RunError(
                 "--max-restarts needs --resume auto; without it, a restart would begin a new run."
@@ -119,6 +123,8 @@ class LaunchOptions(NamedTuple):
         Raises:
             RunError: There are not as many GPUs or cores, or the device is one of several.
         """
+        # torch would print the stack of each attempt to connect.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
         import torch
 
         if device.startswith("cuda:"):
@@ -188,11 +194,10 @@ def launch(options: LaunchOptions, processes: int) -> None:
     except SignalException as stop:
         raise SystemExit(128 + stop.sigval) from None
     except RendezvousError as error:
-        place = f"at {meets} " if meets else ""
-        raise RunError(
-            f"The processes of {low} to {high} machines cannot meet {place}: "
-            f"{one_line(error)[:200].rstrip('.')}."
-        ) from None
+        machines = counted(high, "machine") if low == high else f"{low} to {high} machines"
+        place = f" at {meets}" if meets else ""
+        reason = one_line(error.__cause__ or error)[:200].rstrip(".")
+        raise RunError(f"The processes of {machines} cannot meet{place}: {reason}.") from None
 
 
 def _is_handled(number: signal.Signals) -> bool:

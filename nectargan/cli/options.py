@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -70,6 +70,13 @@ def option(*names: str, **options: Any) -> Callable[[_Command], _Command]:
 def setting(*names: str, key: str, **options: Any) -> Callable[[_Command], _Command]:
     """Adds a `Setting` to a command."""
     return click.option(*names, cls=Setting, key=key, **options)
+
+
+def with_options(command: _Command, options: Sequence[Callable[[_Command], _Command]]) -> _Command:
+    """Adds options to a command, which help lists in this order."""
+    for add in reversed(options):
+        command = add(command)
+    return command
 
 
 def settings_of(command: click.Command, given: dict[str, Any]) -> list[tuple[Setting, Any]]:

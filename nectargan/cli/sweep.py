@@ -11,7 +11,7 @@ import click
 
 from nectargan.cli.closing import program
 from nectargan.cli.common import WholeNumber, typed_arguments
-from nectargan.cli.options import option
+from nectargan.cli.options import option, with_options
 from nectargan.cli.sweep_output import print_end, report, shown, table_of
 from nectargan.errors import RunError
 from nectargan.metrics import USUAL_SERIES
@@ -91,9 +91,7 @@ _OPTIONS = (
 
 def sweep_options(command: _Command) -> _Command:
     """Adds the options of `SweepOptions` to a command."""
-    for add in reversed(_OPTIONS):
-        command = add(command)
-    return command
+    return with_options(command, _OPTIONS)
 
 
 class SweepOptions(NamedTuple):

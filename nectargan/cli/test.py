@@ -115,6 +115,7 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     from nectargan.record.test_record import write_test
     from nectargan.runs.describe import digest_of_pairs
     from nectargan.runs.test_metrics import send_test
+    from nectargan.trainers.validation import View
 
     chosen = testing.select_metrics(options["metrics"])
     if options["weights"] is not None and not Path(options["weights"]).is_dir():
@@ -142,7 +143,8 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     size = testing.size_of(loaded[0], protocol)
     metrics = testing.build_chosen(chosen, loaded[0], size)
     count, device = len(split.pairs), loaded[0].device
-    ruler = testing.open_ruler(metrics, options["weights"], size, count, device)
+    shape = (loaded[0].out_channels, *size)
+    ruler = testing.open_ruler(metrics, options["weights"], shape, count, device)
     for sentence in ruler.left_out:
         say(sentence, err=True)
     dataset = name_of(root), digest_of_pairs(split.pairs, root)
@@ -165,7 +167,8 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
             kept.append(run)
             lists = {name: values.tolist() for name, values in each.values.items()}
             write_test(run, each.record, each.names, lists)
-            each.extremes.save(run, each.record.split)
+            view = View(**dict(model.config.save.view))
+            each.extremes.save(run, each.record.split, view)
             if model.checkpoint is not None:
                 send_test(run, model.config, each.record, model.checkpoint)
     _print(tested, options["form"])

@@ -50,7 +50,15 @@ def _channels(value: Any) -> object:
     return value
 
 
+def words_in(value: object) -> object:
+    """A list of words as ``--set`` gives it, such as "linear,log" or "[linear, log]", as a list."""
+    if isinstance(value, str) and ("," in value or value.startswith("[")):
+        return [word.strip(" '\"") for word in value.strip("[] ").split(",")]
+    return value
+
+
 def _resize(value: object) -> object:
+    value = words_in(value)
     words = value if isinstance(value, (list, tuple)) else [value, value]
     known = get_args(choices.Interpolation)
     if len(words) != 2 or any(word not in known for word in words):

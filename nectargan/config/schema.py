@@ -41,6 +41,7 @@ from nectargan.config.network_options import Discriminator, Generator, PatchGAN,
 from nectargan.config.value_options import Transfers, ValueRange
 from nectargan.errors import did_you_mean
 from nectargan.metrics import USUAL_SERIES
+from nectargan.wording import counted
 
 
 def _one_or_three(bands: list[int]) -> list[int]:
@@ -360,7 +361,8 @@ class Config(Section):
         for key, count in bands.items():
             if max(getattr(view, key) or [1]) > count:
                 raise ValueError(
-                    f"save.view.{key} is {getattr(view, key)}, but an image has {count} channels"
+                    f"save.view.{key} is {getattr(view, key)}, but an image has "
+                    f"{counted(count, 'channel')}"
                 )
         chosen = self.train.vgg_channels
         if chosen is not None and max(chosen) > load.output_nc:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from nectargan.config.base import one_or_two
+from nectargan.config.base import one_or_two, words_in
 from nectargan.images.ranges import ALLOWED, OF_DTYPE, Transfer, percentiles_of, ranges_of
 
 
@@ -20,6 +20,7 @@ def _checked_range(value: object) -> object:
 
 
 def _checked_transfer(value: object) -> object:
+    value = words_in(value)
     words = value if isinstance(value, (list, tuple)) else [value, value]
     known = get_args(Transfer)
     if len(words) != 2 or any(word not in known for word in words):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 Crops = npt.NDArray[np.int64]
@@ -76,6 +77,26 @@ def crop_images(images: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:
     pixels = _pixels(crops, size).unsqueeze(1).expand(-1, channels, -1)
     cropped = bits(images).flatten(2).gather(2, pixels)
     return cropped.view(images.dtype).view(n, channels, *size)
+
+
+def crop_array(
+    image: npt.NDArray[Any], crop: npt.NDArray[np.int64], size: tuple[int, int]
+) -> npt.NDArray[Any]:
+    """Crops one image without copying it.
+
+    Args:
+        image: ``(H, W, C)``.
+        crop: ``(3,)``, from `draw_crops`.
+        size: (height, width) of the crop.
+
+    Returns:
+        A view ``(height, width, C)`` that must not be written to.
+    """
+    first, down, right = crop.tolist()
+    pixels = np.ascontiguousarray(image).reshape(-1, image.shape[2])
+    along, across = pixels.strides
+    strides = (down * along, right * along, across)
+    return as_strided(pixels[first:], (*size, image.shape[2]), strides, writeable=False)
 
 
 def crop_flat(flat: Tensor, crops: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from nectargan.dataset.decoding import Probe, probe
-from nectargan.dataset.findings import PairSide, hints_about, warnings_about
+from nectargan.dataset.decoding import PixelStatistics, Probe, probe
+from nectargan.dataset.findings import SideFindings
 from nectargan.dataset.pairs import (
     Pair,
     Scan,
@@ -24,6 +24,7 @@ from nectargan.dataset.pairs import (
     scan_split,
 )
 from nectargan.dataset.raw_pairs import Selection, is_read_in_8_bits, probe_raw, storage_dtype
+from nectargan.dataset.streaming import Joined, in_threads
 from nectargan.errors import DataError
 from nectargan.images.reading import raw_kind
 from nectargan.sources import Source
@@ -32,8 +33,9 @@ _Selected: TypeAlias = tuple[str | int, ...] | None
 # A file, and the channels that are read of it: of the whole, or of each half.
 Look: TypeAlias = tuple[Source, tuple[_Selected, ...]]
 OnPixels: TypeAlias = Callable[[Image.Image, int, object], object]
-# For each pair, what was found in the files of A and of B, or an error message.
-Examine: TypeAlias = Callable[[Sequence[Pair]], Iterable[tuple[Probe | str, Probe | str]]]
+# What was found in the files of A and of B, which can be one file, or error messages.
+Probes: TypeAlias = tuple[Probe | str, Probe | str]
+Examine: TypeAlias = Callable[[Sequence[Pair]], Iterable[Probes]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class SplitSummary:
         largest: Largest height and largest width of one image of a pair, in pixels.
         warnings: Sentences about properties that are probably not intended.
         hints: Sentences that suggest better options.
-        sizes: (height, width) of each pair, in pixels.
+        sizes: Height and width of each pair in pixels, ``(N, 2)``.
         is_plain: Whether Pillow reads all of every file in 8 bits.
         dtypes: The dtype that holds the values of A exactly, and that of B.
         channels: The first file with each number of channels, of A and of B; the number is 0 for
@@ -59,12 +61,14 @@ class SplitSummary:
 
     split: str
     layout: str
-    pairs: tuple[Pair, ...]
+    pairs: Sequence[Pair]
     smallest: tuple[int, int]
     largest: tuple[int, int]
     warnings: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: npt.NDArray[np.int32] = field(
+        default_factory=lambda: np.zeros((0, 2), np.int32), compare=False
+    )
     is_plain: bool = True
     dtypes: tuple[np.dtype[Any], np.dtype[Any]] = (np.dtype(np.uint8), np.dtype(np.uint8))
     invalid: str = ""
@@ -84,6 +88,7 @@ def check_data(
     optional: Sequence[str] = ("val",),
     selections: Sequence[Selection] = (None, None),
     have_ranges: Sequence[bool] = (False, False),
+    counts: Sequence[int | None] = (None, None),
     most: int | None = None,
     examine: Examine | None = None,
 ) -> dict[str, SplitSummary]:
@@ -95,6 +100,7 @@ def check_data(
         optional: Splits that are checked if they exist.
         selections: The channels to read of A and of B, see `read_raw`; ``None`` for all.
         have_ranges: Whether the config says the range of the values of A, and of B.
+        counts: How many channels a config reads of A, and of B; ``None`` without one.
         most: Only the first so many pairs of each split are read; ``None`` for all.
         examine: Reads the files in place of this function, to do more with them.
 
@@ -111,56 +117,32 @@ def check_data(
         splits = [*required, *(name for name in optional if find_layouts(root, name))]
         scans = {split: scan_split(root, split) for split in splits}
     found = {name: replace(scan, pairs=scan.pairs[:most]) for name, scan in scans.items()}
-    probes = _Probes([pair for scan in found.values() for pair in scan.pairs], selections, examine)
     problems = [problem for scan in found.values() for problem in scan.problems]
-    problems += probes.problems
-    known: dict[tuple[int, int], tuple[int, int]] = {}  # one tuple for all pairs of a size
-    sizes = {
-        split: [
-            known.setdefault(size, size)
-            for size in (_pair_size(pair, probes, problems) for pair in scan.pairs)
-        ]
-        for split, scan in found.items()
-    }
-    raise_if(problems)
-    raise_if([problem for scan in found.values() for problem in _mixed_kinds(scan, probes)])
+    unreadable, unequal = dict[str, None](), list[str]()
+    a, b = (None if each is None else tuple(each) for each in selections)
+    examine = examine or partial(in_threads, partial(probed_pair, selections=(a, b)))
+    probes = iter(examine(Joined(scan.pairs for scan in found.values())))
+    sizes = {name: np.zeros((len(scan.pairs), 2), np.int32) for name, scan in found.items()}
+    sides = {name: [SideFindings(side) for side in scan.sides] for name, scan in found.items()}
+    for split, scan in found.items():
+        for i, (pair, both) in enumerate(zip(scan.pairs, probes, strict=False)):
+            if (size := _pair_size(pair, both, unreadable, unequal)) is not None:
+                sizes[split][i] = size
+                for side, (where, file) in enumerate(zip(sides[split], both, strict=True)):
+                    where.add(*_image(pair, side, file))
+    next(probes, None)  # it ends when it is asked for more
+    raise_if([*problems, *unreadable, *unequal])
+    raise_if([text for each in sides.values() for text in _mixed_kinds(each)])
     return {
-        split: _summary(split, scan, sizes[split], probes, have_ranges)
+        split: _summary(split, scan, sizes[split], sides[split], have_ranges, counts)
         for split, scan in found.items()
     }
 
 
-class _Probes:
-    """What was found in each file, or an error message, for the channels that are read of it."""
-
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        selections: Sequence[Selection],
-        examine: Examine | None = None,
-    ) -> None:
-        a, b = (None if each is None else tuple(each) for each in selections)
-        self._selections = (a, b)
-        self._found: dict[Look, Probe | str] = {}
-        if examine is not None:
-            for pair, probes in zip(pairs, examine(pairs), strict=True):
-                for side in (0, 1):
-                    self._found[self._look(pair, side)] = probes[side]
-        else:
-            looks = dict.fromkeys(self._look(pair, side) for pair in pairs for side in (0, 1))
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                self._found |= zip(looks, pool.map(probed, looks), strict=True)
-        self.problems = tuple(
-            dict.fromkeys(each for each in self._found.values() if isinstance(each, str))
-        )
-
-    def __call__(self, pair: Pair, side: int) -> Probe | None:
-        """What was found in the file of A (side 0) or of B; ``None`` if it cannot be used."""
-        found = self._found[self._look(pair, side)]
-        return None if isinstance(found, str) else found
-
-    def _look(self, pair: Pair, side: int) -> Look:
-        return look_at(pair, side, self._selections)
+def probed_pair(pair: Pair, selections: tuple[_Selected, ...]) -> Probes:
+    """Reads the files of a pair completely."""
+    found = [probed(look_at(pair, side, selections)) for side in range(1 + (pair.b is not None))]
+    return found[0], found[-1]
 
 
 def look_at(pair: Pair, side: int, selections: tuple[_Selected, ...]) -> Look:
@@ -189,31 +171,40 @@ def probed(look: Look, on_pixels: OnPixels | None = None) -> Probe | str:
         return str(error)
 
 
-def _pair_size(pair: Pair, probes: _Probes, problems: list[str]) -> tuple[int, int]:
-    """Height and width of one image of a pair; problems are added to `problems`."""
-    a, b = probes(pair, 0), probes(pair, 1)
-    if a is None or b is None:
-        return 0, 0  # reported already
+def _pair_size(
+    pair: Pair, probes: Probes, unreadable: dict[str, None], unequal: list[str]
+) -> tuple[int, int] | None:
+    """Height and width of one image of a pair; ``None`` if a file cannot be read.
+
+    Problems are added to `unreadable` and to `unequal`.
+    """
+    unreadable |= dict.fromkeys(each for each in probes if isinstance(each, str))
+    a, b = probes
+    if isinstance(a, str) or isinstance(b, str):
+        return None
     if pair.b is not None:
         if a[:2] != b[:2]:
             sizes = f"{a.height} x {a.width}, but {pair.b} is {b.height} x {b.width}"
-            problems.append(f"{pair.a}: {sizes} (height x width)")
+            unequal.append(f"{pair.a}: {sizes} (height x width)")
         return a.height, a.width
     if a.width % 2:
-        problems.append(f"{pair.a}: the width {a.width} is odd; it must be two equal halves")
-    return a.height, a.width // 2
+        unequal.append(f"{pair.a}: the width {a.width} is odd; it must be two equal halves")
+    return None if a.width < 2 else (a.height, a.width // 2)
 
 
-def _mixed_kinds(scan: Scan, probes: _Probes) -> Iterator[str]:
+def _image(pair: Pair, side: int, found: Probe | str) -> tuple[Source, Probe, PixelStatistics]:
+    """The file of one side, what was found in it, and the statistics of the image."""
+    assert isinstance(found, Probe)  # noqa: S101 - see `_pair_size`
+    if pair.b is None:
+        return pair.a, found, found.parts[side]
+    return (pair.a, pair.b)[side], found, found.parts[0]
+
+
+def _mixed_kinds(sides: Iterable[SideFindings]) -> Iterator[str]:
     """A problem for each side with both integers and floats, which have different ranges."""
-    for side in (0, 1):
-        paths: dict[bool, tuple[Source, str]] = {}
-        for pair in scan.pairs:
-            path, probed, _ = _picture(pair, side, probes)
-            dtype = probed.dtype or np.dtype(np.uint8)
-            paths.setdefault(dtype.kind == "f", (path, dtype.name))
-        if len(paths) == 2:
-            (path, floats), (other, integers) = paths[True], paths[False]
+    for side in sides:
+        if len(side.examples) == 2:
+            (path, floats), (other, integers) = side.examples[True], side.examples[False]
             yield (
                 f"{path}: its values are {floats}, but those of {other} are {integers}; the files "
                 "of one side must all have integers, or all floats"
@@ -223,35 +214,30 @@ def _mixed_kinds(scan: Scan, probes: _Probes) -> Iterator[str]:
 def _summary(
     split: str,
     scan: Scan,
-    sizes: Sequence[tuple[int, int]],
-    probes: _Probes,
+    sizes: npt.NDArray[np.int32],
+    sides: Sequence[SideFindings],
     have_ranges: Sequence[bool],
+    counts: Sequence[int | None],
 ) -> SplitSummary:
-    heights, widths = zip(*sizes, strict=True)
-    smallest, largest = (min(heights), min(widths)), (max(heights), max(widths))
-    warnings, hints = list(scan.warnings), list[str]()
-    found, invalid = list[set[np.dtype[Any] | None]](), ""
-    channels = list[dict[int, str]]()
-    for side, where in enumerate(scan.sides):
-        pictures = [_picture(pair, side, probes) for pair in scan.pairs]
-        warnings += warnings_about(where, pictures, have_ranges[side])
-        hints += hints_about(where, pictures)
-        channels.append({p.part.channels: str(p.path) for p in reversed(pictures)})
-        found.append({picture.file.dtype for picture in pictures})
-        invalid = invalid or next((str(p.path) for p in pictures if p.part.invalid), "")
+    (low, left), (high, right) = sizes.min(axis=0), sizes.max(axis=0)
+    a, b = (side.dtypes for side in sides)
+    warnings = [
+        side.warnings(known, count)
+        for side, known, count in zip(sides, have_ranges, counts, strict=True)
+    ]
     return SplitSummary(
         split,
         scan.layout,
-        tuple(scan.pairs),
-        smallest,
-        largest,
-        tuple(warnings),
-        tuple(hints),
-        tuple(sizes),
-        found == [{None}, {None}],
-        dtypes_of(found[0], found[1]),
-        invalid,
-        tuple(channels),
+        scan.pairs,
+        (int(low), int(left)),
+        (int(high), int(right)),
+        (*scan.warnings, *(text for each in warnings for text in each)),
+        tuple(text for side in sides for text in side.hints()),
+        sizes,
+        a == b == {None},
+        dtypes_of(a, b),
+        next((side.invalid for side in sides if side.invalid), ""),
+        tuple(side.channels for side in sides),
     )
 
 
@@ -259,9 +245,3 @@ def dtypes_of(*sides: Iterable[np.dtype[Any] | None]) -> tuple[np.dtype[Any], np
     """The dtype that holds all values of A, and that of B; ``None`` stands for plain 8 bits."""
     a, b = (storage_dtype(np.dtype(np.uint8) if d is None else d for d in side) for side in sides)
     return a, b
-
-
-def _picture(pair: Pair, side: int, probes: _Probes) -> PairSide:
-    path, found = pair.b if side and pair.b is not None else pair.a, probes(pair, side)
-    assert found is not None  # noqa: S101 - unreadable files have been reported before
-    return PairSide(path, found, found.parts[side if pair.b is None else 0])

@@ -35,6 +35,7 @@ class PixelStatistics(NamedTuple):
         is_empty: Whether all pixels are.
         channels: Number of channels that are read; 0 for those that Pillow reads in 8 bits, which
             have at most 4.
+        lowest: The smallest value in the file, of a type with a sign.
     """
 
     peak: int
@@ -44,6 +45,7 @@ class PixelStatistics(NamedTuple):
     invalid: int = 0
     is_empty: bool = False
     channels: int = 0
+    lowest: int = 0
 
 
 class Probe(NamedTuple):

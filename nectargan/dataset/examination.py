@@ -6,18 +6,17 @@ import base64
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nectargan.dataset.data_check import look_at, probed
+from nectargan.dataset.data_check import Probes, look_at, probed
 from nectargan.dataset.decoding import PixelStatistics, Probe
 from nectargan.dataset.inspection import (
     MEASUREMENTS,
@@ -30,14 +29,15 @@ from nectargan.dataset.inspection import (
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.raw_pairs import Selection
 from nectargan.dataset.shard_names import absolute
+from nectargan.dataset.streaming import in_threads
 from nectargan.errors import DataError
 from nectargan.files import append_whole, cache_folder
 from nectargan.sources import state_of_source
 
-_VERSION = 1  # of the measurements; results of another version are measured again
+_VERSION = 2  # of the measurements; results of another version are measured again
 _CHUNK = 256  # pairs
 _MOST_UNUSED = 3  # kept results for each pair; a file with more is made again
-Probes: TypeAlias = tuple[Probe | str, Probe | str]
+Known: TypeAlias = tuple[Probes, NDArray[np.void]]
 Progress: TypeAlias = Callable[[int], AbstractContextManager[Callable[..., None]]]
 
 
@@ -50,7 +50,7 @@ class Examination:
     """Probes and measures pairs; the argument ``examine`` of `check_data`.
 
     Each file is decoded once, in several threads; no more than a few images are in memory. The
-    measurements take 100 bytes for each pair.
+    measurements take 64 bytes for each pair, and 16 bytes more if there are kept results.
 
     Args:
         selections: The channels to read of A and of B; ``None`` for all.
@@ -73,7 +73,6 @@ class Examination:
         self._selections = (a, b)
         self._kept = kept
         self._progress = progress
-        self._known: dict[Any, Any] = {}
         self.found: NDArray[np.void] = np.zeros(0, MEASUREMENTS)
         self.reused = 0
 
@@ -81,30 +80,24 @@ class Examination:
         """What was found in the files of each pair, or an error message."""
         self.found = np.zeros(len(pairs), MEASUREMENTS)
         results = _Kept(self._kept, len(pairs), self._selections)
-        rest, begin = iter(pairs), 0
-        with (
-            results,
-            self._progress(len(pairs)) as advance,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            while chunk := list(islice(rest, _CHUNK)):
-                keys = [results.key(pair) for pair in chunk]
-                old = [results.take(key) for key in keys]
-                new = pool.map(
-                    partial(examine, selections=self._selections),
-                    (pair for pair, known in zip(chunk, old, strict=True) if known is None),
-                )
-                for i, known in enumerate(old, begin):
-                    self.reused += known is not None
-                    probes, row = next(new) if known is None else known
-                    self.found[i] = row
-                    if known is None:
-                        results.add(keys[i - begin], probes, self.found[i])
-                    # Most files of a data set are alike, so one object stands for all of them.
-                    yield self._known.setdefault(probes, probes)
-                results.flush()
-                begin += len(chunk)
-                advance(len(chunk))
+
+        def find(pair: Pair) -> tuple[bytes | None, Known | None, Known]:
+            key = results.key(pair)
+            known = results.take(key)
+            return key, known, known or examine(pair, self._selections)
+
+        with results, self._progress(len(pairs)) as advance:
+            for i, (key, known, (probes, row)) in enumerate(in_threads(find, pairs)):
+                self.found[i] = row
+                if known is None:
+                    results.add(key, probes, self.found[i])
+                else:
+                    self.reused += 1
+                yield probes
+                if (i + 1) % _CHUNK == 0:
+                    results.flush()
+                    advance(_CHUNK)
+            advance(len(pairs) % _CHUNK)
 
 
 def examine(
@@ -126,6 +119,7 @@ def examine(
     for side in range(1 if pair.b is None else 2):
         pixels: list[Decoded] = []
         look = look_at(pair, side, selections)
+        # `probed` calls it at once, in this pass of the loop.
         found = probed(look, lambda *image: pixels.append(decoded(*image)))  # noqa: B023
         probes.append(found)
         if isinstance(found, Probe):
@@ -144,18 +138,18 @@ def examine(
 class _Kept:
     """The results of earlier checks: a file with one line for each pair.
 
-    A file that cannot be written is given up: then the pairs are measured again the next time.
+    Only the places of the lines are in memory. A file that cannot be written is given up: then the
+    pairs are measured again the next time.
     """
 
     def __init__(self, path: Path | None, count: int, selections: object) -> None:
         self._path = path
         self._about = json.dumps([_VERSION, MEASUREMENTS.descr, selections])
-        self._known: dict[bytes, tuple[bytes, Probes]] = {}
+        self._reading = Lock()
         self._lines: list[str] = []
-        self._end = 0
-        if path is not None and self._load(path) > _MOST_UNUSED * count + _CHUNK:
-            self._known.clear()
-            self._end = 0
+        self._keys, self._places = _index(path)
+        if len(self._keys) > _MOST_UNUSED * count + _CHUNK:
+            self._keys, self._places = self._keys[:0], self._places[:1]
 
     def __enter__(self) -> None:
         if self._path is None:
@@ -163,15 +157,20 @@ class _Kept:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab", buffering=0)
-            self._file.truncate(self._end)  # without a torn last line
+            self._file.truncate(int(self._places[-1]))  # without a torn last line
+            self._old = self._path.open("rb")
         except OSError:
             self._path = None
+            return
+        order = np.argsort(self._keys, kind="stable")
+        self._keys, self._places = self._keys[order], self._places[order]
 
     def __exit__(self, *_: object) -> None:
         if self._path is not None:
             self.flush()
         if self._path is not None:
             self._file.close()
+            self._old.close()
 
     def key(self, pair: Pair) -> bytes | None:
         """A digest of the states of the files of a pair; ``None`` if it is not to be kept."""
@@ -188,12 +187,22 @@ class _Kept:
         text = f"{self._about}{states}".encode(errors="surrogateescape")
         return hashlib.sha256(text).digest()[:16]
 
-    def take(self, key: bytes | None) -> tuple[Probes, NDArray[np.void]] | None:
-        """The results of a pair if they are known; they are then forgotten."""
-        known = None if key is None else self._known.pop(key, None)
-        if known is None:
+    def take(self, key: bytes | None) -> Known | None:
+        """The results of a pair if they are known."""
+        if key is None or self._path is None:
             return None
-        return known[1], np.frombuffer(known[0], MEASUREMENTS)[0]
+        first = int(np.searchsorted(self._keys, _short(key)))
+        if first == len(self._keys) or self._keys[first] != _short(key):
+            return None
+        try:
+            with self._reading:
+                self._old.seek(int(self._places[first]))
+                line = self._old.readline()
+            whole, values, a, b = json.loads(line)
+            row = np.frombuffer(base64.b64decode(values), MEASUREMENTS)[0]
+            return ((_from_list(a), _from_list(b)), row) if whole == key.hex() else None
+        except (OSError, ValueError, TypeError, LookupError):
+            return None  # what is damaged is measured again
 
     def add(self, key: bytes | None, probes: Probes, row: Any) -> None:
         """Keeps the results of a pair; not if there is a problem."""
@@ -214,27 +223,24 @@ class _Kept:
             self._path = None
         self._lines.clear()
 
-    def _load(self, path: Path) -> int:
-        """Reads the file up to the last complete line; returns the number of lines."""
-        seen: dict[Any, Any] = {}
-        count = 0
-        try:
-            with path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    key, values, a, b = json.loads(line)
-                    row, probes = base64.b64decode(values), (_from_list(a), _from_list(b))
-                    if len(row) != MEASUREMENTS.itemsize:
-                        raise ValueError
-                    self._known[bytes.fromhex(key)] = row, seen.setdefault(probes, probes)
-                    self._end += len(line)
-                    count += 1
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError, LookupError):
-            pass  # what is damaged is measured again
-        return count
+
+def _index(path: Path | None) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The short keys of complete lines, and their places in the file, with that of its end."""
+    keys, places = array("Q"), array("Q", [0])
+    try:
+        with path.open("rb") if path is not None else nullcontext(()) as file:
+            for line in file:
+                if not (line.startswith(b'["') and line.endswith(b"]\n")):
+                    break
+                keys.append(_short(bytes.fromhex(line[2:34].decode())))
+                places.append(places[-1] + len(line))
+    except (OSError, ValueError):
+        pass  # what is damaged is measured again
+    return np.array(keys, np.uint64), np.array(places, np.uint64)
+
+
+def _short(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
 
 
 def _to_list(probe: Probe) -> list[Any]:

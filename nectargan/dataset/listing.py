@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsIndex, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
+from nectargan.dataset.streaming import Texts, text_array
 from nectargan.images.suffixes import IMAGE_SUFFIXES
 
 SUFFIX_LIST = " ".join(sorted(IMAGE_SUFFIXES))
@@ -20,19 +27,50 @@ _OTHER_IMAGES = frozenset(
 )
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """A sort key: numbers compare by value, letters ignoring case, ties by the exact name."""
-    parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], name
+def _natural(name: str) -> str:
+    """A sort key for which numbers compare by value, letters ignoring case."""
+    parts = re.split(r"0*([0-9]+)", name)
+    # Of two numbers, the one with more digits is larger.
+    return "".join(
+        f"\1{chr(len(part))}{part}" if i % 2 else part.casefold() for i, part in enumerate(parts)
+    )
+
+
+class Files(Sequence[Path]):
+    """Files of a folder in natural order; ties are by the exact name.
+
+    A million names take about as many bytes as they have letters.
+    """
+
+    def __init__(self, folder: Path, names: NDArray[np.bytes_]) -> None:
+        self._folder = folder
+        keys = text_array(_natural(os.fsdecode(name)) for name in names)
+        self._names = names[np.lexsort((names, keys))]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self._folder / os.fsdecode(name) for name in self._names[index]]
+        return self._folder / os.fsdecode(self._names[index])
+
+    def __iter__(self) -> Iterator[Path]:
+        for name in self._names:
+            yield self._folder / os.fsdecode(name)
 
 
 @dataclass(frozen=True)
 class Listing:
     """The contents of a folder without hidden files, in natural order."""
 
-    images: list[Path]
-    others: list[Path]
-    folders: list[Path]
+    images: Files
+    others: Files
+    folders: Files
 
     def __str__(self) -> str:
         """A short description of the files and folders that are not images."""
@@ -48,18 +86,20 @@ def list_folder(folder: Path) -> Listing:
     Raises:
         OSError: If the folder cannot be read.
     """
-    images, others, folders = list[Path](), list[Path](), list[Path]()
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            folders.append(path)
-        else:
-            # A broken link or a pipe counts as an image, so that it is reported as unreadable.
-            (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
-    for paths in (images, others, folders):
-        paths.sort(key=lambda path: _natural(path.name))
-    return Listing(images, others, folders)
+    images, others, folders = Texts(), Texts(), Texts()
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    # A broken link or a pipe counts as an image, to be reported as unreadable.
+                    # pathlib would keep each name in the table of interned strings.
+                    is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+                    (images if is_image else others).append(entry.name)
+    return Listing(*(Files(folder, names.array()) for names in (images, others, folders)))
 
 
 def passed_over(folder: Path, listing: Listing) -> str:

@@ -1,8 +1,9 @@
 """`PairLoader` provides batches on the device without host-device synchronization.
 
-The random numbers of an epoch are drawn on the CPU. Whole batches are cropped, flipped and
-normalized on the device. A seed therefore gives the same batches for every kind of cache and every
-number of workers.
+The random numbers of an epoch are drawn on the CPU. Cached images are cropped and flipped on the
+device, whole batches at a time; images that are not cached, by the workers that read them. Batches
+are normalized on the device. A seed gives the same batches for every kind of cache and every number
+of workers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ TensorPair = tuple[Tensor, Tensor]
 Batch = tuple[Tensor, ...]  # input, target and, if the data set has one, mask
 Encode = Callable[[Tensor], Tensor]
 _Read = tuple[Tensor, dict[int, str]]
-_Key = tuple[int, int | None]  # index, and the epoch whose crop is wanted
+_Key = tuple[int, int]  # index and epoch
 
 log = logging.getLogger("nectargan")
 
@@ -129,38 +130,36 @@ class PairLoader:
         Raises:
             DataError: If an image cannot be read; with ``skip_bad``, if too many cannot.
         """
-        parts = [
-            batch[self._world.slice_of(len(batch))]
-            for batch in torch.split(self._order(epoch)[skip * self.batch_size :], self.batch_size)
-        ]
-        order, sizes = (
-            torch.cat([torch.empty(0, dtype=torch.long), *parts]),
-            [len(p) for p in parts],
-        )
-        take = self._crops if self.dataset.is_flat else self._fixed
-        for images in take(epoch, order, sizes):
+        left = torch.split(self._order(epoch)[skip * self.batch_size :], self.batch_size)
+        mine = [batch[self._world.slice_of(len(batch))] for batch in left]
+        order, sizes = torch.cat([torch.empty(0, dtype=torch.long), *mine]), [len(b) for b in mine]
+        if self.cache == "off":
+            taken = self._read(epoch, order, sizes)
+        else:
+            self.prepare()
+            taken = (self._crops if self.dataset.is_flat else self._fixed)(epoch, order, sizes)
+        for images in taken:
             batch = self._encoded(images)
             yield self._augment(*batch) if self._augment else batch
 
     def _fixed(self, epoch: int, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
-        """Yields the batches of images of one size, cropped on the device."""
-        crops = self.dataset.crops(epoch)
-        batch_crops = None
-        if crops is not None:
-            drawn = self._to_device(torch.from_numpy(crops)[order])
-            batch_crops = torch.split(drawn, sizes)
-        for i, (images, kept) in enumerate(self._decoded(order, sizes)):
-            if batch_crops is not None:
-                mine = batch_crops[i] if kept is None else batch_crops[i][self._to_device(kept)]
-                images = crop_images(images, mine, self.dataset.crop_size)
-            yield images
+        """Yields batches of cached images of one size, cropped on the device."""
+        drawn = self.dataset.crops(epoch)
+        crops = None if drawn is None else self._to_device(torch.from_numpy(drawn)[order])
+        batches = torch.split(order, sizes)
+        of_batches = [None] * len(batches) if crops is None else torch.split(crops, sizes)
+        for indices, mine, images in zip(
+            batches, of_batches, self._cached(order, sizes), strict=True
+        ):
+            kept = _others(len(indices), self._bad_places(indices))
+            if kept is not None:
+                kept = self._to_device(kept)
+                images = bits(images)[kept].view(images.dtype)
+                mine = None if mine is None else mine[kept]
+            yield images if mine is None else crop_images(images, mine, self.dataset.crop_size)
 
     def _crops(self, epoch: int, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
         """Yields batches of crops that are taken one by one, see `PairedDataset.is_flat`."""
-        if self.cache == "off":
-            yield from (images for images, _ in self._read(order, sizes, epoch))
-            return
-        self.prepare()
         flat = cast(FlatImages, self._flat)
         found = cast(Crops, self.dataset.crops(epoch, flat.contents))
         found[:, 0] += flat.starts
@@ -193,25 +192,8 @@ class PairLoader:
         rng = np.random.default_rng((self.dataset.seed, epoch, 0))
         return torch.from_numpy(rng.permutation(count))[: self.images_per_epoch]
 
-    def _decoded(self, order: Tensor, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yields uint8 batches ``(N, input_nc + output_nc, H, W)`` on the device.
-
-        With each batch comes a tensor of the positions in the batch that could be read, or ``None``
-        if all could.
-        """
-        if self.cache == "off":
-            yield from self._read(order, sizes)
-            return
-        for indices, images in self._cached(order, sizes):
-            kept = _others(len(indices), self._bad_places(indices))
-            if kept is not None:
-                images = bits(images)[self._to_device(kept)].view(images.dtype)
-            yield images, kept
-
-    def _read(
-        self, order: Tensor, sizes: list[int], epoch: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Reads batches from the files; with an epoch, its crops of them. See `_decoded`."""
+    def _read(self, epoch: int, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+        """Yields batches that are read from the files, cropped and without unreadable pairs."""
         if self._reader is None:
             self._reader = _Reader(self.dataset, self._num_workers, self._device)
         batches = torch.split(order, sizes)
@@ -219,28 +201,27 @@ class PairLoader:
             batches, self._reader.read(batches, epoch), strict=True
         ):
             self.meet({int(indices[place]): text for place, text in problems.items()})
-            yield self._to_device(images), _others(len(indices), problems)
+            yield self._to_device(images)
 
     def _bad_places(self, indices: Tensor) -> list[int]:
         """The positions in a batch of pairs that cannot be read."""
-        # The indices may be on the device, so they are only read if there are bad pairs.
         return [i for i, n in enumerate(indices.tolist()) if n in self.bad] if self.bad else []
 
-    def _cached(self, order: Tensor, sizes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        self.prepare()
+    def _cached(self, order: Tensor, sizes: list[int]) -> Iterator[Tensor]:
+        """Yields cached batches ``(N, C, H, W)`` on the device, without cropping."""
         kept = cast(Tensor, self._images)
         # Devices cannot be compared, because "cuda" and "cuda:0" are the same but not equal.
         on_loader_device = self.cache == "device" or self._device.type == "cpu"
         order = self._to_device(order) if on_loader_device else order
         for indices in torch.split(order, sizes):
             if on_loader_device:
-                yield indices, bits(kept).index_select(0, indices).view(kept.dtype)
+                yield bits(kept).index_select(0, indices).view(kept.dtype)
             else:
                 # Pinned memory, so that the copy does not block; torch caches such memory.
                 shape = (len(indices), *kept.shape[1:])
                 batch = torch.empty(shape, dtype=bits(kept).dtype, pin_memory=self._pins)
                 torch.index_select(bits(kept), 0, indices, out=batch)
-                yield indices, self._to_device(batch).view(kept.dtype)
+                yield self._to_device(batch).view(kept.dtype)
 
     def meet(self, problems: Mapping[int, str]) -> None:
         """Raises `DataError` for unreadable pairs, or warns once about each that is skipped."""
@@ -274,7 +255,7 @@ class _Reader:
         self._workers = Workers()
         self._is_new = True
         self._loader = DataLoader(
-            _Decoded(dataset),
+            _Cropped(dataset),
             batch_sampler=self._batches,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -286,7 +267,7 @@ class _Reader:
             generator=torch.Generator().manual_seed(dataset.seed),
         )
 
-    def read(self, batches: tuple[Tensor, ...], epoch: int | None = None) -> Iterator[_Read]:
+    def read(self, batches: tuple[Tensor, ...], epoch: int) -> Iterator[_Read]:
         self._batches[:] = [[(index, epoch) for index in batch.tolist()] for batch in batches]
         iterator = self._workers.start(lambda: iter(self._loader))
         if self._loader.num_workers and self._is_new:
@@ -298,8 +279,8 @@ class _Reader:
             yield from iterator
 
 
-class _Decoded(Dataset[Tensor | str]):
-    """Decoded pairs, or their crops of an epoch, or error messages.
+class _Cropped(Dataset[Tensor | str]):
+    """Pairs with the crop of an epoch, or error messages.
 
     An exception would be printed with its traceback.
     """
@@ -308,11 +289,8 @@ class _Decoded(Dataset[Tensor | str]):
         self._dataset = dataset
 
     def __getitem__(self, key: _Key) -> Tensor | str:
-        index, epoch = key
         try:
-            if epoch is None:
-                return self._dataset.decode(index)
-            return self._dataset.cropped(index, epoch)
+            return self._dataset.cropped(*key)
         except DataError as error:
             return str(error)
 
@@ -321,8 +299,8 @@ class _Collate:
     """Stacks the readable pairs; the messages of the others come by position in the batch."""
 
     def __init__(self, dataset: PairedDataset) -> None:
-        size = dataset.crop_size if dataset.is_flat else dataset.decoded_size
-        self._empty = torch.from_numpy(np.empty((0, sum(dataset.parts), *size), dataset.dtype))
+        shape = (0, sum(dataset.parts), *dataset.crop_size)
+        self._empty = torch.from_numpy(np.empty(shape, dataset.dtype))
 
     def __call__(self, items: list[Tensor | str]) -> _Read:
         images = [item for item in items if isinstance(item, Tensor)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nectargan.dataset.content import DRAWS, Content, choose_crop, choose_crops, content_of
-from nectargan.dataset.crops import Crops, crop_images, draw_crops
+from nectargan.dataset.crops import Crops, crop_array, draw_crops
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.plain_pairs import plain_array, read_plain
 from nectargan.dataset.raw_pairs import (
@@ -108,7 +108,7 @@ class PairedDataset(Dataset[tuple[Tensor, ...]]):
         resize: str | Sequence[str] = "bicubic",
         dtypes: tuple[npt.DTypeLike, npt.DTypeLike] | None = None,
         masked: bool = False,
-        sizes: Sequence[tuple[int, int]] | None = None,
+        sizes: Sequence[tuple[int, int]] | npt.NDArray[np.int32] | None = None,
         selections: Sequence[Sequence[str | int] | None] = (None, None),
     ) -> None:
         if not pairs:
@@ -159,7 +159,9 @@ class PairedDataset(Dataset[tuple[Tensor, ...]]):
         self._sizes = self._checked_sizes(sizes)
         self._drawn: tuple[int | None, list[Crops]] = (None, [])
 
-    def _checked_sizes(self, sizes: Sequence[tuple[int, int]] | None) -> npt.NDArray[np.int64]:
+    def _checked_sizes(
+        self, sizes: Sequence[tuple[int, int]] | npt.NDArray[np.int32] | None
+    ) -> npt.NDArray[np.int64]:
         """The sizes of all pairs as `decode` returns them, ``(N, 2)``."""
         if self._load is not None:
             return np.broadcast_to(np.array(self.decoded_size), (len(self), 2))
@@ -184,8 +186,8 @@ class PairedDataset(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, ...]:
         index, epoch = (key, 0) if isinstance(key, int) else key
-        images = self.cropped(index, epoch) if self._augment else self.decode(index)
-        return tuple(part.contiguous() for part in torch.split(images, self.parts))
+        parts = torch.split(self.cropped(index, epoch), self.parts)
+        return tuple(part.contiguous() for part in parts)
 
     @property
     def parts(self) -> list[int]:
@@ -217,6 +219,10 @@ class PairedDataset(Dataset[tuple[Tensor, ...]]):
         Raises:
             DataError: If a file cannot be read.
         """
+        return _channels_first(self._arrays(index), self.dtype)
+
+    def _arrays(self, index: int) -> list[npt.NDArray[Any]]:
+        """Input, target and, if there is one, mask ``(H, W, C)``, resized."""
         if not 0 <= index < len(self.pairs):
             raise IndexError(f"pair {index} of {len(self.pairs)}")
         try:
@@ -225,7 +231,7 @@ class PairedDataset(Dataset[tuple[Tensor, ...]]):
             raise DataError(f"{str(error).removesuffix('.')}.") from None
         if self._load is None:
             arrays = [self._at_size(index, array) for array in arrays]
-        return torch.from_numpy(np.concatenate(arrays, axis=2).transpose(2, 0, 1).copy())
+        return arrays
 
     def _plain_arrays(self, index: int) -> list[npt.NDArray[Any]]:
         """Input and target ``(H, W, C)`` in 8 bits."""
@@ -283,12 +289,16 @@ class PairedDataset(Dataset[tuple[Tensor, ...]]):
         return content_of(images[-1].numpy() != 0) if self.masked else None
 
     def cropped(self, index: int, epoch: int) -> Tensor:
-        """A pair with the crop of an epoch, as `decode` returns it."""
-        images = self.decode(index)
+        """A pair with the crop of an epoch; without augmentation, what `decode` returns."""
+        if not self._augment:
+            return self.decode(index)
+        arrays = self._arrays(index)
+        content = content_of(arrays[-1][..., 0] != 0) if self.masked else None
         draws = [each[index] for each in self._draws(epoch)]
-        width = int(self._sizes[index, 1])
-        crop = choose_crop(self.content(images), draws, width, self.crop_size)
-        return crop_images(images[None], torch.from_numpy(crop[None]), self.crop_size)[0]
+        crop = choose_crop(content, draws, int(self._sizes[index, 1]), self.crop_size)
+        return _channels_first(
+            [crop_array(each, crop, self.crop_size) for each in arrays], self.dtype
+        )
 
     def crops(self, epoch: int, contents: Sequence[Content | None] = ()) -> Crops | None:
         """The crops of all pairs in an epoch (see `draw_crops`); ``None`` without augmentation.
@@ -324,6 +334,15 @@ def normalize(images: Tensor) -> Tensor:
 def denormalize(images: Tensor) -> Tensor:
     """Converts floats in [-1, 1] to the nearest uint8, clamped; the inverse of `normalize`."""
     return images.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _channels_first(arrays: Sequence[npt.NDArray[Any]], dtype: np.dtype[Any]) -> Tensor:
+    """Arrays ``(H, W, C)`` in one tensor ``(all channels, H, W)``, copied once."""
+    ends = np.cumsum([array.shape[2] for array in arrays])
+    images = np.empty((ends[-1], *arrays[0].shape[:2]), dtype)
+    for part, array in zip(np.split(images, ends[:-1]), arrays, strict=True):
+        part[...] = array.transpose(2, 0, 1)
+    return torch.from_numpy(images)
 
 
 def _height_and_width(value: int | Sequence[int], name: str) -> tuple[int, int]:

@@ -13,18 +13,23 @@ Instead of a folder, patterns of the names of shards can be given.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nectargan.dataset.listing import SUFFIX_LIST, Listing, list_folder, passed_over
-from nectargan.dataset.manifest import MANIFEST, read_manifest
+from nectargan.dataset.manifest import MANIFEST, lists_pairs, read_manifest
 from nectargan.dataset.shard_names import SPLIT_NAMES, ShardSet, find_shards
 from nectargan.dataset.shards import read_samples
+from nectargan.dataset.streaming import Packed, text_array
 from nectargan.errors import DataError
 from nectargan.shell import stands_for_nothing
 from nectargan.sources import Source
@@ -64,7 +69,7 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
         raise_if(root_problems(root))
         found = scan_split(root, split)
     raise_if(found.problems)
-    return found.pairs
+    return list(found.pairs)
 
 
 def list_splits(root: str | Path) -> list[str]:
@@ -96,7 +101,7 @@ class Scan:
     """What was found in the folders of a split, with everything that is wrong with them."""
 
     layout: str
-    pairs: list[Pair]
+    pairs: Packed[Pair]
     problems: list[str]
     sides: tuple[str, str] = ("", "")
     warnings: tuple[str, ...] = ()
@@ -118,7 +123,8 @@ def root_problems(root: str | Path) -> list[str]:
         return []
     root = Path(root)
     if root.exists():
-        return [f"{root}: not a directory"]
+        hint = f"; give its directory {root.parent}" if root.name == MANIFEST else ""
+        return [f"{root}: not a directory{hint}"]
     nothing = stands_for_nothing(str(root))
     return [f"{root}: no such directory" + (f"; {nothing}" if nothing else "")]
 
@@ -153,7 +159,7 @@ def find_layouts(root: str | Path, split: str) -> dict[str, tuple[Path, ...]]:
     if list_folder(whole).images or (whole.is_dir() and not layouts):
         layouts[f"{split} (side by side)"] = (whole,)
     manifest = root / MANIFEST
-    if manifest.exists() and read_manifest(manifest, split):
+    if manifest.exists() and lists_pairs(manifest, split):
         layouts[MANIFEST] = (manifest,)
     if is_sharded:
         layouts[SHARDS] = ()
@@ -168,17 +174,20 @@ def _wanted(split: str) -> str:
 def scan_split(root: str | Path, split: str) -> Scan:
     """Looks for the pairs of a split; raises OSError if a folder cannot be read."""
     layouts, shards = find_layouts(root, split), find_shards(root)
+    none = Packed(Pair, ())
     if not layouts and shards is not None:
-        return Scan("", [], [f"{root}: no shard has '{split}' in its name"])
+        return Scan("", none, [f"{root}: no shard has '{split}' in its name"])
     root = Path(root)
     if not layouts:
         missing = f"the split '{split}' is missing; it must be in {_wanted(split)}"
         found = list_folder(root)
-        images = f"{counted(len(found.images), 'image')}, " if found.images else ""
-        return Scan("", [], [f"{root}: {missing}; found there: {images}{found}"])
+        there = f"{found}" if found.others or found.folders or not found.images else ""
+        if found.images:
+            there = ", ".join(filter(None, (counted(len(found.images), "image"), there)))
+        return Scan("", none, [f"{root}: {missing}; found there: {there}"])
     if len(layouts) > 1:
         names = ", ".join(layouts)
-        return Scan("", [], [f"{root}: '{split}' exists in several layouts ({names}); keep one"])
+        return Scan("", none, [f"{root}: '{split}' exists in several layouts ({names}); keep one"])
     ((layout, folders),) = layouts.items()
     if layout == SHARDS and shards is not None:
         return _scan_shards(shards, split)
@@ -186,32 +195,44 @@ def scan_split(root: str | Path, split: str) -> Scan:
         return _scan_manifest(folders[0], split)
     problems: list[str] = []
     listings = [list_folder(folder) for folder in folders]
-    named = [
-        _by_name(folder, listing, split, problems)
+    files = [listing.images for listing in listings]
+    stems = [
+        _unique_stems(folder, listing, split, problems)
         for folder, listing in zip(folders, listings, strict=True)
     ]
     warnings = tuple(
         warning for each in zip(folders, listings, strict=True) if (warning := passed_over(*each))
     )
+    rows = [np.flatnonzero(each != _NOT_UNIQUE) for each in stems]
     if len(folders) == 1:
-        pairs = [Pair(name, path) for name, path in named[0].items()]
+        pairs = Packed(Pair, ((os.fsdecode(stems[0][i]), files[0][i], None) for i in rows[0]))
         sides = (f"{split}, left halves (A)", f"{split}, right halves (B)")
         return Scan(layout, pairs, problems, sides, warnings)
-    a, b = named
-    if a and b:  # an empty folder is one problem, not one per image in the other folder
-        problems += _without_partner(a, b, folders[1], listings[1])
-        problems += _without_partner(b, a, folders[0], listings[0])
-    pairs = [Pair(name, a[name], b[name]) for name in a if name in b]
+    partners = [_places(stems[1 - side], stems[side]) for side in (0, 1)]
+    if all(map(len, stems)):  # an empty folder is one problem, not one per image in the other
+        for side, other in ((0, 1), (1, 0)):
+            alone = rows[side][partners[side][rows[side]] < 0]
+            problems += _without_partner(
+                [files[side][i] for i in alone], folders[other], listings[other]
+            )
+    pairs = Packed(
+        Pair,
+        (
+            (os.fsdecode(stems[0][i]), files[0][i], files[1][partners[0][i]])
+            for i in rows[0][partners[0][rows[0]] >= 0]
+        ),
+    )
     first, second = layout.split(" + ")
     return Scan(layout, pairs, problems, (first, second), warnings)
 
 
 def _scan_manifest(path: Path, split: str) -> Scan:
-    pairs = [Pair(*row) for row in read_manifest(path, split)]
+    pairs = read_manifest(path, split, Pair)
+    names, counts = np.unique(text_array(pair.name for pair in pairs), return_counts=True)
     problems = [
-        f"{path}: '{name}' is the input of {count} pairs of '{split}'; an input must be unique"
-        for name, count in Counter(pair.name for pair in pairs).items()
-        if count > 1
+        f"{path}: '{os.fsdecode(name)}' is the input of {count} pairs of '{split}'; an input must "
+        "be unique"
+        for name, count in zip(names[counts > 1], counts[counts > 1], strict=True)
     ]
     return Scan(MANIFEST, pairs, problems, (f"{split}, inputs (A)", f"{split}, targets (B)"))
 
@@ -224,45 +245,64 @@ def _scan_shards(shards: ShardSet, split: str) -> Scan:
         problems = [f"{shards.text}: no image is in {where}"]
         problems += [warning.rstrip(".") for warning in warnings]
     sides = (f"{split}, inputs (A)", f"{split}, targets (B)")
-    pairs = [Pair(*sample) for sample in samples]
+    pairs = Packed(Pair, samples)
     return Scan(counted(len(places), "shard"), pairs, problems, sides, tuple(warnings))
 
 
-def _by_name(folder: Path, listing: Listing, split: str, problems: list[str]) -> dict[str, Path]:
-    """The images of a folder by name without suffix; problems are added to `problems`.
+_NOT_UNIQUE = b""
+
+
+def _unique_stems(
+    folder: Path, listing: Listing, split: str, problems: list[str]
+) -> NDArray[np.bytes_]:
+    """The name without suffix of each image of a folder; problems are added to `problems`.
 
     Names are compared in Unicode's composed form (NFC), because macOS uses the decomposed form.
+    Where a name was there before, `_NOT_UNIQUE` takes its place.
     """
-    named: dict[str, Path] = {}
-    for path in listing.images:
-        first = named.setdefault(unicodedata.normalize("NFC", path.stem), path)
-        if first is not path:
-            form = "" if first.stem == path.stem else " except for the Unicode form of a letter"
-            problems.append(f"{path}: same name as {first.name}{form}; names must be unique")
+    images = listing.images
+    stems = text_array(_stem(path) for path in images)
     if not folder.is_dir():
         problems.append(f"{folder}: folder is missing")
-    elif not named:
+    elif not len(stems):
         problems.append(
             f"{folder}: no images; found there: {listing}. Supported are {SUFFIX_LIST}, for "
             f"'{split}' in {_wanted(split)}"
         )
-    return named
+    firsts = _places(stems, stems)
+    for i in np.flatnonzero(firsts != np.arange(len(stems))).tolist():
+        path, first = images[i], images[firsts[i]]
+        form = "" if first.stem == path.stem else " except for the Unicode form of a letter"
+        problems.append(f"{path}: same name as {first.name}{form}; names must be unique")
+        stems[i] = _NOT_UNIQUE
+    return stems
 
 
-def _without_partner(
-    mine: Mapping[str, Path], others: Mapping[str, Path], folder: Path, listing: Listing
-) -> list[str]:
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _places(names: NDArray[np.bytes_], wanted: NDArray[np.bytes_]) -> NDArray[Any]:
+    """Where each wanted name is first among the names; -1 for one that is not there."""
+    if not len(names):
+        return np.full(len(wanted), -1)
+    order = np.argsort(names, kind="stable")
+    nearest = np.searchsorted(names, wanted, sorter=order).clip(max=len(names) - 1)
+    return np.where(names[order[nearest]] == wanted, order[nearest], -1)
+
+
+def _without_partner(mine: Sequence[Path], folder: Path, listing: Listing) -> list[str]:
     """A problem for each image of one folder that has no partner in the other folder."""
-    by_letters = {name.casefold(): path for name, path in others.items()}
-    unread = {unicodedata.normalize("NFC", path.stem): path for path in listing.others}
+    if not mine:
+        return []
+    by_letters = {_stem(path).casefold(): path.name for path in listing.images}
+    unread = {_stem(path): path.name for path in listing.others}
     problems = []
-    for name, path in mine.items():
-        if name in others:
-            continue
-        hint = ""
+    for path in mine:
+        name, hint = _stem(path), ""
         if name.casefold() in by_letters:
-            hint = f"; '{by_letters[name.casefold()].name}' differs only in upper and lower case"
+            hint = f"; '{by_letters[name.casefold()]}' differs only in upper and lower case"
         elif name in unread:
-            hint = f"; '{unread[name].name}' has an unsupported suffix ({SUFFIX_LIST})"
+            hint = f"; '{unread[name]}' has an unsupported suffix ({SUFFIX_LIST})"
         problems.append(f"{path}: no partner with this name in {folder}{hint}")
     return problems

@@ -12,7 +12,7 @@ from PIL import Image
 from nectargan.dataset.decoding import MOST_COLOURS, PixelStatistics, Probe
 from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
-from nectargan.images.pillow_files import MODES, opened, samples
+from nectargan.images.pillow_files import MODES, is_decoded_elsewhere, opened, samples
 from nectargan.images.raw import Kind, RawImage
 from nectargan.images.reading import read_raw
 from nectargan.sources import Source
@@ -48,11 +48,13 @@ def probe_raw(path: Source, selections: Sequence[Selection] = (None,)) -> Probe:
         has_alpha = has_alpha and not any(selections)
         is_transparent = bool(has_alpha and len(values) and values[:, -1].min() < full)
         colors = values[:, :-1] if has_alpha else values
-        peak = int(colors.max()) if full and len(values) else 0
+        peak, lowest = (int(colors.max()), int(colors.min())) if full and len(values) else (0, 0)
         invalid = int(valid.size - len(values))
         colours = _count_colours(values) if full else None
         parts.append(
-            PixelStatistics(peak, full, is_transparent, colours, invalid, not len(values), channels)
+            PixelStatistics(
+                peak, full, is_transparent, colours, invalid, not len(values), channels, lowest
+            )
         )
     dtype = np.result_type(*(image.values.dtype for image in images))
     return Probe(height, width, tuple(parts), False, 0, dtype)
@@ -74,7 +76,8 @@ def is_read_in_8_bits(path: Source, kind: Kind) -> bool:
         return False
     try:
         with opened(path) as file:
-            return samples(file) == kind.channels  # else the channels are pages
+            # Else the channels are pages.
+            return samples(file) == kind.channels and not is_decoded_elsewhere(file)
     except DataError:
         return False
 

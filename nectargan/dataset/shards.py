@@ -10,7 +10,6 @@ All other files of a sample are ignored.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tarfile
 from collections import Counter
@@ -18,13 +17,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
+from nectargan.dataset.remote_shards import (
+    RemoteShard,
+    keep_members,
+    kept_members,
+    shard_on_server,
+)
 from nectargan.dataset.shard_names import is_address
 from nectargan.errors import DataError
-from nectargan.files import cache_folder
 from nectargan.images.suffixes import IMAGE_SUFFIXES
-from nectargan.sources import Member, Shard
+from nectargan.sources import Member, Shard, ShardFile
 from nectargan.wording import counted
 
 _CONVENTIONS = (("input", "target"), ("a", "b"))
@@ -86,20 +89,20 @@ def read_samples(places: Sequence[str], parts: Sequence[str] = ()) -> Samples:
     return Samples(_unique(found), problems, warnings)
 
 
-def list_members(path: Path) -> list[Member]:
+def list_members(shard: Shard) -> list[Member]:
     """All regular files in a shard, in their order.
 
     Raises:
         DataError: If it is not an uncompressed tar file, is damaged, or ends too early.
         OSError: If it cannot be read.
     """
-    shard, members = Shard.of(path), list[Member]()
+    members = list[Member]()
     with shard.open() as file:
         head = file.read(_BLOCK)
         for magic, name in _COMPRESSIONS.items():
             if head.startswith(magic):
                 raise DataError(
-                    f"{path}: it is compressed with {name}; images are read at their place in the "
+                    f"{shard}: it is compressed with {name}; images are read at their place in the "
                     "tar file, so decompress it"
                 )
         file.seek(0)
@@ -112,15 +115,17 @@ def list_members(path: Path) -> list[Member]:
                 end = tar.offset
         except (tarfile.TarError, ValueError) as error:
             if not head:
-                raise DataError(f"{path}: it is empty, not a tar file") from None
+                raise DataError(f"{shard}: it is empty, not a tar file") from None
             if members:
-                raise DataError(f"{path}: damaged or incomplete after {members[-1].path}") from None
-            raise DataError(f"{path}: it is not a tar file ({error})") from None
+                raise DataError(
+                    f"{shard}: damaged or incomplete after {members[-1].path}"
+                ) from None
+            raise DataError(f"{shard}: it is not a tar file ({error})") from None
         # tarfile ends at the first header that it does not understand.
         file.seek(end)
         if not _ends_here(file.read(_BLOCK)):
             after = members[-1].path if members else "its beginning"
-            raise DataError(f"{path}: damaged or incomplete after {after}")
+            raise DataError(f"{shard}: damaged or incomplete after {after}")
     return members
 
 
@@ -130,30 +135,19 @@ def _ends_here(block: bytes) -> bool:
 
 def _members_or_problem(place: str) -> list[Member] | str:
     try:
-        return list_members(_fetched(place) if is_address(place) else Path(place))
+        if not is_address(place):
+            return list_members(ShardFile.of(Path(place)))
+        shard = shard_on_server(place)
+        if not isinstance(shard, RemoteShard):
+            return list_members(shard)
+        members = kept_members(shard)
+        if members is None:
+            keep_members(shard, members := list_members(shard))
+        return members
     except DataError as error:
         return str(error)
     except OSError as error:
         return f"{place}: cannot be read ({error.strerror})"
-
-
-def _fetched(address: str) -> Path:
-    """The file of a shard on a server, in the cache of the user; received if it is not there.
-
-    Raises:
-        DataError: If the server does not send it.
-        OSError: If it cannot be written.
-    """
-    from nectargan.dataset.transfer import Transfer
-
-    name = hashlib.sha256(address.encode()).hexdigest()[:16]
-    folder = cache_folder("shards") / name
-    path = folder / PurePosixPath(urlsplit(address).path).name
-    if not path.exists():
-        transfer = Transfer(address, folder / "part", folder / "transfer.json")
-        transfer.fetch(lambda done, total: None)
-        transfer.part.replace(path)
-    return path
 
 
 def _pair(

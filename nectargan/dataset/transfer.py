@@ -9,7 +9,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from nectargan.version import __version__
 
 BLOCK = 1 << 18  # bytes
 
-_TIMEOUT = 30.0  # seconds without any data
+AGENT = f"NectarGAN/{__version__}"
+TIMEOUT = 30.0  # seconds without any data
 _MOST_FAILURES = 4  # in a row, without any new data
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _PAUSE = 0.5  # seconds after the first failure; doubled after each further one
 
 # Takes the number of bytes that the file has so far, and its size if it is known.
@@ -76,31 +78,24 @@ class Transfer:
 
     def _request(self, on_progress: Progress) -> None:
         have = self.have()
-        headers = {"User-Agent": f"NectarGAN/{__version__}"}
+        headers = {"User-Agent": AGENT}
         if have:
             headers["Range"] = f"bytes={have}-"
             if validator := self.facts.get("validator"):
                 headers["If-Range"] = str(validator)
         with self._answer(urllib.request.Request(self.url, headers=headers)) as answer:  # noqa: S310 - http only
-            if answer.status == 206:
-                have, total = _content_range(answer.headers.get("Content-Range"), have)
-            else:  # the whole file, from its beginning
-                have = 0
-                length = answer.headers.get("Content-Length", "")
-                total = int(length) if length.isdecimal() else None
-            self._total = total
+            # Otherwise it is the whole file, from its beginning.
+            have = _first_byte(answer.headers, have) if answer.status == 206 else 0
+            total = self._total = size_in(answer.headers)
             self.part.parent.mkdir(parents=True, exist_ok=True)
-            etag = answer.headers.get("ETag", "")
-            strong = etag if etag and not etag.startswith("W/") else None
-            validator = strong or answer.headers.get("Last-Modified")
-            self.write_record(url=self.url, validator=validator, size=total)
+            self.write_record(url=self.url, validator=validator_in(answer.headers), size=total)
             self._require_space(total, have)
             self._receive(answer, have, total, on_progress)
 
     @contextmanager
     def _answer(self, request: urllib.request.Request) -> Iterator[Any]:
         try:
-            answer = urllib.request.urlopen(request, timeout=_TIMEOUT)  # noqa: S310 - http only
+            answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - http only
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and self.have():  # what was received is no part of this file
@@ -167,9 +162,22 @@ class Transfer:
             part.write_text(json.dumps(self.facts, indent=2) + "\n", encoding="utf-8")
 
 
-def _content_range(text: str | None, have: int) -> tuple[int, int | None]:
-    """First byte and size of the file, from a header such as "bytes 5-9/10"."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text or "")
+def size_in(headers: Mapping[str, str]) -> int | None:
+    """The size of the whole file in bytes, from the headers of an answer; ``None`` if unknown."""
+    whole = _RANGE.fullmatch(headers.get("Content-Range", ""))
+    length = whole[2] if whole else headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
+
+
+def validator_in(headers: Mapping[str, str]) -> str | None:
+    """What tells this version of a file from others: its ETag if that is strong, else its date."""
+    etag = headers.get("ETag", "")
+    strong = etag if etag and not etag.startswith("W/") else None
+    return strong or headers.get("Last-Modified")
+
+
+def _first_byte(headers: Mapping[str, str], have: int) -> int:
+    found = _RANGE.fullmatch(headers.get("Content-Range", ""))
     if not found or int(found[1]) > have:
         raise ConnectionError("the server sent another range than it was asked for")
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+    return int(found[1])

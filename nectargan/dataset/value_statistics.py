@@ -7,11 +7,10 @@ are exact, percentiles are interpolated within a bin.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from nectargan.dataset.raw_pairs import (
     valid_pixels,
     with_channels,
 )
+from nectargan.dataset.streaming import in_threads
 from nectargan.errors import DataError
 from nectargan.files import cache_folder, replacing
 from nectargan.images.reading import read_raw
@@ -155,22 +155,17 @@ def measure_values(
     if (known := _load(kept, reader.dtype)) is not None:
         return known
 
-    def measure(chunk: Sequence[Pair]) -> ValueStatistics:
-        total = reader.measure(chunk[0])
-        for pair in chunk[1:]:
-            total = total.plus(reader.measure(pair))
-        return total
+    def measure(begin: int) -> ValueStatistics:
+        # One after the other, as each needs half a MB per channel.
+        return functools.reduce(
+            ValueStatistics.plus, map(reader.measure, pairs[begin : begin + _CHUNK])
+        )
 
-    chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
+    begins = range(0, len(pairs), _CHUNK)
     total: ValueStatistics | None = None
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for chunk, found in zip(chunks, pool.map(measure, chunks), strict=True):
-                total = found if total is None else total.plus(found)
-                on_progress(len(chunk))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for begin, found in zip(begins, in_threads(measure, begins, ahead=1), strict=True):
+        total = found if total is None else total.plus(found)
+        on_progress(min(_CHUNK, len(pairs) - begin))
     assert total is not None  # noqa: S101 - there is at least one pair
     _save(kept, total)
     return total

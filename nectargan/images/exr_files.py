@@ -44,11 +44,8 @@ def read_exr(path: Source, channels: Sequence[str | int] | None) -> RawImage:
 def write_exr(path: Path, image: RawImage) -> None:
     """Writes channels of half or float, with the attributes that ``image`` was read with."""
     exr = needed("OpenEXR", "an OpenEXR file")
+    check_exr(image)
     values, names = image.values, image.channel_names
-    if values.dtype not in (np.float16, np.float32):
-        raise DataError(
-            f"the image has values of {values.dtype}, but .exr holds float16 or float32"
-        )
     height, width, count = values.shape
     if not names:
         default = {1: "Y", 2: "YA", 3: "RGB", 4: "RGBA"}
@@ -64,6 +61,15 @@ def write_exr(path: Path, image: RawImage) -> None:
         header["compression"] = exr.ZIP_COMPRESSION
     bands = {name: np.ascontiguousarray(values[..., i]) for i, name in enumerate(names)}
     exr.File(header, bands).write(str(path))
+
+
+def check_exr(image: RawImage) -> None:
+    """Raises `DataError` if .exr does not hold the type of the values of an image."""
+    if image.values.dtype not in (np.float16, np.float32):
+        raise DataError(
+            f"the image has values of {image.values.dtype}, but .exr holds float16 or float32; "
+            "write it as .tif or .npy"
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from nectargan.errors import DataError
 from nectargan.images.file_kinds import first_directory
 from nectargan.images.pillow_raw import is_read_whole, pillow_kind
-from nectargan.images.raw import ALL, Kind, RawImage, check_kind, chosen, naming, needed
+from nectargan.images.raw import ALL, Kind, RawImage, Values, check_kind, chosen, naming, needed
 from nectargan.sources import Source, as_file
 
 _NODATA = 42113
@@ -51,16 +51,20 @@ def read_geo(path: Source, channels: Sequence[str | int] | None) -> RawImage:
         values = np.empty((kind.channels, kind.height, kind.width), kind.dtype)
         for band, i in zip(values, order, strict=True):
             dataset.read(i + 1, out=band)
-        geo = {
-            "crs": dataset.crs.to_wkt() if dataset.crs else None,
-            "transform": tuple(dataset.transform)[:6],
-            "size": (kind.height, kind.width),
-            "gcps": dataset.gcps[0],
-            "tags": dataset.tags(),
-            "interleave": dataset.profile.get("interleave", "pixel"),
-        }
         own = np.ascontiguousarray(np.moveaxis(values, 0, 2))
-        return RawImage(own, kind.channel_names, kind.nodata, {"geo": geo})
+        return RawImage(own, kind.channel_names, kind.nodata, {"geo": _coordinates(dataset)})
+
+
+def read_coordinates(path: Source) -> tuple[RawImage, Values]:
+    """What a GeoTIFF has beside its pixels, for one that Pillow reads.
+
+    Returns:
+        An image without pixels, and where they are valid, ``(H, W)``.
+    """
+    with _opened(path) as dataset:
+        values = np.empty((0, dataset.width, dataset.count), dataset.dtypes[0])
+        image = RawImage(values, (), dataset.nodata, {"geo": _coordinates(dataset)})
+        return image, dataset.dataset_mask() != 0
 
 
 def write_geo(path: Path, image: RawImage) -> None:
@@ -94,6 +98,19 @@ def write_geo(path: Path, image: RawImage) -> None:
         dataset.update_tags(**geo["tags"])
         if image.channel_names:
             dataset.descriptions = image.channel_names
+
+
+def _coordinates(dataset: Any) -> dict[str, Any]:
+    """What `write_geo` keeps."""
+    crs = dataset.crs or dataset.gcps[1]  # an image with control points has that of these
+    return {
+        "crs": crs.to_wkt() if crs else None,
+        "transform": tuple(dataset.transform)[:6],
+        "size": (dataset.height, dataset.width),
+        "gcps": dataset.gcps[0],
+        "tags": dataset.tags(),
+        "interleave": dataset.profile.get("interleave", "pixel"),
+    }
 
 
 @contextmanager

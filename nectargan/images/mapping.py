@@ -30,6 +30,7 @@ from torch import Tensor
 from nectargan.errors import DataError
 from nectargan.images.ranges import Transfer
 from nectargan.images.raw import DTYPES
+from nectargan.wording import counted
 
 _GAMMA = 2.2
 
@@ -112,8 +113,8 @@ class ValueMapping:
         """Raises `DataError` unless there is one range, or one for each channel."""
         if len(self.low) not in (1, channels):
             raise DataError(
-                f"{option} has {len(self.low)} ranges for {channels} channels; give one range, or "
-                "one for each channel."
+                f"{option} has {len(self.low)} ranges for {counted(channels, 'channel')}; give one "
+                "range, or one for each channel."
             )
 
     def encode(self, values: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ class ValueMapping:
         curve = _CURVES.get(self.transfer)
         values = images.detach().float().clamp(-1.0, 1.0)
         if curve is None:
-            return values.add_(start).mul_(half)
+            return values.sub_(0.0 - start).mul_(half)  # so that -0.0 stays -0.0
         found = curve.inverse(values.add_(1.0).mul_(half).add_(start))
         return found.add_(low) if curve.is_shifted else found
 

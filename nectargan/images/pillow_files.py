@@ -108,6 +108,8 @@ def _check_channels(image: Image.Image) -> None:
         raise DataError(f"it has {channels} channels; supported are {READ}")
     if is_signed(image) and image.mode == "L":
         raise DataError(f"its values are signed 8-bit integers; supported are {READ}")
+    if image.format == "PPM" and image.mode == "F":
+        raise DataError("it is a PFM image, which is not read; save it as TIFF, OpenEXR or NumPy")
     if image.mode.startswith("I") and tiff_tags(image).get(_PHOTOMETRIC) == 0:
         raise DataError("its 16-bit values are inverted (0 is white); save it with 0 as black")
 
@@ -125,6 +127,11 @@ def samples(image: Image.Image) -> int:
 
 def is_signed(image: Image.Image) -> bool:
     return 2 in tiff_tags(image).get(_SAMPLE_FORMAT, (1,))
+
+
+def is_decoded_elsewhere(image: Image.Image) -> bool:
+    """Whether a TIFF has a compression that Pillow names, but has no library for."""
+    return image.format == "TIFF" and image.info.get("compression") == "webp"
 
 
 def full_scale(image: ImageFile.ImageFile) -> int:

@@ -16,6 +16,7 @@ from nectargan.images.pillow_files import (
     QUARTERS,
     full_scale,
     in_8_bits,
+    is_decoded_elsewhere,
     is_signed,
     metadata_of,
     mode_in_8_bits,
@@ -41,6 +42,8 @@ def is_read_whole(path: Source) -> bool:
         with opened(path) as file:
             if file.mode == "F" or samples(file) > len(file.getbands()):
                 return False
+            if is_decoded_elsewhere(file) or _is_cut_to_8_bits(file):
+                return False
             pages = 0
             for i in range(getattr(file, "n_frames", 1)):
                 file.seek(i)
@@ -53,9 +56,7 @@ def is_read_whole(path: Source) -> bool:
 def pillow_kind(path: Source, channels: Sequence[str | int] | None) -> Kind:
     """See `raw_kind`."""
     with opened(path) as file:
-        is_16_bits = full_scale(file) > 255 and (
-            file.mode.startswith("I") or is_wide(raw_mode_of(file))
-        )
+        is_16_bits = full_scale(file) > 255 and not _is_cut_to_8_bits(file)
         if is_16_bits:
             is_grey_alpha = raw_mode_of(file) == "LA;16B"  # a PNG that Pillow opens as RGBA
             bands = 2 if is_grey_alpha else len(file.getbands())
@@ -96,6 +97,12 @@ def read_pillow(path: Source, channels: Sequence[str | int] | None) -> RawImage:
 def _chosen(channels: Sequence[str | int] | None, count: int) -> tuple[int, ...]:
     names = {each: MODES[each] for each in MODES}[count]
     return chosen(channels, names, count)
+
+
+def _is_cut_to_8_bits(file: ImageFile.ImageFile) -> bool:
+    """Whether Pillow reads 8 of the 16 bits of a file, such as one of CMYK."""
+    is_grey = file.mode.startswith("I")
+    return full_scale(file) > 255 and not is_grey and not is_wide(raw_mode_of(file))
 
 
 def _has_int16(file: Image.Image) -> bool:

@@ -107,6 +107,8 @@ def chosen(
     """
     if channels is None or (list(channels) == list(ALL) and "*" not in names):
         return tuple(range(count))
+    if not channels:
+        raise DataError("no channel of it is chosen")
     found = []
     for each in channels:
         if isinstance(each, str) and each in names:

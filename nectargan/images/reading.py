@@ -63,6 +63,11 @@ def raw_kind(path: str | Source, channels: Sequence[str | int] | None = None) ->
     return _family(path).kind(path, channels)
 
 
+def is_geotiff(path: Source) -> bool:
+    """Whether a file is a TIFF with coordinates, or with metadata of GDAL."""
+    return _family(path) is _GEO
+
+
 def is_read_by_pillow(path: Source) -> bool:
     """Whether Pillow reads all of a file: every format but NumPy, OpenEXR and many TIFFs."""
     return _family(path) is _PILLOW

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from nectargan.errors import DataError
-from nectargan.images.pillow_files import READ, opened, turned
+from nectargan.images.pillow_files import is_signed, opened, turned
 from nectargan.sources import Source
 
 _OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -41,9 +41,14 @@ def values_of_16_bits(
     picture = turned(file)
     if file.mode.startswith("I"):
         grey = np.asarray(picture).astype(np.int64)
+        if file.mode == "I" and not is_signed(file):
+            grey &= 0xFFFFFFFF  # Pillow reads all integers of 32 bits as signed
         if grey.min() < 0 or grey.max() > full:
             low_high = f"{grey.min()} to {grey.max()}"
-            raise DataError(f"its values range from {low_high}; supported are {READ}")
+            raise DataError(
+                f"its values are integers of 32 bits, from {low_high}; save it as int16, uint16 or "
+                "float32"
+            )
         wide: npt.NDArray[np.uint16] = grey[..., None].astype(np.uint16)
     else:
         found = _read_wide(path, picture, raw_mode)

@@ -9,11 +9,11 @@ import numpy as np
 
 from nectargan.errors import DataError
 from nectargan.files import replacing
-from nectargan.images.exr_files import write_exr
+from nectargan.images.exr_files import check_exr, write_exr
 from nectargan.images.geo_files import write_geo
 from nectargan.images.numpy_files import write_npy, write_npz
 from nectargan.images.pillow_writing import WITH_16_BITS, WITH_ALPHA, write_pillow
-from nectargan.images.raw import RawImage
+from nectargan.images.raw import DTYPES, MOST_CHANNELS, SUPPORTED, RawImage
 from nectargan.images.suffixes import IMAGE_SUFFIXES, PILLOW_SUFFIXES, TIFFS
 from nectargan.images.tiff_files import LAYOUTS, write_tiff
 from nectargan.wording import counted
@@ -48,10 +48,29 @@ def write_raw(path: str | Path, image: RawImage, suffix: str | None = None) -> N
     if suffix not in IMAGE_SUFFIXES:
         raise DataError(f"{path}: no format; allowed are {' '.join(sorted(IMAGE_SUFFIXES))}")
     try:
+        check_image(image)
         with replacing(path, or_stream=True) as part:
             _writer(suffix, image)(part, image)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def check_image(image: RawImage) -> None:
+    """Raises `DataError` unless the values are ``(H, W, C)`` of a kind that is read again."""
+    values = image.values
+    if values.ndim != 3 or not values.size:
+        raise DataError(f"the values have the shape {values.shape}; it must be (H, W, C)")
+    if values.dtype.name not in DTYPES or values.shape[2] > MOST_CHANNELS:
+        found = f"{counted(values.shape[2], 'channel')} of {values.dtype}"
+        raise DataError(f"the image has {found}; supported are {SUPPORTED}")
+
+
+def check_format(suffix: str, image: RawImage) -> None:
+    """Raises `DataError` if a format does not hold the type or the number of channels."""
+    if suffix in PILLOW_SUFFIXES - TIFFS:
+        _check_pillow(suffix, image)
+    elif suffix == ".exr":
+        check_exr(image)
 
 
 def _writer(suffix: str, image: RawImage) -> Callable[[Path, RawImage], None]:
@@ -79,7 +98,7 @@ def _check_pillow(suffix: str, image: RawImage) -> None:
         found = f"{counted(image.values.shape[2], 'channel')} of {image.values.dtype}"
         holds = "1 to 4 channels" if suffix in WITH_ALPHA else "1 or 3 channels"
         types = "uint8 or uint16" if suffix in WITH_16_BITS else "uint8"
+        instead = ".tif, .npy or .exr" if image.values.dtype.kind == "f" else ".tif or .npy"
         raise DataError(
-            f"the image has {found}, but {suffix} holds {holds} of {types}; "
-            "write it as .tif, .npy or .exr"
+            f"the image has {found}, but {suffix} holds {holds} of {types}; write it as {instead}"
         )

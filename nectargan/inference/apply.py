@@ -20,6 +20,8 @@ from nectargan.build import height_and_width
 from nectargan.dataset.paired_dataset import RESIZES
 from nectargan.errors import DataError
 from nectargan.files import is_stream
+from nectargan.images.raw import RawImage
+from nectargan.images.writing import check_format
 from nectargan.inference.inputs import Job
 from nectargan.inference.model import Model
 from nectargan.inference.picture_files import write_picture
@@ -148,6 +150,26 @@ def apply_model(
     return outcome
 
 
+def check_formats(model: Model, jobs: Sequence[Job], suffix: str | None) -> None:
+    """Raises `DataError` if a file is to be written in a format that does not hold what a model of
+    other than plain 8-bit images makes.
+
+    Args:
+        model: The generator.
+        jobs: What to write.
+        suffix: Of the format; ``None`` as the name of each file says.
+    """
+    if model.output_values is None:
+        return
+    image = RawImage(np.empty((1, 1, model.out_channels), model.output_values.dtype))
+    for job in jobs:
+        of_file = ".png" if job.target is None else job.target.suffix.lower()
+        try:
+            check_format(suffix or of_file, image)
+        except DataError as error:
+            raise DataError(f"'{name_of(job.source)}': {error} (--format).") from None
+
+
 def name_of(path: Path | None, otherwise: str = "standard input") -> str:
     """What a user calls an image."""
     return otherwise if path is None else str(path)
@@ -244,7 +266,7 @@ def _grouped(
 
 def _finished(model: Model, picture: Picture, pixels: Pixels) -> Picture:
     """The picture to write: what was generated, with all that the input has besides."""
-    if picture.raw is not None:
+    if model.output_values is not None:
         channels = model.config.dataloader.load.target_channels
         return replace(picture, raw=with_values(picture, pixels, channels))
     # A generator that makes alpha has made it.

@@ -279,6 +279,11 @@ def _card(
     if kind == "safetensors":
         facts["input"] = f"{metadata['input']}, float32 in [-1, 1]"
         facts["output"] = f"{metadata['output']}, float32 in [-1, 1]"
+    if model.values is not None:
+        ends = "-1 and 1" if kind == "safetensors" else "0 and 1"
+        where = "are the ends of this range, see value_mappings in the metadata of the file"
+        facts["values of the input"] = f"{model.values.input}; {ends} {where}"
+        facts["values of the output"] = f"{model.values.target}; {ends} {where}"
     sections = [
         _front(license_name),
         _MARK.format(name),

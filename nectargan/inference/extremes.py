@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from nectargan.dataset.paired_dataset import denormalize
 from nectargan.errors import RunError
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.test_record import TEST_EXTREMES
-from nectargan.trainers.validation import save_grid
+from nectargan.trainers.validation import PLAIN_VIEW, View, save_grid
 
 
 class Extremes:
     """Of each metric, the images with the lowest and the highest values so far.
 
     Attributes:
-        images: Input, generated and target by the row of the image, ``(C, H, W)`` each: uint8, but
-            for the generated one, float32 in [-1, 1]; all in the memory of the host.
+        images: Input, generated and target by the row of the image, ``(C, H, W)`` each: float32 in
+            [-1, 1], in the memory of the host.
     """
 
     def __init__(self) -> None:
@@ -52,9 +51,9 @@ class Extremes:
         for row in sorted(kept & {*range(first, self._count)}):
             i = row - first
             self.images[row] = (
-                denormalize(source[i]).cpu(),
+                source[i].cpu().clone(),
                 generated[i].detach().float().cpu().mul(2).sub_(1),
-                denormalize(target[i]).cpu(),
+                target[i].cpu().clone(),
             )
 
     def _add(self, name: str, new: list[tuple[float, int]]) -> None:
@@ -80,14 +79,19 @@ class Extremes:
         whole._forget()
         return whole
 
-    def save(self, run: RunDirectory, split: str) -> None:
+    def save(self, run: RunDirectory, split: str, view: View = PLAIN_VIEW) -> None:
         """Writes the images into a run directory, see `RunDirectory.test_image`.
+
+        Args:
+            run: The run directory.
+            split: The split that was measured.
+            view: How the images are shown.
 
         Raises:
             RunError: they cannot be written.
         """
         try:
             for row, (source, generated, target) in sorted(self.images.items()):
-                save_grid([(source, target)], [generated], run.test_image(split, row))
+                save_grid([(source, target)], [generated], run.test_image(split, row), view)
         except OSError as error:
             raise RunError(f"'{error.filename}' cannot be written: {error.strerror}.") from None

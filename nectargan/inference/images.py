@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nectargan.dataset.raw_pairs import in_dtype, with_channels
+from nectargan.dataset.raw_pairs import with_channels
 from nectargan.errors import DataError
 from nectargan.images.pillow_files import in_8_bits
 from nectargan.inference.pictures import (
     Picture,
+    as_in_training,
     from_image,
     from_wide,
     read_picture,
@@ -48,10 +49,11 @@ def generate_images(images: Any, generate: Generate, model: Model) -> Any:
         picture = read_values(path, mapping, channels, load.input_channels)
         return with_values(picture, generate([picture.pixels])[0]).values
     if mapping is not None and isinstance(images, Image.Image):
-        values = np.asarray(images)
+        is_plain = not images.mode.startswith(("I", "F"))
+        values = np.asarray(in_8_bits(images, 255) if is_plain else images)
         values = values[..., None] if values.ndim == 2 else values
         known = with_channels(values, channels, "the image", "input_nc")
-        return generate([in_dtype(known, mapping.dtype)])[0]
+        return generate([as_in_training(known, mapping.dtype, "the image")])[0]
     if mapping is not None and isinstance(images, (np.ndarray, Tensor)):
         return _of_units(images, generate, channels)
     if isinstance(images, (str, os.PathLike)):
@@ -91,6 +93,11 @@ def _of_units(images: np.ndarray | Tensor, generate: Generate, channels: int) ->
         images.shape,
         f"(H, W, {channels})",
     )
+    if image.dtype.kind not in "iuf":
+        raise DataError(
+            f"The values of an image are {image.dtype}; allowed are integers and floats, in the "
+            "units of the files of the training."
+        )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise DataError("An image has values that are NaN or infinite; fill them first.")
     units = generate([image])[0]

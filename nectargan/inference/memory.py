@@ -86,11 +86,11 @@ def _peak_on_meta(model: Model, compute: Callable[[Any], Tensor]) -> float:
     return 0.0
 
 
-class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
     """Counts the bytes of all tensors that are there at once."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.most = 0
         self._there: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -103,12 +103,12 @@ class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for key, (kept, _) in list(self._there.items()):
-            if kept.expired():  # type: ignore[no-untyped-call]
+            if kept.expired():  # type: ignore[no-untyped-call]  # untyped in torch
                 del self._there[key]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]  # untyped in torch
                 self._there[storage._cdata] = reference, storage.nbytes()
         self.most = max(self.most, sum(size for _, size in self._there.values()))
         return result

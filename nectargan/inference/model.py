@@ -45,6 +45,8 @@ from nectargan.trainers.devices import (
 if TYPE_CHECKING:
     from nectargan.inference.pixels import PixelGenerator
 
+_8_BITS = ("uint8", "int8")
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -186,7 +188,7 @@ def load_model(
             ``checkpoints``, or a path.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "mps", "cuda" or "cuda:N".
         precision: "fp32", "bf16" or "fp16"; "auto" is bf16 where CUDA has it. As in training if it
-            is left out.
+            is left out, but "fp32" instead of "auto" for targets of more than 8 bits.
         dropout: Keep dropout on, as the paper does; it draws from torch's random numbers.
         trust: Import a generator that is none of NectarGAN's, whoever made the run; see
             `nectargan.load_generator`.
@@ -208,7 +210,8 @@ def load_model(
     if not trust:
         check_generator_trust(content, path, "pass trust=True (--trust in a command)")
     config = ConfigManager(content["config"]).data
-    where, how = _place(device, precision, config)
+    values = mappings_in(content, path)
+    where, how = _place(device, precision or precision_for(config, values))
     run = RunDirectory(path.absolute().parent.parent)
     in_run = run.config.exists()
     chosen = checkpoint is not None or not Path(expanded(named)).is_dir()
@@ -222,7 +225,7 @@ def load_model(
         epoch=content["epoch"],
         device=where,
         precision=how,
-        values=mappings_in(content, path),
+        values=values,
         **_of_network(generator_of(content, path), config, where, how, dropout),
     )
 
@@ -321,13 +324,20 @@ def _device(name: str) -> torch.device:
         raise ConfigError(str(error).replace("common.device", "device", 1)) from None
 
 
-def _place(device: str, precision: str | None, config: Config) -> tuple[torch.device, str]:
+def precision_for(config: Config, values: ValueMappings | None) -> str:
+    """The precision of a model if the user names none: that of the training, but "fp32" in place of
+    "auto" for values of more than 8 bits, of which bf16 has no more."""
+    how = config.common.precision
+    return "fp32" if how == "auto" and values and values.target.dtype not in _8_BITS else how
+
+
+def _place(device: str, precision: str) -> tuple[torch.device, str]:
     """Where and how to compute."""
     where = _device(device)
     allowed = ("auto", "fp32", "bf16", "fp16")
-    if precision is not None and precision not in allowed:
+    if precision not in allowed:
         raise ConfigError(f"precision is '{precision}'; allowed: {', '.join(allowed)}.")
-    return where, resolve_precision(precision or config.common.precision, where)
+    return where, resolve_precision(precision, where)
 
 
 def _of_network(

@@ -5,6 +5,7 @@ What a format cannot hold is left out, and said.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from nectargan.errors import DataError
 from nectargan.files import replacing
 from nectargan.images.pillow_writing import WITH_16_BITS, WITH_ALPHA, write_pillow
 from nectargan.images.raw import RawImage
-from nectargan.images.suffixes import IMAGE_SUFFIXES, PILLOW_SUFFIXES
+from nectargan.images.suffixes import IMAGE_SUFFIXES, PILLOW_SUFFIXES, TIFFS
 from nectargan.images.writing import write_raw
-from nectargan.inference.pictures import Picture, Pixels
+from nectargan.inference.pictures import Picture, Pixels, with_values
 
 
 def suffix_for(suffix: str, channels: int) -> str:
@@ -55,7 +56,7 @@ def write_picture(path: Path, picture: Picture, suffix: str | None = None) -> li
         DataError: the format cannot hold values of this kind.
     """
     suffix = (suffix or path.suffix).lower()
-    if picture.raw is not None:
+    if picture.raw is not None and len(picture.raw.values):
         write_raw(path, picture.raw, suffix)
         return []
     if suffix not in PILLOW_SUFFIXES:
@@ -69,6 +70,10 @@ def write_picture(path: Path, picture: Picture, suffix: str | None = None) -> li
         pixels, lost = pixels[..., :-1], ["transparency"]
     if pixels.dtype != np.uint8 and suffix not in WITH_16_BITS:
         pixels, lost = _in_8_bits(pixels), [*lost, "16 bits"]
+    if picture.raw is not None and suffix in TIFFS:  # with its coordinates
+        whole = replace(picture, pixels=pixels)
+        write_raw(path, with_values(whole, pixels), suffix)
+        return lost
     kept = picture.metadata
     with replacing(path, or_stream=True) as part:
         write_pillow(part, suffix, pixels, kept.icc, kept.exif, kept.dpi)
@@ -77,7 +82,7 @@ def write_picture(path: Path, picture: Picture, suffix: str | None = None) -> li
 
 def with_alpha(picture: Picture) -> Pixels:
     """``(H, W, C + 1)``: the pixels of a picture with alpha, and its alpha."""
-    assert picture.alpha is not None  # noqa: S101
+    assert picture.alpha is not None  # noqa: S101 - only called for such
     return np.concatenate([picture.pixels, picture.alpha[..., None]], axis=2)
 
 

@@ -20,6 +20,7 @@ from nectargan.dataset import raw_pairs
 from nectargan.dataset.decoding import in_mode
 from nectargan.dataset.raw_pairs import in_dtype, resized_mask, valid_pixels, with_channels
 from nectargan.errors import DataError
+from nectargan.images.geo_files import read_coordinates
 from nectargan.images.mapping import ValueMapping
 from nectargan.images.pillow_files import (
     MODES,
@@ -30,8 +31,8 @@ from nectargan.images.pillow_files import (
     raw_mode_of,
     turned,
 )
-from nectargan.images.raw import RawImage
-from nectargan.images.reading import raw_kind, read_raw
+from nectargan.images.raw import RawImage, cropped
+from nectargan.images.reading import is_geotiff, raw_kind, read_raw
 from nectargan.images.wide import values_of_16_bits
 
 Pixels = npt.NDArray[Any]
@@ -65,7 +66,7 @@ class Picture:
             units of the file if the model was trained on other than plain 8-bit images.
         alpha: ``(H, W)`` of the same type, if the file has one and the generator does not take it.
         metadata: The metadata of the file.
-        raw: What else the file has, for such a model; without values.
+        raw: What else the file has, for such a model, or if it is a GeoTIFF; without values.
         valid: ``(H, W)``, where all channels are valid; ``None`` for everywhere.
     """
 
@@ -91,7 +92,8 @@ class Picture:
             raise DataError(f"the width {width} is odd, two equal halves were expected")
         part = slice(0, width // 2) if side == "A" else slice(width // 2, width)
         alpha, valid = (None if a is None else a[:, part] for a in (self.alpha, self.valid))
-        return replace(self, pixels=self.pixels[:, part], alpha=alpha, valid=valid)
+        raw = self.raw and cropped(self.raw, 0, part.start, self.size[0], width // 2)
+        return replace(self, pixels=self.pixels[:, part], alpha=alpha, valid=valid, raw=raw)
 
     def resized(self, size: tuple[int, int], resampling: Image.Resampling) -> Picture:
         """Brought to (height, width), as training does it."""
@@ -133,6 +135,12 @@ def read_picture(path: Path, channels: int) -> Picture:
             scaled = (wide.astype(np.uint32) * 65535 + full // 2) // full
             picture = from_wide(scaled.astype(np.uint16), channels)
         kept = metadata_of(file)
+    if is_geotiff(path):
+        try:
+            raw, valid = read_coordinates(path)
+            picture = replace(picture, raw=raw, valid=None if raw.nodata is None else valid)
+        except DataError as error:  # rasterio is not installed
+            notes += (f"its coordinates are not kept: {str(error).removeprefix(f'{path}: ')}",)
     return replace(picture, metadata=Metadata(**kept, notes=notes))
 
 
@@ -151,14 +159,46 @@ def read_values(
         DataError: what is wrong with the file, after its name.
     """
     image = read_raw(path, selection)
-    values = in_dtype(with_channels(image.values, channels, path, "input_nc"), mapping.dtype)
     valid = valid_pixels(image)
+    values = with_channels(image.values, channels, path, "input_nc")
+    values = as_in_training(values, mapping.dtype, path, valid)
     if valid.all():
         return Picture(values, raw=image._replace(values=values[:0]))
     # As in training, where an invalid pixel is 0 for the network.
     middle = mapping.decode(torch.zeros(channels, 1, 1)).view(-1).numpy().astype(values.dtype)
     known = np.where(valid[..., None], values, middle)
     return Picture(known, raw=image._replace(values=values[:0]), valid=valid)
+
+
+def as_in_training(
+    values: Pixels, dtype: str, path: object, valid: npt.NDArray[np.bool_] | None = None
+) -> Pixels:
+    """Values in the units of the files of the training; 8 bits are scaled to unsigned 16 bits.
+
+    Args:
+        values: ``(H, W, C)``.
+        dtype: The type of the files of the training.
+        path: The file, for the error message.
+        valid: Where they are valid, ``(H, W)``; ``None`` for everywhere.
+
+    Raises:
+        DataError: They are floats in place of integers, integers in place of floats, or not in the
+            range of the type.
+    """
+    wanted = np.dtype(dtype)
+    known = values if valid is None else values[valid]
+    is_float = wanted.kind == "f"
+    has_kind = (values.dtype.kind == "f") == is_float
+    if has_kind and not is_float and known.size:
+        limits = np.iinfo(wanted)
+        has_kind = limits.min <= known.min() and known.max() <= limits.max
+    if not has_kind:
+        low_high = f", from {known.min():g} to {known.max():g}" if known.size else ""
+        raise DataError(
+            f"{path}: its values are {values.dtype}{low_high}, but the model was trained on "
+            f"{dtype}; save it as {dtype}, in the same units"
+        )
+    return in_dtype(values, wanted) if values.dtype == np.uint8 else values
 
 
 def with_values(
@@ -184,6 +224,7 @@ def with_values(
     if picture.valid is not None:
         lowest = np.nan if dtype.kind == "f" else np.iinfo(dtype).min
         filling = np.array(lowest if nodata is None else nodata).astype(dtype)
+        nodata = float(filling)
         values = np.where(picture.valid[..., None], values, filling)
     of_targets = tuple(each for each in channels or () if isinstance(each, str))
     known = (of_targets, raw.channel_names)

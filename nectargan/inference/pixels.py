@@ -56,7 +56,7 @@ class PixelGenerator:
         DataError: the tiles cannot be made.
     """
 
-    def __init__(self, model: Model, tiling: Tiling = Tiling()) -> None:  # noqa: B008
+    def __init__(self, model: Model, tiling: Tiling = Tiling()) -> None:  # noqa: B008 - immutable
         if tiling.norm is not None and model.network is None:
             raise DataError(
                 f"The statistics of an exported model are inside it; apply '{model.name}' without "

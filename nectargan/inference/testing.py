@@ -41,7 +41,7 @@ from nectargan.inference.bootstrap import (
 from nectargan.inference.extremes import Extremes
 from nectargan.inference.model import Model
 from nectargan.metrics import METRICS, Metric
-from nectargan.metrics.networks import LoadedNetwork, load_network
+from nectargan.metrics.networks import MOST_COLORS, LoadedNetwork, load_network
 from nectargan.record.test_record import Measured, TestRecord
 from nectargan.trainers.devices import seed_of
 from nectargan.wording import counted
@@ -107,7 +107,7 @@ class Tested:
 def open_ruler(
     metrics: Sequence[Metric],
     weights: Path | None,
-    size: tuple[int, int],
+    shape: tuple[int, int, int],
     count: int,
     device: torch.device,
 ) -> Ruler:
@@ -116,13 +116,14 @@ def open_ruler(
     Args:
         metrics: What to measure.
         weights: A folder with files of weights; see `nectargan.metrics.weights.find_weights`.
-        size: (height, width) of the images.
+        shape: (channels, height, width) of the images.
         count: Number of images.
         device: Where to compute.
 
     Raises:
         ConfigError: no metric is left; says why.
     """
+    channels, *size = shape
     ruler = Ruler([], {}, [])
     missing: dict[str, str] = {}
     for metric in metrics:
@@ -131,6 +132,8 @@ def open_ruler(
             reason = f"it needs images of at least {sides}; these are {size[0]} x {size[1]}."
         elif metric.of_set and count < 2:
             reason = "it needs at least two images."
+        elif metric.network and channels > MOST_COLORS:
+            reason = f"it looks at colors, and these images have {channels} channels."
         else:
             reason = _load(metric.network, ruler, missing, weights, device)
         if reason:

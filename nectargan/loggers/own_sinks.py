@@ -67,7 +67,7 @@ def make_sinks(described: Mapping[str, Sink | Mapping[str, Any]]) -> list[Sink]:
 
 def attach(sink: Sink, directory: RunDirectory) -> Sink:
     """Sets the attribute ``directory`` of a custom sink to the path of the run directory."""
-    sink.directory = directory.path  # type: ignore[attr-defined]
+    sink.directory = directory.path  # type: ignore[attr-defined]  # not in `Sink`
     return sink
 
 

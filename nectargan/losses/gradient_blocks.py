@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from nectargan.distributed import ALONE, World
 from nectargan.errors import LossError
 from nectargan.losses.balancing.balancer import Balancer
 from nectargan.losses.balancing.shares import Share, ShareRule
-from nectargan.losses.gradients import Cut, of_all
+from nectargan.losses.gradients import Cut, mean_of_all
 from nectargan.losses.hooks import EventSource
 from nectargan.losses.lm_data import LMLoss
 from nectargan.losses.loss_registry import LossRegistry
@@ -136,9 +137,8 @@ class GradientBlocks(EventSource, LossRegistry):
             self.balancer.start_step(self.step, self._epoch_by_interval)
         elif not self._loop_tells_steps:
             self.balancer.start_step(self.step, self._epoch_by_interval)
-        if self.world.size > 1:
-            products, values = of_all(self.world, products, values)
-        self._factors = self.balancer.factors(names, products, values)
+        over_all = functools.partial(mean_of_all, self.world) if self.world.size > 1 else None
+        self._factors = self.balancer.factors(names, products, values, over_all)
         if self.world.size > 1 and self._factors:
             # A rule may draw random numbers.
             drawn = self.world.broadcast(torch.stack(list(self._factors.values())))

@@ -146,7 +146,7 @@ class Cut:
             loss = loss * self._factor
         if self._scaler is not None:
             loss = self._scaler.scale(loss)
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def _backward_through_generator(self, gradients: Iterable[list[Tensor | None]]) -> None:
         roots, sums = [], []
@@ -212,25 +212,16 @@ def _products_at_output(gradients: Sequence[Tensor]) -> Tensor:
     return (split @ split.transpose(2, 3)).sum(dim=1)
 
 
-def of_all(
-    world: World, products: Tensor, values: Mapping[str, Tensor]
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The products of gradients at all images of a batch that processes share, and the means of the
-    losses over it; the same in every process.
+def mean_of_all(world: World, own: Tensor) -> Tensor:
+    """The mean over all images of a batch that processes share; the same in every process.
 
     Args:
         world: The processes, with the number of images of each.
-        products: At the images of this process, ``(N, K, K)``.
-        values: The means over the images of this process, by name.
+        own: The means over the images of this process, of any shape.
     """
-    most = max(1, *world.counts)
-    own = torch.stack([value.float() for value in values.values()])
-    padding = products.new_zeros((most - len(products)) * products.shape[-1] ** 2)
-    parts = world.all_gather(torch.cat([own, products.flatten(), padding]))
-    shared = [(n, part) for n, part in zip(world.counts, parts, strict=True) if n]
-    means = sum(part[: len(own)] * (n / sum(world.counts)) for n, part in shared)
-    every = [part[len(own) :].view(most, *products.shape[1:])[:n] for n, part in shared]
-    return torch.cat(every), dict(zip(values, torch.as_tensor(means).unbind(), strict=True))
+    # A process without images computes losses of a pattern, which count for nothing.
+    part = world.part
+    return world.all_reduce(own * part if part else torch.zeros_like(own))
 
 
 def norms_of(products: Tensor) -> Tensor:
@@ -251,8 +242,7 @@ def shares_of(norms: Tensor) -> Tensor:
 
 
 def cosines_of(products: Tensor) -> Tensor:
-    """The cosine between the gradient of each loss and the sum of those of all others, mean over
-    the images where both are not zero; NaN if there are none.
+    """The mean over the images of `image_cosines_of`, where that is defined; NaN if it never is.
 
     Args:
         products: As in `GradientEvent`; ``(..., N, K, K)``.
@@ -260,17 +250,12 @@ def cosines_of(products: Tensor) -> Tensor:
     Returns:
         ``(..., K)``, in [-1, 1].
     """
-    other = 1 - torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
-    # The products of the others are summed. Subtracting from the sum of all would lose a small loss
-    # beside a large one.
-    of_others = products.unsqueeze(-3) * other[:, None, :] * other[:, :, None]
-    own, rest = products.diagonal(dim1=-2, dim2=-1), of_others.sum(dim=(-2, -1))
-    return _mean_cosine((products * other).sum(dim=-1), own.sqrt() * rest.clamp(min=0).sqrt(), -2)
+    return image_cosines_of(products).nanmean(dim=-2)
 
 
 def pairwise_cosines_of(products: Tensor) -> Tensor:
-    """The cosine between the gradients of two losses, mean over the images where both are not zero;
-    NaN if there are none.
+    """The mean over the images of `pairwise_image_cosines_of`, where that is defined; NaN if it
+    never is.
 
     Args:
         products: As in `GradientEvent`; ``(..., N, K, K)``.
@@ -278,11 +263,26 @@ def pairwise_cosines_of(products: Tensor) -> Tensor:
     Returns:
         ``(..., K, K)``, in [-1, 1]; 1 on the diagonal.
     """
+    return pairwise_image_cosines_of(products).nanmean(dim=-3)
+
+
+def image_cosines_of(products: Tensor) -> Tensor:
+    """The cosine between the gradient of each loss and the sum of those of all others at each
+    image; ``(..., N, K)``, NaN where one of them is zero."""
+    other = 1 - torch.eye(products.shape[-1], dtype=products.dtype, device=products.device)
+    # The products of the others are summed. Subtracting from the sum of all would lose a small loss
+    # beside a large one.
+    of_others = products.unsqueeze(-3) * other[:, None, :] * other[:, :, None]
+    own, rest = products.diagonal(dim1=-2, dim2=-1), of_others.sum(dim=(-2, -1))
+    return _cosines((products * other).sum(dim=-1), own.sqrt() * rest.clamp(min=0).sqrt())
+
+
+def pairwise_image_cosines_of(products: Tensor) -> Tensor:
+    """The cosine between the gradients of two losses at each image; ``(..., N, K, K)``, NaN where
+    one of them is zero."""
     norms = products.diagonal(dim1=-2, dim2=-1).sqrt()
-    return _mean_cosine(products, norms.unsqueeze(-1) * norms.unsqueeze(-2), -3)
+    return _cosines(products, norms.unsqueeze(-1) * norms.unsqueeze(-2))
 
 
-def _mean_cosine(products: Tensor, norms: Tensor, images: int) -> Tensor:
-    """The mean over the images of ``products / norms``, where that is defined."""
-    cosines = (products / norms).clamp(-1, 1)
-    return cosines.where(norms > 0, torch.nan).nanmean(dim=images)
+def _cosines(products: Tensor, norms: Tensor) -> Tensor:
+    return (products / norms).clamp(-1, 1).where(norms > 0, torch.nan)

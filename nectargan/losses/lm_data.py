@@ -13,7 +13,14 @@ from torch import Tensor
 
 from nectargan.errors import LossError
 from nectargan.losses.balancing.shares import Share
-from nectargan.losses.gradients import cosines_of, norms_of, pairwise_cosines_of, shares_of
+from nectargan.losses.gradients import (
+    cosines_of,
+    image_cosines_of,
+    norms_of,
+    pairwise_cosines_of,
+    pairwise_image_cosines_of,
+    shares_of,
+)
 from nectargan.names import EXPERIMENT_NAMES, FORMULA, is_experiment_name
 from nectargan.scheduling.data import Schedule
 
@@ -202,6 +209,16 @@ class GradientEvent(NamedTuple):
     def pairwise_cosines(self) -> Tensor:
         """See `pairwise_cosines_of`; ``(K, K)``."""
         return pairwise_cosines_of(self.products)
+
+    @property
+    def image_cosines(self) -> Tensor:
+        """See `image_cosines_of`; ``(N, K)``."""
+        return image_cosines_of(self.products)
+
+    @property
+    def pairwise_image_cosines(self) -> Tensor:
+        """See `pairwise_image_cosines_of`; ``(N, K, K)``."""
+        return pairwise_image_cosines_of(self.products)
 
     @property
     def gramian(self) -> Tensor:

@@ -52,7 +52,7 @@ class WeightedPixels(nn.Module):
 def as_map(function: nn.Module) -> nn.Module:
     """A loss of one of the classes `PER_PIXEL` in the form that returns a map."""
     form = copy.copy(function)  # shares the tensors on the device
-    form.reduction = "none"  # type: ignore[assignment]
+    form.reduction = "none"  # type: ignore[assignment]  # an attribute of nn.Module may be a tensor
     return form
 
 

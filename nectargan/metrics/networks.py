@@ -17,6 +17,7 @@ from nectargan.metrics.weights import ALEXNET, INCEPTION, VGG16, WeightFile, fin
 from nectargan.wording import one_line
 
 INCEPTION_SIDE = 299
+MOST_COLORS = 4  # channels of an image: gray or RGB, perhaps with alpha
 # After the last ReLU of each block.
 _ALEXNET_TAPS = (1, 4, 7, 9, 11)
 _VGG16_TAPS = (3, 8, 15, 22, 29)

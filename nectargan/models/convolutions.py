@@ -95,7 +95,7 @@ class HalvingConv2d(PaddedConv2d):
         height, width = x.shape[-2:]
         if height % 2 or width % 2 or not _product_is_faster(x, x.shape[0] * (height * width // 4)):
             return super().forward(in_fast_order(x))
-        output: Tensor = _HalvingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        output: Tensor = _HalvingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]  # untyped in torch
         return output if self.bias is None else output + self.bias[:, None, None]
 
 
@@ -116,7 +116,7 @@ class DoublingConvTranspose2d(nn.ConvTranspose2d):
         """See the class."""
         if output_size is not None or not _product_is_faster(x, x.numel() // x.shape[1]):
             return super().forward(in_fast_order(x), output_size)
-        output: Tensor = _DoublingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        output: Tensor = _DoublingProduct.apply(x, self.weight)  # type: ignore[no-untyped-call]  # untyped in torch
         return output if self.bias is None else output + self.bias[:, None, None]
 
 

@@ -28,7 +28,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
             if on_cpu and y.requires_grad:
                 # The gradient of a concatenated skip connection is a slice, for which the kernel
                 # is slow.
-                y.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
+                y.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]  # untyped in torch
             return y
         if on_cpu:
             return F.group_norm(x, self.num_features, self.weight, self.bias, self.eps)

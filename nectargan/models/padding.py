@@ -15,7 +15,7 @@ def fitting_side(side: int, multiple: int, smallest: int) -> int:
     """The smallest length of at least ``side`` pixels that a network takes."""
     steps = (side + multiple - 1) // multiple
     # `max` would compare the values, and the exported network would keep the result as a constant.
-    most = torch.sym_max(steps, -(-smallest // multiple))  # type: ignore[no-untyped-call]
+    most = torch.sym_max(steps, -(-smallest // multiple))  # type: ignore[no-untyped-call]  # untyped in torch
     return cast("int", most * multiple)
 
 

@@ -14,7 +14,7 @@ from nectargan.defaults import WINDOW_SECONDS, WINDOW_STEPS
 from nectargan.distributed import ALONE, World
 from nectargan.interrupts import uninterrupted
 from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent
-from nectargan.record.gradient_rows import Products, measure
+from nectargan.record.gradient_rows import Products, measure, sums_over_images
 from nectargan.record.ledger import GradientRow, LossRow
 from nectargan.record.running_means import StepValues
 
@@ -82,7 +82,7 @@ class LossRecorder:
     one row with the means of its values and the last weight.
 
     If several processes share each batch, each of them has a recorder, and all write the same rows:
-    the means over the whole batch. They exchange the values of a window at once, when it is
+    the means over the whole batch. They add the values of a window at once, when it is
     written. A window then ends with its last step only.
 
     `note_metric` and `note_gradients` are hooks as well. Their values travel with those of the
@@ -188,7 +188,7 @@ class LossRecorder:
         copied = None
         if numbers.is_cuda:
             host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
             stream = torch.cuda.current_stream(numbers.device)
             numbers = host.copy_(numbers, non_blocking=True)
             copied.record(stream)
@@ -204,12 +204,14 @@ class LossRecorder:
         window = self._in_flight
         if window.copied is not None:
             window.copied.synchronize()
-        found, products = self._of_all(window)
+        numbers = window.numbers.cpu()
+        products = list(self._products(window.steps, numbers[window.scalars :]))
+        found, sums = self._of_all(window, numbers[: window.scalars], sums_over_images(products))
         scalars = iter(found.numpy())
         rows: list[LossRow] = []
         gradients: list[GradientRow] = []
         cosines: dict[int, dict[str, float]] = {}
-        for of_step, pairs in measure(products):
+        for of_step, pairs in measure(products, sums):
             gradients += of_step
             cosines.setdefault(of_step[0].step, {}).update(pairs)
         values: list[StepValues] = []
@@ -229,56 +231,32 @@ class LossRecorder:
             self._take_values(values)
         self._in_flight = None
 
-    def _of_all(self, window: _Window) -> tuple[Tensor, list[Products]]:
-        """The scalars of a window, and its products of gradients, over the images of all."""
-        world, numbers = self._world, window.numbers.cpu()
+    def _products(self, steps: list[_Step], numbers: Tensor) -> Iterator[Products]:
+        """Splits ``numbers`` into the products of the gradients of each step."""
+        world = self._world
+        for at in steps:
+            for losses, passes in at.gradients.items():
+                images = sum(len(each) for each in passes)
+                count = images * len(losses) ** 2
+                values = numbers[:count].view(images, len(losses), len(losses))
+                numbers = numbers[count:]
+                if world.size > 1:
+                    # Without images, a process computes on a pattern, which counts for nothing.
+                    values, images = values[: at.counts[world.rank]], sum(at.counts)
+                yield Products(at.step, at.epoch, at.time, losses, values, images)
+
+    def _of_all(self, window: _Window, own: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of scalars over the images of all processes, and the sums over all of them."""
+        world = self._world
         if world.size == 1:
-            found, products = numbers[: window.scalars], numbers[window.scalars :]
-            return found, list(_products(window.steps, products))
-        most = window.scalars + max(_length(window.steps, rank) for rank in range(world.size))
-        padding = numbers.new_zeros(most - len(numbers))
-        parts = world.all_gather(torch.cat([numbers, padding]))
-        counts = torch.tensor([step.counts for step in window.steps for _ in range(step.scalars())])
-        weights = counts.T.double() / counts.sum(1)
-        scalars = torch.stack([part[: window.scalars] for part in parts]).double()
-        # A process without images computes losses of a pattern, which count for nothing.
-        means = (scalars * weights).where(weights > 0, 0.0).sum(0).float()
-        ranks = [
-            list(_products(window.steps, part[window.scalars :], rank))
-            for rank, part in enumerate(parts)
-        ]
-        joined = [
-            of_step[0]._replace(values=torch.cat([each.values for each in of_step]))
-            for of_step in zip(*ranks, strict=True)
-        ]
-        return means, joined
-
-
-def _products(steps: list[_Step], numbers: Tensor, rank: int | None = None) -> Iterator[Products]:
-    """Splits the products of all steps, of which ``numbers`` are the values.
-
-    Args:
-        steps: The steps.
-        numbers: The values.
-        rank: The process that they are of; ``None`` for this one.
-    """
-    for at in steps:
-        for losses, passes in at.gradients.items():
-            images = sum(len(each) for each in passes) if rank is None else max(1, at.counts[rank])
-            shape = images, len(losses), len(losses)
-            count = images * len(losses) ** 2
-            values = numbers[:count].view(shape)
-            if rank is not None:
-                values = values[: at.counts[rank]]
-            yield Products(at.step, at.epoch, at.time, losses, values)
-            numbers = numbers[count:]
-
-
-def _length(steps: list[_Step], rank: int) -> int:
-    """The number of values of the products of all steps in a process."""
-    return sum(
-        max(1, at.counts[rank]) * len(losses) ** 2 for at in steps for losses in at.gradients
-    )
+            return own, sums
+        parts_of_steps = [step.counts[world.rank] / sum(step.counts) for step in window.steps]
+        of_each = torch.tensor([step.scalars() for step in window.steps])
+        weights = torch.tensor(parts_of_steps, dtype=torch.float64).repeat_interleave(of_each)
+        # What comes from a pattern may be NaN.
+        parts = (own.double() * weights).where(weights > 0, 0.0)
+        found = world.all_reduce(torch.cat([parts, sums]))
+        return found[: len(own)].float(), found[len(own) :]
 
 
 def _mean(scalars: list[Tensor]) -> Tensor:

@@ -12,6 +12,13 @@ from nectargan.scheduling.notation import format_number, notation_of
 Param = str | int | float | bool
 
 
+# Options of dataloader.load that are listed if they are set.
+_READING = (
+    *("resize", "input_channels", "target_channels", "invalid"),
+    *("input_range", "target_range", "transfer"),
+)
+
+
 def run_params(config: Config) -> dict[str, Param]:
     """The parameters of a run for a table of runs.
 
@@ -32,8 +39,10 @@ def run_params(config: Config) -> dict[str, Param]:
         "precision": config.common.precision,
         "lr.generator": _rate(train.generator.learning_rate),
     }
-    if load.resize != "bicubic":
-        params["resize"] = load.resize
+    fields = type(load).model_fields
+    params |= {
+        key: getattr(load, key) for key in _READING if getattr(load, key) != fields[key].default
+    }
     if train.label_smoothing:
         params["label_smoothing"] = train.label_smoothing
     if PENALTY in train.loss:

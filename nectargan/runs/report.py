@@ -26,6 +26,7 @@ def make_report(directory: RunDirectory, config: Config) -> None:
     try:
         write_report(directory, directory.report)
     except Exception as error:
+        # A finished run stays finished, whatever is wrong with its page.
         log.warning("The report of '%s' was not written: %s", directory, one_line(error)[:300])
     else:
         send_to_mlflow(directory, config, "report", lambda run: run.keep(directory.report))

@@ -140,7 +140,7 @@ class Schedule:
         function = self.function
         try:
             value = function(self, epoch, **arguments)
-        except Exception as error:
+        except Exception as error:  # custom code may raise any
             if not is_import_path(self.schedule):
                 raise
             raise ScheduleError(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import math
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nectargan.credentials import public_address, without_credentials
+from nectargan.credentials import public_address
 from nectargan.errors import PRUNED, ConfigError, NectarGANError, RunError
 from nectargan.loggers.mlflow.store import sqlite_uri
 from nectargan.record.last_values import values_in_best_epoch
@@ -29,19 +26,13 @@ from nectargan.sweeps.grid import (
     make_grid_point,
     run_grid_point,
 )
+from nectargan.sweeps.study_database import GRACE_SECONDS, connected, no_warnings, storage_errors
+from nectargan.sweeps.suggestions import distribution_of, ends_of, suggest, value_text
 from nectargan.sweeps.trial_owner import has_died, is_elsewhere, owned
-from nectargan.wording import one_line
 
-# Optuna detects by missing heartbeats that the process of a trial has died.
-_HEARTBEAT_SECONDS = 60
-_GRACE_SECONDS = 180
 _RETRY_SECONDS = (0.5, 1.5)
 # A trial is repeated after its process has died, but not for ever: it may be what kills them.
 _MOST_DEATHS = 3
-_DRIVERS = {
-    "postgresql": {"psycopg2": "psycopg2", "psycopg": "psycopg"},
-    "mysql": {"mysqldb": "MySQLdb", "pymysql": "pymysql"},
-}
 _DEATHS, _PROCESS, _SKIPPED = "deaths", "process", "skipped"
 
 log = logging.getLogger("nectargan")
@@ -104,7 +95,7 @@ class Search:
         self._axes, self._resolve, self._pruner = axes, resolve, pruner
         self._metrics = (metric,) if isinstance(metric, str) else tuple(metric)
         self._metric = self._metrics[0]
-        ends = {axis.key: _ends(axis) for axis in axes}
+        ends = {axis.key: ends_of(axis) for axis in axes}
         first = {key: items[0] for key, items in ends.items()}
         self._whole = {axis.key for axis in axes if self._is_whole(axis, first)}
         corners = [first, *({**first, key: i} for key, items in ends.items() for i in items[1:])]
@@ -158,18 +149,11 @@ class Search:
     def _create_or_load(self) -> None:
         import optuna
 
-        with self._storage_errors(), _no_warnings():
+        with storage_errors(self.storage), no_warnings():
             if self._is_own_storage:
                 self.corners[0].output.mkdir(parents=True, exist_ok=True)
-            waits = {"connect_args": {"timeout": 60}} if self.storage.startswith("sqlite") else None
             self._study = optuna.create_study(
-                storage=optuna.storages.RDBStorage(
-                    _with_driver(self.storage),
-                    engine_kwargs=waits,
-                    heartbeat_interval=_HEARTBEAT_SECONDS,
-                    grace_period=_GRACE_SECONDS,
-                    heartbeat_stale_trial_callback=lambda _, trial: self._repeat(trial),
-                ),
+                storage=connected(self.storage, self._repeat),
                 study_name=self.name,
                 directions=[
                     "minimize" if is_lower else "maximize" for is_lower in self._are_lower_better
@@ -188,7 +172,7 @@ class Search:
         conflict = f"Study '{self.name}' in '{public_address(self.storage)}' searches"
         if known != wanted_metrics:
             raise RunError(f"{conflict} for {known}; give another --group.")
-        wanted = {axis.key: self._distribution(axis) for axis in self._axes}
+        wanted = {axis.key: distribution_of(axis, axis.key in self._whole) for axis in self._axes}
         for trial in self._study.get_trials(deepcopy=False):
             for key, distribution in trial.distributions.items():
                 try:
@@ -246,7 +230,7 @@ class Search:
                     return values
 
                 self._study.sampler = self._sampler(self._count())
-                with self._storage_errors():
+                with storage_errors(self.storage):
                     self._study.optimize(objective, n_trials=1)
                 yield from outcomes
 
@@ -256,7 +240,7 @@ class Search:
         from optuna.storages import fail_stale_trials
         from optuna.trial import TrialState
 
-        with self._storage_errors(), _no_warnings():
+        with storage_errors(self.storage), no_warnings():
             fail_stale_trials(self._study)
             for trial in self._running():
                 # The processes of this machine are not waited for until their heartbeat is missed.
@@ -308,7 +292,7 @@ class Search:
         from optuna.samplers import TPESampler
 
         seed = np.random.SeedSequence((self.corners[0].config.common.seed, place))
-        with _no_warnings():
+        with no_warnings():
             return TPESampler(seed=int(seed.generate_state(1)[0]), constant_liar=True)
 
     def _running(self) -> list[Any]:
@@ -333,7 +317,7 @@ class Search:
                     "database would be damaged; for several machines, give each the same "
                     "--sweep-storage of a server, such as postgresql://HOST/DATABASE or "
                     f"mysql+pymysql://HOST/DATABASE. (If that process has died, wait "
-                    f"{_GRACE_SECONDS // 60} minutes.)"
+                    f"{GRACE_SECONDS // 60} minutes.)"
                 )
 
     def _try(
@@ -346,7 +330,7 @@ class Search:
         NaN as a failure."""
         import optuna
 
-        items = {axis.key: self._suggest(trial, axis) for axis in self._axes}
+        items = {axis.key: suggest(trial, axis, axis.key in self._whole) for axis in self._axes}
         try:
             point = make_grid_point(self._axes, items, self._resolve)
         except NectarGANError as error:
@@ -400,13 +384,13 @@ class Search:
 
     def trials(self) -> list[Trial]:
         """All trials of the study so far, from all processes, sorted by number."""
-        with self._storage_errors():
+        with storage_errors(self.storage):
             found = self._study.get_trials(deepcopy=False)
         return [
             Trial(
                 trial.number,
                 "SKIPPED" if _SKIPPED in trial.user_attrs else trial.state.name,
-                {key: _value_text(value) for key, value in trial.params.items()},
+                {key: value_text(value) for key, value in trial.params.items()},
                 _value_so_far(trial),
                 RunDirectory(trial.user_attrs["run"]) if "run" in trial.user_attrs else None,
                 str(trial.user_attrs.get("reason", "")),
@@ -423,58 +407,6 @@ class Search:
             for trial in self.trials()
         )
 
-    def _suggest(self, trial: Any, axis: Axis) -> str:
-        if axis.range is None:
-            return str(trial.suggest_categorical(axis.key, axis.items))
-        low, high, log = axis.range
-        if axis.key in self._whole:
-            return _value_text(trial.suggest_int(axis.key, int(low), int(high), log=log))
-        return _value_text(trial.suggest_float(axis.key, low, high, log=log))
-
-    def _distribution(self, axis: Axis) -> Any:
-        from optuna import distributions
-
-        if axis.range is None:
-            return distributions.CategoricalDistribution(axis.items)
-        low, high, log = axis.range
-        if axis.key in self._whole:
-            return distributions.IntDistribution(int(low), int(high), log=log)
-        return distributions.FloatDistribution(low, high, log=log)
-
-    @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
-        """Turns an error of the database into a `RunError`."""
-        from optuna.exceptions import StorageInternalError
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            yield
-        except (StorageInternalError, SQLAlchemyError, ImportError, OSError) as error:
-            uri = public_address(self.storage)
-            reason = without_credentials(one_line(error))[:200].rstrip(".")
-            if isinstance(error, ImportError):
-                reason = "its driver is not installed, such as psycopg2-binary or pymysql"
-            if "://" not in self.storage:
-                reason = "it must be an address such as sqlite:///optuna.db"
-            raise RunError(f"Optuna's storage '{uri}' cannot be used: {reason}.") from None
-
-
-def _no_warnings() -> warnings.catch_warnings[None]:
-    """Ignores warnings: heartbeats and the constant liar are marked as experimental in Optuna 4."""
-    return warnings.catch_warnings(action="ignore")
-
-
-def _with_driver(storage: str) -> str:
-    """The address of a database with a driver that is installed, if it does not name one.
-
-    SQLAlchemy looks for one driver only, and not for the same one in all its versions.
-    """
-    scheme, separator, rest = storage.partition("://")
-    for driver, module in _DRIVERS.get(scheme, {}).items():
-        if importlib.util.find_spec(module) is not None:
-            return f"{scheme}+{driver}{separator}{rest}"
-    return storage
-
 
 def _value_so_far(trial: Any) -> float | None:
     """The first value of a trial of Optuna, or what was last reported of it."""
@@ -482,16 +414,3 @@ def _value_so_far(trial: Any) -> float | None:
         return float(trial.values[0])
     last = trial.last_step
     return None if last is None else float(trial.intermediate_values[last])
-
-
-def _ends(axis: Axis) -> list[str]:
-    """The values to check first. Whole ends are written as integers, which every option accepts."""
-    if axis.range is None:
-        return axis.items
-    ends = (axis.range.low, axis.range.high)
-    return [_value_text(int(end) if axis.range.is_whole else end) for end in ends]
-
-
-def _value_text(value: object) -> str:
-    """A suggested value as text; a number in JSON, without rounding."""
-    return value if isinstance(value, str) else repr(value)

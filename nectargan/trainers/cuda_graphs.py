@@ -37,7 +37,7 @@ class CudaGraphs:
         self._device = device
         # Capturing needs another stream than the default one. Torch's own is made once, on the
         # device that is current then; a capture on another device would record nothing.
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def warm_up(self, work: Work, times: int) -> None:
         """See `GraphBackend`. What follows on the current stream comes after ``work``, whether that

@@ -43,6 +43,7 @@ from nectargan.scheduling.scheduler_torch import TorchScheduler
 from nectargan.trainers.captured_step import CapturedStep
 from nectargan.trainers.cuda_graphs import CudaGraphs, GraphBackend
 from nectargan.trainers.devices import autocast, compiled, memory_format, place
+from nectargan.trainers.flat_gradients import FlatGradients
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
@@ -135,11 +136,17 @@ class Pix2pixTrainer(Trainer):
             warm_start(config, self.networks)
         # One's own discriminator may have no features, which are then never asked for.
         features = getattr(self.discriminator, "features", self.discriminator)
+        self._flat: dict[str, FlatGradients] = {}
+        called = self.networks
+        if world is not ALONE and self.graph_obstacle is None:
+            self._flat = {name: FlatGradients(each, world) for name, each in called.items()}
+        else:
+            called = {
+                name: world.wrapped(each, isinstance(getattr(config.train, name), OwnNetwork))
+                for name, each in called.items()
+            }
         self._eager = _Forwards(
-            world.wrapped(self.generator, isinstance(config.train.generator, OwnNetwork)),
-            world.wrapped(self.discriminator, isinstance(config.train.discriminator, OwnNetwork)),
-            self.discriminator,
-            features,
+            called["generator"], called["discriminator"], self.discriminator, features
         )
 
         schedules = lr_schedules(config)
@@ -204,11 +211,12 @@ class Pix2pixTrainer(Trainer):
             [*self.networks.values(), *self._loss_modules(), *balancers],
             self.optimizers.values(),
             self.scaler,
-            self.config.dataloader.batch_size,
+            self.config.dataloader.batch_size // self.world.size,
             self.graphs or CudaGraphs(self.device),
             required=self.config.train.cuda_graph == "on",
             on_give_up=self.note_eager_step,
             is_special=self._is_penalty_due if self.eager_steps else lambda: False,
+            world=self.world,
         )
 
     def train_step(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
@@ -251,7 +259,7 @@ class Pix2pixTrainer(Trainer):
                 self._log_balance(_logits(on_real), _logits(on_fake))
                 loss = loss if is_whole else loss / len(parts)
                 loss = loss if self.world.size == 1 else loss * self.world.part
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # untyped in torch
         self._update("discriminator")
         return generated if is_whole else None
 
@@ -274,6 +282,8 @@ class Pix2pixTrainer(Trainer):
 
     def _update(self, name: str) -> None:
         """Updates a network from its gradient, which is clipped before if that is wanted."""
+        if name in self._flat:
+            self._flat[name].sum()
         optimizer, most = self.optimizers[name], self._clip_norms[name]
         if most is not None:
             self.scaler.unscale_(optimizer)

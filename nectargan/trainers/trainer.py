@@ -31,7 +31,7 @@ from nectargan.runs.open import Run, open_run
 from nectargan.runs.resume import Resumption
 from nectargan.runs.sinks import choose_store
 from nectargan.shortage import no_worker
-from nectargan.trainers.captured_step import graph_obstacle
+from nectargan.trainers.captured_step import CapturedStep, graph_obstacle
 from nectargan.trainers.cuda_graphs import GraphBackend
 from nectargan.trainers.devices import (
     resolve_device,
@@ -111,15 +111,15 @@ class Trainer(ABC):
         _check_shares(self.config, world.size)
         self.store = choose_store(self.config, resumption)
         self.device = resolve_device(world.choose_device(self.config.common.device))
-        world.use(self.device)
+        wanted = self.config.train.cuda_graph
+        world.use(self.device, captured=wanted == "on")
         self.precision = resolve_precision(self.config.common.precision, self.device)
         self.graphs = graphs
         self.graph_obstacle: str | None = None
         self.eager_steps = ""
         self.judge: Judge | None = None
         if graphs is None:
-            wanted = self.config.train.cuda_graph
-            self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision, world.size)
+            self.graph_obstacle = graph_obstacle(wanted, self.device, self.precision, world)
         self._need = self.needed_memory()
         check_memory(self._need, self.config, self.device)
         if self.device.type == "cpu":
@@ -253,6 +253,8 @@ class Trainer(ABC):
                 self.on_resume()
             step = self.make_step()
         with ExitStack() as held:
+            if isinstance(step, CapturedStep):
+                held.callback(step.release)
             if self.world.size > 1:
                 self._signals = held.enter_context(held_signals())
             held.enter_context(self.world.together())

@@ -111,6 +111,8 @@ def test_the_values_of_the_charts_are_those_of_the_ledgers(sheet: Any, folder: P
 
 
 def test_charts_are_smoothed_zoomed_and_their_runs_chosen(sheet: Any, folder: Path) -> None:
+    # Charts that are out of sight are drawn later, so nothing may have to be scrolled to.
+    sheet.set_viewport_size({"width": 1280, "height": 6000})
     found = chart(sheet, "Losses, raw: G_L1")
     raw = traces(found)[0]["y"]
     sheet.locator("#smoothing").fill("0.5")
@@ -140,7 +142,7 @@ def test_charts_are_smoothed_zoomed_and_their_runs_chosen(sheet: Any, folder: Pa
     )
     weight = chart(sheet, "Weights: G_L1")
     sheet.locator("#log").check()
-    assert weight.evaluate("(node) => node.layout.yaxis.type") == "log"
+    wait_for(sheet, "(node) => node.layout.yaxis.type === 'log'", arg=weight.element_handle())
     assert found.evaluate("(node) => node.layout.yaxis.type") == "linear", "not all is positive"
     toggle = sheet.locator("#legend button").first
     toggle.press("Enter")

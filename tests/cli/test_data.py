@@ -109,18 +109,19 @@ def test_pair_split_and_crop_make_data_sets_that_pass_the_check(run: Run) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("pair no photos -o out", "no: is not a folder"),
+        ("pair no photos -o out", "no: no such folder"),
         ("pair fronts/train fronts/val -o out --by-order", "the numbers must be equal"),
         ("pair fronts/train fronts/train -o fronts", "fronts: it is not empty"),
         ("pair fronts/train fronts/train -o out --by-order --pattern x", "exclude each other"),
         ("pair fronts/train fronts/train -o out --as links --grey", "leave out --as"),
         ("pair fronts/train fronts/train -o out --resize 0", "'0' is not a size in pixels"),
         ("pair fronts/train fronts/train -o file/out", "file"),
-        ("split fronts -o out --val nan", "val: nan is neither"),
-        ("split fronts -o out --val inf", "val: inf is neither"),
+        ("split fronts -o out --val nan", "--val nan is neither"),
+        ("split fronts -o out --val inf", "--val inf is neither"),
         ("split fronts -o out --from test", "the split 'test' is missing"),
         ("crop fronts -o out --size 65", "less than a tile of 65"),
         ("crop fronts -o out --size 8 --overlap 8", "--overlap 8 must be less than --size 8"),
+        ("crop fronts -o out --empty nan", "--empty is nan; it must be between 0 and 1"),
         ("crop nowhere -o out", "nowhere: no such directory"),
     ],
 )

@@ -295,6 +295,14 @@ def test_bad_values_are_named_with_their_place(document: dict[str, Any], sentenc
     assert "pydantic" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["linear,log", "[linear, log]", '["linear", "log"]'])
+def test_lists_of_words_as_a_shell_gives_them(text: str) -> None:
+    load = ConfigManager(None, [("dataloader.load.transfer", text)]).data.dataloader.load
+    assert load.transfer == ["linear", "log"]
+    with pytest.raises(ConfigError, match=r"it must be linear, log, .* or \[input, target\]"):
+        ConfigManager(None, [("dataloader.load.transfer", text.replace("log", "sqrt"))])
+
+
 def test_the_place_is_the_file_or_the_option(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"common": {"seed": -1}}')
     with pytest.raises(ConfigError, match=r"common\.seed in config file '.*c\.json' cannot be -1"):

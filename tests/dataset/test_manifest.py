@@ -50,6 +50,9 @@ def test_columns_may_be_in_any_order_with_others(tmp_path: Path) -> None:
         (b"input,target\na,b\n", "no column split; the first line must name input, target, split"),
         (b"", "no column input or target or split"),
         (b"input,target,split\n,b.png,train\n", "line 2: the input is empty"),
+        (b"input,target,split\na.png,b\0.png,train\n", "line 2: a path contains the character NUL"),
+        (b"input,target,split\na.png,train\n", "line 2: it has another number of fields than"),
+        (b"input,target,split\na.png,b.png,train,1\n", "line 2: it has another number of fields"),
         (b"input,target,split\n\xff.png,b.png,train\n", "not UTF-8 text"),
         (b'input,target,split\n"a.png"x,b.png,train\n', "after line 1: "),
         (b"input,target,split\na.png,b.png,train\na.png,c.png,train\n", "'a' is the input of 2"),
@@ -60,6 +63,13 @@ def test_a_list_that_cannot_be_used(tmp_path: Path, content: bytes, message: str
     (tmp_path / "pairs.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         find_pairs(tmp_path, "train")
+
+
+def test_spaces_and_line_ends_of_other_systems_are_no_part_of_a_split(tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "pairs.csv").write_bytes(b"input,target,split\r\na.png,b.png,train \r\n")
+    assert [pair.name for pair in find_pairs(tmp_path, "train")] == ["a"]
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:

@@ -92,6 +92,9 @@ def test_a_root_that_is_not_a_directory(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     assert f"{file}: not a directory" in problems_of(file)
+    (tmp_path / "pairs.csv").write_text("input,target,split\n")
+    hint = f"pairs.csv: not a directory; give its directory {tmp_path}"
+    assert hint in problems_of(tmp_path / "pairs.csv")
     gone = tmp_path / "gone"
     for look in (lambda: check_data(gone), lambda: find_pairs(gone, "train")):
         with pytest.raises(DataError, match="gone: no such directory"):
@@ -176,10 +179,10 @@ def test_floats_among_integers_are_refused(tmp_path: Path) -> None:
     path.parent.mkdir()
     Image.fromarray(np.zeros((4, 8), np.float32)).save(path)
     summary = check_data(tmp_path)["train"]
-    assert (summary.is_plain, summary.dtypes, summary.sizes) == (
+    assert (summary.is_plain, summary.dtypes, list(map(tuple, summary.sizes.tolist()))) == (
         False,
         (np.float32,) * 2,
-        ((4, 4),),
+        [(4, 4)],
     )
     other = draw(tmp_path / "train" / "other.png")
     wanted = f"{path}: its values are float32, but those of {other} are uint8;"
@@ -296,6 +299,34 @@ def test_values_that_use_a_fraction_of_their_range(tmp_path: Path) -> None:
     )
     grey(tmp_path / "trainA" / "2.png", np.full((4, 4), 16384, np.uint16))
     assert check_data(tmp_path)["train"].warnings == ()
+
+
+def test_the_range_that_is_suggested_holds_values_below_zero(tmp_path: Path) -> None:
+    for side, values in (("A", [[-1024, 1161]]), ("B", [[0, 3000]])):
+        (tmp_path / f"train{side}").mkdir()
+        np.save(tmp_path / f"train{side}" / "1.npy", np.array(values, np.int16))
+    first, second = check_data(tmp_path)["train"].warnings
+    assert first.startswith("trainA: the values are from -1024 to 1161, but the range is from -327")
+    assert first.endswith("such as [-1024, 1161].")
+    assert second.endswith("such as [0, 3000].")
+
+
+def test_images_without_a_valid_pixel_are_told(tmp_path: Path) -> None:
+    for side, value in (("A", 0.5), ("B", np.nan)):
+        (tmp_path / f"train{side}").mkdir()
+        np.save(tmp_path / f"train{side}" / "1.npy", np.full((4, 4), value, np.float32))
+    assert check_data(tmp_path)["train"].warnings == (
+        "trainB: 1 image with nodata, NaN or infinity in every pixel, such as 1.npy: nothing is "
+        "learned from their pairs.",
+    )
+
+
+def test_transparency_is_told_only_where_it_is_lost(tmp_path: Path) -> None:
+    for side in "AB":
+        (tmp_path / f"train{side}").mkdir()
+        np.save(tmp_path / f"train{side}" / "1.npy", np.full((4, 4, 2), 200, np.uint8))
+    (warning,) = check_data(tmp_path, counts=(2, 1))["train"].warnings
+    assert warning.startswith("trainB: 1 image with transparent pixels, such as 1.npy: they are")
 
 
 def test_dark_halves_are_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from nectargan.build_data import build_data
-from nectargan.cli.data import data
+from nectargan.cli.main import main
 from nectargan.config.schema import Load
 from nectargan.dataset.data_check import check_data
 from nectargan.dataset.examination import inspect
@@ -106,10 +106,12 @@ def test_halves_of_a_file(tmp_path: Path) -> None:
 
 def test_the_command(one_file_for_both: Path) -> None:
     options = ["--channels-a", "R,G,B", "--channels-b", "5", "--json"]
-    done = CliRunner().invoke(data, ["check", str(one_file_for_both), *options])
+    done = CliRunner().invoke(main, ["data", "check", str(one_file_for_both), *options])
     assert done.exit_code == 0, done.output
     assert isinstance(json.loads(done.stdout), list)
-    wrong = CliRunner().invoke(data, ["check", str(one_file_for_both), "--channels-a", "R,,B"])
+    wrong = CliRunner().invoke(
+        main, ["data", "check", str(one_file_for_both), "--channels-a", "R,,B"]
+    )
     assert wrong.exit_code == 2
     assert "not a list of channels" in wrong.output
 

@@ -7,8 +7,7 @@ import io
 import os
 import shutil
 import tarfile
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,18 @@ import torch
 import webdataset
 from PIL import Image
 
-from nectargan.config.config_manager import ConfigManager
-from nectargan.dataset import transfer
+from nectargan.config.schema import Config
 from nectargan.dataset.data_check import check_data
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.paired_dataset import PairedDataset
 from nectargan.dataset.pairs import find_pairs, list_splits
+from nectargan.dataset.remote_shards import LIMIT
 from nectargan.errors import DataError
 from nectargan.runs.describe import digest_of_pairs
-from nectargan.sources import open_source
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
-from tests.conftest import TINY, draw_pairs
-from tests.dataset.preparing.test_downloading import Server
-from tests.processes import PATIENCE
+from tests.conftest import draw_pairs
+from tests.http_server import Server
+from tests.runs.test_resume import assert_same, resumed, stopped
 
 _CPU = torch.device("cpu")
 
@@ -153,22 +151,46 @@ def test_workers_read_shards(sharded: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_a_run_on_shards_is_resumed_in_the_middle_of_an_epoch(
-    sharded: Path, tmp_path: Path
+@pytest.fixture
+def roots(sharded: Path, pairs_root: Path, tmp_path: Path, server: Server) -> dict[str, str]:
+    """One data set in four ways."""
+    for path in sharded.iterdir():
+        server.bodies[path.name] = path.read_bytes()
+    rows = [
+        f"{path},,{path.parent.name}"
+        for split in ("train", "val")
+        for path in sorted((pairs_root / split).iterdir(), key=lambda path: int(path.stem))
+    ]
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed" / "pairs.csv").write_text("\n".join(["input,target,split", *rows]) + "\n")
+    names = "{train-000000,train-000001,val-000000}.tar"
+    return {
+        "files": str(pairs_root),
+        "shards": f"{sharded}/{{train,val}}-00000*.tar",
+        "on a server": server.url(names),
+        "manifest": str(tmp_path / "listed"),
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["shards", "on a server", "manifest"])
+def test_a_run_is_resumed_in_the_middle_of_an_epoch_as_one_on_files(
+    roots: dict[str, str],
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    kind: str,
+    workers: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = ConfigManager(
-        TINY,
-        [
-            ("dataloader.dataroot", f"{sharded}/{{train,val}}-00000*.tar"),
-            ("dataloader.cache", "off"),
-            ("common.output_directory", str(tmp_path / "runs")),
-        ],
-    ).data
-    trainer = Pix2pixTrainer(config)
-    assert [each.name for each in trainer.datasets] == ["{train,val}-00000*.tar"] * 2
-    whole = [torch.cat(batch) for batch in trainer.data.train.epoch(1)]
-    rest = [torch.cat(batch) for batch in Pix2pixTrainer(config).data.train.epoch(1, skip=2)]
-    assert torch.equal(rest[0], whole[2])
+    monkeypatch.setenv(LIMIT, "0")
+
+    def config(root: str) -> Config:
+        options = {"dataloader__dataroot": root, "dataloader__cache": "off"}
+        return tiny(**options, dataloader__num_workers=workers)
+
+    whole = Pix2pixTrainer(config(roots["files"]))
+    whole.train(display=None)
+    assert_same(resumed(stopped(config(roots[kind]), 2)), whole)
 
 
 @pytest.mark.parametrize(
@@ -262,47 +284,3 @@ def test_keys_that_several_shards_use(tmp_path: Path) -> None:
     draw_pairs(tmp_path, "train", 1)
     with pytest.raises(DataError, match="'train' exists in several layouts"):
         find_pairs(tmp_path, "train")
-
-
-@pytest.fixture
-def shard_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(transfer, "_PAUSE", 0.001)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(PATIENCE)
-
-
-def test_shards_on_a_server_are_received_once(
-    shard_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NECTARGAN_CACHE", str(tmp_path / "cache"))
-    local = write(
-        tmp_path / "train-0.tar",
-        [{"__key__": str(i), "input.png": png(i), "target.png": png(i + 9)} for i in range(3)],
-    )
-    shard_server.body = local.read_bytes()
-    shard_server.plan = ["cut", "503", "cut"]
-    address = f"http://127.0.0.1:{shard_server.server_port}/set/train-0.tar"
-    pairs, wanted = find_pairs(address, "train"), find_pairs(local, "train")
-    assert [pair.name for pair in pairs] == [pair.name for pair in wanted]
-    images = [open_source(each).read() for pair in pairs for each in (pair.a, pair.b) if each]
-    assert images == [png(i) for i in (0, 9, 1, 10, 2, 11)]
-    asked = len(shard_server.ranges)
-    assert [bool(each) for each in shard_server.ranges] == [False, True, True, True]
-    find_pairs(address, "train")
-    assert len(shard_server.ranges) == asked
-
-
-def test_a_shard_that_a_server_does_not_have(
-    shard_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NECTARGAN_CACHE", str(tmp_path / "cache"))
-    shard_server.plan = ["404"]
-    address = f"http://127.0.0.1:{shard_server.server_port}/train-{{0..1}}.tar"
-    with pytest.raises(DataError, match=r"train-0\.tar: the server answered 404 Not Found"):
-        find_pairs(address, "train")

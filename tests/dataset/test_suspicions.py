@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
+from nectargan.dataset.copies import close_hashes, links_of_copies
 from nectargan.dataset.examination import inspect
+from nectargan.dataset.inspection import MEASUREMENTS
 from nectargan.dataset.pairs import find_pairs, list_splits
-from nectargan.dataset.suspicions import Suspicion, close_hashes, suspicions
+from nectargan.dataset.suspicions import Suspicion, suspicions
 from nectargan.dataset.synthetic import synthesize
 
 ORIENTATION = 274
@@ -43,7 +46,7 @@ def root(drawn: Path, tmp_path: Path) -> Path:
 
 def found_in(root: Path) -> list[Suspicion]:
     pairs = {split: find_pairs(root, split) for split in list_splits(root)}
-    return suspicions({split: (each, inspect(each)) for split, each in pairs.items()})
+    return list(suspicions(pairs, inspect([pair for each in pairs.values() for pair in each])))
 
 
 def change(path: Path, by: Callable[[Image.Image], Image.Image]) -> None:
@@ -130,7 +133,7 @@ def rotate(path: Path) -> None:
         ("8 bits in 16", lambda r: in_16_bits(r / "trainB" / "0003.png"), "of which 8 are used"),
         ("orientation", lambda r: rotate(r / "trainB" / "0003.png"), "A is 1, that of B is 3"),
         ("channels", lambda r: change(r / "trainB" / "0003.png", lambda i: i.convert("L")),
-         "1 channels, most have 3"),
+         "1 channel, most have 3"),
         ("brightness", lambda r: change(r / "trainB" / "0003.png",
                                         lambda i: i.point(lambda v: v * 0.12)), "mean brightness"),
         ("compressed labels", saved_as_jpeg, "colors, but "),
@@ -171,7 +174,15 @@ def test_close_hashes_are_those_that_a_full_search_finds(
         for j in range(len(rows))
         for i in range(j)
     }
-    assert set(close_hashes(hashes, bits)) == {each for each in wanted if each[2] <= bits}
+    assert found_close(hashes, bits) == {each for each in wanted if each[2] <= bits}
+
+
+def found_close(hashes: NDArray[np.uint64], bits: int) -> set[tuple[int, int, int]]:
+    found = close_hashes(hashes, bits, most_links=len(hashes) * 8)
+    rows = [
+        row for a, b, d in found for row in zip(*map(np.ndarray.tolist, (a, b, d)), strict=True)
+    ]
+    return {(min(i, j), max(i, j), distance) for i, j, distance in rows}
 
 
 def test_many_copies_of_a_picture_are_one_finding_less_than_copies(root: Path) -> None:
@@ -187,8 +198,85 @@ def test_many_copies_of_a_picture_are_one_finding_less_than_copies(root: Path) -
 def test_a_large_bucket_is_searched_in_the_order_of_its_hashes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nectargan.dataset.suspicions._LARGEST_BUCKET", 64)
+    monkeypatch.setattr("nectargan.dataset.copies._AHEAD", 2)
+    monkeypatch.setattr("nectargan.dataset.copies._BLOCK", 16)
     hashes = np.zeros((100, 2), np.uint64)
     hashes[:, 0] = np.random.default_rng(0).integers(0, 2**40, 100)  # half of the bands are equal
     hashes[99] = hashes[3]
-    assert (3, 99, 0) in set(close_hashes(hashes, 6))
+    assert (3, 99, 0) in found_close(hashes, 6)
+
+
+@pytest.mark.parametrize("buffer", [1, 1 << 18])
+def test_links_connect_all_copies_and_those_across_splits_come_first(
+    monkeypatch: pytest.MonkeyPatch, buffer: int
+) -> None:
+    monkeypatch.setattr("nectargan.dataset.copies._LEAST_BUFFER", buffer)
+    rng = np.random.default_rng(0)
+    scenes = rng.integers(0, 2**64, (40, 2), np.uint64)
+    noise = np.uint64(1) << rng.integers(0, 64, (1000, 2), np.uint64)
+    measured = np.zeros(1000, MEASUREMENTS)
+    measured["deviation"] = 1
+    measured["hash"] = np.repeat(scenes, 25, axis=0) ^ noise
+    splits = (np.arange(1000) % 5 == 0).astype(np.uint8)
+    links = list(links_of_copies(measured, splits, 0.02))
+    assert len(links) == 40 * 24
+    groups: dict[int, set[int]] = {}
+    for i, j, bits in links:
+        assert i < j
+        assert i // 25 == j // 25
+        assert bits == sum(
+            int(a ^ b).bit_count()
+            for a, b in zip(measured["hash"][i], measured["hash"][j], strict=True)
+        )
+        groups.setdefault(i // 25, set()).update((i, j))
+    assert {len(group) for group in groups.values()} == {25}
+    is_within = [bool(splits[i] == splits[j]) for i, j, _ in links]
+    assert is_within == sorted(is_within)
+
+
+def sky(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Twelve stars on black, with noise of the camera."""
+    values = rng.integers(0, 4, (128, 128, 3), np.uint8)
+    for row, column in rng.integers(4, 124, (12, 2)):
+        values[row - 3 : row + 3, column - 3 : column + 3] = rng.integers(120, 255, 3)
+    return np.asarray(Image.fromarray(values).filter(ImageFilter.GaussianBlur(1.2)))
+
+
+def drawing(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Gray lines on white paper."""
+    coarse = rng.integers(0, 256, (16, 16), np.uint8)
+    smooth = Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC)
+    edges = np.hypot(*np.gradient(np.asarray(smooth, np.float32)))
+    return (255 - edges * 9).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", [sky, drawing])
+def test_few_bright_or_dark_pixels_are_neither_empty_nor_label_maps(
+    tmp_path: Path, kind: Callable[[np.random.Generator], NDArray[np.uint8]]
+) -> None:
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        (tmp_path / f"train{side}").mkdir()
+    for number in range(20):
+        values = kind(rng)
+        Image.fromarray(values).save(tmp_path / "trainA" / f"{number}.png")
+        Image.fromarray(255 - values).save(tmp_path / "trainB" / f"{number}.png")
+    assert [
+        each for each in found_in(tmp_path) if each.kind in ("empty", "compressed labels")
+    ] == []
+
+
+def test_a_shift_of_three_pixels_of_256(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for side in "AB":
+        (tmp_path / f"train{side}").mkdir()
+    for number in range(12):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 24), np.uint8))
+        values = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC))
+        Image.fromarray(values).save(tmp_path / "trainA" / f"{number}.png")
+        target = np.roll(255 - values, (3, 0) if number == 7 else (0, 0), (0, 1))
+        Image.fromarray(target).save(tmp_path / "trainB" / f"{number}.png")
+    found = [each for each in found_in(tmp_path) if each.kind == "misaligned"]
+    assert [Path(each.files[0]).name for each in found] == ["7.png"]
+    down, right = map(int, re.findall(r"[+-]\d+", found[0].figure))
+    assert (down, right) == pytest.approx((-3, 0), abs=1)

@@ -29,6 +29,7 @@ from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.conftest import TINY
+from tests.graph_stand_in import CpuGraphs
 
 Found = dict[str, Any]
 
@@ -135,6 +136,43 @@ def masked(folder: Path, world: World) -> Found:
 
 def own_network(folder: Path, world: World) -> Found:
     return trained(folder, "own_network", OPTIONS["own_network"], world)
+
+
+def flat(folder: Path, world: World) -> Found:
+    """Eager steps with flat gradients, as a captured run takes for a smaller batch."""
+    return {name: with_flat_gradients(folder, name, False, world) for name in OPTIONS}
+
+
+def captured(folder: Path, world: World) -> Found:
+    """Steps that the stand-in for CUDA graphs captures, sums over the processes included."""
+    names = ("plain", "shares", "accumulated")
+    return {name: with_flat_gradients(folder, name, True, world) for name in names}
+
+
+def with_flat_gradients(folder: Path, name: str, captured: bool, world: World) -> Found:
+    graphs = CpuGraphs()
+    config = config_of(folder, f"{'captured' if captured else 'flat'}_{name}", OPTIONS[name])
+    trainer = Pix2pixTrainer(config, graphs=graphs, world=world)
+    if not captured:
+        trainer.graph_obstacle = "for comparison"
+    directory = trainer.train(display=None)
+    return {"directory": str(directory), "captures": graphs.captures, **tensors_of(trainer)}
+
+
+def capture_fails_in_one(folder: Path, world: World) -> Found:
+    """Only the second process cannot capture the step."""
+
+    class Refusing(CpuGraphs):
+        def capture(self, work: Callable[[], object]) -> Callable[[], object]:
+            replay = super().capture(work)
+            if world.rank == 1:
+                raise RuntimeError("no memory for a graph")
+            return replay
+
+    config = config_of(folder, "capture_fails", OPTIONS["plain"])
+    trainer = Pix2pixTrainer(config, graphs=Refusing(), world=world)
+    trainer.train(display=None)
+    return {"obstacle": trainer.graph_obstacle, **tensors_of(trainer)}
 
 
 def tested(folder: Path, world: World) -> Found:

@@ -37,6 +37,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw_pairs(folder / name, "val", 5)
     write_masked(folder / "masked_pairs")
     names = ["tested", "undisturbed", "interrupted", "resumed", "nan", "bad_image", "skipped_image"]
+    names += ["flat", "captured", "capture_fails_in_one"]
     codes, told = run_in_two(folder, *OPTIONS, *names, "refused", "crash")
     # The second one is that of the error.
     assert codes == [0, 1], told
@@ -98,6 +99,38 @@ def test_both_processes_have_the_same_bits(two: Path, name: str) -> None:
     first, second = (found(two, name, rank) for rank in (0, 1))
     for what in ("weights", "gradients"):
         assert_equal_tensors(first[what], second[what], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_flat_gradients_are_those_of_ddp(two: Path, name: str) -> None:
+    first, second = (found(two, "flat", rank)[name] for rank in (0, 1))
+    assert first["captures"] == 0
+    assert_equals_ddp(two, name, first, second)
+
+
+@pytest.mark.parametrize("name", ["plain", "shares", "accumulated"])
+def test_a_step_captured_by_both_is_that_of_ddp(two: Path, name: str) -> None:
+    first, second = (found(two, "captured", rank)[name] for rank in (0, 1))
+    assert first["captures"] == second["captures"] == 1
+    assert_equals_ddp(two, name, first, second)
+
+
+def assert_equals_ddp(two: Path, name: str, first: Found, second: Found) -> None:
+    of_ddp = found(two, name, 0)
+    for what in ("weights", "gradients"):
+        assert_equal_tensors(first[what], second[what], rtol=0, atol=0)
+        assert_equal_tensors(first[what], of_ddp[what], rtol=1e-3, atol=1e-5)
+    for of in ("losses", "gradients"):
+        tables = [table(each["directory"], of) for each in (first, of_ddp)]
+        pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
+
+
+def test_a_capture_that_fails_in_one_process_is_given_up_by_both(two: Path) -> None:
+    first, second = (found(two, "capture_fails_in_one", rank) for rank in (0, 1))
+    assert first["obstacle"] == second["obstacle"] == "no memory for a graph"
+    flat = found(two, "flat", 0)["plain"]
+    assert_equal_tensors(first["weights"], second["weights"], rtol=0, atol=0)
+    assert_equal_tensors(first["weights"], flat["weights"], rtol=1e-4, atol=1e-6)
 
 
 def test_there_is_one_directory_with_one_record(two: Path) -> None:

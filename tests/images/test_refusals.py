@@ -113,6 +113,13 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "pickled Python objects",
     ),
     "int32 tiff": (".tif", _tiff(np.full((8, 8), -70_000, np.int32)), "-70000 to -70000"),
+    "uint32 tiff": (".tif", _tiff(np.full((8, 8), 2**32 - 1, np.uint32)), "from 4294967295 to 42"),
+    "cmyk of 16 bits": (
+        ".tif",
+        _tiff(np.zeros((8, 8, 4), np.uint16), photometric="separated"),
+        "its colors are SEPARATED; save it as grey or RGB",
+    ),
+    "pfm": (".pfm", lambda path: Image.fromarray(_ZEROS).save(path), "PFM image, which is not"),
     "int32 bands": (".tif", _tiff(np.zeros((8, 8, 5), np.int32), **_BANDS), "int32; supported"),
     "complex tiff": (".tif", _tiff(_ZEROS.astype(np.complex64)), "complex64; supported"),
     "float64 tiff": (".tif", _tiff(_ZEROS.astype(np.float64)), "float64; .* save it as float32"),
@@ -149,7 +156,7 @@ def test_refused(tmp_path: Path, name: str) -> None:
         read_raw(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
-    if name not in ("int32 tiff", "truncated npy"):  # which the pixels say
+    if name not in ("int32 tiff", "uint32 tiff", "truncated npy"):  # which the pixels say
         with pytest.raises(DataError, match=reason):
             raw_kind(path)
 
@@ -257,6 +264,10 @@ def image_of(dtype: str, count: int, **fields: Any) -> RawImage:
         ),
         (".exr", image_of("float32", 2, channel_names=("a", "a")), "must have different names"),
         (".xyz", image_of("uint8", 3), "allowed are .avif"),
+        (".npy", image_of("float64", 3), "3 channels of float64; supported are 1 to 64 channels"),
+        (".tif", image_of("uint8", 65), "65 channels of uint8; supported are 1 to 64 channels"),
+        (".tif", RawImage(np.zeros((8, 8), np.int16)), r"the shape \(8, 8\); it must be"),
+        (".npy", image_of("uint8", 0), r"the shape \(8, 8, 0\); it must be \(H, W, C\)"),
     ],
 )
 def test_what_a_format_does_not_hold(

@@ -12,6 +12,7 @@ from PIL import Image
 from nectargan.inference.extremes import Extremes
 from nectargan.record.run_directory import RunDirectory
 from nectargan.record.test_record import TEST_EXTREMES
+from nectargan.trainers.validation import View
 
 
 @given(
@@ -38,9 +39,8 @@ def test_the_best_and_the_worst_are_kept(batches: list[list[int]], bad: int) -> 
     }
     assert set(extremes.images) == wanted
     for number, (source, generated, target) in extremes.images.items():
-        assert source.dtype == target.dtype == torch.uint8
-        assert (source == number).all()
-        assert (target == number).all()
+        assert torch.equal(source, target)
+        assert torch.allclose(source, torch.tensor(number / 127.5 - 1), atol=1e-6)
         assert torch.allclose(generated, torch.tensor(number / 127.5 - 1), atol=1e-6)
 
 
@@ -56,6 +56,19 @@ def test_they_are_written_as_input_generated_and_target(tmp_path: Path) -> None:
         pixels = np.asarray(picture)
     assert pixels.shape == (4, 5 * 3 + 2 * 2, 3)
     assert [int(pixels[0, x, 0]) for x in (0, 7, 14)] == [0, 51, 255]
+
+
+def test_they_are_shown_in_the_chosen_view(tmp_path: Path) -> None:
+    """A hundredth of the range is stretched to all of it, without steps of 8 bits."""
+    ramp = torch.linspace(-0.5, -0.48, 64).view(1, 1, 8, 8).expand(1, 5, 8, 8)
+    extremes = Extremes()
+    extremes.look(ramp, ramp / 2 + 0.5, ramp, {"l1": torch.tensor(0.5)})
+    run = RunDirectory(tmp_path)
+    run.tests.mkdir()
+    extremes.save(run, "val", View([5], [2], [0, 100]))
+    with Image.open(run.test_image("val", 0)) as picture:
+        pixels = np.asarray(picture)[:, :8, 0]
+    assert (pixels.min(), pixels.max(), len(np.unique(pixels))) == (0, 255, 64)
 
 
 def test_extremes_of_two_halves_are_those_of_the_whole() -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nectargan.losses.lm_data import GradientEvent, LossEvent, MetricEvent, check_series_name
 from nectargan.losses.loss_manager import LossManager
-from nectargan.record.gradient_rows import Products, measure, pair_series
+from nectargan.record.gradient_rows import Products, measure, pair_series, sums_over_images
 from nectargan.record.ledger import GradientRow, LossRow
 from nectargan.record.recorder import LossRecorder
 from nectargan.record.running_means import StepValues
@@ -300,7 +300,8 @@ def test_a_row_of_gradients_is_its_text() -> None:
 
 def test_pairs_with_long_names_are_left_out() -> None:
     names = ("x" * 95, "y" * 95, "z")
-    ((rows, cosines),) = measure([Products(1, 1, 0, names, torch.eye(3)[None])])
+    steps = [Products(1, 1, 0, names, torch.eye(3)[None], 1)]
+    ((rows, cosines),) = measure(steps, sums_over_images(steps))
     assert [row.loss for row in rows] == list(names)
     assert list(cosines) == [pair_series(names[0], "z"), pair_series(names[1], "z")]
     assert all(check_series_name(name) is None for name in cosines)

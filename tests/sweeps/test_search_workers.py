@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from nectargan.cli import sweep_output
@@ -29,6 +27,7 @@ from nectargan.sweeps.results import Result
 from nectargan.sweeps.search import Search
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.processes import wait_until
+from tests.sweeps.test_workers import output_when_a_worker_is_killed, workers_of
 
 KEY = "train.loss.G_L1"
 
@@ -243,32 +242,14 @@ def command(tiny: Callable[..., Config], tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "nectargan.cli.train", *words, "--workers", "2"]
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "nectargan.cli.train" in child.cmdline()]
-
-
 @pytest.mark.slow
 def test_two_workers_search_and_a_killed_one_is_replaced(
     command: list[str], tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [*command, "--trials", "4", "--epochs", "4"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        wait_until(lambda: list_runs(tmp_path / "runs", "tiny"), lambda: process.poll() is None)
-        os.kill(workers_of(process)[0].pid, signal.SIGKILL)
-        out, err = process.communicate(timeout=600)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, err
+    words = ["--trials", "4", "--epochs", "4"]
+    out = output_when_a_worker_is_killed([*command, *words], tmp_path / "runs")
     assert "4 trials of study 'tiny_sweep_G_L1' for 2 workers" in out
     assert "the seed alone does not determine them" in out
-    assert "died (SIGKILL) and is started again" in out
     finished = [run for run in list_runs(tmp_path / "runs", "tiny") if run.status == "FINISHED"]
     assert len(finished) == 4
     assert "Best: " in out

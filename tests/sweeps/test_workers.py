@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nectargan.errors import RunError
+from nectargan.record.output_directory import list_runs
 from nectargan.sweeps.workers import Worker, environments, supervise, without_options
 from tests.processes import wait_until
 
@@ -91,34 +92,38 @@ def test_an_interrupted_supervision_leaves_no_process(tmp_path: Path) -> None:
     assert worker._process.returncode == -signal.SIGTERM
 
 
-@pytest.mark.slow
-def test_two_workers_share_a_grid_and_a_killed_one_is_replaced(
-    tiny: Callable[..., object], tmp_path: Path
-) -> None:
-    from nectargan.record.output_directory import list_runs
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "nectargan.cli.train" in child.cmdline()]
 
-    config = tiny()
-    path = tmp_path / "tiny.json"
-    path.write_text(config.model_dump_json())  # type: ignore[attr-defined]
-    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(path), "--workers", "2"]
-    command += ["--sweep", "train.loss.G_L1=1,2,3,4", "--epochs", "4"]
+
+def output_when_a_worker_is_killed(command: list[str], output: Path) -> str:
+    """What a sweep of "tiny" with workers prints if one of them is killed in the first run."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    output = Path(config.common.output_directory)  # type: ignore[attr-defined]
     try:
         wait_until(lambda: list_runs(output, "tiny"), lambda: process.poll() is None)
-        victim = next(
-            child
-            for child in psutil.Process(process.pid).children()
-            if "nectargan.cli.train" in child.cmdline()
-        )
-        os.kill(victim.pid, signal.SIGKILL)
+        os.kill(workers_of(process)[0].pid, signal.SIGKILL)
         out, err = process.communicate(timeout=600)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 0, err
-    assert "4 runs for 2 workers" in out
     assert "died (SIGKILL) and is started again" in out
+    return out
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_grid_and_a_killed_one_is_replaced(
+    tiny: Callable[..., object], tmp_path: Path
+) -> None:
+    config = tiny()
+    path = tmp_path / "tiny.json"
+    path.write_text(config.model_dump_json())  # type: ignore[attr-defined]
+    command = [sys.executable, "-m", "nectargan.cli.train", "-c", str(path), "--workers", "2"]
+    command += ["--sweep", "train.loss.G_L1=1,2,3,4", "--epochs", "4"]
+    output = Path(config.common.output_directory)  # type: ignore[attr-defined]
+    out = output_when_a_worker_is_killed(command, output)
+    assert "4 runs for 2 workers" in out
     runs = list_runs(output, "tiny")
     finished = [run for run in runs if run.status == "FINISHED"]
     assert len(finished) == 4

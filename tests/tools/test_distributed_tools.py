@@ -12,16 +12,16 @@ import pytest
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
-def test_the_bytes_of_a_window_grow_with_the_processes_and_its_rows_do_not(
+def test_neither_the_bytes_of_a_window_nor_its_rows_grow_with_the_processes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(TOOLS))
     from growth import measure
 
-    alone, eight = (measure(count, 3, 10, True, rounds=2) for count in (1, 8))
+    alone, two, eight = (measure(count, 3, 10, True, rounds=2) for count in (1, 2, 8))
     assert alone.exchanged == 0
-    # Raw and weighted value of four losses, and the products of two at three images.
-    assert eight.exchanged == 8 * 4 * 10 * (2 * 4 + 3 * 4)
+    # Raw and weighted value of four losses; three sums of two losses and two of their four pairs.
+    assert eight.exchanged == two.exchanged == 8 * 10 * (2 * 4 + 3 * 2 + 2 * 4)
     assert alone.count == eight.count == 4 + 2
     assert alone.rows == pytest.approx(eight.rows, rel=0.02)
 

@@ -52,6 +52,7 @@ def test_every_group_has_a_limit_under_four_minutes_and_a_place(gpu_checks: Any)
         "16 bits, many channels, masks",
         "two processes on one GPU",
         "NCCL and DistributedDataParallel",
+        "NCCL in the graph",
         "torch.compile and the graph",
         "no wait within a window",
         "steps of batch 1",

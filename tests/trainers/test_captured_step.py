@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.schema import Config
+from nectargan.distributed import World, _Processes
 from nectargan.errors import ConfigError, RunError
 from nectargan.losses.lm_data import GradientEvent, LossEvent
 from nectargan.losses.loss_manager import LossManager
 from nectargan.runs.open import open_run
 from nectargan.scheduling.data import Schedule
+from nectargan.trainers import captured_step
 from nectargan.trainers.captured_step import CapturedStep, graph_obstacle
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.graph_stand_in import CpuGraphs
@@ -475,8 +478,19 @@ def test_where_it_cannot_it_says_why(device: torch.device, precision: str, reaso
         graph_obstacle("on", device, precision)
 
 
-def test_several_processes_are_not_captured() -> None:
-    assert graph_obstacle("auto", CUDA, "bf16", processes=2) == "several processes train together"
+def test_several_processes_capture_only_where_that_is_proved_or_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    world = World()
+    world.size = 2
+    assert "not proved on several GPUs yet" in str(graph_obstacle("auto", CUDA, "bf16", world))
+    assert graph_obstacle("on", CUDA, "bf16", world) is None
+    monkeypatch.setattr(captured_step, "PROVED_WITH_SEVERAL", frozenset({"a GPU"}))
+    assert graph_obstacle("auto", CUDA, "bf16", world) is None
+    world.can_capture = False
+    with pytest.raises(ConfigError, match="'on', but several processes train on one GPU"):
+        graph_obstacle("on", CUDA, "bf16", world)
 
 
 def test_the_run_says_which_step_it_takes_and_why(tiny: Make) -> None:
@@ -695,3 +709,33 @@ def test_100_recorded_steps_on_a_gpu_wait_for_nothing(tiny: Make, graph: str, ca
                 raise
         torch.cuda.set_sync_debug_mode("default")
     assert number == 105
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_sum_over_processes_is_captured_on_a_gpu(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process, connected by NCCL as several ones."""
+    options = {
+        "common__device": "cuda",
+        "common__precision": "fp32",
+        "common__deterministic": True,
+        "dataloader__batch_size": 3,
+        "train__objective": "extended",
+        "train__loss": {"G_GAN": {"share": 0.3}},
+    }
+    expected = train(Pix2pixTrainer(tiny(train__cuda_graph="off", **options)))
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    world = _Processes(timedelta(minutes=1))
+    try:
+        captured = Pix2pixTrainer(tiny(train__cuda_graph="on", **options), world=world)
+        found = train(captured)
+    finally:
+        world.close()
+    assert captured.graph_obstacle is None
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours[:4] == theirs[:4]
+        assert ours[5:] == pytest.approx(theirs[5:], rel=1e-3, abs=1e-5)

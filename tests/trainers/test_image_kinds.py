@@ -314,7 +314,7 @@ def test_a_model_of_masked_floats_is_tested(tiny: Make, tmp_path: Path) -> None:
     model = load_model(run)
     split = check_data(root, ("val",), ())["val"]
     chosen = [METRICS["l1"], METRICS["psnr"], METRICS["ssim"]]
-    ruler = open_ruler(chosen, None, (16, 16), 2, torch.device("cpu"))
+    ruler = open_ruler(chosen, None, (2, 16, 16), 2, torch.device("cpu"))
     tested = measure(model, split, ruler, Protocol(), ("data", "digest"))
     for name in ("l1", "psnr", "ssim"):
         assert tested.record.metrics[name].value == pytest.approx(metrics[f"val/{name}"], rel=1e-4)

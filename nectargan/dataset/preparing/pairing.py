@@ -17,8 +17,10 @@ from nectargan.dataset.manifest import COLUMNS, MANIFEST
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.preparing.placing import new_folder
 from nectargan.dataset.preparing.tiling import beside
+from nectargan.dataset.raw_pairs import is_read_in_8_bits
 from nectargan.errors import DataError
-from nectargan.images.pillow_files import MODES, full_scale, opened
+from nectargan.images.pillow_files import MODES
+from nectargan.images.reading import raw_kind
 from nectargan.sources import Source
 from nectargan.wording import counted
 
@@ -157,14 +159,16 @@ def _by_key(folder: Path, key: Callable[[Path], object]) -> dict[object, Path]:
     return named
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path) -> Sequence[Path]:
     try:
         images = list_folder(folder).images
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
     if not images:
-        what = "contains no images" if folder.is_dir() else "is not a folder"
-        raise DataError(f"{folder}: {what}; supported are {SUFFIX_LIST}.")
+        if not folder.is_dir():
+            what = "it is not a folder" if folder.exists() else "no such folder"
+            raise DataError(f"{folder}: {what}.")
+        raise DataError(f"{folder}: contains no images; supported are {SUFFIX_LIST}.")
     return images
 
 
@@ -176,9 +180,12 @@ def _raise_if(problems: Sequence[str]) -> None:
 
 
 def _read(path: Source, size: tuple[int, int] | None, grey: bool) -> Image.Image:
-    with opened(path) as file:
-        if full_scale(file) > 255 or file.mode == "F":
-            raise DataError("it has more than 8 bits per channel, which new PNG files would lose")
+    kind = raw_kind(path)
+    if not kind.is_plain and not is_read_in_8_bits(path, kind):
+        raise DataError(
+            f"{path}: it has {counted(kind.channels, 'channel')} of {kind.dtype}; --side-by-side, "
+            "--resize and --grey write PNG files of 8 bits with at most 4 channels."
+        )
     image = read_image(path)
     if grey:
         image = in_mode(image, "L")

@@ -47,6 +47,13 @@ def require_new(out: Path) -> None:
         raise DataError(f"{out}: it {what}; choose a folder that does not exist yet.")
 
 
+def require_outside(out: Path, *sources: str | Path) -> None:
+    """Raises `DataError` if ``out`` is in one of the folders that are read, or is one of them."""
+    for source in map(Path, sources):
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise DataError(f"{out}: it is in {source}, which is read; choose a folder elsewhere.")
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Creates a folder completely or not at all.
@@ -87,6 +94,10 @@ def place(placed: list[Placed], out: Path, how: How = "links") -> None:
                 if how == "copies":
                     copy_source(source, target)
                 elif isinstance(source, Path):
+                    if not source.exists():
+                        raise DataError(f"{source}: it is a link to a file that does not exist.")
                     os.symlink(source.resolve(), target)
                 else:
-                    raise DataError(f"{source}: nothing can link to a part of a shard; use copies.")
+                    raise DataError(
+                        f"{source}: nothing can link to a part of a shard; use --as copies."
+                    )

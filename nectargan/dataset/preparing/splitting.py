@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nectargan.dataset.copies import links_of_copies
 from nectargan.dataset.examination import Examination, Progress, no_progress
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.preparing.placing import Placed
-from nectargan.dataset.suspicions import links_of_copies
+from nectargan.dataset.suspicions import EMPTY
 from nectargan.errors import DataError
 from nectargan.sources import Source, digest_of_source
 from nectargan.wording import counted
@@ -70,10 +71,15 @@ def split_pairs(
 
 def _count(part: str, size: float, total: int) -> int:
     if not (0 < size < 1 or (size >= 1 and float(size).is_integer())):
-        raise DataError(f"{part}: {size:g} is neither a fraction below 1 nor a number of pairs.")
+        raise DataError(f"--{part} {size:g} is neither a fraction below 1 nor a number of pairs.")
     count = round(size * total) if size < 1 else int(size)
     if not 1 <= count < total:
-        raise DataError(f"{part}: {size:g} of {counted(total, 'pair')} are {count}.")
+        if total < 2:
+            raise DataError("There is only one pair, which cannot be divided.")
+        raise DataError(
+            f"--{part} {size:g} of {counted(total, 'pair')} would be {count}; choose from 1 "
+            f"to {total - 1} pairs, or a fraction."
+        )
     return count
 
 
@@ -111,7 +117,7 @@ def _clusters(
     examination = Examination(progress=progress)
     for _ in examination(pairs):
         pass
-    for i, j, _ in links_of_copies(examination.found, [""] * len(pairs)):
+    for i, j, _ in links_of_copies(examination.found, np.zeros(len(pairs), np.uint8), EMPTY):
         a, b = root(i), root(j)
         parents[max(a, b)] = min(a, b)
     clusters: dict[int, list[int]] = {}

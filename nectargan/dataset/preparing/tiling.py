@@ -83,7 +83,8 @@ def _tiles(each: Placed, size: int, overlap: int) -> Iterator[tuple[int, int, li
         images = [images[0].crop(0, x, height, width // 2) for x in (0, width // 2)]
     (height, width), other = (image.size for image in images)
     if (height, width) != other:
-        raise DataError(f"{where}, {each.pair.b}: they differ in size.")
+        sizes = f"{height} x {width} and {other[0]} x {other[1]} pixels"
+        raise DataError(f"{where}, {each.pair.b}: {sizes}; both must have the same size.")
     if min(width, height) < size:
         raise DataError(f"{where}: {height} x {width} pixels are less than a tile of {size}.")
     for top in starts(height, size, overlap):

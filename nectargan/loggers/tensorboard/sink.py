@@ -68,7 +68,7 @@ class TensorBoardSink:
         another directory, which TensorBoard shows as another run."""
         from torch.utils.tensorboard.summary import custom_scalars
 
-        self._events.add(custom_scalars(charts(self._discriminator_losses)), 0)  # type: ignore[no-untyped-call]
+        self._events.add(custom_scalars(charts(self._discriminator_losses)), 0)  # type: ignore[no-untyped-call]  # untyped in torch
         if self._hparams is not None:
             for summary in hparams_summaries(self._hparams, self._hparams_columns):
                 self._events.add(summary, 0)
@@ -78,7 +78,7 @@ class TensorBoardSink:
         from torch.utils.tensorboard.summary import scalar
 
         for point in points:
-            self._events.add(scalar(point.series, point.value), point.step, point.time / 1000)  # type: ignore[no-untyped-call]
+            self._events.add(scalar(point.series, point.value), point.step, point.time / 1000)  # type: ignore[no-untyped-call]  # untyped in torch
         if points:
             self._began = self._began or min(point.time for point in points) / 1000
         self._events.flush()
@@ -92,11 +92,11 @@ class TensorBoardSink:
         if kind in ("examples", "loss_maps"):
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-            self._events.add(image(kind, pixels, dataformats="HWC"), step, made_at)  # type: ignore[no-untyped-call]
+            self._events.add(image(kind, pixels, dataformats="HWC"), step, made_at)  # type: ignore[no-untyped-call]  # untyped in torch
         if kind == "histograms":
             for name, histogram in load_histograms(path).items():
                 low, high, total, squares = histogram.moments.tolist()
-                summary = histogram_raw(  # type: ignore[no-untyped-call]
+                summary = histogram_raw(  # type: ignore[no-untyped-call]  # untyped in torch
                     f"{kind}/{name}",
                     min=low,
                     max=high,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,7 +79,11 @@ class Balancer(nn.Module):
 
     @torch.no_grad()
     def factors(
-        self, names: Sequence[str], products: Tensor, values: Mapping[str, Tensor]
+        self,
+        names: Sequence[str],
+        products: Tensor,
+        values: Mapping[str, Tensor],
+        over_all: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """What each of the losses of a step is multiplied by.
 
@@ -87,6 +91,8 @@ class Balancer(nn.Module):
             names: The losses in ``products``.
             products: Products of their gradients; see `GradientEvent`.
             values: Each loss times the weight of the config, by name; detached scalars.
+            over_all: Turns means over the images of this process into those over the images of all
+                processes; ``None`` for a single process.
 
         Returns:
             Float32 scalars on the device, by name of the loss; of those in `balanced`.
@@ -103,10 +109,19 @@ class Balancer(nn.Module):
         # Autocast would compute in 16 bits.
         with torch.autocast(products.device.type, enabled=False):
             missing = products.new_full((), torch.nan)
-            losses = [values[n].float() if n in names else missing for n in self.losses]
-            self.observe(torch.stack(losses))
+            losses = torch.stack(
+                [values[n].float() if n in names else missing for n in self.losses]
+            )
             products = self._with_all_losses(names, products)
-            weights = self.weights(norms_of(products), products.mean(dim=-3), self.step)
+            norms, products = norms_of(products), products.mean(dim=-3)
+            if over_all is not None:
+                means = over_all(torch.cat([losses, norms, products.flatten()]))
+                losses, norms, products = torch.split(
+                    means, [len(losses), len(norms), products.numel()]
+                )
+                products = products.view(len(norms), -1)
+            self.observe(losses)
+            weights = self.weights(norms, products, self.step)
         if not isinstance(weights, Tensor) or weights.shape != (len(self.losses),):
             found = f"a tensor {tuple(weights.shape)}" if isinstance(weights, Tensor) else weights
             raise LossError(

@@ -6,9 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +20,7 @@ from nectargan.dataset.pairs import find_pairs
 from nectargan.dataset.preparing import downloading, unpacking
 from nectargan.dataset.preparing.downloading import PUBLISHED, download
 from nectargan.errors import DataError
-
-PATIENCE = 10.0
+from tests.http_server import Server
 
 
 def picture(number: int) -> bytes:
@@ -55,94 +52,20 @@ def good(top: str = "facades/") -> bytes:
     )
 
 
-class Server(ThreadingHTTPServer):
-    """Sends `body`, and does what `plan` says: one word per request, then "whole"."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.body = good()
-        self.etag = '"1"'
-        self.plan: list[str] = []
-        self.ranges: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/facades.tar.gz"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server, body = self.server, self.server.body
-        server.ranges.append(self.headers.get("Range"))
-        what = server.plan.pop(0) if server.plan else "whole"
-        self.close_connection = True
-        if what.isdecimal():
-            self.send_error(int(what))
-            return
-        if what == "moved":
-            self.send_response(302)
-            self.send_header("Location", "/other.tar.gz")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        first = 0
-        wanted = self.headers.get("Range")
-        is_same = self.headers.get("If-Range") in (None, server.etag)
-        if wanted and is_same and what != "no ranges":
-            first = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if first >= len(body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        self.send_header("ETag", server.etag)
-        if what == "chunked":
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self.wfile.write(b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
-            return
-        self.send_header("Content-Length", str(len(body) - first))
-        self.end_headers()
-        if what == "cut":
-            self.wfile.write(body[first : first + (len(body) - first) // 2])
-        elif what != "nothing":
-            self.wfile.write(body[first:])
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(transfer, "_PAUSE", 0.001)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(PATIENCE)
-
-
 def sha256(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
+def server(server: Server) -> Server:
+    server.body = good()
+    return server
+
+
+@pytest.fixture
 def get(server: Server, tmp_path: Path) -> Callable[..., downloading.Downloaded]:
     def run(**options: object) -> downloading.Downloaded:
-        options = {"url": server.url, "digest": sha256(server.body), **options}
+        options = {"url": server.url("facades.tar.gz"), "digest": sha256(server.body), **options}
         return download("facades", tmp_path / "sets" / "facades", **options)  # type: ignore[arg-type]
 
     return run
@@ -367,7 +290,15 @@ def test_a_full_disk_is_said_before_the_transfer(
 
 def test_the_command_says_what_to_train_with(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "my sets" / "facades"
-    arguments = ["data", "download", "facades", "--url", server.url, "-o", str(out)]
+    arguments = [
+        "data",
+        "download",
+        "facades",
+        "--url",
+        server.url("facades.tar.gz"),
+        "-o",
+        str(out),
+    ]
     result = CliRunner().invoke(main, [*arguments, "--digest", sha256(server.body)])
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [

@@ -137,7 +137,7 @@ def test_new_files_side_by_side_are_both_images(tmp_path: Path) -> None:
 def test_16_bits_are_not_reduced_silently(tmp_path: Path) -> None:
     a, b = folders(tmp_path, ["1.png"], ["1.png"])
     Image.fromarray(np.full((6, 8), 300, np.uint16)).save(a / "1.png")
-    with pytest.raises(DataError, match=r"1.png: it has more than 8 bits"):
+    with pytest.raises(DataError, match=r"1.png: it has 1 channel of uint16; --side-by-side"):
         write_pictures(match_names(a, b), "train", tmp_path / "out", grey=True)
 
 
@@ -209,8 +209,8 @@ def test_nearly_equal_pictures_stay_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "group_by", "message"),
     [
-        ({"val": 0.001}, None, "val: 0.001 of 40 pairs are 0"),
-        ({"val": 40}, None, "val: 40 of 40 pairs"),
+        ({"val": 0.001}, None, "--val 0.001 of 40 pairs would be 0; choose from 1 to 39 pairs"),
+        ({"val": 40}, None, "--val 40 of 40 pairs would be 40"),
         ({"val": 1.5}, None, "neither a fraction below 1 nor a number"),
         ({"val": -0.1}, None, "neither a fraction"),
         ({"val": 20, "test": 20}, None, "No pairs are left for 'train'"),

@@ -101,6 +101,11 @@ class LaunchOptions(NamedTuple):
                     f"--rdzv-endpoint {self.rdzv_endpoint} is not of the form HOST:PORT, with a "
                     f"port up to {_LAST_PORT}."
                 )
+        if low < high and resume is None:
+            raise RunError(
+                f"--nnodes {self.nnodes} needs --resume auto; without it, a machine that joins "
+                "later would begin a new run."
+            )
         if self.max_restarts and resume is None:
             raise RunError(
                 "--max-restarts needs --resume auto; without it, a restart would begin a new run."

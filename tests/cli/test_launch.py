@@ -39,6 +39,10 @@ Make = Callable[..., Config]
         ("--nproc 2 --nnodes 2", "--nnodes 2 needs --rdzv-endpoint HOST:PORT"),
         ("--nproc 2 --rdzv-endpoint http://x", "is not of the form HOST:PORT, with a port up to"),
         ("--nproc 2 --rdzv-endpoint x:65536", "x:65536 is not of the form HOST:PORT, with a port"),
+        (
+            "--nproc 2 --nnodes 1:2 --rdzv-endpoint x",
+            "--nnodes 1:2 needs --resume auto; without it",
+        ),
         ("--nproc 2 --max-restarts 3", "--max-restarts needs --resume auto;"),
         ("--nproc 2 --sweep train.loss.G_L1=1,2", "--nproc and --sweep cannot be combined:"),
     ],

@@ -306,6 +306,7 @@ def build_data(
 
 
 def _check_compression(config: Config, dataset: PairedDataset) -> None:
+    # The fields are made from the registry of augmentations, which mypy does not read.
     chance = config.dataloader.augmentations.input.compression_chance  # type: ignore[attr-defined]
     if chance > 0 and dataset.dtypes[0] != np.uint8:
         raise ConfigError(

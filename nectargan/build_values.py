@@ -69,6 +69,7 @@ def build_mappings(
             ranges = _measured(values, percentiles, dtype, option)
         low, high = zip(*ranges, strict=True)
         try:
+            # The config has checked the names of the transfers; to mypy they are any text.
             mapping = ValueMapping(low, high, transfers[side], dtype.name)  # type: ignore[arg-type]
             mapping.check_channels(reader.channels, option)
         except DataError as error:

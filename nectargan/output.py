@@ -131,6 +131,7 @@ def guard_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
+            # It stays open as long as the process lives.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__"):
             raw = _Guarded(getattr(stream.buffer, "raw", stream.buffer), name == "stdout")

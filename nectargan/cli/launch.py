@@ -54,7 +54,8 @@ _VALUES = {"--nproc": 1, "--nnodes": 1, "--rdzv-endpoint": 1, "--max-restarts": 
 # How long a process may take to save a checkpoint and send its record before it is killed.
 _STOP_SECONDS = "120"
 _NODES = re.compile(r"([1-9]\d*)(?::([1-9]\d*))?")
-_ENDPOINT = re.compile(r"[^\s:/]+(?::(\d{1,5}))?")
+# An IPv6 address stands in brackets.
+_ENDPOINT = re.compile(r"(?:\[[\da-fA-F:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
 _LAST_PORT = 65_535
 
 
@@ -96,10 +97,10 @@ class LaunchOptions(NamedTuple):
             )
         if self.rdzv_endpoint is not None:
             found = _ENDPOINT.fullmatch(self.rdzv_endpoint)
-            if found is None or int(found[1] or 0) > _LAST_PORT:
+            if found is None or not 1 <= int(found[1] or 1) <= _LAST_PORT:
                 raise RunError(
                     f"--rdzv-endpoint {self.rdzv_endpoint} is not of the form HOST:PORT, with a "
-                    f"port up to {_LAST_PORT}."
+                    f"port from 1 to {_LAST_PORT}."
                 )
         if low < high and resume is None:
             raise RunError(

@@ -110,14 +110,14 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     # Imported here, because torch takes a second to import and help texts do not need it.
     from nectargan.dataset.data_check import check_data
     from nectargan.dataset.shard_names import name_of
-    from nectargan.inference import testing
+    from nectargan.inference import rulers, testing
     from nectargan.inference.model import load_model
     from nectargan.record.test_record import write_test
     from nectargan.runs.describe import digest_of_pairs
     from nectargan.runs.test_metrics import send_test
     from nectargan.trainers.validation import View
 
-    chosen = testing.select_metrics(options["metrics"])
+    chosen = rulers.select_metrics(options["metrics"])
     if options["weights"] is not None and not Path(options["weights"]).is_dir():
         raise ConfigError(f"--weights is '{options['weights']}', which is not a directory.")
     is_paper = options["protocol"] == "pix2pix"
@@ -141,10 +141,10 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     channels = loaded[0].config.dataloader.channels_of_sides
     split = check_data(root, (options["split"],), (), channels)[options["split"]]
     size = testing.size_of(loaded[0], protocol)
-    metrics = testing.build_chosen(chosen, loaded[0], size)
+    metrics = rulers.build_chosen(chosen, loaded[0], size)
     count, device = len(split.pairs), loaded[0].device
     shape = (loaded[0].out_channels, *size)
-    ruler = testing.open_ruler(metrics, options["weights"], shape, count, device)
+    ruler = rulers.open_ruler(metrics, options["weights"], shape, count, device)
     for sentence in ruler.left_out:
         say(sentence, err=True)
     dataset = name_of(root), digest_of_pairs(split.pairs, root)

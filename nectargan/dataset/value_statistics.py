@@ -241,6 +241,7 @@ def _values_of_bin(place: int, dtype: np.dtype[Any]) -> tuple[float, float]:
 def _key(pairs: Sequence[Pair], reader: ValueReader) -> str:
     """A digest of what the statistics depend on."""
     digest = hashlib.sha256(
+        # A dtype is no JSON; its name stands at the end instead.
         json.dumps([_VERSION, *reader._replace(dtype=None), reader.dtype.name]).encode()  # type: ignore[arg-type]
     )
     for pair in pairs:

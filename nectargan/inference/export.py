@@ -156,6 +156,7 @@ def sizes_of_one_are_free() -> AbstractContextManager[object]:
     from torch.fx.experimental import _config
 
     changes: dict[str, Any] = {"backed_size_oblivious": True}
+    # torch adds this function to the module when it is imported.
     context: AbstractContextManager[object] = _config.patch(changes)  # type: ignore[attr-defined]
     return context
 

@@ -166,5 +166,6 @@ def _normed(norm: nn.Module, x: Tensor, mean: Tensor, variance: Tensor) -> Tenso
     mean, variance = mean.to(x.device), variance.to(x.device)
     weight, bias, eps = norm.weight, norm.bias, norm.eps
     # In float32, as the statistics are; not all devices take them with values of 16 bits.
+    # To mypy, an attribute of a module may be a module.
     y = F.batch_norm(x.float(), mean, variance, weight, bias, training=False, eps=eps)  # type: ignore[arg-type]
     return y.to(x.dtype)

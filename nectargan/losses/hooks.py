@@ -56,7 +56,7 @@ class Hooks(Generic[E]):
         for hook in tuple(self._hooks.values()):
             try:
                 hook(event)
-            except Exception as error:
+            except Exception as error:  # a hook may raise anything
                 error.add_note(f"raised in loss hook '{_name_of(hook)}' for {event.subject}")
                 raise
 

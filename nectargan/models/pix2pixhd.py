@@ -127,6 +127,7 @@ class MultiscaleDiscriminator(nn.Module):
         for scale in self.scales:
             if maps:
                 x, y = _halved(x), _halved(y)
+            # To mypy, an attribute of a module may be a tensor.
             maps += scale.features(x, y)  # type: ignore[operator]
         return maps
 

@@ -323,6 +323,7 @@ class RunDirectory(PathLike[str]):
         """
         status, reason = self.read_status()
         if status in ("FINISHED", "FAILED"):
+            # mypy does not narrow a text by `in`.
             return status, reason  # type: ignore[return-value]
         if status != "KILLED":
             reason = _DIED

@@ -67,6 +67,7 @@ def run_params(config: Config) -> dict[str, Param]:
         else:
             params[f"loss.{name}"] = format_number(weight)
         if getattr(option, "function", None) is not None:
+            # mypy does not narrow a union by `getattr`.
             params[f"loss.{name}.function"] = option.function  # type: ignore[union-attr]
     if train.balancer is not None:
         params["balancer"] = train.balancer.name or train.balancer.function

@@ -35,6 +35,7 @@ def shortages_explained(
     """
     try:
         yield
+    # Each library has an exception of its own for a shortage.
     except Exception as error:
         found = shortage_of(error, directory)
         if found is not None:

@@ -132,9 +132,9 @@ def _pass(
         count = sum(parameter.numel() for parameter in network.parameters())
         return _Pass(count, _kept_bytes(network, *inputs), _flops(network, *inputs))
     except Exception:
+        # A custom network may need values, not only shapes. Then it is really built.
         if not is_own:
             raise
-    # A custom network may need values, not only shapes. Then it is really built.
     with torch.random.fork_rng(devices=[]):
         network = build(config)
     return _Pass(sum(parameter.numel() for parameter in network.parameters()), 0, math.inf)

@@ -37,7 +37,13 @@ Make = Callable[..., Config]
         ("--nproc 2 --nnodes two", "--nnodes two is neither a whole number nor MIN:MAX."),
         ("--nproc 2 --nnodes 3:2", "--nnodes 3:2 must go from the lower to the higher number."),
         ("--nproc 2 --nnodes 2", "--nnodes 2 needs --rdzv-endpoint HOST:PORT"),
-        ("--nproc 2 --rdzv-endpoint http://x", "is not of the form HOST:PORT, with a port up to"),
+        (
+            "--nproc 2 --rdzv-endpoint http://x",
+            "is not of the form HOST:PORT, with a port from 1 to",
+        ),
+        ("--nproc 2 --rdzv-endpoint ::1:29500", "::1:29500 is not of the form HOST:PORT"),
+        ("--nproc 2 --rdzv-endpoint x:0", "x:0 is not of the form HOST:PORT, with a port from 1"),
+        ("--nproc 2 --nnodes 2:1 --rdzv-endpoint [::1]:29500", "--nnodes 2:1 must go from"),
         ("--nproc 2 --rdzv-endpoint x:65536", "x:65536 is not of the form HOST:PORT, with a port"),
         (
             "--nproc 2 --nnodes 1:2 --rdzv-endpoint x",

@@ -21,7 +21,8 @@ from nectargan.dataset.data_check import check_data
 from nectargan.distributed import World, joined
 from nectargan.errors import NectarGANError
 from nectargan.inference.model import load_model
-from nectargan.inference.testing import Protocol, Ruler, measure
+from nectargan.inference.rulers import Ruler
+from nectargan.inference.testing import Protocol, measure
 from nectargan.losses.lm_data import LossEvent
 from nectargan.metrics import METRICS
 from nectargan.record.run_directory import RunDirectory

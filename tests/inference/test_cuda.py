@@ -233,7 +233,8 @@ def test_networks_of_metrics_equal_their_references(
 ) -> None:
     """LPIPS, DISTS, FID and KID by random weights, of the same images on both devices."""
     from nectargan.dataset.data_check import check_data
-    from nectargan.inference.testing import Protocol, Ruler, measure
+    from nectargan.inference.rulers import Ruler
+    from nectargan.inference.testing import Protocol, measure
     from nectargan.metrics import METRICS
     from nectargan.metrics.networks import NETWORKS as OF_METRICS
     from nectargan.metrics.networks import LoadedNetwork

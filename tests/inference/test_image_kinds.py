@@ -259,7 +259,8 @@ def test_an_exported_model_has_its_units(trained: Path, tmp_path: Path, kind: An
 
 def test_a_model_of_bands_is_tested(trained: Path) -> None:
     from nectargan.dataset.data_check import check_data
-    from nectargan.inference.testing import Protocol, measure, open_ruler
+    from nectargan.inference.rulers import open_ruler
+    from nectargan.inference.testing import Protocol, measure
     from nectargan.metrics import METRICS
 
     model = load_model(trained, device="cpu", checkpoint="last")

@@ -15,7 +15,8 @@ from nectargan.config.schema import Config
 from nectargan.dataset.data_check import check_data
 from nectargan.errors import ConfigError, DataError
 from nectargan.inference.model import load_model
-from nectargan.inference.testing import Protocol, measure, open_ruler
+from nectargan.inference.rulers import open_ruler
+from nectargan.inference.testing import Protocol, measure
 from nectargan.metrics import METRICS
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 from tests.graph_stand_in import CpuGraphs

@@ -43,6 +43,7 @@ def unpack(archive: Path, folder: Path, source: str) -> None:
         try:
             with gzip.GzipFile(fileobj=raw) as plain:
                 limited = _Limited(plain, most)
+                # A stream needs only `read`; the stubs ask for all of a file.
                 with tarfile.open(fileobj=limited, mode="r|") as tar:  # type: ignore[call-overload]
                     _extract(tar, folder)
                 while limited.read(1 << 20):  # to the end, where the checksum is

@@ -36,6 +36,7 @@ def follow_move(database: Path) -> None:
             for old, new in _moved(connection, home):
                 for table, column in _COLUMNS:
                     connection.execute(
+                        # The names are constants of this module; values are parameters.
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
                         f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
                         (new, len(old) + 1, old, len(old) + 1, old + "/"),

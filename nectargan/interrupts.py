@@ -22,6 +22,7 @@ STOPS = tuple(
 
 # How long the interpreter waits at exit for threads to return from library calls, in seconds.
 _LAST_CALL_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
 
 
 def stop_on_signals() -> None:
@@ -114,6 +115,24 @@ def default_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_with_parent() -> None:
+    """Stops this process as SIGTERM does when the process that started it has ended without a word,
+    as after SIGKILL. Nobody would see or end this process any more.
+
+    Does nothing on Windows, where a process does not see that.
+    """
+    if os.name == "nt":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 class HeldSignals:

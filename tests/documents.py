@@ -39,7 +39,8 @@ def run_blocks(page: str) -> tuple[int, str]:
         elif language == "bash":
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", code],
-                env={**os.environ, "PATH": path},
+                # As many threads as this process has: a page may compare the results of both.
+                env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
                 capture_output=True,
                 text=True,
             )

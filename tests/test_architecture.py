@@ -31,6 +31,7 @@ LOWER = {
 
 # What a package may import of the others, besides itself and `FOR_ALL`.
 MAY_IMPORT: dict[str, set[str]] = {
+    "addresses": set(),
     "cgroups": set(),
     "cpu": set(),
     "credentials": set(),
@@ -88,6 +89,7 @@ ONLY = {
     ("record", "losses"): "lm_data",  # the event, never the manager
 }
 FOR_ALL = {
+    "addresses",
     "cgroups",
     "cpu",
     "credentials",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from nectargan.interrupts import (
     stop_on_signals,
     uninterrupted,
 )
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -186,3 +187,36 @@ def test_signals_are_handled_by_default_during_a_wait() -> None:
         assert found <= {signal.SIG_DFL, signal.SIG_IGN}
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert [signal.getsignal(number) for number in STOPS] == before
+
+
+_PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+time.sleep(600)
+"""
+_CHILD = """
+import sys, time
+from pathlib import Path
+from nectargan.interrupts import stop_on_signals, stop_with_parent
+place = Path(sys.argv[1])
+stop_on_signals()
+stop_with_parent()
+try:
+    place.write_text("started")
+    while True:
+        time.sleep(0.1)
+except SystemExit as stop:
+    place.write_text(f"stopped with {stop.code}")
+"""
+
+
+def test_a_process_stops_when_its_parent_was_killed(tmp_path: Path) -> None:
+    place = tmp_path / "said"
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, _CHILD, str(place)])
+    try:
+        wait_until(lambda: place.exists() and place.read_text() == "started")
+        parent.kill()
+        wait_until(lambda: place.read_text() == "stopped with 143")
+    finally:
+        parent.kill()
+        parent.wait()

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import click
 from bench_logging import NAMES, run_child, write_ledger
-from benchmarking import Row, report
+from benchmarking import Row, count_option, json_option, report
 
 from nectargan.config.config_manager import ConfigManager
 from nectargan.record.ledger import MetricRow
 from nectargan.record.loss_tags import write_loss_tags
 from nectargan.record.run_directory import LOSSES_FILE, METRICS_FILE, RunDirectory
 
-COUNT = click.IntRange(min=1)
 EPOCHS = 10
 TAGS = {name: (name[0], "adversarial") for name in NAMES}
 
@@ -118,11 +117,9 @@ def measured(case: Case, rounds: int) -> list[Row]:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures.")
-@click.option(
-    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Rows of the largest ledger."
-)
-@click.option("--rounds", type=COUNT, default=3, show_default=True, help="Of each measurement.")
+@json_option
+@count_option("--rows", 10_000_000, "Rows of the largest ledger.")
+@count_option("--rounds", 3, "Number of rounds.")
 @click.option("--quick", is_flag=True, help="Few rows: to try the tool itself.")
 def main(json_path: Path | None, rows: int, rounds: int, quick: bool) -> None:
     """Benchmark of reading the record of runs."""

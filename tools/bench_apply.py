@@ -23,7 +23,7 @@ from typing import cast
 import click
 import numpy as np
 import torch
-from benchmarking import Row, interleaved, peak_memory, report
+from benchmarking import COUNT, Row, count_option, interleaved, json_option, peak_memory, report
 from PIL import Image
 
 from nectargan.build import build_generator
@@ -33,8 +33,6 @@ from nectargan.inference.inputs import find_inputs
 from nectargan.inference.model import Model, load_model
 from nectargan.inference.pixels import PixelGenerator, Tiling
 from nectargan.runs.training_state import Checkpoint
-
-COUNT = click.IntRange(min=1)
 
 
 def untrained(folder: Path) -> Path:
@@ -185,15 +183,15 @@ def apply_to_one(source: str, device: str, path: Path, tiling: Tiling) -> dict[s
 @click.command()
 @click.argument("model", required=False)
 @click.option("--device", default="auto")
-@click.option("--images", type=COUNT, default=32, show_default=True)
-@click.option("--side", type=COUNT, default=256, show_default=True)
-@click.option("--rounds", type=COUNT, default=3, show_default=True)
+@count_option("--images", 32, "Number of images.")
+@count_option("--side", 256, "Side of the images in pixels.")
+@count_option("--rounds", 3, "Number of rounds.")
 @click.option("--seams", is_flag=True, help="Compare tiles with a whole image of 2048 x 1536.")
 @click.option("--large", type=COUNT, help="Measure the memory for one image of this side.")
 @click.option("--tile", type=click.IntRange(min=0))
 @click.option("--tile-norm", type=click.Choice(["exact", "fast"]))
 @click.option("--one", type=click.Path(path_type=Path), hidden=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
+@json_option
 def main(
     model: str | None,
     device: str,

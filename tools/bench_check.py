@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from benchmarking import Row, peak_memory, report
+from benchmarking import Row, json_option, peak_memory, report
 from PIL import Image
 
 from nectargan.dataset.data_check import check_data
@@ -79,7 +79,7 @@ def in_a_process(folder: Path, kept: Path) -> dict[str, float]:
 @click.command()
 @click.option("--pairs", type=click.IntRange(2), default=1000, show_default=True)
 @click.option("--side", type=click.IntRange(32, 512), default=256, show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
+@json_option
 @click.option("--folder", type=click.Path(path_type=Path), hidden=True)
 @click.option("--kept", type=click.Path(path_type=Path), hidden=True)
 def main(

@@ -26,7 +26,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from benchmarking import Row, interleaved, report
+from benchmarking import Row, count_option, interleaved, pair_options, report
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -107,12 +107,8 @@ def our_epochs(root: Path, size: int, batch: int) -> Callable[[], object]:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
-@click.option("--rounds", default=9, show_default=True, help="Number of rounds.")
-@click.option("--pairs", default=200, show_default=True, help="Number of pairs.")
-@click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
-@click.option("--batch", default=4, show_default=True, help="Pairs per batch.")
-@click.option("--shards", default=4, show_default=True, help="Number of shards.")
+@pair_options(rounds=9, pairs=200, batch=4)
+@count_option("--shards", 4, "Number of shards.")
 def main(
     json_path: Path | None, rounds: int, pairs: int, size: int, batch: int, shards: int
 ) -> None:

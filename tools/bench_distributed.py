@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 import torch
-from benchmarking import Row, interleaved, report
+from benchmarking import Row, count_option, interleaved, report
 from step_variants import Setting, Stopwatch, Variant, our_steps, plain_steps
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -107,14 +107,14 @@ def measure(
 
 
 @click.command()
-@click.option("--nproc", default=2, show_default=True, help="Processes.")
-@click.option("--size", default=256, show_default=True, help="Height and width of the images.")
-@click.option("--batch", default=4, show_default=True, help="Pairs in a step of all processes.")
-@click.option("--features", default=16, show_default=True, help="Width of both networks.")
+@count_option("--nproc", 2, "Processes.")
+@count_option("--size", 256, "Height and width of the images.")
+@count_option("--batch", 4, "Pairs in a step of all processes.")
+@count_option("--features", 16, "Width of both networks.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32 or bf16.")
 @click.option("--cuda", is_flag=True, help="On GPUs, one for each process.")
-@click.option("--steps", default=10, show_default=True, help="Steps in a round.")
-@click.option("--rounds", default=12, show_default=True, help="Rounds.")
+@count_option("--steps", 10, "Steps in a round.")
+@count_option("--rounds", 12, "Rounds.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures to this file.")
 @click.option("--part", type=click.Path(path_type=Path), hidden=True)
 @click.option("--data", type=click.Path(path_type=Path), hidden=True)

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import click
 import numpy as np
 import torch
-from benchmarking import Row, interleaved, report
+from benchmarking import Row, interleaved, pair_options, report
 
 from nectargan.build_data import build_data
 from nectargan.config.config_manager import ConfigManager
@@ -97,11 +97,7 @@ def steps_of(config: Config) -> Callable[[], object]:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
-@click.option("--rounds", default=7, show_default=True, help="Number of rounds.")
-@click.option("--pairs", default=16, show_default=True, help="Number of pairs.")
-@click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
-@click.option("--batch", default=1, show_default=True, help="Pairs per step.")
+@pair_options(rounds=7, pairs=16, batch=1)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--cache", default="ram", show_default=True, help="ram, disk or device.")
 def main(

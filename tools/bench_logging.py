@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from benchmarking import Row, interleaved, report
+from benchmarking import Row, count_option, interleaved, json_option, report
 
 from nectargan.losses.loss_manager import LossManager
 from nectargan.record.ledger import Ledger, LossRow
@@ -27,7 +27,6 @@ from nectargan.record.seeking import first_step_from
 from nectargan.scheduling.data import Schedule
 
 NAMES = ("G_GAN", "G_L1", "D_real", "D_fake")
-COUNT = click.IntRange(min=1)
 BATCH = 2000
 STEPS_PER_EPOCH = 400
 START = 1_700_000_000_000  # Unix time in milliseconds
@@ -196,14 +195,10 @@ def run_child(code: str) -> tuple[float, float]:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
-@click.option(
-    "--rows", type=COUNT, default=10_000_000, show_default=True, help="Rows of the large ledger."
-)
-@click.option("--rounds", type=COUNT, default=21, show_default=True, help="Number of rounds.")
-@click.option(
-    "--steps", type=COUNT, default=2000, show_default=True, help="Steps of the manager per round."
-)
+@json_option
+@count_option("--rows", 10_000_000, "Rows of the large ledger.")
+@count_option("--rounds", 21, "Number of rounds.")
+@count_option("--steps", 2000, "Steps of the manager per round.")
 @click.option("--quick", is_flag=True, help="Few rows, rounds and steps, to test the tool.")
 def main(json_path: Path | None, rows: int, rounds: int, steps: int, quick: bool) -> None:
     """Benchmark of the record."""

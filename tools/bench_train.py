@@ -31,7 +31,18 @@ if __name__ == "__main__":
 
 import click
 import torch
-from benchmarking import LeftOut, Row, interleaved, machine, peak_memory, show, write
+from benchmarking import (
+    COUNT,
+    LeftOut,
+    Row,
+    count_option,
+    interleaved,
+    json_option,
+    machine,
+    peak_memory,
+    show,
+    write,
+)
 from cpu_rows import contended_rows, original_rows, work
 from step_floor import best_of, floor, matmul_rate
 from step_trace import trace
@@ -175,7 +186,7 @@ def print_memory(setting: Setting, variant: Variant) -> None:
 
 
 @click.command()
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="File for the results.")
+@json_option
 @click.option(
     "--group",
     "groups",
@@ -184,12 +195,14 @@ def print_memory(setting: Setting, variant: Variant) -> None:
     default=GROUPS,
     help="Only this group.",
 )
-@click.option("--batch", "batches", type=int, multiple=True, default=(1, 4, 16), show_default=True)
-@click.option("--rounds", default=9, show_default=True, help="Maximum number of rounds.")
+@click.option(
+    "--batch", "batches", type=COUNT, multiple=True, default=(1, 4, 16), show_default=True
+)
+@count_option("--rounds", 9, "Maximum number of rounds.")
 @click.option(
     "--seconds", default=200.0, show_default=True, help="Approximate time for each group."
 )
-@click.option("--size", default=256, show_default=True, help="Side of the images in pixels.")
+@count_option("--size", 256, "Side of the images in pixels.")
 @click.option("--device", default=None, help="cpu or cuda; by default cuda if available.")
 @click.option("--contended", is_flag=True, help="Same as --group contended.")
 @click.option(

@@ -1,4 +1,4 @@
-"""Helpers for benchmarks: alternating rounds, rows with limits, a table, a JSON file."""
+"""Helpers for benchmarks: options, alternating rounds, rows with limits, a table, a JSON file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import psutil
+
+from nectargan.cli.options import with_options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COUNT = click.IntRange(min=1)
+
+json_option = click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="File for the results."
+)
+
+
+def count_option(name: str, default: int, text: str) -> Callable[[Command], Command]:
+    """An option that is a number from 1, such as ``--rounds``."""
+    return click.option(name, type=COUNT, default=default, show_default=True, help=text)
+
+
+def pair_options(rounds: int, pairs: int, batch: int) -> Callable[[Command], Command]:
+    """The options of a benchmark that reads drawn pairs, with these defaults."""
+    options = [
+        json_option,
+        count_option("--rounds", rounds, "Number of rounds."),
+        count_option("--pairs", pairs, "Number of pairs."),
+        count_option("--size", 256, "Side of the images in pixels."),
+        count_option("--batch", batch, "Pairs per batch."),
+    ]
+    return lambda command: with_options(command, options)
 
 
 class LeftOut(NamedTuple):

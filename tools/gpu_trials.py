@@ -35,7 +35,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nectargan.config.config_manager import ConfigManager
-from nectargan.distributed import World, _Processes
+from nectargan.distributed import World
+from nectargan.distributed.processes import Processes
 from nectargan.errors import RunError
 from nectargan.losses.vgg import LAYERS
 from nectargan.record.run_directory import RunDirectory
@@ -350,7 +351,7 @@ def one_process() -> Iterator[World]:
         port = free.getsockname()[1]
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     os.environ.update(ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    world = _Processes(timedelta(minutes=1))
+    world = Processes(timedelta(minutes=1))
     try:
         yield world
     finally:

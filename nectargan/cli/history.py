@@ -19,6 +19,7 @@ from nectargan.wording import counted
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+RUNS = click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
 MLFLOW_URI = click.option(
     "--mlflow-uri",
     metavar="URI",
@@ -76,7 +77,7 @@ SIZE = click.option(
         "nectargan export-csv runs/first_v1 -o gradients.csv --gradients --epoch-means",
     ),
 )
-@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
+@RUNS
 @click.option(
     "-o",
     "--output",
@@ -136,7 +137,7 @@ def export_csv(
         "nectargan plot runs/first_v1 --gradients",
     ),
 )
-@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
+@RUNS
 @click.option(
     "-o",
     "--output",

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from nectargan.addresses import address_towards, is_own
 from nectargan.cli.common import WholeNumber, typed_arguments
 from nectargan.cli.options import option, with_options
 from nectargan.cpu import usable_cores
@@ -55,7 +56,7 @@ _VALUES = {"--nproc": 1, "--nnodes": 1, "--rdzv-endpoint": 1, "--max-restarts": 
 _STOP_SECONDS = "120"
 _NODES = re.compile(r"([1-9]\d*)(?::([1-9]\d*))?")
 # An IPv6 address stands in brackets.
-_ENDPOINT = re.compile(r"(?:\[[\da-fA-F:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
+_ENDPOINT = re.compile(r"(\[[\da-fA-F:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
 _LAST_PORT = 65_535
 
 
@@ -97,7 +98,7 @@ class LaunchOptions(NamedTuple):
             )
         if self.rdzv_endpoint is not None:
             found = _ENDPOINT.fullmatch(self.rdzv_endpoint)
-            if found is None or not 1 <= int(found[1] or 1) <= _LAST_PORT:
+            if found is None or not 1 <= int(found[2] or 1) <= _LAST_PORT:
                 raise RunError(
                     f"--rdzv-endpoint {self.rdzv_endpoint} is not of the form HOST:PORT, with a "
                     f"port from 1 to {_LAST_PORT}."
@@ -162,7 +163,7 @@ def launch(options: LaunchOptions, processes: int) -> None:
     from nectargan.sweeps.workers import without_options
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _STOP_SECONDS)
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -172,7 +173,12 @@ def launch(options: LaunchOptions, processes: int) -> None:
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     low, high = options.nodes
+    if high > 1:
+        # A store that the launchers keep has no place for a machine that joins later or again
+        # (https://github.com/pytorch/pytorch/issues/135712).
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     meets = options.rdzv_endpoint
+    place, address = _meeting_place(meets)
     fields = {field.name for field in dataclasses.fields(LaunchConfig)}
     handled = [each.name for each in map(signal.Signals, STOPS) if _is_handled(each)]
     # A run that was started with nohup survives its terminal; torch 2.8 handles all signals.
@@ -183,8 +189,11 @@ def launch(options: LaunchOptions, processes: int) -> None:
         nproc_per_node=processes,
         run_id="nectargan" if meets else uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint=meets or "localhost:0",
+        rdzv_endpoint=place,
+        local_addr=address,
         max_restarts=options.max_restarts or 0,
+        # By default it leaves an empty folder behind.
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         **{name: value for name, value in signals.items() if name in fields},
     )
     arguments = ["-m", "nectargan.train", *without_options(typed_arguments(), _VALUES)]
@@ -201,9 +210,30 @@ def launch(options: LaunchOptions, processes: int) -> None:
         raise SystemExit(128 + stop.sigval) from None
     except RendezvousError as error:
         machines = counted(high, "machine") if low == high else f"{low} to {high} machines"
-        place = f" at {meets}" if meets else ""
+        there = f" at {meets}, or the one there has ended" if meets else ""
         reason = one_line(error.__cause__ or error)[:200].rstrip(".")
-        raise RunError(f"The processes of {machines} cannot meet{place}: {reason}.") from None
+        raise RunError(f"The processes of {machines} cannot meet{there}: {reason}.") from None
+
+
+def _meeting_place(endpoint: str | None) -> tuple[str, str | None]:
+    """The endpoint as torch needs it, and the address by which others reach this machine.
+
+    torch knows this machine only by its name, which on Debian and Ubuntu means 127.0.1.1. So it
+    does not recognise an address of this machine, and tells the others a name they may not know.
+
+    Args:
+        endpoint: HOST, HOST:PORT or ``None``, as typed.
+
+    Returns:
+        Both; ``None`` for an address that torch shall find.
+    """
+    found = _ENDPOINT.fullmatch(endpoint or "")
+    if endpoint is None or found is None:
+        return "localhost:0", None
+    host = found[1].strip("[]")
+    if is_own(host):
+        endpoint = "localhost" + endpoint.removeprefix(found[1])
+    return endpoint, address_towards(host)
 
 
 def _is_handled(number: signal.Signals) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from nectargan.cli.common import Command
-from nectargan.cli.history import MLFLOW_URI, lineage_option
-from nectargan.cli.paths import OUTPUT, RUN
+from nectargan.cli.history import MLFLOW_URI, RUNS, lineage_option
+from nectargan.cli.paths import OUTPUT
 from nectargan.files import is_stream
 from nectargan.output import say
 from nectargan.wording import counted
@@ -21,7 +21,7 @@ from nectargan.wording import counted
         "nectargan report 'runs/*' -o all.html --sort best/ssim",
     ),
 )
-@click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
+@RUNS
 @click.option(
     "-o",
     "--output",

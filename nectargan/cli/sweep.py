@@ -14,6 +14,7 @@ from nectargan.cli.common import WholeNumber, typed_arguments
 from nectargan.cli.options import option, with_options
 from nectargan.cli.sweep_output import print_end, report, shown, table_of
 from nectargan.errors import RunError
+from nectargan.interrupts import stop_with_parent
 from nectargan.metrics import USUAL_SERIES
 from nectargan.output import make_console, say
 from nectargan.shell import command_line
@@ -147,7 +148,10 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
         click.exceptions.Exit: with code 1, if a run failed.
     """
     from nectargan.sweeps.axes import parse_axes
+    from nectargan.sweeps.workers import is_worker
 
+    if is_worker():
+        stop_with_parent()
     axes = parse_axes(options.sweep)
     try:
         if options.sweep_search is None:
@@ -167,8 +171,6 @@ def run_sweep(options: SweepOptions, resolve: Resolve, start: Start, dry_run: bo
             trials = options.trials or _TRIALS
             failed = _run_search(search, axes, metrics, trials, start, dry_run, options.workers)
     except (KeyboardInterrupt, SystemExit):
-        from nectargan.sweeps.workers import is_worker
-
         if is_worker():
             raise
         say("Run the same command again to continue the sweep.", err=True)

@@ -139,7 +139,8 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     loaded = [load_model(name, dropout=protocol.dropout, **how) for name in models]
     testing.check_comparable(loaded, protocol)
     channels = loaded[0].config.dataloader.channels_of_sides
-    split = check_data(root, (options["split"],), (), channels)[options["split"]]
+    name = options["split"]
+    split = world.from_main(lambda: check_data(root, (name,), (), channels)[name])
     size = testing.size_of(loaded[0], protocol)
     metrics = rulers.build_chosen(chosen, loaded[0], size)
     count, device = len(split.pairs), loaded[0].device
@@ -147,7 +148,7 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     ruler = rulers.open_ruler(metrics, options["weights"], shape, count, device)
     for sentence in ruler.left_out:
         say(sentence, err=True)
-    dataset = name_of(root), digest_of_pairs(split.pairs, root)
+    dataset = name_of(root), world.from_main(lambda: digest_of_pairs(split.pairs, root))
     world.use(device)
     own = len(range(count)[world.slice_of(count)])
     with progress_bar(own * len(loaded) if world.is_main else 0, "images") as advance:

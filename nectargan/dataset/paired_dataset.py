@@ -17,7 +17,6 @@ from nectargan.dataset.crops import Crops, crop_array, draw_crops
 from nectargan.dataset.pairs import Pair
 from nectargan.dataset.plain_pairs import plain_array, read_plain
 from nectargan.dataset.raw_pairs import (
-    MOST_CHANNELS,
     in_dtype,
     read_sides,
     resized,
@@ -28,6 +27,7 @@ from nectargan.dataset.raw_pairs import (
 )
 from nectargan.errors import DataError
 from nectargan.images.pillow_files import MODES
+from nectargan.images.raw import MOST_CHANNELS
 
 DIRECTIONS = ("AtoB", "BtoA")
 RESIZES = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}

@@ -12,6 +12,7 @@ from PIL import Image
 from nectargan.dataset.decoding import MOST_COLOURS, PixelStatistics, Probe
 from nectargan.dataset.pairs import Pair
 from nectargan.errors import DataError
+from nectargan.images.channels import convert_channels
 from nectargan.images.pillow_files import MODES, is_decoded_elsewhere, opened, samples
 from nectargan.images.raw import Kind, RawImage
 from nectargan.images.reading import read_raw
@@ -19,10 +20,6 @@ from nectargan.sources import Source
 
 Array = npt.NDArray[Any]
 Selection = Sequence[str | int] | None
-
-MOST_CHANNELS = 64
-# ITU-R BT.601, as Pillow converts RGB to gray.
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def probe_raw(path: Source, selections: Sequence[Selection] = (None,)) -> Probe:
@@ -148,10 +145,9 @@ def check_channels(found: int, count: int, path: object, option: str) -> None:
 
 
 def with_channels(values: Array, count: int, path: object, option: str) -> Array:
-    """Converts ``(H, W, C)`` to so many channels.
+    """Converts ``(H, W, C)`` to so many channels, if `convert_channels` can.
 
-    Between gray and RGB, with or without alpha, as Pillow does it for 8 bits; transparent pixels
-    are composited over black if alpha is dropped. Any other count must be that of the file.
+    Any other number of channels must be that of the file.
 
     Args:
         values: The values of the file.
@@ -162,24 +158,8 @@ def with_channels(values: Array, count: int, path: object, option: str) -> Array
     Raises:
         DataError: If the file has another number of channels that cannot be converted.
     """
-    found = values.shape[2]
-    check_channels(found, count, path, option)
-    if found == count:
-        return values
-    dtype = values.dtype
-    is_integer = dtype.kind != "f"
-    full = np.iinfo(dtype).max if is_integer else 1
-    colors, alpha = (values[..., :-1], values[..., -1:]) if found in (2, 4) else (values, None)
-    if alpha is not None and count in (1, 3):
-        colors = _as(colors * (alpha / np.float64(full)), dtype)
-    if count <= 2 and colors.shape[2] == 3:
-        colors = _as((colors @ _LUMA)[..., None], dtype)
-    elif count >= 3 and colors.shape[2] == 1:
-        colors = colors.repeat(3, axis=2)
-    if count in (1, 3):
-        return colors
-    opaque = np.full((*values.shape[:2], 1), full, dtype) if alpha is None else alpha
-    return np.concatenate([colors, opaque], axis=2)
+    check_channels(values.shape[2], count, path, option)
+    return convert_channels(values, count)
 
 
 def in_dtype(values: Array, dtype: npt.DTypeLike) -> Array:

@@ -32,7 +32,7 @@ from nectargan.images.reading import read_raw
 from nectargan.sources import Source, state_of_source
 
 _BINS = 1 << 16
-_VERSION = 1  # of what is counted, so that an older cache is not used
+_VERSION = 2  # of what is counted, so that an older cache is not used
 _CHUNK = 8  # pairs that one task reads
 
 Array = npt.NDArray[Any]

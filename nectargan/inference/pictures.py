@@ -20,6 +20,7 @@ from nectargan.dataset import raw_pairs
 from nectargan.dataset.decoding import in_mode
 from nectargan.dataset.raw_pairs import in_dtype, resized_mask, valid_pixels, with_channels
 from nectargan.errors import DataError
+from nectargan.images.channels import convert_channels
 from nectargan.images.geo_files import read_coordinates
 from nectargan.images.mapping import ValueMapping
 from nectargan.images.pillow_files import (
@@ -36,8 +37,6 @@ from nectargan.images.reading import is_geotiff, raw_kind, read_raw
 from nectargan.images.wide import values_of_16_bits
 
 Pixels = npt.NDArray[Any]
-
-_LUMA = np.array([299, 587, 114], np.uint64)  # ITU-R 601, as Pillow has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,22 +251,9 @@ def from_image(image: Image.Image, channels: int) -> Picture:
 
 def from_wide(pixels: Pixels, channels: int) -> Picture:
     """The same of ``(H, W, 1 to 4)`` in 16 bits."""
-    colours, alpha = pixels, None
-    if pixels.shape[2] in (2, 4):
-        colours, alpha = pixels[..., :-1], pixels[..., -1]
-    if alpha is not None and channels in (1, 3):
-        product = colours.astype(np.uint32) * alpha[..., None]
-        colours = ((product + 32767) // 65535).astype(np.uint16)
-    if channels in (1, 2) and colours.shape[2] == 3:
-        grey = (colours.astype(np.uint64) @ _LUMA + 500) // 1000
-        colours = grey.astype(np.uint16)[..., None]
-    if channels in (3, 4) and colours.shape[2] == 1:
-        colours = np.repeat(colours, 3, axis=2)
-    if channels in (1, 3):
-        return Picture(colours, alpha)
-    if alpha is None:
-        alpha = np.full(colours.shape[:2], 65535, np.uint16)
-    return Picture(np.concatenate([colours, alpha[..., None]], axis=2))
+    has_spare_alpha = channels in (1, 3) and pixels.shape[2] in (2, 4)
+    alpha = pixels[..., -1] if has_spare_alpha else None
+    return Picture(convert_channels(pixels, channels), alpha)
 
 
 def _notes(file: Image.Image) -> tuple[str, ...]:

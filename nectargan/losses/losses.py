@@ -199,7 +199,7 @@ class _FilterLoss(nn.Module, ABC):
     bits (TF32), which is too coarse for differences of neighboring pixels.
     """
 
-    def __init__(self, reduction: str) -> None:
+    def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
         check_choice(LossError, type(self).__name__, "reduction", reduction, REDUCTIONS)
         self.reduction = reduction
@@ -242,9 +242,6 @@ class SobelLoss(_FilterLoss):
         LossError: If the reduction is unknown.
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction)
-
     def derivatives(self, padded: Tensor) -> list[Tensor]:
         """The horizontal and the vertical derivative, each smoothed in the other direction."""
         along_x = (padded[..., 2:] - padded[..., :-2]) / 2
@@ -267,9 +264,6 @@ class LaplacianLoss(_FilterLoss):
     Raises:
         LossError: If the reduction is unknown.
     """
-
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction)
 
     def derivatives(self, padded: Tensor) -> list[Tensor]:
         """The Laplacian."""

@@ -47,6 +47,7 @@ from nectargan.trainers.flat_gradients import FlatGradients
 from nectargan.trainers.histograms import training_histograms
 from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
+from nectargan.trainers.shared_buffers import share_buffers
 from nectargan.trainers.trainer import Trainer
 from nectargan.trainers.turns import interrupt
 from nectargan.trainers.validation import (
@@ -226,6 +227,8 @@ class Pix2pixTrainer(Trainer):
         generated = self._update_discriminator(parts)
         self._update_generator(parts, generated)
         self.scaler.update()
+        for network in self.networks.values():
+            share_buffers(network, self.world)
 
     def _parts_of(self, *batch: Tensor) -> list[Part]:
         """A batch in equal parts, none of which is larger than those of a whole batch."""

@@ -43,7 +43,7 @@ from nectargan.trainers.devices import (
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
-from nectargan.trainers.turns import Turn, interrupt, raise_first, turns
+from nectargan.trainers.turns import Turn, interrupt, meet_all, raise_first, turns
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Trainer(ABC):
         self._seed()
         is_fork = resumption is None and self.config.train.fork_from is not None
         self._resumption = resumption
-        self._fork = fork_of(self.config) if is_fork else None
+        self._fork = world.from_main(lambda: fork_of(self.config)) if is_fork else None
         start = resumption if self._fork is None else self._fork
         known = None if start is None else start.state.mappings
         with self.explaining_shortages():
@@ -389,6 +389,7 @@ class Trainer(ABC):
             problem = error
         self._signals.hold()
         raise_first(self.world, problem)
+        meet_all(self.data.train, self.world)
 
     # --- checkpoints ---------------------------------------------------------------------------
 

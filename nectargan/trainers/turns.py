@@ -71,7 +71,7 @@ def turns(
         if min(counts) < 0:
             raise_first(world, batch if isinstance(batch, DataError) else None)
         if any(new):
-            _meet_all(loader, world)
+            meet_all(loader, world)
             known = len(loader.bad)
         if isinstance(batch, DataError):  # which `raise_first` has raised
             raise batch
@@ -87,6 +87,16 @@ def raise_first(world: World, error: DataError | None) -> None:
         raise world.agreed(DataError(texts[0]))
 
 
+def meet_all(loader: PairLoader, world: World) -> None:
+    """Skips the unreadable pairs that any process has found; raises DataError, in all processes, if
+    there are too many."""
+    found = {index: text for bad in world.gather(loader.bad) for index, text in bad.items()}
+    try:
+        loader.meet(found)
+    except DataError as error:
+        raise world.agreed(error) from None
+
+
 def interrupt(world: World, number: int) -> None:
     """Raises what a signal raises, in all processes; does nothing for 0."""
     if number:
@@ -99,15 +109,6 @@ def _next(batches: Iterator[Batch]) -> Batch | DataError:
         return next(batches)
     except DataError as error:
         return error
-
-
-def _meet_all(loader: PairLoader, world: World) -> None:
-    """Skips the unreadable pairs that any process has found."""
-    found = {index: text for bad in world.gather(loader.bad) for index, text in bad.items()}
-    try:
-        loader.meet(found)
-    except DataError as error:
-        raise world.agreed(error) from None
 
 
 def _pattern(empty: Tensor) -> Tensor:

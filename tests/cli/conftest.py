@@ -14,6 +14,7 @@ from nectargan.cli.main import main
 from nectargan.config.schema import Config
 
 Run = Callable[..., Result]
+CheckRefused = Callable[[list[str], str], None]
 
 
 @pytest.fixture
@@ -35,3 +36,24 @@ def config_file(tiny: Callable[..., Config], tmp_path: Path) -> Path:
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(tiny().model_dump(mode="json")))
     return path
+
+
+@pytest.fixture
+def check_refused(run: Run, config_file: Path, tmp_path: Path) -> CheckRefused:
+    """Checks that ``nectargan train ARGUMENTS`` ends in one sentence and leaves nothing.
+
+    It is given the tiny config if the arguments name none.
+    """
+
+    def check(arguments: list[str], sentence: str) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        base = [] if "--config" in arguments else ["-c", str(config_file)]
+        result = run("train", *base, *arguments)
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+        assert result.stderr.count("Error: ") == 1
+        assert "Traceback" not in result.output
+        assert result.stdout == ""
+        assert sorted(tmp_path.rglob("*")) == before
+
+    return check

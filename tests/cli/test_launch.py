@@ -91,9 +91,10 @@ def command(tiny: Make, tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "nectargan.train", "-c", str(path)]
 
 
-def started(command: list[str], said: Path) -> subprocess.Popen[bytes]:
+def started(command: list[str], said: Path, **variables: str) -> subprocess.Popen[bytes]:
+    env = {**environment(), **variables}
     with said.open("wb") as file:
-        return subprocess.Popen(command, env=environment(), stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
 
 
 def rows(run: Path) -> int:
@@ -132,10 +133,30 @@ def test_ctrl_c_ends_all_processes_with_one_checkpoint(command: list[str], tmp_p
 
 
 @pytest.mark.slow
+def test_the_processes_end_with_a_checkpoint_if_the_launcher_is_killed(
+    command: list[str], tmp_path: Path
+) -> None:
+    run, said = tmp_path / "runs" / "tiny_v1", tmp_path / "said"
+    process = started([*command, "--nproc", "2"], said)
+    wait_until(lambda: rows(run) > 60, alive=lambda: process.poll() is None)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(workers, PATIENCE)
+    assert not left
+    directory = RunDirectory(run)
+    assert directory.read_status() == ("KILLED", "")
+    assert pd.read_csv(run / "losses.csv")["step"].max() == load_last(directory)["step"]
+    assert "Traceback" not in said.read_text()
+
+
+@pytest.mark.slow
 def test_an_error_is_said_once_with_its_exit_code(command: list[str], tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    process = started([*command, "--nproc", "2", "--batch-size", "3"], said)
+    said, scratch = tmp_path / "said", tmp_path / "scratch"
+    scratch.mkdir()
+    process = started([*command, "--nproc", "2", "--batch-size", "3"], said, TMPDIR=str(scratch))
     assert process.wait(PATIENCE) == 2
+    assert not list(scratch.iterdir())
     (line,) = said.read_text().splitlines()
     assert line.startswith("Error: dataloader.batch_size is 3, the pairs of all processes")
 
@@ -154,3 +175,30 @@ def test_two_machines_that_meet_at_an_endpoint(command: list[str], tmp_path: Pat
     record = pd.read_csv(directory.losses)
     assert not record.duplicated(["step", "loss"]).any()
     assert set(record["step"]) == set(range(1, 7))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_on_one_of_two_machines(command: list[str], tmp_path: Path) -> None:
+    """Both machines start their processes again, though only one of them counts a restart."""
+    run = tmp_path / "runs" / "tiny_v1"
+    words = ["--nproc", "1", "--nnodes", "2", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    words += ["--resume", "auto", "--max-restarts", "5", "--set", "save.model_save_rate=1"]
+    processes = [started([*command, *words], tmp_path / f"said_{n}") for n in range(2)]
+
+    def are_alive() -> bool:
+        return not any(process.poll() for process in processes)
+
+    for rank in ("1", "0", "1"):
+        before = rows(run)
+        wait_until(lambda before=before: rows(run) > before + 60, alive=are_alive)
+        workers = [each for p in processes for each in psutil.Process(p.pid).children()]
+        next(each for each in workers if each.environ().get("RANK") == rank).kill()
+    before = rows(run)
+    wait_until(lambda: rows(run) > before + 60, alive=are_alive)
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    assert {process.wait(PATIENCE) for process in processes} <= {130, 2}
+    assert [each.name for each in run.parent.glob("tiny_*")] == ["tiny_v1"]
+    record = pd.read_csv(run / "losses.csv")
+    assert not record.duplicated(["step", "loss"]).any()
+    assert set(record["step"]) == set(range(1, record["step"].max() + 1))

@@ -16,7 +16,7 @@ from PIL import Image
 from nectargan.record.run_directory import RunDirectory
 from tests.processes import PATIENCE
 
-from .conftest import Run
+from .conftest import CheckRefused, Run
 
 TRAIN = [sys.executable, "-m", "nectargan.cli.train"]
 
@@ -221,17 +221,9 @@ def test_a_search(run: Run, config_file: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
-    run: Run, config_file: Path, tmp_path: Path, arguments: list[str], sentence: str
+    check_refused: CheckRefused, arguments: list[str], sentence: str
 ) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    base = [] if "--config" in arguments else ["-c", str(config_file)]
-    result = run("train", *base, *arguments)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert result.stderr.count("Error: ") == 1
-    assert "Traceback" not in result.output
-    assert result.stdout == ""
-    assert sorted(tmp_path.rglob("*")) == before
+    check_refused(arguments, sentence)
 
 
 def test_a_command_for_each_run(run: Run, config_file: Path) -> None:

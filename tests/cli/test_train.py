@@ -23,7 +23,7 @@ from nectargan.runs.sinks import synchronize
 from nectargan.shell import quoted
 from tests.processes import PATIENCE, wait_until
 
-from .conftest import Run
+from .conftest import CheckRefused, Run
 
 
 def only_run(tmp_path: Path) -> Path:
@@ -167,17 +167,9 @@ def test_sinks_can_be_switched_off(run: Run, config_file: Path, tmp_path: Path) 
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
-    run: Run, config_file: Path, tmp_path: Path, arguments: list[str], sentence: str
+    check_refused: CheckRefused, arguments: list[str], sentence: str
 ) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    base = [] if "--config" in arguments else ["-c", str(config_file)]
-    result = run("train", *base, *arguments)
-    assert result.exit_code == 2
-    assert sentence in result.stderr
-    assert result.stderr.count("Error: ") == 1
-    assert "Traceback" not in result.output
-    assert result.stdout == ""
-    assert sorted(tmp_path.rglob("*")) == before
+    check_refused(arguments, sentence)
 
 
 def test_every_mistake_of_a_config_is_on_a_line_of_its_own(run: Run, config_file: Path) -> None:

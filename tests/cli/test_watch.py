@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PATIENCE
+from tests.terminals import on_a_terminal, plain
 
 from .conftest import Run
 from .test_train import endless, only_run
@@ -48,42 +49,21 @@ def test_lines_of_a_run_until_it_is_killed(config_file: Path, tmp_path: Path) ->
     assert out.splitlines()[-1].startswith("KILLED: the process ended unexpectedly  epoch ")
 
 
-def plain(shown: bytes) -> str:
-    """What a terminal shows, without its control sequences."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode(errors="ignore"))
-
-
 def epochs(shown: bytes) -> set[str]:
     return set(re.findall(r"epoch (\d+)/100000", plain(shown)))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
 def test_a_terminal_shows_a_run_live_until_ctrl_c(config_file: Path, tmp_path: Path) -> None:
-    import pty
-
     with endless(config_file) as training:
-        ours, theirs = pty.openpty()
-        watch = subprocess.Popen(
-            [*WATCH, str(only_run(tmp_path))],
-            stdout=theirs,
-            stderr=theirs,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
-        )
-        os.close(theirs)
+        watch, parts = on_a_terminal([*WATCH, str(only_run(tmp_path))])
         shown = b""
         interrupted = False
-        while True:
-            try:
-                part = os.read(ours, 65536)
-            except OSError:  # how a terminal ends on Linux
-                break
-            if not part:
-                break
+        for part in parts:
             shown += part
             if not interrupted and len(epochs(shown)) > 1:
                 interrupted = True
                 watch.send_signal(signal.SIGINT)
-        os.close(ours)
         assert watch.wait(timeout=PATIENCE) == 130
         assert training.poll() is None, "it was only watched"
     assert "\x1b[?25h" in shown.decode(), "the cursor is back"

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from nectargan.cli.test import _test
 from nectargan.config.config_manager import ConfigManager
 from nectargan.config.schema import Config
+from nectargan.dataset import data_check
 from nectargan.dataset.data_check import check_data
 from nectargan.distributed import World, joined
-from nectargan.errors import NectarGANError
+from nectargan.errors import DataError, NectarGANError, PeerError
 from nectargan.inference.model import load_model
 from nectargan.inference.rulers import Ruler
 from nectargan.inference.testing import Protocol, measure
 from nectargan.losses.lm_data import LossEvent
 from nectargan.metrics import METRICS
 from nectargan.record.run_directory import RunDirectory
+from nectargan.runs import describe
 from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -110,6 +116,11 @@ def tensors_of(trainer: Pix2pixTrainer) -> Found:
     return {
         "weights": {key: each.detach().clone() for key, each in parameters.items()},
         "gradients": {key: each.grad for key, each in parameters.items()},
+        "buffers": {
+            f"{name}.{key}": buffer.clone()
+            for name, network in trainer.networks.items()
+            for key, buffer in network.named_buffers()
+        },
     }
 
 
@@ -137,6 +148,19 @@ def masked(folder: Path, world: World) -> Found:
 
 def own_network(folder: Path, world: World) -> Found:
     return trained(folder, "own_network", OPTIONS["own_network"], world)
+
+
+def normalized(folder: Path, world: World) -> Found:
+    """With spectral normalization, whose estimates each forward pass improves. Of the last batch,
+    one process has two parts and the other one has one."""
+    return trained(folder, "normalized", NORMALIZED, world)
+
+
+NORMALIZED: Found = {
+    **PLAIN,
+    "train.accumulate": 2,
+    "train.discriminator.spectral_norm": True,
+}
 
 
 def flat(folder: Path, world: World) -> Found:
@@ -245,6 +269,45 @@ def skipped_image(folder: Path, world: World) -> Found:
     return {"error": error, "bad": sorted(trainer.data.train.bad), **tensors_of(trainer)}
 
 
+def unsteady_image(folder: Path, world: World) -> Found:
+    """An image that only one of both can read, when they fill their caches."""
+    root = {"dataloader.dataroot": "skipped_image_pairs", "dataloader.cache": "ram"}
+    options = {**PLAIN, **root, "dataloader.on_bad_image": "skip"}
+    options["train.generator.learning_rate.epochs_decay"] = 0
+    trainer = Pix2pixTrainer(config_of(folder, "unsteady_image", options), world=world)
+    dataset = trainer.data.train.dataset
+    decode = dataset.decode
+
+    def fail(index: int) -> Tensor:
+        if world.rank == 1 and index == 5:
+            raise DataError("5.png cannot be read at the moment.")
+        return decode(index)
+
+    dataset.decode = fail  # type: ignore[method-assign]
+    return {"error": error_of(trainer), "bad": sorted(trainer.data.train.bad)}
+
+
+def forked(folder: Path, world: World) -> Found:
+    """The parent is only at hand in the main process."""
+    longer = {"train.generator.learning_rate.epochs": 2}
+    options = {**OPTIONS["plain"], **longer, "train.fork_from": "runs/plain_v1"}
+    with contextlib.chdir(folder if world.is_main else folder.parent):
+        return trained(folder, "forked", options, world)
+
+
+def tested_by_command(folder: Path, world: World) -> Found:
+    """Only the main process reads the whole split, to check it."""
+    options = {"data": str(folder / "pairs"), "split": "val", "metrics": "l1", "device": "cpu"}
+    options |= dict.fromkeys(("weights", "protocol", "size", "seed", "checkpoint"))
+    options |= {"dropout": False, "trust": False, "format": "json", "form": "json"}
+    with contextlib.ExitStack() as held:
+        if not world.is_main:
+            held.enter_context(mock.patch.object(data_check, "check_data", None))
+            held.enter_context(mock.patch.object(describe, "digest_of_pairs", None))
+        _test((str(folder / "runs" / "plain_v1"),), options, world)
+    return {}
+
+
 def _with_a_bad_image(
     folder: Path, world: World, name: str, on_bad_image: str
 ) -> tuple[str, Pix2pixTrainer]:
@@ -268,6 +331,23 @@ def refused(folder: Path, world: World) -> Found:
         except NectarGANError as error:
             told.append(str(error))
     return {"told": told}
+
+
+def slow_main(folder: Path, world: World) -> Found:
+    """The main process takes longer than the others wait for each other."""
+    return {"made": world.from_main(lambda: time.sleep(1.3 * PATIENCE["slow_main"]) or "made")}
+
+
+def nccl(folder: Path, world: World) -> Found:
+    """One process ends with an error of NCCL, which no other process has caused."""
+    try:
+        with world.together():
+            if world.rank == 1:
+                raise RuntimeError("NCCL error: invalid usage, of rank 1")
+            world.gather(None)
+    except (RuntimeError, PeerError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {}
 
 
 def crash(folder: Path, world: World) -> Found:
@@ -301,12 +381,16 @@ def error_of(trainer: Pix2pixTrainer) -> str:
     return ""
 
 
+# Seconds for which a process waits for another one.
+PATIENCE = {"slow_main": 10.0}
+
+
 def main(folder: Path, ports: list[str], names: list[str]) -> None:
     torch.set_num_threads(1)
     for port, name in zip(ports, names, strict=True):
         os.environ["MASTER_PORT"] = port
         scenario: Callable[[Path, World], Found] = globals()[name]
-        with joined(timedelta(minutes=2)) as world:
+        with joined(timedelta(seconds=PATIENCE.get(name, 120.0))) as world:
             found = scenario(folder, world)
             torch.save(found, folder / f"{name}.{world.rank}.pt")
 

@@ -36,8 +36,24 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw_pairs(folder / name, "train", count)
         draw_pairs(folder / name, "val", 5)
     write_masked(folder / "masked_pairs")
-    names = ["tested", "undisturbed", "interrupted", "resumed", "nan", "bad_image", "skipped_image"]
-    names += ["flat", "captured", "capture_fails_in_one"]
+    names = [
+        "tested",
+        "undisturbed",
+        "interrupted",
+        "resumed",
+        "nan",
+        "unsteady_image",
+        "bad_image",
+        "skipped_image",
+    ]
+    names += [
+        "forked",
+        "tested_by_command",
+        "normalized",
+        "flat",
+        "captured",
+        "capture_fails_in_one",
+    ]
     codes, told = run_in_two(folder, *OPTIONS, *names, "refused", "crash")
     # The second one is that of the error.
     assert codes == [0, 1], told
@@ -94,10 +110,11 @@ def test_the_run_of_two_equals_that_of_one(two: Path, tmp_path: Path, name: str)
     assert_equal_tensors(of_two["weights"], of_one["weights"], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*OPTIONS, "undisturbed", "skipped_image"])
+@pytest.mark.parametrize("name", [*OPTIONS, "normalized", "undisturbed", "skipped_image"])
 def test_both_processes_have_the_same_bits(two: Path, name: str) -> None:
     first, second = (found(two, name, rank) for rank in (0, 1))
-    for what in ("weights", "gradients"):
+    assert name != "normalized" or first["buffers"]
+    for what in ("weights", "gradients", "buffers"):
         assert_equal_tensors(first[what], second[what], rtol=0, atol=0)
 
 
@@ -230,6 +247,26 @@ def test_a_bad_image_in_one_process_is_skipped_in_both(two: Path) -> None:
     run = RunDirectory(two / "runs" / "skipped_image_v1")
     assert run.status == "FINISHED"
     assert table(run.path)["step"].max() == -(-SKIPPED // 4)
+
+
+def test_an_image_that_one_process_cannot_cache_is_skipped_in_both(two: Path) -> None:
+    for rank in (0, 1):
+        assert found(two, "unsteady_image", rank) == {"error": "", "bad": [5]}
+
+
+def test_a_parent_is_read_by_the_main_process_alone(two: Path) -> None:
+    first, second = (found(two, "forked", rank) for rank in (0, 1))
+    assert_equal_tensors(first["weights"], second["weights"], rtol=0, atol=0)
+    run = RunDirectory(first["directory"])
+    assert load_last(run)["epoch"] == 3
+    # The rows before are those of the parent.
+    assert table(run.path)["step"].min() == 5
+
+
+def test_the_command_checks_the_images_in_the_main_process_alone(two: Path) -> None:
+    record = json.loads((two / "runs" / "plain_v1" / "test" / "val.json").read_text())
+    assert record["n"] == 5
+    assert record["metrics"]["l1"]["value"] > 0
 
 
 def test_what_several_processes_cannot_train_is_said(two: Path) -> None:

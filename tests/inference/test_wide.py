@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nectargan.dataset.raw_pairs import with_channels
+from nectargan.images.reading import read_raw
 from nectargan.inference.picture_files import write_picture
 from nectargan.inference.pictures import Metadata, Picture, read_picture
 from tests.dataset.tiffs import write_tiff
@@ -36,6 +38,21 @@ def test_written_content_is_read_back(tmp_path: Path, suffix: str, channels: int
     picture = read_picture(path, channels)
     assert picture.metadata.notes == ()
     assert np.array_equal(all_of(picture), drawn(channels))
+
+
+@pytest.mark.parametrize("found", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_generator_sees_the_values_of_training(tmp_path: Path, found: int, channels: int) -> None:
+    path = tmp_path / "a.png"
+    write_picture(path, Picture(drawn(found)))
+    trained_on = with_channels(read_raw(path).values, channels, path, "input_nc")
+    picture = read_picture(path, channels)
+    assert picture.pixels.dtype == np.uint16
+    assert np.array_equal(picture.pixels, trained_on)
+    if channels in (1, 3) and found in (2, 4):
+        assert np.array_equal(picture.alpha, drawn(found)[..., -1])  # type: ignore[arg-type]
+    else:
+        assert picture.alpha is None
 
 
 @pytest.mark.parametrize("extra", [(), (0,), (1,), (2,)])

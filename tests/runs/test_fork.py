@@ -25,10 +25,10 @@ from nectargan.runs.resume import find_unfinished
 from nectargan.runs.start import Request
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
+from .conftest import DATA
 from .test_resume import OPTIONS, Stopping, record, resumed, stopped
 
 Make = Callable[..., Config]
-DATA = Path(__file__).parents[1] / "data"
 # Four epochs of three steps, with a checkpoint of each.
 EACH = {**OPTIONS, "save__model_save_rate": 1, "save__keep_last": None}
 
@@ -294,12 +294,11 @@ def test_a_changed_ledger_of_the_parent_is_refused(whole: RunDirectory, tmp_path
         forked(f"{parent}@2", to(tmp_path / "runs"))
 
 
-def test_a_run_of_version_1_0_is_forked(tmp_path: Path) -> None:
-    parent = shutil.copytree(DATA / "stopped_run", tmp_path / "old_v1")
-    before = files(parent)
+def test_a_run_of_version_1_0_is_forked(run: Path, tmp_path: Path) -> None:
+    before = files(run)
     data = ("dataloader.dataroot", str(DATA / "stopped_run_pairs"))
-    fork = forked(parent, data, ("common.experiment_name", "new")).directory
-    assert files(parent) == before
+    fork = forked(run, data, ("common.experiment_name", "new")).directory
+    assert files(run) == before
     assert fork.path == tmp_path / "new_v1"  # beside its parent
     assert pd.read_csv(fork.losses)["step"].unique().tolist() == [5, 6]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,9 @@ from nectargan.record.run_directory import RunDirectory
 from nectargan.runs.start import Request
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
+from .conftest import DATA
+
 Make = Callable[..., Config]
-DATA = Path(__file__).parents[1] / "data"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of version 1.0.0 that was stopped after the first of three steps of epoch 2 of 2."""
-    shutil.copytree(DATA / "stopped_run", tmp_path / "old_v1")
-    return tmp_path / "old_v1"
 
 
 def config_file(tmp_path: Path, **sections: Any) -> str:

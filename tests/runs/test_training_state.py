@@ -22,15 +22,9 @@ from nectargan.runs.resume import resumption_of
 from nectargan.shell import quoted
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
 
+from .conftest import DATA
+
 Make = Callable[..., Config]
-DATA = Path(__file__).parents[1] / "data"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of version 1.0.0 that was stopped after the first of three steps of epoch 2 of 2."""
-    shutil.copytree(DATA / "stopped_run", tmp_path / "old_v1")
-    return tmp_path / "old_v1"
 
 
 def trainer_of(run: Path, checkpoint: dict[str, Any], **options: Any) -> Pix2pixTrainer:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nectargan.config.schema import Config
-from nectargan.distributed import World, _Processes
+from nectargan.distributed import World
+from nectargan.distributed.processes import Processes
 from nectargan.errors import ConfigError, RunError
 from nectargan.losses.lm_data import GradientEvent, LossEvent
 from nectargan.losses.loss_manager import LossManager
@@ -729,7 +730,7 @@ def test_the_sum_over_processes_is_captured_on_a_gpu(
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     for name, value in {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         monkeypatch.setenv(name, value)
-    world = _Processes(timedelta(minutes=1))
+    world = Processes(timedelta(minutes=1))
     try:
         captured = Pix2pixTrainer(tiny(train__cuda_graph="on", **options), world=world)
         found = train(captured)

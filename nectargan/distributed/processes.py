@@ -1,24 +1,18 @@
-"""`World`: the processes that train one run together.
-
-torchrun starts the processes and tells each its rank in environment variables; `joined` reads them
-and connects the processes. No other module reads these variables or calls torch.distributed. A run
-in a single process has the world `ALONE`, whose methods do nothing.
-
-Two groups connect the processes. What they tell each other (counts, decisions, rows of the record)
-travels between CPUs, through gloo. Gradients and metrics travel between devices, through NCCL on
-CUDA. A process that ends breaks the connection, and the others then end with a `PeerError` that
-says why: what ended the first one is left in the store of the rendezvous.
-"""
+"""`Processes`: a `World` of several processes, connected by torch.distributed."""
 
 from __future__ import annotations
 
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from nectargan.addresses import address_towards, interface_towards
+from nectargan.distributed.world import World
 from nectargan.errors import ConfigError, NectarGANError, PeerError, RunError
 from nectargan.interrupts import default_signals
 from nectargan.wording import one_line
@@ -29,177 +23,42 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How long a process waits for another one. Only a process that hangs, or a lost network, takes so
-# long: a connection to a process that ends is closed at once.
-_TIMEOUT = timedelta(minutes=30)
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# Keys of the store: why the first process ended, and the error of the main one.
-_LEFT, _OF_MAIN = "left", "of main"
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# Keys of the store: why the first process ended, the error of the main one, the address of another
+# machine than that of the main one, and how many processes have ended.
+_LEFT, _OF_MAIN, _OTHER_MACHINE, _CLOSED = "left", "of main", "other machine", "closed"
 _PATIENCE = timedelta(seconds=5)
+_LOOK_SECONDS, _MOST_SECONDS = 0.05, 1.0
 # Parts of the messages of gloo, NCCL and the store about a lost connection.
 _LOST = ("Connection closed", "Connection reset", "Broken pipe", "Timed out", "timed out", "NCCL")
 
 
-class World:
-    """The processes of a run, as one of them sees them. This class is a single process.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-        local_rank: Number of this process among those on this machine, from 0.
-        local_size: Number of processes on this machine.
-        counts: Pairs of the current batch in each process, by rank; set before each step.
-        is_whole: Whether all processes are still there, as far as this one knows. If not, it must
-            not wait for them.
-        can_capture: Whether what the devices exchange can be part of a CUDA graph; see `use`.
-    """
-
-    rank = 0
-    size = 1
-    local_rank = 0
-    local_size = 1
-    counts: tuple[int, ...] = (1,)
-    is_whole = True
-    can_capture = True
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes the run directory, the one with rank 0."""
-        return self.rank == 0
-
-    @property
-    def part(self) -> float:
-        """The part of the current batch that this process has, from 0 to 1."""
-        return self.counts[self.rank] / (sum(self.counts) or 1)
-
-    def slice_of(self, count: int) -> slice:
-        """The part of ``count`` things that this process takes. The first processes take one more
-        if they cannot be divided equally."""
-        each, more = divmod(count, self.size)
-        start = self.rank * each + min(self.rank, more)
-        return slice(start, start + each + (self.rank < more))
-
-    # --- what the processes tell each other -------------------------------------------------------
-
-    def from_main(self, make: Callable[[], T]) -> T:
-        """Calls ``make`` in the main process only; returns the result, a copy, in all.
-
-        Raises:
-            PeerError: In the others, if ``make`` raises.
-        """
-        return make()
-
-    def gather(self, value: T) -> list[T]:
-        """The value of each process, by rank; it is pickled."""
-        return [value]
-
-    def gather_numbers(self, numbers: Sequence[int]) -> list[list[int]]:
-        """The numbers of each process, by rank; each has as many."""
-        return [list(numbers)]
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor of each process, by rank; all have one shape, dtype and kind of device."""
-        return [tensor]
-
-    def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of the tensors of all processes, in place; the same bits in each."""
-        return tensor
-
-    def broadcast(self, tensor: Tensor) -> Tensor:
-        """The tensor of the main process, in place."""
-        return tensor
-
-    # --- networks ---------------------------------------------------------------------------------
-
-    def choose_device(self, name: str) -> str:
-        """The name of the device of this process for a value of ``common.device``.
-
-        Raises:
-            ConfigError: The processes of this machine cannot train on it.
-        """
-        return name
-
-    def use(self, device: torch.device, captured: bool = False) -> None:
-        """Connects the devices of the processes.
-
-        Args:
-            device: That of this process.
-            captured: Whether the step, and thereby what the devices exchange, shall be captured.
-        """
-
-    def wrapped(self, network: nn.Module, finds_unused: bool = False) -> nn.Module:
-        """The network as a training step calls it: its backward pass sums the gradients of all
-        processes. The network itself is unchanged, but has the weights of the main process.
-
-        Args:
-            network: The network, on its device.
-            finds_unused: Whether a forward pass may leave out parameters.
-        """
-        return network
-
-    def summing(self, wrapper: object, sums: bool) -> AbstractContextManager[None]:
-        """A context manager for a forward and a backward pass.
-
-        Args:
-            wrapper: What `wrapped` returned.
-            sums: Whether the backward pass sums the gradients; if not, a later one does.
-        """
-        return nullcontext()
-
-    def with_synchronized_norms(self, network: nn.Module, place: str) -> nn.Module:
-        """The network with batch norm over the batch of all processes, if it has batch norm.
-
-        Args:
-            network: The network.
-            place: Its section of the config, for error messages.
-
-        Raises:
-            ConfigError: It has batch norm, and the device is not CUDA.
-        """
-        return network
-
-    # --- the end ----------------------------------------------------------------------------------
-
-    def agreed(self, error: BaseException) -> BaseException:
-        """Marks an error as one that every process raises at the same point. Returns it."""
-        return error
-
-    def is_agreed(self, error: BaseException) -> bool:
-        """Whether every process raises this error at the same point, and all can go on together,
-        as to save a checkpoint."""
-        return True
-
-    def together(self) -> AbstractContextManager[None]:
-        """A context manager for what the processes do together. An error that only this process
-        raises ends the others; one of a lost connection becomes a `PeerError`."""
-        return nullcontext()
-
-
-ALONE = World()
-
-
-class _Processes(World):
+class Processes(World):
     """Several processes, connected by torch.distributed."""
 
     def __init__(self, timeout: timedelta) -> None:
         from torch import distributed
 
         dist: Any = distributed  # its stubs do not export all that its documentation names
+        if not dist.is_available():
+            raise RunError("This torch was built without torch.distributed; start one process.")
         self._timeout = timeout
         self.rank, self.size, self.local_rank, self.local_size = (
-            int(os.environ[name]) for name in _VARIABLES
+            int(os.environ[name]) for name in VARIABLES
         )
         self.counts = (1,) * self.size
         try:
             with default_signals():
                 store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-                # torchrun may keep the store when it starts the processes again, with the
-                # addresses of those that are gone.
-                attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-                store = dist.PrefixStore(f"attempt {attempt}", store)
-                self._store = dist.PrefixStore("nectargan", store)
+                name = _agreed_name(store, self.rank, self.size, timeout)
+                self._store = dist.PrefixStore(f"nectargan {name}", store)
+                self._choose_interface()
                 dist.init_process_group(
-                    "gloo", store=store, rank=self.rank, world_size=self.size, timeout=timeout
+                    "gloo",
+                    store=dist.PrefixStore(f"gloo {name}", store),
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=timeout,
                 )
         except (RuntimeError, ValueError) as error:
             raise RunError(
@@ -209,6 +68,23 @@ class _Processes(World):
         self._dist = dist
         self._group: Any = None  # of the devices; None for the CPU
         self._agreed: BaseException | None = None
+        self._made = 0  # results of `from_main`
+
+    def _choose_interface(self) -> None:
+        """Chooses the network interface of gloo on several machines.
+
+        gloo would take that of the machine's name. Where this name means 127.0.1.1, as on Debian
+        and Ubuntu, no other machine could connect.
+        """
+        if self.local_size == self.size or "GLOO_SOCKET_IFNAME" in os.environ:
+            return
+        host = os.environ["MASTER_ADDR"]
+        if self.rank == self.size - 1:
+            self._store.set(_OTHER_MACHINE, address_towards(host) or "")
+        if self.rank < self.local_size:
+            host = self._store.get(_OTHER_MACHINE).decode()
+        if (name := interface_towards(host)) is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = name
 
     # --- what the processes tell each other -------------------------------------------------------
 
@@ -216,8 +92,22 @@ class _Processes(World):
         self._require_whole()
         with self.together():
             box: list[Any] = [make() if self.is_main else None]
+            self._wait_for_main()
             self._dist.broadcast_object_list(box)
             return cast("T", box[0])
+
+    def _wait_for_main(self) -> None:
+        """Waits until the main process gets here as well, however long it takes: reading a large
+        data set takes longer than any timeout. A signal ends the wait."""
+        self._made += 1
+        key = f"made {self._made}"
+        if self.is_main:
+            self._store.set(key, "")
+        pause = _LOOK_SECONDS
+        # If the main one has left, the broadcast that follows says so.
+        while not self._store.check([key]) and not self._store.check([_OF_MAIN]):
+            time.sleep(pause)
+            pause = min(2 * pause, _MOST_SECONDS)
 
     def gather(self, value: T) -> list[T]:
         self._require_whole()
@@ -375,7 +265,8 @@ class _Processes(World):
         with suppress(RuntimeError):
             if self._store.check([_LEFT]):
                 return str(self._store.get(_LEFT).decode())
-        if is_signal:
+        # NCCL also fails by itself, and its message says how.
+        if is_signal or "NCCL" in found:
             return None
         return f"Another process of the run ended, or cannot be reached ({found[0]})."
 
@@ -391,7 +282,7 @@ class _Processes(World):
             return
         kind = "" if isinstance(error, NectarGANError) else f"{type(error).__name__}: "
         with suppress(RuntimeError):
-            told = f"Rank {self.rank} ended: {kind}{one_line(error)}"
+            told = f"Rank {self.rank} ended: {kind}{one_line(error)}".rstrip(": ")
             self._store.compare_set(_LEFT, "", told)
 
     def is_told_by_main(self, error: BaseException) -> bool:
@@ -408,42 +299,42 @@ class _Processes(World):
         """Disconnects this process."""
         with suppress(RuntimeError):
             self._dist.destroy_process_group()
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            return
+        # The store ends with the main process. The others may still look there why it ended.
+        deadline = time.monotonic() + _PATIENCE.total_seconds()
+        with suppress(RuntimeError):
+            closed = self._store.add(_CLOSED, 1)
+            while self.is_main and closed < self.size and time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+                closed = self._store.add(_CLOSED, 0)
 
 
-@contextmanager
-def joined(timeout: timedelta = _TIMEOUT) -> Iterator[World]:
-    """A context manager that connects this process with those that torchrun started with it.
+def _agreed_name(store: Any, rank: int, size: int, timeout: timedelta) -> str:
+    """A name that all processes of this start agree on, and that no earlier start has.
 
-    In a process that is not the main one, an error that the main process reports ends in
-    SystemExit.
-
-    Args:
-        timeout: How long to wait for another process.
-
-    Yields:
-        `ALONE` for a single process.
+    torchrun keeps the store when it starts the processes again, with the addresses of those that
+    are gone. How often it did so says nothing: a machine does not count the restarts that another
+    one caused.
 
     Raises:
-        RunError: The processes cannot be connected.
+        RuntimeError: Not all processes arrive in time.
     """
-    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
-        yield ALONE
-        return
-    missing = [name for name in _VARIABLES if not os.environ.get(name, "").isdigit()]
-    if missing:
-        raise RunError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, but {missing[0]} is not a number: start "
-            "several processes with torchrun."
-        )
-    world = _Processes(timeout)
-    try:
-        with world.together():
-            yield world
-    except BaseException as error:
-        if world.is_main or not world.is_told_by_main(error):
-            raise
-        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-        code = error.code if isinstance(error, SystemExit) else code
-        raise SystemExit(code) from None
-    finally:
-        world.close()
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"here {rank}", name)
+        # Only the main process of this start can answer to this name.
+        store.wait([f"answer to {name}"], timeout)
+        given: str = store.get(f"answer to {name}").decode()
+        store.add(f"{given} known", 1)
+        return given
+    deadline = time.monotonic() + timeout.total_seconds()
+    while (known := store.add(f"{name} known", 0)) < size - 1:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{size - 1 - known} of them did not arrive in time")
+        for other in range(1, size):
+            # Perhaps that of an earlier start, as long as the new process has not arrived.
+            if store.check([f"here {other}"]):
+                store.set(f"answer to {store.get(f'here {other}').decode()}", name)
+        time.sleep(_LOOK_SECONDS)
+    return name

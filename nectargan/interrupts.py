@@ -32,11 +32,24 @@ def stop_on_signals() -> None:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise end_by_signal(number)
 
     for number in STOPS:
         if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
+
+
+def end_by_signal(number: int) -> BaseException:
+    """What the handler of a signal raises."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def signal_of(error: BaseException) -> int:
+    """The number of the signal whose handler raises this error; 0 if there is none."""
+    if isinstance(error, KeyboardInterrupt):
+        return int(signal.SIGINT)
+    code = error.code if isinstance(error, SystemExit) else None
+    return next((int(each) for each in STOPS if code == 128 + each), 0)
 
 
 def ignore_signals() -> None:

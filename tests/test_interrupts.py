@@ -13,8 +13,10 @@ import pytest
 from nectargan.interrupts import (
     STOPS,
     default_signals,
+    end_by_signal,
     held_signals,
     is_second,
+    signal_of,
     stop_on_signals,
     uninterrupted,
 )
@@ -50,6 +52,13 @@ def test_a_second_interrupt_is_known_by_the_first() -> None:
         finally:
             raise SystemExit(143)
     assert is_second(raised.value)
+
+
+def test_the_error_of_a_signal() -> None:
+    for number in STOPS:
+        assert signal_of(end_by_signal(number)) == number
+    assert isinstance(end_by_signal(signal.SIGINT), KeyboardInterrupt)
+    assert [signal_of(each) for each in (SystemExit(), SystemExit(1), ValueError())] == [0, 0, 0]
 
 
 def test_the_handlers_are_put_back() -> None:

@@ -163,27 +163,54 @@ def launch(options: LaunchOptions, processes: int) -> None:
     from nectargan.sweeps.workers import without_options
 
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _STOP_SECONDS)
-    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    low, high = options.nodes
+    if high > 1:
+        # The launcher would keep its store, whose address a machine that comes later is not told
+        # (https://github.com/pytorch/pytorch/issues/135712).
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    from torch.distributed import DistStoreError
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     # The processes report what there is to say.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    arguments = ["-m", "nectargan.train", *without_options(typed_arguments(), _VALUES)]
+    try:
+        elastic_launch(_launch_config(options, processes), sys.executable)(*arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            say(f"Error: The process of rank {rank} was ended by {name}.", err=True)
+            raise SystemExit(128 - failure.exitcode) from None
+        raise SystemExit(failure.exitcode) from None
+    except SignalException as stop:
+        raise SystemExit(128 + stop.sigval) from None
+    except (RendezvousError, DistStoreError) as error:
+        machines = counted(high, "machine") if low == high else f"{low} to {high} machines"
+        meets = options.rdzv_endpoint
+        place = f" at {meets}, or the one there has ended" if meets else ""
+        reason = one_line(error.__cause__ or error)[:200].rstrip(".")
+        raise RunError(f"The processes of {machines} cannot meet{place}: {reason}.") from None
+
+
+def _launch_config(options: LaunchOptions, processes: int) -> Any:
+    """The options as torchrun's launcher takes them."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
     low, high = options.nodes
-    if high > 1:
-        # A store that the launchers keep has no place for a machine that joins later or again
-        # (https://github.com/pytorch/pytorch/issues/135712).
-        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     meets = options.rdzv_endpoint
     place, address = _meeting_place(meets)
     fields = {field.name for field in dataclasses.fields(LaunchConfig)}
     handled = [each.name for each in map(signal.Signals, STOPS) if _is_handled(each)]
     # A run that was started with nohup survives its terminal; torch 2.8 handles all signals.
     signals: dict[str, Any] = {"signals_to_handle": ",".join(handled)}
-    config = LaunchConfig(
+    return LaunchConfig(
         min_nodes=low,
         max_nodes=high,
         nproc_per_node=processes,
@@ -196,23 +223,6 @@ def launch(options: LaunchOptions, processes: int) -> None:
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         **{name: value for name, value in signals.items() if name in fields},
     )
-    arguments = ["-m", "nectargan.train", *without_options(typed_arguments(), _VALUES)]
-    try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            say(f"Error: The process of rank {rank} was ended by {name}.", err=True)
-            raise SystemExit(128 - failure.exitcode) from None
-        raise SystemExit(failure.exitcode) from None
-    except SignalException as stop:
-        raise SystemExit(128 + stop.sigval) from None
-    except RendezvousError as error:
-        machines = counted(high, "machine") if low == high else f"{low} to {high} machines"
-        there = f" at {meets}, or the one there has ended" if meets else ""
-        reason = one_line(error.__cause__ or error)[:200].rstrip(".")
-        raise RunError(f"The processes of {machines} cannot meet{there}: {reason}.") from None
 
 
 def _meeting_place(endpoint: str | None) -> tuple[str, str | None]:

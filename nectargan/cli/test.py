@@ -23,7 +23,7 @@ from nectargan.output import make_console, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nectargan.inference.testing import Tested
+    from nectargan.inference.testing import Protocol, Tested
     from nectargan.record.run_directory import RunDirectory
 
 _DEFAULT = ",".join(name for name in METRICS if name != "lpips_vgg")
@@ -112,34 +112,20 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
     from nectargan.dataset.shard_names import name_of
     from nectargan.inference import rulers, testing
     from nectargan.inference.model import load_model
-    from nectargan.record.test_record import write_test
     from nectargan.runs.describe import digest_of_pairs
-    from nectargan.runs.test_metrics import send_test
-    from nectargan.trainers.validation import View
 
     chosen = rulers.select_metrics(options["metrics"])
     if options["weights"] is not None and not Path(options["weights"]).is_dir():
         raise ConfigError(f"--weights is '{options['weights']}', which is not a directory.")
-    is_paper = options["protocol"] == "pix2pix"
-    if is_paper and options["size"]:
-        raise ConfigError("--protocol pix2pix uses images of 256 x 256; leave out --size.")
-    side = testing.PIX2PIX_SIDE
-    protocol = testing.Protocol(
-        (side, side) if is_paper else _size(options["size"]),
-        is_paper or options["dropout"],
-        options["protocol"],
-        dropout_seed(options["seed"], is_paper or options["dropout"]),
-    )
-    root = options["data"]
+    protocol, root, name = _protocol(options), options["data"], options["split"]
     how = {
         "checkpoint": options["checkpoint"],
         "device": world.choose_device(options["device"]),
         "trust": options["trust"],
     }
-    loaded = [load_model(name, dropout=protocol.dropout, **how) for name in models]
+    loaded = [load_model(model, dropout=protocol.dropout, **how) for model in models]
     testing.check_comparable(loaded, protocol)
     channels = loaded[0].config.dataloader.channels_of_sides
-    name = options["split"]
     split = world.from_main(lambda: check_data(root, (name,), (), channels)[name])
     size = testing.size_of(loaded[0], protocol)
     metrics = rulers.build_chosen(chosen, loaded[0], size)
@@ -156,8 +142,34 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
             testing.measure(model, split, ruler, protocol, dataset, advance=advance, world=world)
             for model in loaded
         ]
-    if not world.is_main:
-        return
+    if world.is_main:
+        kept = _keep(tested)
+        _print(tested, options["form"])
+        for run in kept if options["form"] == "table" else ():
+            say(f"Wrote {run.test_values(name)}")
+
+
+def _protocol(options: Mapping[str, Any]) -> Protocol:
+    from nectargan.inference.testing import PIX2PIX_SIDE, Protocol
+
+    is_paper = options["protocol"] == "pix2pix"
+    if is_paper and options["size"]:
+        raise ConfigError("--protocol pix2pix uses images of 256 x 256; leave out --size.")
+    has_dropout = is_paper or options["dropout"]
+    return Protocol(
+        (PIX2PIX_SIDE, PIX2PIX_SIDE) if is_paper else _size(options["size"]),
+        has_dropout,
+        options["protocol"],
+        dropout_seed(options["seed"], has_dropout),
+    )
+
+
+def _keep(tested: list[Tested]) -> list[RunDirectory]:
+    """Writes what was measured into the run directories of the models; returns these."""
+    from nectargan.record.test_record import write_test
+    from nectargan.runs.test_metrics import send_test
+    from nectargan.trainers.validation import View
+
     kept: list[RunDirectory] = []
     runs = [each.model.run.resolve() for each in tested if each.model.run is not None]
     for each in tested:
@@ -172,9 +184,7 @@ def _test(models: tuple[str, ...], options: Mapping[str, Any], world: World) -> 
             each.extremes.save(run, each.record.split, view)
             if model.checkpoint is not None:
                 send_test(run, model.config, each.record, model.checkpoint)
-    _print(tested, options["form"])
-    for run in kept if options["form"] == "table" else ():
-        say(f"Wrote {run.test_values(split.split)}")
+    return kept
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from nectargan.addresses import address_towards, interface_towards
 from nectargan.distributed.world import World
 from nectargan.errors import ConfigError, NectarGANError, PeerError, RunError
-from nectargan.interrupts import default_signals
+from nectargan.interrupts import default_signals, end_by_signal, signal_of
 from nectargan.wording import one_line
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# Keys of the store: why the first process ended, the error of the main one, the address of another
-# machine than that of the main one, and how many processes have ended.
+# Keys of the store: why the first process ended (a sentence or the number of a signal), the error
+# of the main one, the address of another machine than its own, and how many have ended.
 _LEFT, _OF_MAIN, _OTHER_MACHINE, _CLOSED = "left", "of main", "other machine", "closed"
 _PATIENCE = timedelta(seconds=5)
 _LOOK_SECONDS, _MOST_SECONDS = 0.05, 1.0
@@ -118,16 +118,11 @@ class Processes(World):
     def gather_numbers(self, numbers: Sequence[int]) -> list[list[int]]:
         import torch
 
-        found = self.all_gather(torch.tensor(numbers, dtype=torch.int64))
-        return [each.tolist() for each in found]
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        import torch
-
         self._require_whole()
-        found = [torch.empty_like(tensor) for _ in range(self.size)]
-        self._dist.all_gather(found, tensor.contiguous(), group=self._group_of(tensor))
-        return found
+        own = torch.tensor(numbers, dtype=torch.int64)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        self._dist.all_gather(found, own)
+        return [each.tolist() for each in found]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         self._require_whole()
@@ -249,14 +244,14 @@ class Processes(World):
         except BaseException as error:
             if self.is_agreed(error):
                 raise
-            cause = self._why(error)
-            self._leave(error)
+            cause = self._cause(error)
+            self._leave(error, is_first=cause is None)
             if cause is None:
                 raise
-            raise PeerError(cause) from error
+            raise cause from error
 
-    def _why(self, error: BaseException) -> str | None:
-        """Why another process ended, if that is the cause of ``error``."""
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """What another process ended with, if ``error`` follows from it."""
         found = [part for part in _LOST if part in one_line(error)]
         # The launcher ends the others with a signal if one fails.
         is_signal = isinstance(error, (KeyboardInterrupt, SystemExit))
@@ -264,26 +259,26 @@ class Processes(World):
             return None
         with suppress(RuntimeError):
             if self._store.check([_LEFT]):
-                return str(self._store.get(_LEFT).decode())
+                return _end_of_other(self._store.get(_LEFT).decode())
         # NCCL also fails by itself, and its message says how.
         if is_signal or "NCCL" in found:
             return None
-        return f"Another process of the run ended, or cannot be reached ({found[0]})."
+        return PeerError(f"Another process of the run ended, or cannot be reached ({found[0]}).")
 
-    def _leave(self, error: BaseException) -> None:
+    def _leave(self, error: BaseException, is_first: bool) -> None:
         """Tells the others why this process ends, unless it is because of them."""
         was_whole, self.is_whole = self.is_whole, False
         if self.is_main:
             with suppress(RuntimeError):
                 self._store.set(_OF_MAIN, str(error))
-        if not was_whole or self._why(error) is not None or isinstance(error, PeerError):
+        if not (was_whole and is_first) or isinstance(error, PeerError):
             return
         if isinstance(error, SystemExit) and not error.code:
             return
         kind = "" if isinstance(error, NectarGANError) else f"{type(error).__name__}: "
+        told = f"Rank {self.rank} ended: {kind}{one_line(error)}".rstrip(": ")
         with suppress(RuntimeError):
-            told = f"Rank {self.rank} ended: {kind}{one_line(error)}".rstrip(": ")
-            self._store.compare_set(_LEFT, "", told)
+            self._store.compare_set(_LEFT, "", str(signal_of(error) or told))
 
     def is_told_by_main(self, error: BaseException) -> bool:
         """Whether the main process reports this error, so that this one need not."""
@@ -308,6 +303,11 @@ class Processes(World):
             while self.is_main and closed < self.size and time.monotonic() < deadline:
                 time.sleep(_LOOK_SECONDS)
                 closed = self._store.add(_CLOSED, 0)
+
+
+def _end_of_other(told: str) -> BaseException:
+    """What a process raises that ends because of another one, from what that one has left."""
+    return end_by_signal(int(told)) if told.isdigit() else PeerError(told)
 
 
 def _agreed_name(store: Any, rank: int, size: int, timeout: timedelta) -> str:

@@ -70,10 +70,6 @@ class World:
         """The numbers of each process, by rank; each has as many."""
         return [list(numbers)]
 
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor of each process, by rank; all have one shape, dtype and kind of device."""
-        return [tensor]
-
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of the tensors of all processes, in place; the same bits in each."""
         return tensor

@@ -122,7 +122,8 @@ class Run:
 
     def tag(self, key: str, value: str) -> None:
         """Changes one of the tags passed to `open_run`; raises OSError."""
-        change_tag(self.directory, key, value)
+        if self._world.is_main:
+            change_tag(self.directory, key, value)
         self.tracker.tag(key, value)
 
     def check_finite(self) -> None:

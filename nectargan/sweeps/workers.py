@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from nectargan.cpu import THREADS, chosen_by_user, usable_cores
-from nectargan.errors import RunError
+from nectargan.errors import NectarGANError, RunError
 from nectargan.interrupts import in_own_group
 from nectargan.wording import counted
 
@@ -193,7 +193,7 @@ def supervise(
 
     Args:
         workers: The workers.
-        look: Called about once a second.
+        look: Called about once a second. If it raises a `NectarGANError`, this is told once.
         tell: Called with a sentence when a worker died.
 
     Returns:
@@ -203,13 +203,20 @@ def supervise(
         KeyboardInterrupt: Or SystemExit, on a signal, after all workers were interrupted and have
             ended.
     """
+    told = ""
     try:
         for worker in workers:
             worker.start()
         # Every worker is looked at, so that each one that died is started again.
         while sum(worker.is_at_work(tell) for worker in workers):
             began = time.monotonic()
-            look()
+            try:
+                look()
+            except NectarGANError as error:
+                # Such as a database that does not answer; the workers can go on.
+                if str(error) != told:
+                    told = str(error)
+                    tell(told)
             # Looking reads the configs of all runs, which must not cost what the workers need.
             time.sleep(max(_LOOK_SECONDS, _REST * (time.monotonic() - began)))
     finally:

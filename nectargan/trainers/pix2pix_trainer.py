@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from nectargan.build import (
@@ -35,28 +35,19 @@ from nectargan.losses.masking import (
     without_invalid,
 )
 from nectargan.losses.vgg import VGGPerceptualLoss
-from nectargan.record.histogram_file import save_histograms
-from nectargan.record.run_directory import EpochFileKind
 from nectargan.runs.resume import Resumption
 from nectargan.runs.warm_start import warm_start
 from nectargan.scheduling.scheduler_torch import TorchScheduler
+from nectargan.trainers.buffers import synchronize_buffers
 from nectargan.trainers.captured_step import CapturedStep
 from nectargan.trainers.cuda_graphs import CudaGraphs, GraphBackend
 from nectargan.trainers.devices import autocast, compiled, memory_format, place
+from nectargan.trainers.epoch_files import save_epoch_files
 from nectargan.trainers.flat_gradients import FlatGradients
-from nectargan.trainers.histograms import training_histograms
-from nectargan.trainers.loss_maps import loss_maps, save_loss_maps
 from nectargan.trainers.memory import Need, needed_memory
-from nectargan.trainers.shared_buffers import share_buffers
 from nectargan.trainers.trainer import Trainer
 from nectargan.trainers.turns import interrupt
-from nectargan.trainers.validation import (
-    View,
-    evaluating,
-    generate_examples,
-    save_grid,
-    validate,
-)
+from nectargan.trainers.validation import evaluating, validate
 
 Forward = Callable[..., Any]
 Part = tuple[Tensor, ...]  # input, target and, if there is a mask, the weights of the pixels
@@ -106,52 +97,28 @@ class Pix2pixTrainer(Trainer):
         world: World = ALONE,
     ) -> None:
         super().__init__(config, resumption, graphs, world)
-        config = self.config
+        config, train = self.config, self.config.train
+        self._autocast = functools.partial(autocast, self.device, self.precision)
         with self.explaining_shortages():
-            self.generator, self.discriminator = (
-                world.with_synchronized_norms(build(config), f"train.{name}")
-                for name, build in (
-                    ("generator", build_generator),
-                    ("discriminator", build_discriminator),
-                )
-            )
+            normed = world.with_synchronized_norms
+            self.generator = normed(build_generator(config), "train.generator")
+            self.discriminator = normed(build_discriminator(config), "train.discriminator")
+            self._build_losses()
             order = memory_format(self.device, self.precision, config.dataloader.batch_size)
-            self.losses.init_from_spec(build_losses, config)
-            balancer = build_balancer(config, self.losses.get_registered_losses())
-            self.losses.balancer = None if balancer is None else balancer.to(self.device)
-            if self.data.masked:
-                weigh_pixels(self.losses.get_registered_losses())
-            if self._matches_features():
-                check_features(config, self.discriminator)
             for network in (self.generator, self.discriminator):
                 place(network, self.device, order)
             self.metrics = build_metrics(config, self.device)
-            self._autocast = functools.partial(autocast, self.device, self.precision)
-            for module in self._loss_modules():
-                module.to(self.device)
-                if isinstance(module, VGGPerceptualLoss):
-                    # Its network is larger than both that are trained.
-                    module.autocast = self._autocast
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        if resumption is None and config.train.fork_from is None:
+        if resumption is None and train.fork_from is None:
             warm_start(config, self.networks)
-        # One's own discriminator may have no features, which are then never asked for.
-        features = getattr(self.discriminator, "features", self.discriminator)
         self._flat: dict[str, FlatGradients] = {}
-        called = self.networks
-        if world is not ALONE and self.graph_obstacle is None:
-            self._flat = {name: FlatGradients(each, world) for name, each in called.items()}
-        else:
-            called = {
-                name: world.wrapped(each, isinstance(getattr(config.train, name), OwnNetwork))
-                for name, each in called.items()
-            }
-        self._eager = _Forwards(
-            called["generator"], called["discriminator"], self.discriminator, features
-        )
+        self._eager = self._connected_forwards()
+        self._compiled: _Forwards | None = None
+        if train.compile == "default":
+            once = {id(each): compiled(each) for each in self._eager}
+            self._compiled = _Forwards(*(once[id(each)] for each in self._eager))
 
         schedules = lr_schedules(config)
-        train = config.train
         options: dict[str, Generator | Discriminator] = {
             "generator": train.generator,
             "discriminator": train.discriminator,
@@ -174,10 +141,39 @@ class Pix2pixTrainer(Trainer):
         every = train.r1_every_n_steps
         if self._penalizes and every > 1:
             self.eager_steps = f" (one in {every} eager, for {PENALTY})"
-        self._compiled: _Forwards | None = None
-        if train.compile == "default":
-            once = {id(each): compiled(each) for each in self._eager}
-            self._compiled = _Forwards(*(once[id(each)] for each in self._eager))
+
+    def _build_losses(self) -> None:
+        """Registers the losses, on the device, and the rule that sets their weights. The networks
+        are still on the CPU."""
+        config = self.config
+        self.losses.init_from_spec(build_losses, config)
+        balancer = build_balancer(config, self.losses.get_registered_losses())
+        self.losses.balancer = None if balancer is None else balancer.to(self.device)
+        if self.data.masked:
+            weigh_pixels(self.losses.get_registered_losses())
+        if self._matches_features():
+            check_features(config, self.discriminator)
+        for module in self._loss_modules():
+            module.to(self.device)
+            if isinstance(module, VGGPerceptualLoss):
+                # Its network is larger than both that are trained.
+                module.autocast = self._autocast
+
+    def _connected_forwards(self) -> _Forwards:
+        """The forward passes of a step, in which the processes sum their gradients: wrapped
+        networks do so in their backward pass, and a captured step with `FlatGradients`."""
+        called, world = self.networks, self.world
+        if world is not ALONE and self.graph_obstacle is None:
+            self._flat = {name: FlatGradients(each, world) for name, each in called.items()}
+        else:
+            train = self.config.train
+            called = {
+                name: world.wrapped(each, isinstance(getattr(train, name), OwnNetwork))
+                for name, each in called.items()
+            }
+        # One's own discriminator may have no features, which are then never asked for.
+        features = getattr(self.discriminator, "features", self.discriminator)
+        return _Forwards(called["generator"], called["discriminator"], self.discriminator, features)
 
     def needed_memory(self) -> Need:
         """What both networks take."""
@@ -188,7 +184,7 @@ class Pix2pixTrainer(Trainer):
         untrained networks come first: step 0 is where trackers open, and bad data shows at once."""
         if epoch == 1:
             with evaluating(self.generator):
-                self._save_epoch_files(0)
+                save_epoch_files(self, 0)
         with warnings.catch_warnings():
             # Of a run that is resumed between its last batch and the end of the epoch.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
@@ -228,7 +224,7 @@ class Pix2pixTrainer(Trainer):
         self._update_generator(parts, generated)
         self.scaler.update()
         for network in self.networks.values():
-            share_buffers(network, self.world)
+            synchronize_buffers(network, self.world)
 
     def _parts_of(self, *batch: Tensor) -> list[Part]:
         """A batch in equal parts, none of which is larger than those of a whole batch."""
@@ -357,9 +353,9 @@ class Pix2pixTrainer(Trainer):
     def _matches_features(self) -> bool:
         return any(isinstance(function, FeatureMatchingLoss) for function in self._loss_modules())
 
-    def _loss_modules(self) -> list[torch.nn.Module]:
+    def _loss_modules(self) -> list[nn.Module]:
         functions = [loss.function for loss in self.losses.get_registered_losses().values()]
-        return [function for function in functions if isinstance(function, torch.nn.Module)]
+        return [function for function in functions if isinstance(function, nn.Module)]
 
     def generate(self, source: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [-1, 1] for inputs alike, in the run's precision."""
@@ -375,7 +371,7 @@ class Pix2pixTrainer(Trainer):
                 batches = self._validation_batches(self.data.val)
                 metrics = validate(self.generate, batches, self.device, self.metrics, self.world)
                 self._note_bests(metrics)  # whether this epoch is the last one depends on it
-            self._save_epoch_files(epoch)
+            save_epoch_files(self, epoch)
         return metrics
 
     def _validation_batches(self, loader: PairLoader) -> Iterator[Batch]:
@@ -384,34 +380,6 @@ class Pix2pixTrainer(Trainer):
             interrupt(self.world, turn.stop)
             own = self.world.counts[self.world.rank] if self.world.size > 1 else turn.pairs
             yield tuple(images[:own] for images in turn.images)
-
-    def _save_epoch_files(self, epoch: int) -> None:
-        if not self.world.is_main:
-            return
-        save, logging = self.config.save, self.config.logging
-        rates: dict[EpochFileKind, int] = {
-            "examples": save.example_save_rate if save.save_examples else 0,
-            "loss_maps": logging.loss_map_every_n_epochs,
-            "histograms": logging.histogram_every_n_epochs,
-        }
-        due = {
-            kind: self.directory.epoch_file(kind, epoch, self.step)
-            for kind, rate in rates.items()
-            if rate and (epoch % rate == 0 or self.is_last_epoch)
-        }
-        if not due:
-            return
-        pairs, view = self.data.examples, View(**dict(save.view))
-        generated = generate_examples(self.generate, pairs, self.device)
-        if "examples" in due:
-            save_grid(pairs, generated, due["examples"], view)
-        if "loss_maps" in due:
-            maps = loss_maps(self.losses.get_registered_losses(), pairs, generated)
-            if maps:
-                save_loss_maps(maps, pairs, generated, due["loss_maps"], view)
-        if "histograms" in due:
-            found = training_histograms(self.networks, generated)
-            save_histograms(found, due["histograms"])
 
     def on_resume(self) -> None:
         """Sets the learning rates, which follow from the epoch and the config."""

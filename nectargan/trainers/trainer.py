@@ -20,7 +20,7 @@ from nectargan.cpu import describe
 from nectargan.dataset.loader import PairLoader
 from nectargan.dataset.shard_names import absolute
 from nectargan.distributed import ALONE, World
-from nectargan.errors import ConfigError, DataError, PrunedError
+from nectargan.errors import DataError, PrunedError
 from nectargan.interrupts import HeldSignals, held_signals, uninterrupted
 from nectargan.losses.loss_manager import LossManager
 from nectargan.record.run_directory import RunDirectory
@@ -43,7 +43,7 @@ from nectargan.trainers.devices import (
 from nectargan.trainers.doubts import doubts_about
 from nectargan.trainers.explained import shortages_explained
 from nectargan.trainers.memory import Need, check_memory
-from nectargan.trainers.turns import Turn, interrupt, meet_all, raise_first, turns
+from nectargan.trainers.turns import Turn, check_batch_size, fill_cache, interrupt, turns
 from nectargan.wording import counted
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Trainer(ABC):
         config = config if resumption is None else resumption.config
         self.config = config.model_copy(deep=True)
         self.world = world
-        _check_shares(self.config, world.size)
+        check_batch_size(self.config, world.size)
         self.store = choose_store(self.config, resumption)
         self.device = resolve_device(world.choose_device(self.config.common.device))
         wanted = self.config.train.cuda_graph
@@ -275,7 +275,7 @@ class Trainer(ABC):
             with self.explaining_shortages(run.directory), self.world.together():
                 try:
                     # May take minutes; outside of a step, so that Ctrl-C interrupts it at once.
-                    self._prepare()
+                    fill_cache(self.data.train, self.world, self._signals)
                     while self.batch is not None or not self.is_last_epoch:
                         self._train_epoch(step, run, display)
                     run.tracker.reason = self.stop_reason
@@ -374,23 +374,6 @@ class Trainer(ABC):
         """The batches of an epoch, which the processes of the run share; see `turns`."""
         return turns(loader, epoch, skip, self.world, wants_save, lambda: self._signals.number)
 
-    def _prepare(self) -> None:
-        """Fills the cache of the training images; raises DataError, in all processes."""
-        if self.world.size == 1:
-            self.data.train.prepare()
-            return
-        problem = None
-        # A signal is not held here: it ends this process, and thereby the others.
-        self._signals.release()
-        interrupt(ALONE, self._signals.number)
-        try:
-            self.data.train.prepare()
-        except DataError as error:
-            problem = error
-        self._signals.hold()
-        raise_first(self.world, problem)
-        meet_all(self.data.train, self.world)
-
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _note_bests(self, metrics: Mapping[str, float]) -> None:
@@ -458,15 +441,3 @@ class Trainer(ABC):
     def _seed(self, rank: int = 0) -> None:
         common = self.config.common
         seed_everything(seed_of(common.seed, rank), common.deterministic)
-
-
-def _check_shares(config: Config, processes: int) -> None:
-    """Raises `ConfigError` if the processes cannot share a batch equally."""
-    batch, parts = config.dataloader.batch_size, config.train.accumulate
-    if batch % (processes * parts):
-        each = f", each of them in {parts} parts (train.accumulate)," if parts > 1 else ""
-        raise ConfigError(
-            f"dataloader.batch_size is {batch}, the pairs of all processes together, and "
-            f"{processes} processes{each} cannot share it equally; make it a multiple of "
-            f"{processes * parts}."
-        )

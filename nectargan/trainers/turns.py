@@ -1,17 +1,18 @@
-"""`turns`: the batches of an epoch, and what the processes of a run agree on with each."""
+"""`turns`: the batches of an epoch, which processes share, and what they agree on with each."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nectargan.config.schema import Config
 from nectargan.dataset.loader import Batch, PairLoader
-from nectargan.distributed import World
-from nectargan.errors import DataError
+from nectargan.distributed import ALONE, World
+from nectargan.errors import ConfigError, DataError
+from nectargan.interrupts import HeldSignals, end_by_signal
 
 
 class Turn(NamedTuple):
@@ -29,6 +30,44 @@ class Turn(NamedTuple):
     pairs: int
     save: bool
     stop: int
+
+
+def check_batch_size(config: Config, processes: int) -> None:
+    """Raises `ConfigError` if the processes cannot share a batch equally."""
+    batch, parts = config.dataloader.batch_size, config.train.accumulate
+    if batch % (processes * parts):
+        each = f", each of them in {parts} parts (train.accumulate)," if parts > 1 else ""
+        raise ConfigError(
+            f"dataloader.batch_size is {batch}, the pairs of all processes together, and "
+            f"{processes} processes{each} cannot share it equally; make it a multiple of "
+            f"{processes * parts}."
+        )
+
+
+def fill_cache(loader: PairLoader, world: World, signals: HeldSignals) -> None:
+    """Fills the cache of a loader in each process, which may take minutes.
+
+    Args:
+        loader: The loader.
+        world: The processes. All skip the same images then.
+        signals: They are not held meanwhile: one ends this process, and thereby the others.
+
+    Raises:
+        DataError: In all processes, if one of them cannot read an image.
+    """
+    if world.size == 1:
+        loader.prepare()
+        return
+    problem = None
+    signals.release()
+    interrupt(ALONE, signals.number)
+    try:
+        loader.prepare()
+    except DataError as error:
+        problem = error
+    signals.hold()
+    raise_first(world, problem)
+    meet_all(loader, world)
 
 
 def turns(
@@ -100,8 +139,7 @@ def meet_all(loader: PairLoader, world: World) -> None:
 def interrupt(world: World, number: int) -> None:
     """Raises what a signal raises, in all processes; does nothing for 0."""
     if number:
-        is_ctrl_c = number == signal.SIGINT
-        raise world.agreed(KeyboardInterrupt() if is_ctrl_c else SystemExit(128 + number))
+        raise world.agreed(end_by_signal(number))
 
 
 def _next(batches: Iterator[Batch]) -> Batch | DataError:

@@ -83,6 +83,25 @@ def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         processes("2", "cuda:1")
 
 
+def test_a_store_that_does_not_answer_is_told_in_one_sentence(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny().model_dump(mode="json")))
+    monkeypatch.setattr("nectargan.cli.launch.usable_cores", lambda: 2)
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")  # which it sets otherwise
+
+    def fail(*_: object) -> None:
+        raise torch.distributed.DistStoreError("wait timeout after 60000ms")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: fail)
+    told = CliRunner().invoke(train, ["-c", str(path), "--nproc", "2"])
+    assert told.exit_code == 2
+    assert told.output == (
+        "Error: The processes of 1 machine cannot meet: wait timeout after 60000ms.\n"
+    )
+
+
 @pytest.fixture
 def command(tiny: Make, tmp_path: Path) -> list[str]:
     path = tmp_path / "tiny.json"
@@ -199,6 +218,33 @@ def test_a_process_that_dies_on_one_of_two_machines(command: list[str], tmp_path
         process.send_signal(signal.SIGINT)
     assert {process.wait(PATIENCE) for process in processes} <= {130, 2}
     assert [each.name for each in run.parent.glob("tiny_*")] == ["tiny_v1"]
+    record = pd.read_csv(run / "losses.csv")
+    assert not record.duplicated(["step", "loss"]).any()
+    assert set(record["step"]) == set(range(1, record["step"].max() + 1))
+
+
+@pytest.mark.slow
+def test_a_machine_that_comes_later_joins_the_run(command: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "tiny_v1"
+    words = ["--nproc", "1", "--nnodes", "1:2", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    words += ["--resume", "auto", "--set", "save.model_save_rate=1"]
+    said = [tmp_path / f"said_{n}" for n in range(2)]
+    processes = [started([*command, *words], said[0])]
+
+    def are_alive() -> bool:
+        return not any(process.poll() for process in processes)
+
+    wait_until(lambda: rows(run) > 60, alive=are_alive)
+    processes.append(started([*command, *words], said[1]))
+    wait_until(lambda: any("2 processes" in each.read_text() for each in said), alive=are_alive)
+    before = rows(run)
+    wait_until(lambda: rows(run) > before + 60, alive=are_alive)
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    assert {process.wait(PATIENCE) for process in processes} <= {130, 2}
+    assert [each.name for each in run.parent.glob("tiny_*")] == ["tiny_v1"]
+    (line,) = (run / "resumptions.jsonl").read_text().splitlines()
+    assert json.loads(line)["processes"] == [1, 2]
     record = pd.read_csv(run / "losses.csv")
     assert not record.duplicated(["step", "loss"]).any()
     assert set(record["step"]) == set(range(1, record["step"].max() + 1))

@@ -32,6 +32,7 @@ from nectargan.losses.lm_data import LossEvent
 from nectargan.metrics import METRICS
 from nectargan.record.run_directory import RunDirectory
 from nectargan.runs import describe
+from nectargan.runs import open as open_module
 from nectargan.runs.checkpoint import load_last
 from nectargan.runs.resume import resumption_of
 from nectargan.trainers.pix2pix_trainer import Pix2pixTrainer
@@ -196,7 +197,10 @@ def capture_fails_in_one(folder: Path, world: World) -> Found:
 
     config = config_of(folder, "capture_fails", OPTIONS["plain"])
     trainer = Pix2pixTrainer(config, graphs=Refusing(), world=world)
-    trainer.train(display=None)
+    with contextlib.ExitStack() as held:
+        if not world.is_main:  # it must not change the file of the tags
+            held.enter_context(mock.patch.object(open_module, "change_tag", None))
+        trainer.train(display=None)
     return {"obstacle": trainer.graph_obstacle, **tensors_of(trainer)}
 
 
@@ -362,6 +366,18 @@ def crash(folder: Path, world: World) -> Found:
     return {"error": error_of(trainer)}
 
 
+def second_signal(folder: Path, world: World) -> Found:
+    """A second signal ends one process at once, within a step."""
+
+    def stop(event: LossEvent) -> None:
+        if event.step == 3 and world.rank == 1:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    trainer = Pix2pixTrainer(config_of(folder, "second_signal", PLAIN), world=world)
+    trainer.losses.register_hook(stop)
+    return {"error": error_of(trainer)}
+
+
 def full_disk(folder: Path, world: World) -> Found:
     if world.is_main:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -376,7 +392,7 @@ def full_disk(folder: Path, world: World) -> Found:
 def error_of(trainer: Pix2pixTrainer) -> str:
     try:
         trainer.train(display=None)
-    except (NectarGANError, KeyboardInterrupt) as error:
+    except (NectarGANError, KeyboardInterrupt, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 

@@ -58,7 +58,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The second one is that of the error.
     assert codes == [0, 1], told
     assert "ZeroDivisionError: of rank 1" in told[1]
-    codes, told = run_in_two(folder, "full_disk")
+    codes, told = run_in_two(folder, "second_signal", "full_disk")
     assert codes == [0, 0], told
     return folder
 
@@ -145,6 +145,8 @@ def assert_equals_ddp(two: Path, name: str, first: Found, second: Found) -> None
 def test_a_capture_that_fails_in_one_process_is_given_up_by_both(two: Path) -> None:
     first, second = (found(two, "capture_fails_in_one", rank) for rank in (0, 1))
     assert first["obstacle"] == second["obstacle"] == "no memory for a graph"
+    tags = json.loads((two / "runs" / "capture_fails_v1" / "metadata.json").read_text())["tags"]
+    assert tags["cuda_graph"] == "off"
     flat = found(two, "flat", 0)["plain"]
     assert_equal_tensors(first["weights"], second["weights"], rtol=0, atol=0)
     assert_equal_tensors(first["weights"], flat["weights"], rtol=1e-4, atol=1e-6)
@@ -282,6 +284,13 @@ def test_an_error_of_another_process_is_said_in_the_status(two: Path) -> None:
     told = "Rank 1 ended: ZeroDivisionError: of rank 1"
     assert found(two, "crash", 0)["error"] == f"PeerError: {told}"
     assert RunDirectory(two / "runs" / "crash_v1").read_status() == ("FAILED", told)
+
+
+def test_a_process_that_a_signal_ends_at_once_is_no_failure(two: Path) -> None:
+    assert [found(two, "second_signal", rank)["error"] for rank in (0, 1)] == [
+        "SystemExit: 143"
+    ] * 2
+    assert RunDirectory(two / "runs" / "second_signal_v1").read_status() == ("KILLED", "")
 
 
 def test_a_full_disk_of_the_main_process_ends_both(two: Path) -> None:

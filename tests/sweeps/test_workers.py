@@ -92,6 +92,21 @@ def test_an_interrupted_supervision_leaves_no_process(tmp_path: Path) -> None:
     assert worker._process.returncode == -signal.SIGTERM
 
 
+def test_a_look_that_fails_is_told_once_and_ends_no_worker(tmp_path: Path) -> None:
+    worker = script(Worker(1, [], {}, tmp_path / "log"), "import time; time.sleep(4)")
+    looks, told = list[int](), list[str]()
+
+    def look() -> None:
+        looks.append(len(looks))
+        if len(looks) in (1, 2):
+            raise RunError("The database does not answer.")
+
+    assert supervise([worker], look, told.append) == []
+    assert worker._process is None, "it ended by itself"
+    assert told == ["The database does not answer."]
+    assert len(looks) > 2
+
+
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children()
     return [child for child in children if "nectargan.cli.train" in child.cmdline()]

@@ -1,4 +1,4 @@
-"""`share_buffers`: all processes get the buffers of the main one."""
+"""`synchronize_buffers`: all processes get the buffers of the main one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from nectargan.distributed import World
 
 
 @torch.no_grad()
-def share_buffers(network: nn.Module, world: World) -> None:
+def synchronize_buffers(network: nn.Module, world: World) -> None:
     """Gives the buffers of a network the values that they have in the main process.
 
-    Weights are alike in all processes, because their gradients are. A forward pass may change
-    buffers, as the estimates of spectral normalization, and the processes may make other numbers of
-    passes, of other images. They are those of the main process in a checkpoint, and so are they
-    here, or a resumed run would differ.
+    The weights are equal in all processes, because the gradients are summed. Buffers may differ: a
+    forward pass can change them, such as the estimates of spectral normalization, and processes may
+    run different numbers of passes. A checkpoint has those of the main process. If the others kept
+    theirs, a resumed run would not equal an uninterrupted one.
 
     Args:
         network: The network, after an update.
